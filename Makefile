@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast lint messages bench bench-gpu clean
+.PHONY: demo test test-fast lint messages api settings-page bench bench-gpu clean
 
 demo: .venv/installed
 	$(BIN)/ubend demo
@@ -25,8 +25,14 @@ lint: .venv/installed-dev
 messages: .venv/installed-dev
 	$(BIN)/python tools/messages.py
 
+api: .venv/installed-dev
+	$(BIN)/python tools/api_page.py
+
+settings-page: .venv/installed-dev
+	$(BIN)/python tools/settings_page.py
+
 # Figures go to build/benchmarks. Peers that are not installed are left out; the scripts say how to get them.
-# MILESIAL=FOLDER: a checkout of milesial's U-Net; DATA=FOLDER: pictures and masks instead of drawn ones.
+# MILESIAL=FOLDER: a checkout of milesial's U-Net; DATA=FOLDER: images and masks instead of drawn ones.
 STEP = $(BIN)/python benchmarks/step_speed.py $(if $(MILESIAL),--milesial $(MILESIAL))
 EPOCHS = $(BIN)/python benchmarks/training_speed.py $(if $(DATA),--data $(DATA))
 FIGURES := build/benchmarks
@@ -42,7 +48,7 @@ bench-gpu: .venv/installed-dev
 	$(STEP) --compile own --json $(FIGURES)/step.json
 	$(STEP) --compile own --batch 256 --json $(FIGURES)/step-batch-256.json
 	$(STEP) --compile own --size 256 --json $(FIGURES)/step-256px.json
-	$(EPOCHS) --compile --pictures 1024 --json $(FIGURES)/training.json
+	$(EPOCHS) --compile --images 1024 --json $(FIGURES)/training.json
 	$(BIN)/python benchmarks/chart.py $(FIGURES)/step.json $(FIGURES)/training.json --out $(FIGURES)/speed.png
 
 .venv/installed: pyproject.toml

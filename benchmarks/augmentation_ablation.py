@@ -63,13 +63,13 @@ def train_one(folder: str, name: str, changes: Mapping[str, Any], seed: int, fla
     silent = Reporter(Console(file=io.StringIO(), quiet=True))
     began = perf_counter()
     with tempfile.TemporaryDirectory() as place:
-        result = ubend.fit(folder, Path(place) / "run", settings=dict(changes), seed=seed, reporter=silent, **flags)
+        result = ubend.fit(folder, out=Path(place) / "run", settings=dict(changes), seed=seed, reporter=silent, **flags)
     assert result.scores is not None
-    dice = result.scores["native"]["dice"]["per_image"]["mean_foreground"]
+    dice = result.scores.native.dice.per_image.mean_foreground
     return {
         "variant": name,
         "seed": seed,
-        "part": result.scores["part"],
+        "part": result.scores.subset,
         "dice": math.nan if dice is None else float(dice),
         "seconds": perf_counter() - began,
     }

@@ -61,7 +61,7 @@ def draw_image(path: Path, width: int, height: int) -> None:
 def save_model(path: Path, width: int) -> None:
     """A model of windows of 256 px at native scale, in the precision that is fastest here."""
     torch.manual_seed(0)
-    net = UNet(3, 2, width, mean=[80.0] * 3, std=[40.0] * 3).eval()
+    net = UNet(3, 2, width=width, mean=[80.0] * 3, std=[40.0] * 3).eval()
     precision = fastest_precision(torch.device("cpu"))[0]
     save_bundle(
         path,

@@ -71,7 +71,7 @@ def train_one(folder: Path, side: int, seed: int, steps: int, changes: dict[str,
         "train.learning_rate": 3e-3,
         "train.seed": seed,
         "train.precision": "float32",
-        "train.average_decay": 0.98,
+        "train.ema_decay": 0.98,
         "augment.orientation": "free",
         **changes,
     }
@@ -122,7 +122,7 @@ def main() -> None:
                 changes["augment.kind"] = "none"
         else:
             variants = {
-                f"foreground share {part:.2f}": {"data.window": 64, "data.foreground_share": part}
+                f"foreground share {part:.2f}": {"data.crop": 64, "data.foreground_share": part}
                 for part in (0.0, 1 / 3, 2 / 3)
             }
         with tempfile.TemporaryDirectory() as place:

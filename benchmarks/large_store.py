@@ -77,7 +77,7 @@ def main(words: Sequence[str]) -> None:
         images = WholeImages(store, np.arange(len(store)), device, room_bytes=2**30)
         settings = AugmentPlan(kind="warp", orientation="free", rotation_deg=180.0)
         batches = TrainingBatches(images, settings, 0, 16, (128, 128), (np.zeros(3), np.full(3, 255.0)))
-        model = UNet(3, 2, 8).to(memory_format=torch.channels_last)
+        model = UNet(3, 2, width=8).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         loss = Loss("dice+ce")
         peak, began = 0.0, time.perf_counter()

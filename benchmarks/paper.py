@@ -15,7 +15,7 @@ from typing import Any
 
 from timing import make_parser, make_ready, print_facts, read_facts, write_report
 from ubend.core.settings import parse_assignment
-from ubend_lessons.paper import Counted, draw_touching_cells, teach_paper
+from ubend_lessons.paper import TrainingResult, draw_touching_cells, teach_paper
 from ubend_lessons.variants import SilentReporter
 from variants import spread
 
@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> None:
     facts = read_facts(make_ready(args.device))
     print_facts(facts)
     given = {**_GIVEN, **dict(map(parse_assignment, args.set))}
-    found: dict[float, list[Counted]] = {}
+    found: dict[float, list[TrainingResult]] = {}
     with tempfile.TemporaryDirectory() as place:
         folder = args.folder or Path(place) / "cells"
         if args.folder is None:

@@ -3,7 +3,7 @@
     python benchmarks/prediction_speed.py [--side 1024] [--big 10240] [--tiles 512 1024] [--json FILE]
 
 Of an image of --side px: the network as `ubend predict` runs it, and the plain module. Of one of --big px:
-megapixels a second of `Predictor.predict_masks`; of the network alone on as many tiles, which lie on the device
+megapixels a second of `Predictor.predict`; of the network alone on as many tiles, which lie on the device
 already; and of MONAI's sliding window (`pip install monai`), blended by its Gaussian, with the same tiles, overlap,
 precision and batch, of the plain module and of the network as ubend runs it. The ways take turns.
 """
@@ -45,7 +45,7 @@ Forward = Callable[[Tensor], Tensor]
 def make_predictor(device: torch.device, width: int, tiles: int) -> Predictor:
     """Of a network with random weights, in the fastest precision."""
     torch.manual_seed(0)
-    net = UNet(3, CLASSES, width, mean=[120.0] * 3, std=[60.0] * 3).eval()
+    net = UNet(3, CLASSES, width=width, mean=[120.0] * 3, std=[60.0] * 3).eval()
     precision = fastest_precision(device)[0]
     bundle = Bundle(net, make_label_map(list(range(CLASSES))), Sizing(256, True, 3), precision=precision)
     return Predictor(bundle, device, tiles=tiles, overlap=OVERLAP)
@@ -88,7 +88,7 @@ def big_variants(device: torch.device, width: int, side: int, tile: int) -> list
 
     variants = [
         Variant("network alone", alone, megapixels, warm_up=1),
-        Variant("ubend", lambda: list(predictor.predict_masks([image])), megapixels, warm_up=1),
+        Variant("ubend", lambda: list(predictor.predict([image])), megapixels, warm_up=1),
     ]
     if not find_spec("monai"):
         print("left out: MONAI (pip install monai)", flush=True)

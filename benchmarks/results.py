@@ -22,7 +22,7 @@ from typing import Any
 KVASIR = ["kvasir-seg/Kvasir-SEG", "--split", "kvasir-seg/splits.csv", "--classes", "background,polyp"]
 # Official test split; 5% of the rest choose the weights.
 # The plain U-Net, as it was trained by default when docs/results.md was written.
-PLAIN = ["--encoder", "none", "--loss", "dice+ce", "--set", "train.average_decay=0.999"]
+PLAIN = ["--encoder", "none", "--loss", "dice+ce", "--set", "train.ema_decay=0.999"]
 PETS = ["oxford-iiit-pet", "--size", "128", "--set", "data.val_share=0.05"]
 ROWS: dict[str, list[str]] = {
     "kvasir-tutorial": [*KVASIR, "--recipe", "tutorial"],

@@ -104,7 +104,7 @@ def own_variants(image: Tensor, target: Tensor, width: int, compiled: bool) -> l
     """ubend's steps; the one place where they are made."""
 
     def build() -> UNet:
-        return UNet(3, CLASSES, width)
+        return UNet(3, CLASSES, width=width)
 
     facts = cost_facts(build, image, half=has_half(image.device)) | {"of": "ubend"}
     variants = [Variant("ubend, eager", make_step(build(), image, target, "bfloat16", True), len(image), facts=facts)]

@@ -3,7 +3,7 @@
     python benchmarks/training_speed.py                                    # width 16 and batch 16 on a CPU
     python benchmarks/training_speed.py --data PETS --width 64 --compile   # as in docs/benchmarks.md, on a GPU
 
-Without `--data`, `--pictures` images of 256 px are drawn. ubend's loop takes batches from its store, augments
+Without `--data`, `--images` images of 256 px are drawn. ubend's loop takes batches from its store, augments
 them as `modern` does, averages the weights and sums the losses. The tutorial's decodes and resizes the files again
 in every epoch, in the worker processes of a DataLoader, and does not augment; its network is as wide as ubend's.
 Each loop's share is of the rate of the bare step (forward, backward, optimiser on one batch that stays on the
@@ -80,13 +80,15 @@ def step_variants(args: argparse.Namespace, device: torch.device) -> list[Varian
     image = torch.randn(args.batch, 3, args.size, args.size, device=device)
     target = torch.randint(0, CLASSES, (args.batch, args.size, args.size), device=device)
     plain = make_bare_step(TutorialUNet(3, CLASSES, args.width), image, target, "float32", False)
-    own = make_bare_step(UNet(3, CLASSES, args.width), image, target, "captured" if usable(image) else "bfloat16", True)
+    own = make_bare_step(
+        UNet(3, CLASSES, width=args.width), image, target, "captured" if usable(image) else "bfloat16", True
+    )
     variants = [
         Variant("tutorial's step", plain, args.batch, tuning="none", facts={"of": "tutorial"}),
         Variant("ubend's step", own, args.batch, facts={"of": "ubend"}),
     ]
     if args.compile:
-        compiled = make_bare_step(UNet(3, CLASSES, args.width), image, target, "compiled", True)
+        compiled = make_bare_step(UNet(3, CLASSES, width=args.width), image, target, "compiled", True)
         variants.append(Variant("ubend's step, compiled", compiled, args.batch, facts={"of": "ubend"}))
     return variants
 

@@ -21,7 +21,7 @@ from timing import Row, make_parser, print_facts, read_facts, spread_words, summ
 TILES = """
 import json, sys, time
 import numpy as np, ubend
-predictor = ubend.load(sys.argv[1], sys.argv[2] or None, tiles=512)
+predictor = ubend.load(sys.argv[1], device=sys.argv[2] or None, tiles=512)
 rates = {}
 for megapixels in map(float, sys.argv[3:]):
     side = round(1000 * megapixels**0.5)
@@ -29,7 +29,7 @@ for megapixels in map(float, sys.argv[3:]):
     image = np.resize(block, (side, side, 3))
     for turn in range(2):  # the first one warms up
         began = time.perf_counter()
-        list(predictor.predict_masks([image]))
+        list(predictor.predict([image]))
         rates[f"{megapixels:g} megapixels, Mpix/s"] = side**2 / 1e6 / (time.perf_counter() - began)
 print(json.dumps(rates))
 """

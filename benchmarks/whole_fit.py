@@ -102,7 +102,7 @@ change()
 facts = {"device": describe_device(pick_device(settings.get("device"))), "torch": torch.__version__}
 heavy = ("torch._dynamo", "torch._inductor", "sympy", "scipy", "matplotlib", "triton")
 facts["imported"] = [name for name in heavy if name in sys.modules]
-facts["native mIoU"] = result.scores["native"]["iou"]["pooled"]["mean"]
+facts["native mIoU"] = result.scores.native.iou.pooled.mean
 with open(report, "w") as file:
     json.dump({"seconds": seconds, "facts": facts, "ended": time.time()}, file)
 """

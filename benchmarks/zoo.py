@@ -232,7 +232,7 @@ def read_run(run: Path, scores: Path) -> Row:
         "device": json.loads((run / "run.json").read_text())["device"],
         "batch": settings["train"]["batch"],
         "size": settings["data"].get("size"),
-        "window": settings["data"].get("window"),
+        "window": settings["data"].get("crop"),
         "epochs": len(history),
         "steps": history[-1]["step"],
         "best_step": [line["step"] for line in history if line["best"]][-1],

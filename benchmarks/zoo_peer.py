@@ -36,7 +36,7 @@ from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, parse_assignment
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.prepare import prepare
-from ubend.dataset.sources import Source
+from ubend.dataset.sources import ItemSource
 from ubend.dataset.store import read_class_map
 from ubend.evaluation.scores import DecodedImage, evaluate_pairs
 from ubend.inference.predictor import Predictor
@@ -108,7 +108,7 @@ class Augmented:
         white: the greatest value of the images.
     """
 
-    def __init__(self, source: Source, plan: Plan, window_hw: tuple[int, int], white: float) -> None:
+    def __init__(self, source: ItemSource, plan: Plan, window_hw: tuple[int, int], white: float) -> None:
         self._plan, self._window_hw, self._white, self._device = plan, window_hw, white, source.device
         self._images = [torch.from_numpy(source.image(n).copy()).to(source.device) for n in range(len(source))]
         self._masks = [torch.from_numpy(source.mask(n).copy()).to(source.device) for n in range(len(source))]
@@ -133,7 +133,7 @@ class Augmented:
         flip_y, flip_x = draw() < 0.5 and free, draw() < 0.5
         half = np.minimum(window / zoom, shape) / 2
         centre = draw(half, shape - half)
-        if self._plan.data.window is None:
+        if self._plan.data.crop is None:
             centre += draw(-SHIFT, SHIFT, 2) * window
         cos, sin = math.cos(turn) / zoom, math.sin(turn) / zoom
         rows = [[cos, -sin], [sin, cos]] * np.array([[-1 if flip_y else 1, -1 if flip_x else 1]])  # of (y, x) from it
@@ -246,7 +246,7 @@ def run_peer(name: str, words: Sequence[str], part: SplitName) -> dict[str, Any]
         "device": describe_device(device),
         "batch": plan.train.batch,
         "size": plan.data.size,
-        "window": plan.data.window,
+        "window": plan.data.crop,
         "epochs": plan.train.epochs,
         "steps": steps,
         "best_step": best_step,

@@ -23,8 +23,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # settings of [model] by name of the variant, which begins with the name in NETWORKS
 VARIANTS: dict[str, dict[str, Any]] = {
     "unet": {"depth": 2, "skips": (True, False)},
-    "unet/bilinear": {"depth": 1, "growth": "bilinear"},
-    "unet/unpool": {"depth": 1, "growth": "unpool"},
+    "unet/bilinear": {"depth": 1, "upsampling": "bilinear"},
+    "unet/unpool": {"depth": 1, "upsampling": "unpool"},
     "paper": {"kind": "paper", "depth": 1, "dropout": 0.0},
     "encoder": {"encoder": "test_resnet", "depth": 2},
     "encoder/lite": {"encoder": "tf_efficientnet_lite0", "depth": 2},

@@ -53,7 +53,7 @@ def test_outputs_are_not_overwritten(good: Path, run: Path, tmp_path: Path) -> N
         (["predict", run, image], tmp_path / "file"),
         (["evaluate", run], tmp_path / "file"),
         (["show", run], tmp_path / "file" / "x.png"),
-        (["samples", good / "data"], tmp_path / "file" / "x.png"),
+        (["preview", good / "data"], tmp_path / "file" / "x.png"),
     ):
         error = refused_once(*command, "--out", out)
         assert type(error) is OutputError
@@ -138,7 +138,7 @@ def test_a_full_disk_elsewhere(good: Path, run: Path, tmp_path: Path, monkeypatc
         assert error.path.is_relative_to(tmp_path / "masks")
         assert contents(tmp_path / "masks") == {}
         (tmp_path / "samples.png").write_bytes(b"an earlier one")
-        refused_once("samples", good / "data", "--out", tmp_path / "samples.png")
+        refused_once("preview", good / "data", "--out", tmp_path / "samples.png")
         assert (tmp_path / "samples.png").read_bytes() == b"an earlier one"
         refused_once("evaluate", run, "--device", "cpu", "--out", tmp_path / "scores.json")
         assert not (tmp_path / "scores.json").exists()

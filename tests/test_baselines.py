@@ -118,9 +118,10 @@ def test_any_image_is_taken(method: Method) -> None:
         for shown in (image, flat[0], image[:1, :1], image[:3]):
             found = baseline(shown)
             assert found.mask.shape == shown.shape[:2]
-            assert found.prob.shape == (2, *shown.shape[:2])
-            np.testing.assert_allclose(found.prob.sum(axis=0), 1, atol=1e-5)
-            np.testing.assert_array_equal(found.mask, found.prob.argmax(axis=0))
+            assert found.probabilities is not None
+            assert found.probabilities.shape == (2, *shown.shape[:2])
+            np.testing.assert_allclose(found.probabilities.sum(axis=0), 1, atol=1e-5)
+            np.testing.assert_array_equal(found.mask, found.probabilities.argmax(axis=0))
 
 
 @pytest.mark.parametrize("method", METHODS)

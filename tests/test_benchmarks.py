@@ -236,7 +236,7 @@ def test_zoo_ranks() -> None:
 
 
 def test_the_peers_masks_follow_the_images() -> None:
-    plan = make_settings("modern", None, {"train.batch": 6, "data.window": 16, "augment.orientation": "free"})
+    plan = make_settings("modern", None, {"train.batch": 6, "data.crop": 16, "augment.orientation": "free"})
     y, x = np.mgrid[:40, :24]
     mask = ((y > 8) & (x < 14)).astype(np.uint8)
     image = np.repeat(200 * mask[..., None] + np.uint8(20), 3, axis=2)
@@ -306,12 +306,12 @@ def test_as_a_process(name: str) -> None:
 def test_the_tutorials_network_is_ubends() -> None:
     """Its parameters at its own width, and with one network's weights in the other, their answers."""
     with torch.device("meta"):
-        pairs = [(TutorialUNet(3, 3), UNet(3, 3, 64)), (TutorialUNet(1, 2), UNet(1, 2, 64))]
+        pairs = [(TutorialUNet(3, 3), UNet(3, 3, width=64)), (TutorialUNet(1, 2), UNet(1, 2, width=64))]
     shapes = [[[p.shape for p in network.parameters()] for network in pair] for pair in pairs]
     assert all(theirs == ours for theirs, ours in shapes)
     assert [sum(p.numel() for p in pair[0].parameters()) for pair in pairs] == [39_393_603, 39_392_386]
     torch.manual_seed(0)
-    theirs, ours = TutorialUNet(3, 3, 4), UNet(3, 3, 4)
+    theirs, ours = TutorialUNet(3, 3, 4), UNet(3, 3, width=4)
     weights = iter(theirs.state_dict().values())
     ours.load_state_dict({n: t if n in ("mean", "std") else next(weights) for n, t in ours.state_dict().items()})
     image = torch.randn(2, 3, 32, 48)
@@ -331,7 +331,7 @@ def test_the_tutorials_images(tmp_path: Path) -> None:
 
 def test_the_step_is_counted() -> None:
     """The figures that docs/benchmarks.md calls the limit: 81.9 GFLOP for an image of 128 px."""
-    cost = count_step(lambda: UNet(3, 3, 64), 64, 128, half=True)
+    cost = count_step(lambda: UNet(3, 3, width=64), 64, 128, half=True)
     assert cost.parameters == 39_393_603
     assert cost.flops == pytest.approx(81.87e9, rel=1e-4)
     assert cost.bytes == pytest.approx(205.6e6, rel=1e-3)
@@ -408,7 +408,7 @@ def test_a_step_trains() -> None:
     target = torch.randint(0, 3, (2, 16, 16))
     image = torch.nn.functional.one_hot(target, 3).permute(0, 3, 1, 2).float()
     for form in ("float32", "bfloat16"):
-        network = UNet(3, 3, 4)
+        network = UNet(3, 3, width=4)
         step = step_speed.make_step(network, image, target, form, form == "bfloat16")
         losses = []
         for _ in range(20):

@@ -12,6 +12,7 @@ from PIL import Image
 
 import ubend
 from support.discs import draw_disc
+from support.models import prob_of
 from support.refusal import TINY, check, contents, raises, refused, refused_once
 from ubend.cli.app import main
 from ubend.core.errors import DataError, PairError, SettingError
@@ -70,7 +71,7 @@ def test_from_folder_to_prediction(tmp_path: Path, channels: int, dtype: str) ->
     run("evaluate", tmp_path / "run")
     run("predict", tmp_path / "run", folder / "images", "--out", tmp_path / "masks")
     run("show", tmp_path / "run")
-    run("samples", folder, "--out", tmp_path / "samples.png")
+    run("preview", folder, "--out", tmp_path / "samples.png")
     assert f"{channels} channels" in run("info", tmp_path / "run")
     assert len(list((tmp_path / "run/panels").iterdir())) == 2
     predictor = ubend.load(tmp_path / "run")  # on the device of the command, so that no pixel may differ
@@ -79,9 +80,9 @@ def test_from_folder_to_prediction(tmp_path: Path, channels: int, dtype: str) ->
     path = folder / "images/disc00.tif"
     image = read_image(path)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "masks/disc00.png")), predictor(path).mask)
-    np.testing.assert_array_equal(predictor(path).prob, predictor(image).prob)
+    np.testing.assert_array_equal(prob_of(predictor, path), prob_of(predictor, image))
     for given in (image.astype(np.float32), image[:, :, 0] if channels == 1 else image):
-        np.testing.assert_allclose(predictor(given).prob, predictor(path).prob, atol=0.02)  # resized as float
+        np.testing.assert_allclose(prob_of(predictor, given), prob_of(predictor, path), atol=0.02)  # resized as float
 
 
 def test_numbers_per_channel(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def mix_of_greys(folder: Path) -> Path:
     return make_mixed(folder, images)
 
 
-@pytest.mark.filterwarnings("ignore:.* images are (grey|in colour)")
+@pytest.mark.filterwarnings("ignore:.* images (is|are) (grey|in colour)")
 def test_grey_among_colour_is_read_in_colour_and_said(tmp_path: Path) -> None:
     folder = mix_of_greys(tmp_path / "set")
     channels, (line,) = agree(folder, None)
@@ -145,7 +146,7 @@ def test_grey_among_colour_is_read_in_colour_and_said(tmp_path: Path) -> None:
         assert predictor.bundle.model.channels == channels
         for name in ("c0.png", "g0.jpg"):
             assert predictor(folder / "images" / name).mask.shape == (40, 48)
-    run("samples", folder, "--channels", 3, "--out", tmp_path / "samples.png")
+    run("preview", folder, "--channels", 3, "--out", tmp_path / "samples.png")
 
 
 def test_other_mixtures(tmp_path: Path) -> None:
@@ -201,7 +202,7 @@ def test_what_is_done_to_images_is_said(tmp_path: Path) -> None:
     assert remarks == [
         "alpha is dropped in 1 of 3 images; --channels 4 keeps it, if all have it",
         "printing inks (CMYK) become red, green, blue in 1 of 3 images",
-        "1 of 3 images are turned upright, as their EXIF says",
+        "1 of 3 images is turned upright, as its EXIF says",
     ]
     assert f"note: {remarks[0]}" in run("data", folder, "--out", tmp_path / "out")
 

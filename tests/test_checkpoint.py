@@ -24,7 +24,7 @@ from ubend.training.optim import make_optimizer, update_ema
 def fresh(seed: int = 0, average: bool = True, channels: int = 3, width: int = 2, name: str = "adamw") -> TrainingState:
     """A state before its first step, channels last as the job makes it."""
     torch.manual_seed(seed)
-    model = UNet(channels, 2, width, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = UNet(channels, 2, width=width, depth=2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = copy.deepcopy(model).requires_grad_(False) if average else model
     optimizer = make_optimizer(model, TrainSettings.model_validate({"optimizer": name}))
     return TrainingState(model, averaged, optimizer, torch.zeros(4, dtype=torch.float64), Progress())

@@ -130,7 +130,7 @@ def test_what_is_set_is_not_chosen() -> None:
         "data.channels": 3,
         "data.size": 40,
         "model.encoder": "none",
-        "train.average_decay": 0.5,
+        "train.ema_decay": 0.5,
         "model.width": 5,
         "train.batch": 3,
         "train.epochs": 2,
@@ -152,10 +152,11 @@ def test_what_is_set_is_not_chosen() -> None:
 def test_a_plan_leaves_nothing_open() -> None:
     """None is left only where something is absent; a plan that is read again has nothing to choose."""
     absent = {"device", "data.folder", "data.images", "data.masks", "data.split", "data.classes", "data.values"}
-    absent |= {"data.size", "data.window", "data.epoch_windows", "data.mean", "data.std", "augment.elastic_px"}
+    absent |= {"data.size", "data.crop", "data.crops_per_epoch", "data.mean", "data.std", "augment.elastic_px"}
     absent |= {"model.weights", "train.class_weights", "train.patience", "train.init_from"}
+    absent |= {"data.test", "data.folds", "data.held_out"}
     for recipe in ("modern", "tutorial", "paper"):
-        for changes in ({}, {"data.resize": "native", "train.border_weight": 0.0}, {"data.window": 64}):
+        for changes in ({}, {"data.resize": "native", "train.border_weight": 0.0}, {"data.crop": 64}):
             if recipe == "tutorial" and changes:
                 continue
             plan = chosen(recipe, changes)  # type: ignore[arg-type]
@@ -179,12 +180,12 @@ def test_loss_is_chosen_aloud(share: float, shown: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "share", "wanted"),
     [
-        ({"data.window": 64}, 0.01, 0.33),
-        ({"data.window": 64}, 0.2, 0.0),
-        ({"data.window": 64, "data.foreground_share": 0.9}, 0.2, 0.9),
-        ({"data.window": 256}, 0.01, 0.0),  # as large as the images
+        ({"data.crop": 64}, 0.01, 0.33),
+        ({"data.crop": 64}, 0.2, 0.0),
+        ({"data.crop": 64, "data.foreground_share": 0.9}, 0.2, 0.9),
+        ({"data.crop": 256}, 0.01, 0.0),  # as large as the images
         ({}, 0.01, 0.0),
-        ({"data.window": 64, "augment.kind": "none"}, 0.01, 0.0),
+        ({"data.crop": 64, "augment.kind": "none"}, 0.01, 0.0),
     ],
 )
 def test_windows_over_objects(changes: dict[str, Any], share: float, wanted: float | None) -> None:
@@ -205,7 +206,7 @@ def test_windows_over_objects(changes: dict[str, Any], share: float, wanted: flo
 def test_window_at_native_size(device: str, size_hw: tuple[int, int], window: int) -> None:
     """No larger than the middle image, and what the network divides by."""
     settings = chosen(changes={"data.resize": "native"}, size_hw=size_hw, device=device, training_pixels=10**9)
-    assert (settings.data.window, settings.data.size) == (window, None)
+    assert (settings.data.crop, settings.data.size) == (window, None)
     assert settings.data.foreground_share == 0.5
 
 
@@ -222,19 +223,19 @@ def test_epoch_at_native_size(device: str, images: int, megapixels: int, windows
     """As many windows as cover the training split, at least one of each image, within limits."""
     known = {"device": device, "training": images, "training_pixels": megapixels * 10**6}
     settings = chosen(changes={"data.resize": "native"}, size_hw=(2000, 2000), **known)
-    assert (settings.data.epoch_windows, settings.train.epochs) == (windows, epochs)
-    again = chosen(changes={"data.resize": "native", "data.epoch_windows": 90}, size_hw=(2000, 2000), **known)
-    assert again.data.epoch_windows == 90
+    assert (settings.data.crops_per_epoch, settings.train.epochs) == (windows, epochs)
+    again = chosen(changes={"data.resize": "native", "data.crops_per_epoch": 90}, size_hw=(2000, 2000), **known)
+    assert again.data.crops_per_epoch == 90
 
 
 def test_a_window_that_is_too_large() -> None:
     """Falls back to the image, and says so; one that is set and fits is left alone."""
     for requested, window in ((4096, 300), (300, 300), (256, 256)):
-        changes = {"data.resize": "native", "data.window": requested}
+        changes = {"data.resize": "native", "data.crop": requested}
         images = choose_format(make_settings(changes=changes), np.array([[200, 300]]), 3, 2, {}, "cuda")
-        assert images.window == window
-        said = [choice.reason for choice in images.choices if choice.key == "data.window"]
-        assert said == (["4096 was asked for, but the middle image has 300x200 px"] if requested == 4096 else [])
+        assert images.crop == window
+        said = [choice.reason for choice in images.choices if choice.key == "data.crop"]
+        assert said == (["4096 was requested, but the median image has 300x200 px"] if requested == 4096 else [])
 
 
 VESSEL = Width(4.0, 4 / 574)
@@ -261,8 +262,8 @@ def test_narrow_objects(
 ) -> None:
     """The class that needs the largest size decides, except those that are narrow in the images themselves."""
     plan = chosen(changes=changes, size_hw=(584, 565), widths=widths, device=device)
-    assert (plan.data.resize, plan.data.size, plan.data.window) == wanted
-    assert (plan.data.epoch_windows is not None) == (wanted[0] == "native")
+    assert (plan.data.resize, plan.data.size, plan.data.crop) == wanted
+    assert (plan.data.crops_per_epoch is not None) == (wanted[0] == "native")
     for choice in plan.choices:
         assert choice.key != "data.resize" or choice.value == "native"
 

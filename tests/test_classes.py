@@ -170,7 +170,7 @@ def test_jpeg_of_black_and_white(quality: int) -> None:
     assert (out != index).mean() < 0.005
     assert remarks == [
         f"{pixels[1:255].sum()} pixels ({pixels[1:255].sum() / pixels.sum():.2%}) with "
-        f"{np.count_nonzero(pixels[1:255])} in-between values went to the nearest class"
+        f"{np.count_nonzero(pixels[1:255])} in-between values were assigned to the nearest class"
     ]
 
 

@@ -1,4 +1,4 @@
-"""The whole way through the command line, on drawn discs: fit, evaluate, predict, show, samples, info, cache."""
+"""The whole way through the command line, on drawn discs: fit, evaluate, predict, show, preview, info, cache."""
 
 import csv
 import json
@@ -87,7 +87,7 @@ def test_fit_says_what_it_understood_in_plain_lines(fitted: tuple[Path, str]) ->
     assert any(line.startswith("images: ") for line in lines)
     assert any(line.startswith("chosen: data.channels = 3: ") for line in lines)
     assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["1/3", "2/3", "3/3"]
-    assert lines[-1] == f"model: {run / 'model.safetensors'}; look at it with `ubend show {run}`"
+    assert lines[-1] == f"model: {run / 'model.safetensors'}; inspect it with `ubend show {run}`"
 
 
 def test_evaluate_gives_the_scores_of_the_run(run: Path, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_evaluate_gives_the_scores_of_the_run(run: Path, tmp_path: Path) -> None
     assert scores.pop("recipe") == "modern"
     assert again == scores
     assert scores["part"] == "test"
-    assert "at native size: 4 images of part test" in said
+    assert "at native size: 4 images of the test split" in said
     before = out.read_bytes()
     assert str(out) in ubend("evaluate", run, "--out", out, status=2).stderr
     assert out.read_bytes() == before
@@ -123,7 +123,7 @@ def test_predict(run: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "c.png")  # grey, named by itself
     sizes["c"] = (20, 24)
     said = ubend("predict", run, images, tmp_path / "c.png", "--out", out, "--device", "cpu").output
-    assert f"3 masks and overlays in {out}" in said.splitlines()
+    assert f"masks and overlays in {out}: 3" in said.splitlines()
     assert sorted(path.name for path in out.iterdir()) == sorted(
         ["predict.json", "shares.csv", *(f"{name}{end}.png" for name in sizes for end in ("", "_overlay"))]
     )
@@ -141,10 +141,10 @@ def test_predict(run: Path, tmp_path: Path) -> None:
             assert (overlay.mode, overlay.size) == ("RGB", (width, height))
 
 
-def test_show_and_samples(run: Path, folder: Path, tmp_path: Path) -> None:
+def test_show_and_preview(run: Path, folder: Path, tmp_path: Path) -> None:
     assert ubend("show", run, "--device", "cpu").stdout.strip() == str(run / "predictions.png")
     ubend("show", run, "--device", "cpu", "--count", 2, "--out", tmp_path / "two.png")
-    ubend("samples", folder, "--out", tmp_path / "samples.png", "--count", 3)
+    ubend("preview", folder, "--out", tmp_path / "samples.png", "--count", 3)
     heights = []
     for path in (run / "predictions.png", tmp_path / "two.png", tmp_path / "samples.png"):
         with Image.open(path) as grid:
@@ -191,6 +191,23 @@ def test_show_a_subset(run: Path, tmp_path: Path) -> None:
     rows = (run / "data.csv").read_text().replace(",test,", ",val,")
     (tmp_path / "run" / "data.csv").write_text(rows)
     check(refused_once("show", tmp_path / "run", "--subset", "test"), DataError, key="--subset")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("trian", "fit"), ("train", "fit"), ("evalute", "evaluate"), ("smaple", "sample"), ("lesons", "lesson")],
+)
+def test_an_unknown_command_names_the_nearest(wrong: str, right: str) -> None:
+    said = CliRunner().invoke(main, [wrong, "x"])
+    assert said.exit_code == 2
+    assert f"'{right}'" in said.stderr
+
+
+def test_a_renamed_command_names_the_new_one(tmp_path: Path) -> None:
+    said = CliRunner().invoke(main, ["samples", str(tmp_path)])
+    assert said.exit_code == 2
+    assert len(said.stderr.splitlines()) == 1
+    assert "ubend preview" in said.stderr
 
 
 def test_info(run: Path) -> None:

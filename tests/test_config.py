@@ -54,6 +54,21 @@ def test_unknown_key_names_the_nearest(key: str, meant: str) -> None:
         make_settings(changes={key: 1})
 
 
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("model.growth", "model.upsampling"),
+        ("data.window", "data.crop"),
+        ("data.epoch_windows", "data.crops_per_epoch"),
+        ("train.average_decay", "train.ema_decay"),
+    ],
+)
+def test_a_renamed_key_names_the_new_one(key: str, name: str) -> None:
+    with raises(SettingError, key=key, named=[name]):
+        make_settings(changes={key: 1})
+    assert name in known_keys()
+
+
 def test_unknown_key_stays_in_its_section() -> None:
     assert "did you mean augment.kind?" in refused(**{"augment.kint": "none"})
     assert "did you mean model.kind?" in refused(**{"model.kint": "paper"})
@@ -101,15 +116,15 @@ def test_wrong_value(key: str, value: Any) -> None:
     says = refused(config=None, **{key: value})
     assert says.startswith(key)
     if key != "data.classes":
-        assert f"(is {value!r})" in says
+        assert f"(got {value!r})" in says
 
 
 def test_contradictions() -> None:
     assert "model.skips has 2 entries for model.depth 4" in refused(model__skips=[True, False])
-    assert "data.window" in refused(data__window=64, data__resize="squash")
-    assert "data.window" in refused("tutorial", data__window=64)
-    assert "go together" in refused(data__mean=[0.5])
-    assert "go together" in refused(data__mean=[0.5, 0.5, 0.5], data__std=[0.2])
+    assert "data.crop" in refused(data__crop=64, data__resize="squash")
+    assert "data.crop" in refused("tutorial", data__crop=64)
+    assert "must be set together" in refused(data__mean=[0.5])
+    assert "must be set together" in refused(data__mean=[0.5, 0.5, 0.5], data__std=[0.2])
 
 
 def test_several_wrong_values_are_told_together() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from support.discs import draw_disc
+from support.models import prob_of
 from support.refusal import check, contents, raises, refused, refused_once
 from ubend.cli.app import main
 from ubend.core import files
@@ -106,7 +107,7 @@ def test_classes() -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that finds what is brighter than 115, set by hand: only the mean of the channels goes through it."""
-    net = UNet(3, 2, 1, 1, std=[255.0] * 3).eval()
+    net = UNet(3, 2, width=1, depth=1, std=[255.0] * 3).eval()
     with torch.no_grad():
         for layer in net.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
@@ -135,12 +136,12 @@ def test_on_transparency(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "cut"
     words = ["cutout", model, images, "--device", "cpu"]
     lines = ubend(*words, "--out", out, "--class", "foreground").splitlines()
-    assert lines[-1] == f"3 cut-outs in {out}"
+    assert lines[-1] == f"cut-outs in {out}: 3"
     shapes = {path.stem: pixels(path).shape for path in out.glob("*.png")}
     assert shapes == {"disc": (40, 48, 4), "none": (33, 20, 4), "grey": (20, 24, 4)}
     for path in out.glob("*.png"):
         cut = pixels(path)
-        empty = f"{images / path.name}: nothing of foreground was found; its cut-out is empty"
+        empty = f"{images / path.name}: no pixels of foreground were found; its cut-out is empty"
         assert (empty in lines) == (not cut[..., 3].any()) == (path.stem != "disc")
         solid = cut[..., 3] == 255
         original = pixels(images / path.name, "RGB")
@@ -216,7 +217,7 @@ def test_resume(model: Path, images: Path, tmp_path: Path) -> None:
     (out / ".disc-01234567.png").write_bytes(b"half")
     before = (out / "none.png").stat().st_mtime_ns
     check(refused_once(*words), OutputError, key="--out")
-    assert "2 cut-outs are there already" in ubend(*words, "--resume")
+    assert "stay as they are: 2" in ubend(*words, "--resume")
     assert contents(out) == whole
     assert (out / "none.png").stat().st_mtime_ns == before
     for more, key in ((["--soft", 2], "soft_px"), (["--background", "white"], "background"), (["--tta"], "models")):
@@ -232,7 +233,7 @@ def test_conditions(model: Path, images: Path, tmp_path: Path) -> None:
         out = tmp_path / name
         ubend("cutout", model, images / "disc.png", "--device", "cpu", "--out", out, *words)
         models = [model, model] if "--with" in words else model
-        prob = ensemble.load(models, "cpu", **settings_of)(images / "disc.png").prob  # type: ignore[arg-type]
+        prob = prob_of(ensemble.load(models, device="cpu", **settings_of), images / "disc.png")  # type: ignore[arg-type]
         np.testing.assert_array_equal(pixels(out / "disc.png")[..., 3], np.rint(255 * make_alpha(prob[1])))
 
 

@@ -243,9 +243,9 @@ def test_evaluate_tells_all_bad_pairs_or_goes_on(good: Path, bad: Path, tmp_path
     assert "skipped" not in clean
 
 
-def test_samples_goes_on(bad: Path, tmp_path: Path) -> None:
-    refused("samples", bad, "--out", tmp_path / "samples.png", "--count", 24, *TABLE)
-    ubend("samples", bad, "--out", tmp_path / "samples.png", "--count", 24, *TABLE, "--skip-bad")
+def test_preview_continues(bad: Path, tmp_path: Path) -> None:
+    refused("preview", bad, "--out", tmp_path / "samples.png", "--count", 24, *TABLE)
+    ubend("preview", bad, "--out", tmp_path / "samples.png", "--count", 24, *TABLE, "--skip-bad")
     assert (tmp_path / "samples.png").exists()
 
 

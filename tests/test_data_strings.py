@@ -94,10 +94,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = os.environ["UBEND_CACHE"]
     os.environ["UBEND_CACHE"] = str(place / "cache")
     try:
-        ubend.draw_sample(place / "cells", 9)
+        ubend.draw_sample(place / "cells", count=9)
         Image.new("L", (8, 8)).save(place / "cells" / "masks" / "cell_008.png")  # of another size than its image
         flags = {"size": 32, "width": 2, "epochs": 2, "batch": 4, "device": "cpu", "skip_bad": True}
-        ubend.fit(place / "cells", place / "run", settings={"model.depth": 2}, **flags)
+        ubend.fit(place / "cells", out=place / "run", settings={"model.depth": 2}, **flags)
         with Image.open(place / "cells" / "images" / "cell_000.png") as image:
             tifffile.imwrite(place / "a.tif", np.asarray(image), photometric="rgb", resolution=(2e4, 2e4),
                              resolutionunit="CENTIMETER")  # fmt: skip

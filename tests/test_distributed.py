@@ -97,7 +97,7 @@ def test_ranks_draw_the_batch_of_one(kind: str, resident: bool, discs: Path, tmp
         images = WholeImages(store, np.arange(20), torch.device("cpu"), 2**30 if resident else 0)
         ends = np.zeros(3), np.full(3, 255.0)
         batches = TrainingBatches(images, settings, 0, 6, images.canvas_hw, ends, shard=shard)
-        assert batches.batch == 6 // shard[1]
+        assert batches.batch_per_process == 6 // shard[1]
         batch = batches.draw(step)
         return batch.image, batch.target
 
@@ -250,7 +250,7 @@ def keys(value: object) -> object:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [(), ("--patches", "--set", "data.epoch_windows=16")], ids=["pictures", "patches"])
+@pytest.mark.parametrize("how", [(), ("--patches", "--set", "data.crops_per_epoch=16")], ids=["pictures", "patches"])
 def test_a_training_of_two_is_that_of_one(how: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
     """With synchronised batch norm: the losses of three epochs; run folder and scores alike; and one process
     continues with what two have begun."""
@@ -274,7 +274,7 @@ def test_a_training_of_two_is_that_of_one(how: tuple[str, ...], folder: Path, tm
     model = (tmp_path / "two/model.safetensors").read_bytes()
     said = ubend("fit", "--resume", tmp_path / "two").stdout
     assert "note: started in 2 processes, continues in 1" in said
-    assert "finished already" in said
+    assert "already finished" in said
     assert (tmp_path / "two/model.safetensors").read_bytes() == model
 
     scores = (tmp_path / "two/scores.json").read_bytes()

@@ -1,23 +1,40 @@
-"""docs/settings.md tells every setting, with the default that it has."""
+"""docs/settings.md is made from the settings' descriptions; the change log begins with this version."""
 
 import re
-from pathlib import Path
-from typing import Any
 
-from ubend.core.settings import flatten, make_settings
-
-PAGE = (Path(__file__).parent.parent / "docs" / "settings.md").read_text(encoding="utf-8")
-
-
-def shown(value: Any) -> str:
-    if value is None:
-        return "open"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+import settings_page
+from support import ROOT
+from ubend._version import __version__
+from ubend.core.settings import known_keys
 
 
-def test_settings_are_all_told() -> None:
-    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| ([^|]+?) \|", PAGE, re.M))
-    settings = dict(flatten(make_settings().model_dump()))
-    assert set(rows) == set(settings)
-    for key, value in settings.items():
-        assert rows[key] == shown(value), key
+def test_every_setting_has_a_description() -> None:
+    """Otherwise: a string below the field, in `core/settings.py`."""
+    descriptions = settings_page.describe_settings()
+    assert list(descriptions) == known_keys()
+    assert all(descriptions.values())
+    assert not [key for key, text in descriptions.items() if "|" in text]  # which would end the cell of the table
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    """Otherwise: `make settings-page`."""
+    page = settings_page.PAGE.read_text(encoding="utf-8")
+    assert page == settings_page.render(page)
+    assert len(re.findall(r"^\| `", page, re.M)) == len(known_keys())
+
+
+def test_change_log_begins_with_this_version() -> None:
+    log = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest, *_older = re.findall(r"^## (\S+)", log, re.M)
+    assert newest == __version__
+    assert set(re.findall(r"^### (.+)", log, re.M)) <= {"Added", "Changed", "Fixed"}
+
+
+def test_the_index_of_decisions_leads_to_every_heading() -> None:
+    page = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    headings = [
+        re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in re.findall(r"^##+ (.+)", page, re.M)
+    ]
+    index, _text = page.split("\n## ", 1)
+    assert re.findall(r"\]\(#([^)]+)\)", index) == headings
+    assert set(re.findall(r"\]\(#([^)]+)\)", page)) == set(headings)

@@ -124,7 +124,7 @@ def test_channels_are_multiples_of_eight() -> None:
         ({"model.encoder": "none"}, ("none", False, 4)),
         ({"model.width": 8}, ("none", False, 4)),
         ({"model.depth": 3}, ("none", False, 3)),
-        ({"model.growth": "nearest"}, ("none", False, 4)),
+        ({"model.upsampling": "nearest"}, ("none", False, 4)),
         ({"model.encoder": "tf_efficientnet_lite0", "model.width": 8}, ("tf_efficientnet_lite0", True, 5)),
         ({"model.encoder": "tf_efficientnet_lite1", "model.pretrained": False}, ("tf_efficientnet_lite1", False, 5)),
         ({"model.encoder": "resnet18", "model.depth": 5}, ("resnet18", False, 5)),

@@ -221,7 +221,7 @@ def test_fit(tmp_path: Path) -> None:
     save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), tmp_path / "w.safetensors")
     make_discs(tmp_path / "data", 16)
     run = tmp_path / "run"
-    result = ubend.fit(tmp_path / "data", run, settings={"model.weights": str(tmp_path / "w.safetensors")}, **SMALL)
+    result = ubend.fit(tmp_path / "data", out=run, settings={"model.weights": str(tmp_path / "w.safetensors")}, **SMALL)
     assert result.scores is not None
     lines = describe_model(run)
     assert "encoder: test_resnet, of timm" in lines
@@ -231,7 +231,7 @@ def test_fit(tmp_path: Path) -> None:
     assert Predictor(load_bundle(run), "cpu")(tmp_path / "data" / "images" / "disc00.png").mask.shape == (40, 48)
     (tmp_path / "w.safetensors").unlink()
     assert ubend.resume(run).scores is not None
-    again = ubend.fit(tmp_path / "data", tmp_path / "again", init_from=str(run), **{**SMALL, "encoder": None})
+    again = ubend.fit(tmp_path / "data", out=tmp_path / "again", init_from=str(run), **{**SMALL, "encoder": None})
     assert isinstance(load_bundle(again.run).model, EncodedUNet)
 
 
@@ -244,8 +244,8 @@ def test_what_an_encoder_drops_is_resumed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Saver, "is_due", lambda self, after_s=0.0: False)
     make_discs(tmp_path / "data", 16)
     chosen: dict[str, Any] = {**SMALL, "epochs": 3, "settings": {"train.precision": "float32"}}
-    assert ubend.fit(tmp_path / "data", tmp_path / "whole", **chosen).scores is not None
-    assert ubend.fit(tmp_path / "data", tmp_path / "run", reporter=Listener(press_once(2)), **chosen).scores is None
+    assert ubend.fit(tmp_path / "data", out=tmp_path / "whole", **chosen).scores is not None
+    assert ubend.fit(tmp_path / "data", out=tmp_path / "run", reporter=Listener(press_once(2)), **chosen).scores is None
     assert ubend.resume(tmp_path / "run").scores is not None
     whole, resumed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "run"))
     assert whole.keys() == resumed.keys()
@@ -255,7 +255,7 @@ def test_what_an_encoder_drops_is_resumed(tmp_path: Path, monkeypatch: pytest.Mo
 def test_contradictions(tmp_path: Path) -> None:
     for changes, key in (
         ({"model.encoder": "none", "model.pretrained": True}, "model.encoder"),
-        ({"model.encoder": "resnet18", "model.growth": "unpool"}, "model.growth"),
+        ({"model.encoder": "resnet18", "model.upsampling": "unpool"}, "model.upsampling"),
     ):
         with raises(SettingError, key=key):
             make_settings(changes=changes)

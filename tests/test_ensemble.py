@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ubend
+from support.models import prob_of
 from support.refusal import raises
 from ubend.core.errors import DataError, ModelFileError, SettingError
 from ubend.inference.ensemble import MIRRORED, PLAIN, SQUARE, Ensemble, Member, View, find_views, load
@@ -57,7 +58,7 @@ def make_predictor(model: SegmentationNet, size: int = 24, channels: int = 1) ->
 
 def make_unet(seed: int, channels: int = 3, names: tuple[str, ...] = ("background", "polyp"), size: int = 32) -> Bundle:
     torch.manual_seed(seed)
-    model = UNet(channels, len(names), 4, 2, mean=[120.0] * channels, std=[60.0] * channels)
+    model = UNet(channels, len(names), width=4, depth=2, mean=[120.0] * channels, std=[60.0] * channels)
     with torch.no_grad():
         for _ in range(3):
             model.train()(torch.rand(4, channels, 32, 32) * 255)
@@ -93,37 +94,40 @@ def test_a_symmetric_network_gains_nothing(size: tuple[int, int], seed: int) -> 
     """All views say the same of it, resized there and back or not."""
     predictor = make_predictor(Symmetric())
     image = make_image(*size, seed=seed).astype(np.float32)
-    expected = predictor(image)
+    expected = prob_of(predictor, image)
     for some in (MIRRORED, SQUARE):
-        answer = Ensemble([Member(predictor, some)])(image)
-        assert answer.prob.shape == (3, *size)
-        assert answer.prob.flags.c_contiguous
-        np.testing.assert_allclose(answer.prob, expected.prob, atol=1e-5)
-        np.testing.assert_array_equal(answer.mask, answer.prob.argmax(axis=0))
+        answer = Ensemble([Member(predictor, some)])(image, probabilities=True)
+        assert answer.probabilities is not None
+        assert answer.probabilities.shape == (3, *size)
+        assert answer.probabilities.flags.c_contiguous
+        np.testing.assert_allclose(answer.probabilities, expected, atol=1e-5)
+        np.testing.assert_array_equal(answer.mask, answer.probabilities.argmax(axis=0))
         assert answer.labels is predictor.labels
 
 
 def test_one_row() -> None:
     """Its mirror image has the strides of a whole array, except for their sign."""
     predictor, image = make_predictor(Symmetric()), make_image(1, 7)
-    np.testing.assert_allclose(Ensemble([Member(predictor, MIRRORED)])(image).prob, predictor(image).prob, atol=1e-5)
+    np.testing.assert_allclose(
+        prob_of(Ensemble([Member(predictor, MIRRORED)]), image), prob_of(predictor, image), atol=1e-5
+    )
 
 
 def test_means_by_hand() -> None:
     """Every model counts the same, whatever the number of its views."""
     one, other = make_predictor(Gradual()), make_predictor(Symmetric(), size=12)
     image = make_image(20, 30)
-    turned = [view.back(one(np.ascontiguousarray(view.see(image))).prob) for view in SQUARE]
+    turned = [view.back(prob_of(one, np.ascontiguousarray(view.see(image)))) for view in SQUARE]
     assert np.abs(turned[0] - turned[1]).max() > 0.1
     mirrored = np.mean(turned[:2], axis=0)
-    np.testing.assert_allclose(turned[1], one(image[:, ::-1]).prob[:, :, ::-1], atol=1e-6)
-    np.testing.assert_allclose(Ensemble([Member(one, MIRRORED)])(image).prob, mirrored, atol=1e-5)
-    np.testing.assert_allclose(Ensemble([Member(one, SQUARE)])(image).prob, np.mean(turned, axis=0), atol=1e-5)
-    both = Ensemble([Member(one, MIRRORED), Member(other)])(image)
-    np.testing.assert_allclose(both.prob, (mirrored + other(image).prob) / 2, atol=1e-5)
+    np.testing.assert_allclose(turned[1], prob_of(one, image[:, ::-1])[:, :, ::-1], atol=1e-6)
+    np.testing.assert_allclose(prob_of(Ensemble([Member(one, MIRRORED)]), image), mirrored, atol=1e-5)
+    np.testing.assert_allclose(prob_of(Ensemble([Member(one, SQUARE)]), image), np.mean(turned, axis=0), atol=1e-5)
+    both = prob_of(Ensemble([Member(one, MIRRORED), Member(other)]), image)
+    np.testing.assert_allclose(both, (mirrored + prob_of(other, image)) / 2, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.* images are (grey|in colour)")
+@pytest.mark.filterwarnings("ignore:.* images (is|are) (grey|in colour)")
 def test_files_and_order(tmp_path: Path) -> None:
     """Images come in their order, whatever their sizes; grey and colour models read a file each in its way."""
     sizes = [(20, 30), (64, 32), (20, 30), (5, 7), (32, 32)]
@@ -132,15 +136,16 @@ def test_files_and_order(tmp_path: Path) -> None:
         Image.fromarray(make_image(*size, 3, seed=size[1])).save(path)
     colour, grey = Predictor(make_unet(0), "cpu"), Predictor(make_unet(1, channels=1, size=24), "cpu")
     ensemble = Ensemble([Member(colour, SQUARE), Member(grey)])
-    answers = list(ensemble.predict(iter(paths)))
+    answers = list(ensemble.predict(iter(paths), probabilities=True))
     assert [number for number, _answer in answers] == list(range(len(paths)))
     for (_number, answer), path, size in zip(answers, paths, sizes, strict=True):
         assert answer.mask.shape == size
-        np.testing.assert_array_equal(answer.prob, ensemble(str(path)).prob)
-        np.testing.assert_allclose(answer.prob.sum(axis=0), 1, atol=1e-5)
-    alone = [colour(paths[3]).prob, grey(paths[3]).prob]
+        assert answer.probabilities is not None
+        np.testing.assert_array_equal(answer.probabilities, prob_of(ensemble, str(path)))
+        np.testing.assert_allclose(answer.probabilities.sum(axis=0), 1, atol=1e-5)
+    alone = [prob_of(colour, paths[3]), prob_of(grey, paths[3])]
     np.testing.assert_allclose(
-        Ensemble([Member(colour), Member(grey)])(paths[3]).prob, np.mean(alone, axis=0), atol=1e-6
+        prob_of(Ensemble([Member(colour), Member(grey)]), paths[3]), np.mean(alone, axis=0), atol=1e-6
     )
 
 
@@ -161,14 +166,14 @@ def test_load(tmp_path: Path) -> None:
     for number in range(2):
         save_bundle(tmp_path / str(number) / "model.safetensors", make_unet(number))
     image = make_image(32, 32, 3)
-    one, other = (ubend.load(tmp_path / str(number), "cpu") for number in range(2))
+    one, other = (ubend.load(tmp_path / str(number), device="cpu") for number in range(2))
     assert isinstance(one, Predictor)
-    assert isinstance(ubend.load([str(tmp_path / "0")], "cpu"), Predictor)
-    both = ubend.load([tmp_path / "0", tmp_path / "1" / "model.safetensors"], "cpu")
-    np.testing.assert_allclose(both(image).prob, (one(image).prob + other(image).prob) / 2, atol=1e-6)
-    mirrored = one(image[:, ::-1]).prob[:, :, ::-1]
-    answer = ubend.load(tmp_path / "0", "cpu", tta=True)(image)
-    np.testing.assert_allclose(answer.prob, (one(image).prob + mirrored) / 2, atol=1e-6)
+    assert isinstance(ubend.load([str(tmp_path / "0")], device="cpu"), Predictor)
+    both = ubend.load([tmp_path / "0", tmp_path / "1" / "model.safetensors"], device="cpu")
+    np.testing.assert_allclose(prob_of(both, image), (prob_of(one, image) + prob_of(other, image)) / 2, atol=1e-6)
+    mirrored = prob_of(one, image[:, ::-1])[:, :, ::-1]
+    answer = prob_of(ubend.load(tmp_path / "0", device="cpu", tta=True), image)
+    np.testing.assert_allclose(answer, (prob_of(one, image) + mirrored) / 2, atol=1e-6)
     with raises(SettingError, key="models"):
         load([])
 
@@ -180,7 +185,7 @@ def test_models_of_other_classes(names: tuple[str, ...], tmp_path: Path) -> None
     save_bundle(tmp_path / "one.safetensors", make_unet(0))
     save_bundle(tmp_path / "other.safetensors", make_unet(0, names=names))
     with pytest.raises(ModelFileError) as caught:
-        load([tmp_path / "one.safetensors", tmp_path / "other.safetensors"], "cpu")
+        load([tmp_path / "one.safetensors", tmp_path / "other.safetensors"], device="cpu")
     assert "\n" not in str(caught.value)
     for part in ("one.safetensors", "other.safetensors", ", ".join(names), "background, polyp"):
         assert part in str(caught.value)
@@ -223,7 +228,7 @@ def test_a_model_says_how_it_was_trained(good: Path, tmp_path: Path) -> None:
     for orientation, expected in (("free", SQUARE), ("upright", MIRRORED), (None, MIRRORED)):
         bundle.orientation = orientation  # type: ignore[assignment]
         save_bundle(tmp_path / "moved.safetensors", bundle)
-        moved = load(tmp_path / "moved.safetensors", "cpu", tta=True)
+        moved = load(tmp_path / "moved.safetensors", device="cpu", tta=True)
         assert isinstance(moved, Ensemble)
         assert moved.members[0].views == expected
     assert find_views(good / "run", bundle) == (SQUARE if free else MIRRORED)

@@ -16,13 +16,15 @@ from rich.console import Console
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, log_loss
 
 from support.discs import make_discs
+from support.models import prob_of
 from support.refusal import raises
 from ubend.core.errors import DataError, PairError
 from ubend.core.progress import Reporter
 from ubend.dataset.store import read_class_map
+from ubend.evaluation.report import score_lines
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Logits, Predictor
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.io.decode import read_header
 from ubend.io.images import read_image, resize_mask
 from ubend.io.raster import Header
@@ -30,7 +32,7 @@ from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.pairs import Pair
 from ubend.models.model_file import load_bundle
-from ubend.tasks.evaluate import evaluate, score_lines
+from ubend.tasks.evaluate import evaluate
 from ubend.tasks.fit import fit
 
 
@@ -43,10 +45,10 @@ class Oracle:
     def inspect(self, path: Path) -> Header:
         return read_header(path)
 
-    def prepare(self, path: Path, header: Header) -> Source:
-        return Source.of_pixels(read_image(path), header.size_hw)
+    def prepare(self, path: Path, header: Header) -> TileSource:
+        return TileSource.of_pixels(read_image(path), header.size_hw)
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+    def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
         for number, source in reversed(list(enumerate(sources))):
             native_hw = source.native_hw
             index = read_class_map(self.pairs[number], native_hw, self.labels).classes % self.labels.classes
@@ -72,7 +74,7 @@ def score(labels: LabelMap, pairs: list[Pair], **given: Any) -> dict[str, Any]:
 
 def test_logits_that_are_not_finite_are_no_score(tmp_path: Path) -> None:
     class Broken(Oracle):
-        def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+        def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
             for logits in super().run(sources):
                 if logits.numbers == [1]:
                     logits.values[0, :, 0, 0] = torch.nan
@@ -111,7 +113,7 @@ def test_outlines_of_perfect_answers(tmp_path: Path) -> None:
     """In bands of rows as in one, in px where no file states a size."""
 
     class Banded(Oracle):
-        def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+        def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
             for logits in super().run(sources):
                 half = logits.native_hw[0] // 2
                 yield Logits(logits.numbers, logits.native_hw, slice(0, half), logits.values[:, :, :half])
@@ -140,7 +142,7 @@ def test_distances_are_in_the_unit_that_all_files_state(tmp_path: Path) -> None:
     labels, pairs = make_label_map([0, 1], ["background", "b"]), write_pairs(tmp_path, [mask, mask])
 
     class Moved(Oracle):
-        def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+        def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
             for logits in super().run(sources):
                 hot = np.stack([1 - moved, moved])
                 yield Logits(logits.numbers, logits.native_hw, logits.rows, torch.from_numpy(60.0 * hot[None]).float())
@@ -239,7 +241,7 @@ def test_against_sklearn(size: str, predictor: Predictor, pairs: list[Pair]) -> 
     for pair in pairs:
         truth = (np.asarray(Image.open(pair.mask.path)) == 255).astype(np.uint8)
         if size == "native":
-            prob = predictor(pair.image).prob
+            prob = prob_of(predictor, pair.image)
         else:
             logits = next(predictor.run([predictor.prepare(pair.image)])).values
             prob = logits.softmax(1)[0].numpy()

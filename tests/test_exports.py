@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ubend.io.pixel_size import GeoTransform
-from ubend.objects.export import (
+from ubend.instances.export import (
     describe_image,
     describe_instances,
     describe_panoptic,
@@ -25,7 +24,8 @@ from ubend.objects.export import (
     write_geojson,
     write_panoptic,
 )
-from ubend.objects.instances import Objects, separate
+from ubend.instances.instances import Objects, separate
+from ubend.io.pixel_size import GeoTransform
 
 KINDS = ("background", "a", "b", "contour")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own

@@ -16,11 +16,10 @@ from torch import Tensor
 from support.discs import make_discs
 from support.training import Listener, make_runtime
 from ubend.accel import gate, warmup
-from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network
+from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network, compile_network
 from ubend.accel.captured import CapturedRuntime, can_capture, capture_steps
 from ubend.core.device import has_compiler
 from ubend.models.unet import UNet
-from ubend.training.build import compile_network
 from ubend.training.loop import PlainRuntime
 from ubend.training.memory import LimitedMemoryRuntime
 
@@ -167,7 +166,7 @@ def test_when_a_fast_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("pretended_gpu")
 def test_off_takes_the_plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    forward, image = accelerate_network(UNet(3, 2, 4, 1)), torch.rand(2, 3, 8, 8)
+    forward, image = accelerate_network(UNet(3, 2, width=4, depth=1)), torch.rand(2, 3, 8, 8)
 
     def operators() -> str:
         cropped = forward(image).grad_fn

@@ -15,8 +15,8 @@ import ubend
 from support.discs import make_discs
 from support.refusal import raises
 from ubend.core.errors import OutputError, PairError, SettingError
+from ubend.evaluation.report import warn_one_class
 from ubend.tasks import fit as fit_task
-from ubend.tasks.evaluate import warn_one_class
 from ubend.tasks.user_settings import parse_skips
 from ubend.training import build, transfer
 from ubend.training.run_folder import RunFolder
@@ -40,30 +40,30 @@ def test_python_takes_the_words_of_the_command_line(discs: Path, tmp_path: Path)
     parts = ["train"] * 16 + ["val"] * 4 + ["test"] * 4
     split.write_text("file,split\n" + "".join(f"{n},{p}\n" for n, p in zip(names, parts, strict=True)))
     run = tmp_path / "run"
-    result = ubend.fit(discs, run, split=split, classes="ground, disc", skips="none", **TINY)
+    result = ubend.fit(discs, out=run, split=split, classes="ground, disc", skips="none", **TINY)
     assert result.run == run
     assert result.scores is not None
-    assert {"ground", "disc"} <= set(result.scores["native"]["dice"]["pooled"])
-    assert result.scores["native"]["pictures"] == 4
+    assert {"ground", "disc"} <= set(result.scores.native.dice.pooled.classes)
+    assert result.scores.native.images == 4
     assert ubend.load(run).bundle.model.skips == (False,) * 4
-    with raises(SettingError, named=["epoch"]):
-        ubend.fit(discs, tmp_path / "other", epoch=3)
+    with raises(SettingError, named=["train.epoch"]):
+        ubend.fit(discs, out=tmp_path / "other", settings={"train.epoch": 3})
 
 
 def test_a_run_is_scored_from_anywhere(discs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(discs.parent)
-    result = ubend.fit(discs.name, "run", **TINY)
+    result = ubend.fit(discs.name, out="run", **TINY)
     monkeypatch.chdir("/")
     again = ubend.evaluate(discs.parent / "run", device="cpu")
     assert result.scores is not None
-    assert again["native"] == result.scores["native"]
+    assert again.to_dict()["native"] == result.scores.to_dict()["native"]
 
 
 def test_the_compiler_is_not_imported(discs: Path, tmp_path: Path) -> None:
     """torch's compiler takes 1.3 s and more to import; torch's optimisers do so at their first step."""
     program = (
         "import sys, ubend\n"
-        f"ubend.fit({str(discs)!r}, {str(tmp_path / 'run')!r}, **{TINY!r})\n"
+        f"ubend.fit({str(discs)!r}, out={str(tmp_path / 'run')!r}, **{TINY!r})\n"
         "print(*sorted(name for name in sys.modules if name in ('torch._dynamo', 'torch._inductor', 'sympy')))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -73,13 +73,13 @@ def test_the_compiler_is_not_imported(discs: Path, tmp_path: Path) -> None:
 
 def test_masks_of_another_coding_are_refused(discs: Path, tmp_path: Path) -> None:
     """A model that learnt 0 and 255 must not score 1 as background."""
-    ubend.fit(discs, tmp_path / "run", **TINY)
+    ubend.fit(discs, out=tmp_path / "run", **TINY)
     other = tmp_path / "other"
     make_discs(other, 4)
     for path in (other / "masks").iterdir():
         Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
     with raises(PairError, key="data.values", named=["1", "0 -> background, 255 -> foreground"]):
-        ubend.evaluate(tmp_path / "run", other, device="cpu")
+        ubend.evaluate(tmp_path / "run", folder=other, device="cpu")
 
 
 def test_one_class_is_said_by_its_share() -> None:
@@ -115,15 +115,15 @@ def test_a_beginning_that_was_killed_is_no_run(tmp_path: Path) -> None:
 def test_without_a_compiler_it_goes_on(
     discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ubend.training.build.has_compiler", lambda: False)
-    result = ubend.fit(discs, tmp_path / "run", settings={"train.compile": True}, **TINY)
+    monkeypatch.setattr("ubend.accel.accelerate.has_compiler", lambda: False)
+    result = ubend.fit(discs, out=tmp_path / "run", settings={"train.compile": True}, **TINY)
     assert result.scores is not None
     assert "no C compiler was found" in capsys.readouterr().out
 
 
 def test_each_stage_runs_once(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is opened once, the plan resolved once, the network built once, the initial model read once."""
-    ubend.fit(discs, tmp_path / "first", **TINY)
+    ubend.fit(discs, out=tmp_path / "first", **TINY)
     calls: list[str] = []
     homes = {fit_task: ("open_dataset", "resolve", "prepare", "build", "train", "evaluate_pairs")}
     homes |= {build: ("make_network",), transfer: ("load_bundle",)}
@@ -136,6 +136,6 @@ def test_each_stage_runs_once(discs: Path, tmp_path: Path, monkeypatch: pytest.M
                 return work(*given, **named)
 
             monkeypatch.setattr(home, name, noted)
-    ubend.fit(discs, tmp_path / "second", init_from=tmp_path / "first", size=32, epochs=1, device="cpu")
+    ubend.fit(discs, out=tmp_path / "second", init_from=tmp_path / "first", size=32, epochs=1, device="cpu")
     stages = ["load_bundle", "open_dataset", "resolve", "prepare", "build", "make_network", "train", "evaluate_pairs"]
     assert calls == stages

@@ -68,7 +68,8 @@ def test_place_survives(
     predict(model, tmp_path / "field.tif", "--out", tmp_path / "out", "--tiles", 64, "--prob", "uint16")
     invalid = (values == 0).all(axis=0)
     predictor = ubend.load(model, device="cpu", tiles=64)
-    wanted = predictor(read_image(tmp_path / "field.tif", bands))
+    wanted = predictor(read_image(tmp_path / "field.tif", bands), probabilities=True)
+    assert wanted.probabilities is not None
     with (
         rasterio.open(tmp_path / "field.tif") as source,
         rasterio.open(tmp_path / "out" / "field.tif") as mask,
@@ -86,7 +87,7 @@ def test_place_survives(
         assert said == {"classes": list(wanted.labels.names), "value": "probability = value / 65535"}
         for band, scale in enumerate(prob.scales):
             found = prob.read(band + 1) * scale
-            np.testing.assert_allclose(found, np.where(invalid, 0, wanted.prob[band]), atol=2e-5)
+            np.testing.assert_allclose(found, np.where(invalid, 0, wanted.probabilities[band]), atol=2e-5)
     shares = (tmp_path / "out" / "shares.csv").read_text().splitlines()[1].split(",")[1:]
     assert [float(share) for share in shares] == pytest.approx(
         [float((wanted.mask[~invalid] == index).mean()) for index in (0, 1)], abs=1e-6

@@ -110,7 +110,7 @@ FIT = ["fit", "set", "--out", MODEL, *TINY]
 GOOD = [
     FIT,
     ["data", "set", "--out", "data\x1b[31;7m"],
-    ["samples", "set", "--out", "samples\x07.png"],
+    ["preview", "set", "--out", "samples\x07.png"],
     ["evaluate", MODEL, "--out", "scores\x07.json"],
     ["evaluate", MODEL, "set"],
     ["show", MODEL],
@@ -145,7 +145,7 @@ IMAGES = [f"set/images/{name}.png" for name in HOSTILE_NAMES]
 BAD = [f"bad/images/{name}.png" for name in HOSTILE_NAMES]
 REFUSED = [
     ["data", "bad", "--out", "x\x07"],
-    ["samples", "bad", "--out", "x\x07.png"],
+    ["preview", "bad", "--out", "x\x07.png"],
     ["fit", "bad", "--out", "x\x07", *TINY],
     ["evaluate", MODEL, "bad"],
     ["baseline", "otsu", "bad"],

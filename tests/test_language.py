@@ -260,7 +260,7 @@ def main_job(place: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         say(*words.split(), status=status).output
         for words, status in (
             ("sample cells --count 3 --size 64", 0),
-            ("samples discs --out look.png", 0),
+            ("preview discs --out look.png", 0),
             ("data discs --out known", 0),
             ("data broken --skip-bad --out known-broken", 0),
             ("data painted --out known-painted", 0),
@@ -421,7 +421,7 @@ def test_what_follows_two_dashes_is_no_flag() -> None:
 def test_an_unknown_language_is_one_line(words: str) -> None:
     line = say(*words.split(), status=2).stderr
     wrong = "tlh" if "tlh" in words else ""
-    assert line == f"Error: no language '{wrong}'; --lang or UBEND_LANG may be: en, vi\n"
+    assert line == f"Error: unknown language '{wrong}'; --lang and UBEND_LANG accept: en, vi\n"
 
 
 def test_an_unknown_language_from_python(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -480,3 +480,12 @@ def test_the_readmes_are_equal() -> None:
     assert "](README.md)" in VIETNAMESE
     paragraphs = [len(re.findall(r"\n\n+", prose[text])) for text in (ENGLISH, VIETNAMESE)]
     assert paragraphs[0] == paragraphs[1]
+
+
+def test_one_thing_is_singular() -> None:
+    """Sentences that count: one, several, and both in a language without plurals."""
+    sentences = ("{subset}, {count} image at native size", "{subset}, {count} images at native size")
+    assert [language.ngettext(*sentences, count) for count in (1, 2)] == list(sentences)
+    language.choose_language("vi")
+    one, two = (language.ngettext(*sentences, count) for count in (1, 2))
+    assert one == two not in sentences

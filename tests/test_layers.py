@@ -13,8 +13,10 @@ SOURCE = ROOT / "src" / "ubend"
 
 # Importable without torch, package by package and file by file: start-up time depends on it, and a runtime without
 # torch can be built from the first group.
-TORCH_FREE = ["core", "io", "labels", "layouts", "metrics", "drawing", "objects", "cli"]
+TORCH_FREE = ["core", "io", "labels", "layouts", "metrics", "drawing", "instances", "cli"]
 TORCH_FREE_MODULES = [
+    "api",
+    "evaluation.report",
     "inference.tiling",
     "inference.postprocess",
     "tasks.options",

@@ -105,7 +105,7 @@ def test_recorded_is_what_fit_says(cells: Path, tmp_path: Path) -> None:
         **TINY,
         "augment.kind": "none",
         "data.resize": "squash",
-        "train.average_decay": 0.0,
+        "train.ema_decay": 0.0,
         "train.select": "loss",
         "train.loss": "ce",
     }
@@ -117,7 +117,7 @@ def test_recorded_is_what_fit_says(cells: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(losses, [json.loads(line)["val_loss"] for line in told], rtol=1e-4)
     best = recorded.best_epoch(recorded.is_val)
     assert result.scores is not None
-    wanted = result.scores["model_size"]["dice"]["per_image"]["mean_foreground"]
+    wanted = result.scores.model_size.dice.per_image.mean_foreground
     assert recorded.dice(best, ~recorded.is_val) == pytest.approx(wanted, abs=2e-3)
 
 

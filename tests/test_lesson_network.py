@@ -29,14 +29,14 @@ from ubend_lessons.trace import trace_network
 from ubend_lessons.training import MAX_FRAMES, pick_epochs, read_history, teach_training
 
 NETS = [
-    (UNet(3, 2, 4, 4), 64),
-    (UNet(1, 5, 6, 1), 24),
-    (UNet(2, 3, 4, 3, skips=(True, False, True)), 40),
-    (UNet(3, 2, 2, 2, skips=(False, False)), 33),  # is padded
-    (UNet(3, 4, 2, 7), 128),
-    (UNet(3, 2, 4, 2, growth="nearest"), 32),
-    (UNet(3, 2, 4, 3, growth="bilinear", skips=(True, False, True)), 32),
-    (UNet(3, 2, 4, 2, growth="unpool"), 32),
+    (UNet(3, 2, width=4, depth=4), 64),
+    (UNet(1, 5, width=6, depth=1), 24),
+    (UNet(2, 3, width=4, depth=3, skips=(True, False, True)), 40),
+    (UNet(3, 2, width=2, depth=2, skips=(False, False)), 33),  # is padded
+    (UNet(3, 4, width=2, depth=7), 128),
+    (UNet(3, 2, width=4, depth=2, upsampling="nearest"), 32),
+    (UNet(3, 2, width=4, depth=3, upsampling="bilinear", skips=(True, False, True)), 32),
+    (UNet(3, 2, width=4, depth=2, upsampling="unpool"), 32),
 ]
 
 
@@ -82,7 +82,7 @@ def test_the_trace_is_the_network(net: UNet, size_px: int) -> None:
     steps = trace_network(net.eval(), image)
     real = watched(net, image)
     blocks = last_of_blocks(steps)
-    if net.growth == "unpool":  # its convolution comes before the map grows
+    if net.upsampling == "unpool":  # its convolution comes before the map grows
         assert [step.kind for step in steps].count("growing") == net.depth
         blocks = [number - (steps[number + 1].kind == "growing") for number in blocks]
     assert [steps[number].shape for number in blocks] == real[:-1]
@@ -129,7 +129,7 @@ def test_a_cropped_copy(tmp_path: Path) -> None:
 
 
 def test_the_drawing_says_sizes_and_layers(tmp_path: Path) -> None:
-    net = UNet(3, 2, 6, 2, skips=(True, False))
+    net = UNet(3, 2, width=6, depth=2, skips=(True, False))
     lines = teach_architecture(net, 48, out=tmp_path)
     svg = (tmp_path / "architecture.svg").read_text()
     for words in (
@@ -152,7 +152,7 @@ def test_the_drawing_says_sizes_and_layers(tmp_path: Path) -> None:
 
 
 def test_without_skips_nothing_is_said_of_them(tmp_path: Path) -> None:
-    steps = trace_network(UNet(1, 2, 2, 1, skips=(False,)).eval(), torch.rand(1, 1, 16, 16))
+    steps = trace_network(UNet(1, 2, width=2, depth=1, skips=(False,)).eval(), torch.rand(1, 1, 16, 16))
     draw_architecture(steps, [tmp_path / "a.svg"])
     assert "skip connection" not in (tmp_path / "a.svg").read_text()
 

@@ -46,7 +46,7 @@ def breeds(pets: Path) -> Breeds:
 
 def save_model(path: Path, names: list[str]) -> Path:
     labels = make_label_map(list(range(len(names))), names)
-    save_bundle(path, Bundle(UNet(3, len(names), 2, 2), labels, Sizing(32, False, 3)))
+    save_bundle(path, Bundle(UNet(3, len(names), width=2, depth=2), labels, Sizing(32, False, 3)))
     return path
 
 
@@ -67,7 +67,7 @@ def test_breeds_are_read_from_names(breeds: Breeds) -> None:
 def test_pooling_over_the_mask() -> None:
     """What lies off the mask says next to nothing; without a mask, as with an empty one, all says the same."""
     torch.manual_seed(0)
-    net = BreedNet(UNet(3, 2, 2, 2), 3).eval()
+    net = BreedNet(UNet(3, 2, width=2, depth=2), 3).eval()
     image, share = 255 * torch.rand(1, 3, 64, 64), torch.zeros(1, 64, 64)
     torch.testing.assert_close(net(image, share), net(image))
     share[:, :, :16] = 1
@@ -93,7 +93,7 @@ def test_breeds_are_learnt(pets: Path) -> None:
     """The encoder trained is the network's own, and the images as they are, are soon known by heart."""
     breeds = open_breeds(pets, {**TINY, "augment.kind": "none", "train.learning_rate": 0.01}, "cpu")
     torch.manual_seed(0)
-    net = UNet(3, 2, 8, 3, mean=[128] * 3, std=[64] * 3)
+    net = UNet(3, 2, width=8, depth=3, mean=[128] * 3, std=[64] * 3)
     before = net.stem[0].weight.detach().clone()
     head = BreedNet(net, len(breeds.names))
     assert train_breeds(breeds, head, 40) < 1.2  # log 6 = 1.79
@@ -133,7 +133,7 @@ def test_transfer(language: str, pets: Path, tmp_path: Path) -> None:
         assert image.width > 300
     assert load_bundle(tmp_path / "out" / "breeds.safetensors").about["encoder"] == "6 breeds"
     again = ubend.fit(
-        pets, tmp_path / "run", init_from=str(tmp_path / "out" / "breeds.safetensors"), size=32, epochs=1, batch=8
+        pets, out=tmp_path / "run", init_from=str(tmp_path / "out" / "breeds.safetensors"), size=32, epochs=1, batch=8
     )
     assert again.scores is not None
 
@@ -161,8 +161,8 @@ def test_refused(pets: Path, tmp_path: Path) -> None:
     error = refused_once("lesson", "transfer", "--data", pets, "--counts", "x", *out)
     check(error, SettingError, key="--counts")
     check(refused_once("lesson", "shapes", "--out", tmp_path / "discs"), OutputError, path=tmp_path / "discs")
-    error = refused_once("lesson", "shapes", "--out", tmp_path / "4", "--pictures", "0")
-    check(error, SettingError, key="--pictures")
+    error = refused_once("lesson", "shapes", "--out", tmp_path / "4", "--images", "0")
+    check(error, SettingError, key="--images")
 
 
 def test_shapes_of_known_objects() -> None:
@@ -195,10 +195,10 @@ def test_shapes(language: str, tmp_path: Path) -> None:
 
 
 def test_shapes_by_a_model(pets: Path, tmp_path: Path) -> None:
-    run = ubend.fit(pets, tmp_path / "run", settings=TINY, device="cpu").run
-    words = ["lesson", "shapes", "--data", str(pets), "--model", str(run), "--pictures", "2"]
+    run = ubend.fit(pets, out=tmp_path / "run", settings=TINY, device="cpu").run
+    words = ["lesson", "shapes", "--data", str(pets), "--model", str(run), "--images", "2"]
     found = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out")])
-    assert found.exit_code == 0 or "no objects in 2 images" in found.output, found.output
+    assert found.exit_code == 0 or "no objects in the images (2)" in found.output, found.output
 
 
 def test_benchmark(pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ def test_variants_are_what_they_say(cells: Path, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(subject, "compare_variants", note)
     teach_upsampling(tmp_path)
-    assert [v.settings["model.growth"] for v in requested] == ["transposed", "nearest", "bilinear", "unpool"]
+    assert [v.settings["model.upsampling"] for v in requested] == ["transposed", "nearest", "bilinear", "unpool"]
     requested.clear()
     teach_skips(tmp_path)
     kept = [v.settings.get("model.skips") for v in requested]
@@ -46,16 +46,16 @@ def test_variants_are_what_they_say(cells: Path, tmp_path: Path, monkeypatch: py
 
 def test_comparison(cells: Path, tmp_path: Path) -> None:
     """Both are trained on the same images; the scores are those of their files, the outlines those of their masks."""
-    pair = [Variant("one", {}), Variant("other", {"model.growth": "nearest"})]
+    pair = [Variant("one", {}), Variant("other", {"model.upsampling": "nearest"})]
     out = tmp_path / "out"
     found = compare_variants(pair, out, folder=cells, settings=TINY, device="cpu", reporter=SilentReporter())
     assert [outcome.variant.name for outcome in found] == ["one", "other"]
     for number, outcome in enumerate(found, 1):
         run = out / f"run-{number}"
         scores = ubend.evaluate(run, device="cpu")
-        assert outcome.dice == pytest.approx(scores["native"]["dice"]["per_image"]["mean_foreground"], abs=1e-6)
-        predictor = ubend.load(run, "cpu")
-        assert predictor.bundle.model.growth == ("nearest" if number == 2 else "transposed")
+        assert outcome.dice == pytest.approx(scores.native.dice.per_image.mean_foreground, abs=1e-6)
+        predictor = ubend.load(run, device="cpu")
+        assert predictor.bundle.model.upsampling == ("nearest" if number == 2 else "transposed")
         pairs = [one for one in subject.read_run_pairs(run) if one.split == "test"]
         np.testing.assert_array_equal(outcome.masks[0], predictor(pairs[0].image).mask)
         outlines = [

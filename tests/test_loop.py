@@ -81,7 +81,7 @@ def test_learns_discs(discs: Path, tmp_path: Path) -> None:
         reporter=Listener(),
     )
     assert result.scores is not None
-    assert result.scores["native"]["dice"]["per_image"]["foreground"] > 0.8
+    assert result.scores.native.dice.per_image["foreground"] > 0.8
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
     assert rows[-1]["val_loss"] < 0.5 * rows[0]["val_loss"]
@@ -89,7 +89,7 @@ def test_learns_discs(discs: Path, tmp_path: Path) -> None:
     top = max(rows, key=lambda row: np.mean(list(row["val_dice"].values())))
     assert top["epoch"] == best
     run = RunFolder(tmp_path / "run")
-    for path in (run.settings, run.facts, run.data, run.curves, run.model, run.scores, run.panel(24)):
+    for path in (run.settings, run.facts, run.data, run.curves, run.model_path, run.scores, run.panel(24)):
         assert path.stat().st_size > 0, path
 
 

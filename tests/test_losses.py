@@ -258,7 +258,7 @@ def test_class_weights_need_a_number_for_each_class() -> None:
         ("train.class_weights", (1.0, -0.5)),
         ("train.class_weights", (0.0, 0.0)),
         ("train.loss", "dice"),
-        ("data.foreground_share", 0.5),  # without data.window
+        ("data.foreground_share", 0.5),  # without data.crop
         ("data.foreground_share", 1.5),
     ],
 )

@@ -197,7 +197,7 @@ def test_prediction_and_evaluation(folder: Path, tmp_path: Path, monkeypatch: Pa
     fit(folder, tmp_path / "run")
     pairs = read_run_pairs(tmp_path / "run")
     images = [pair.image for pair in pairs]
-    wanted = {n: p.prob for n, p in load(tmp_path / "run", "cpu").predict(images)}
+    wanted = {n: p.probabilities for n, p in load(tmp_path / "run", "cpu").predict(images, probabilities=True)}
     scores = evaluate_pairs(load(tmp_path / "run", "cpu"), pairs)
     sizes = []
 
@@ -211,7 +211,7 @@ def test_prediction_and_evaluation(folder: Path, tmp_path: Path, monkeypatch: Pa
 
     monkeypatch.setattr(FoldedUNet, "__call__", forward)
     predictor = load(tmp_path / "run", "cpu")
-    found = {n: p.prob for n, p in predictor.predict(images)}
+    found = {n: p.probabilities for n, p in predictor.predict(images, probabilities=True)}
     assert set(found) == set(wanted)
     for n, prob in wanted.items():
         np.testing.assert_allclose(found[n], prob, atol=1e-5)

@@ -42,6 +42,7 @@ from ubend.dataset.unpack import Limits, unpack
 from ubend.inference.ensemble import load
 from ubend.inference.postprocess import parse_areas, parse_thresholds
 from ubend.inference.predictor import Predictor
+from ubend.instances.truth import find_truth, read_truth
 from ubend.io.decode import read_header
 from ubend.io.images import Sizing, read_image
 from ubend.io.scans import parse_intensity_window, read_scan
@@ -56,7 +57,6 @@ from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
 from ubend.layouts.pairs import Pair
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
-from ubend.objects.truth import find_truth, read_truth
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.runs import read_summary
 from ubend.tasks.user_settings import parse_skips
@@ -464,14 +464,15 @@ def video_without_ffmpeg(place: Place) -> object:
 # -------------------------------------------------------------------------------------------------- settings
 
 for _words in (
-    {"train.epoch": 3}, {"learning_rat": 3}, {"nonsense": 1}, {"recipe": "classic"}, {"train.epochs": 0},
-    {"train.epochs": "x"}, {"data.size": 2}, {"train.loss": "none"}, {"data.skip_bad": 3}, {"train.learning_rate": -1},
-    {"train.epochs": True}, {"data.classes": 3}, {"data.folder": 3}, {"train.learning_rate": float("nan")},
+    {"train.epoch": 3}, {"learning_rat": 3}, {"nonsense": 1}, {"data.window": 64}, {"recipe": "classic"},
+    {"train.epochs": 0}, {"train.epochs": "x"}, {"data.size": 2}, {"train.loss": "none"}, {"data.skip_bad": 3},
+    {"train.learning_rate": -1}, {"train.epochs": True},
+    {"data.classes": 3}, {"data.folder": 3}, {"train.learning_rate": float("nan")},
     {"train.dropout": 1}, {"model.dropout": 1}, {"data": 3}, {"model.skips": [True]},
     {"model.encoder": "none", "model.pretrained": True},
-    {"model.encoder": "resnet18", "model.growth": "unpool"}, {"train.class_weights": [0, 0]},
-    {"data.foreground_share": 0.5}, {"data.epoch_windows": 3}, {"data.window": 64, "data.resize": "squash"},
-    {"data.mean": [0.5]}, {"data.mean": [0.5], "data.std": [0]}, {"model.kind": "paper", "model.growth": "unpool"},
+    {"model.encoder": "resnet18", "model.upsampling": "unpool"}, {"train.class_weights": [0, 0]},
+    {"data.foreground_share": 0.5}, {"data.crops_per_epoch": 3}, {"data.crop": 64, "data.resize": "squash"},
+    {"data.mean": [0.5]}, {"data.mean": [0.5], "data.std": [0]}, {"model.kind": "paper", "model.upsampling": "unpool"},
     {"model.kind": "paper", "train.sync_batch_norm": True}, {"data.resize": "native", "augment.kind": "none"},
     {"data.resize": "native", "train.border_weight": 1}, {"data.resize": "native", "data.size": 64},
 ):  # fmt: skip
@@ -537,7 +538,7 @@ CASES |= {
     "show: --out is there": lambda place: refused("show", place.good / "run", "--out", place.good / "run"),
     "runs: no folder": lambda place: refused("runs", place / "none"),
     "runs: no run": lambda place: refused("runs", place.tmp),
-    "samples: --out is there": lambda place: refused("samples", place.good / "data", "--out", place.good / "run"),
+    "preview: --out is there": lambda place: refused("preview", place.good / "data", "--out", place.good / "run"),
     "sample: folder is there": lambda place: refused("sample", place.good / "data"),
     "cutout: --soft": lambda place: place.predict("--soft", "-1", command="cutout"),
     "cutout: --class": lambda place: place.predict("--class", "foreground=2", command="cutout"),
@@ -663,7 +664,7 @@ def edit_header(**changes: object) -> Callable[[Path], object]:
 
 
 def save_small(path: Path, names: tuple[str, ...], dtype: str = "uint8") -> Path:
-    net = UNet(1, len(names), 2, 1)
+    net = UNet(1, len(names), width=2, depth=1)
     save_bundle(path, Bundle(net.eval(), make_label_map(range(len(names)), names), Sizing(32, True, 1), dtype=dtype))
     return path
 
@@ -684,10 +685,11 @@ CASES |= {
     "class name: none": lambda place: make_label_map([0, 1], ["ground", ""]),
     "models: none": lambda place: load([]),
     "models: other classes": lambda place: load(
-        [save_small(place / "one", ("ground", "cell")), save_small(place / "two", ("ground", "polyp"))], "cpu"
+        [save_small(place / "one", ("ground", "cell")), save_small(place / "two", ("ground", "polyp"))], device="cpu"
     ),
     "models: other depth": lambda place: load(
-        [save_small(place / "one", ("ground", "cell")), save_small(place / "two", ("ground", "cell"), "uint16")], "cpu"
+        [save_small(place / "one", ("ground", "cell")), save_small(place / "two", ("ground", "cell"), "uint16")],
+        device="cpu",
     ),
     "model: array of another type": lambda place: small(place)(np.zeros((8, 8), np.int64)),
     "model: array of another shape": lambda place: small(place)(np.zeros((8, 8, 7), np.uint8)),
@@ -710,14 +712,14 @@ def run_with_a_damaged_list(place: Place) -> object:
 @case
 def run_with_a_damaged_state(place: Place) -> object:
     shutil.copytree(place.good / "run", place / "run")
-    RunFolder(place / "run").state.write_bytes(b"")
+    RunFolder(place / "run").state_path.write_bytes(b"")
     return refused("fit", "--resume", place / "run")
 
 
 @case
 def run_without_its_state(place: Place) -> object:
     shutil.copytree(place.good / "run", place / "run")
-    RunFolder(place / "run").state.unlink()
+    RunFolder(place / "run").state_path.unlink()
     return refused("fit", "--resume", place / "run")
 
 

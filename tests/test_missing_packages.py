@@ -64,7 +64,7 @@ def test_commands_say_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             ["fit", tmp_path / "discs", "--out", tmp_path / "run", *TINY],
             ["fit", tmp_path / "discs", "--out", tmp_path / "run", *TINY, "--skip-bad"],
             ["data", tmp_path / "discs"],
-            ["samples", tmp_path / "discs", "--out", tmp_path / "samples.png"],
+            ["preview", tmp_path / "discs", "--out", tmp_path / "samples.png"],
             ["evaluate", model, tmp_path / "discs", "--device", "cpu"],
             predict,
         ):

@@ -67,7 +67,7 @@ def test_from_a_name_to_a_model(tiny: NamedSet, site: Site, tmp_path: Path) -> N
     place = tmp_path / "cache" / "datasets" / "tiny-set"
     assert {path.name for path in place.iterdir()} == {".lock", "tiny-folder"}  # no archive, no part
     requested = len(site.requested)
-    every = (["samples", "tiny-set"], ["data", "tiny-set"], ["evaluate", "runs/tiny-1", "tiny-set", "--device", "cpu"])
+    every = (["preview", "tiny-set"], ["data", "tiny-set"], ["evaluate", "runs/tiny-1", "tiny-set", "--device", "cpu"])
     for words in every:
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 0, result.output

@@ -13,12 +13,12 @@ from ubend.models.networks import NETWORKS, Network, make_network, network_class
 # settings of [model] by name of the variant, which begins with the name in NETWORKS
 VARIANTS: dict[str, dict[str, Any]] = {
     "unet": {"depth": 3},
-    "unet/unpool": {"depth": 2, "growth": "unpool", "skips": (True, False)},
-    "unet/bilinear": {"depth": 1, "growth": "bilinear"},
+    "unet/unpool": {"depth": 2, "upsampling": "unpool", "skips": (True, False)},
+    "unet/bilinear": {"depth": 1, "upsampling": "bilinear"},
     "paper": {"kind": "paper", "depth": 2},
     "paper/without dropout": {"kind": "paper", "depth": 1, "dropout": 0.0},
     "encoder": {"encoder": "test_resnet", "depth": 3},
-    "encoder/nearest": {"encoder": "test_convnext", "depth": 3, "growth": "nearest", "skips": (False, True, True)},
+    "encoder/nearest": {"encoder": "test_convnext", "depth": 3, "upsampling": "nearest", "skips": (False, True, True)},
 }
 SIZES = [(1, 1), (7, 30), (33, 17)]
 

@@ -121,7 +121,7 @@ def test_size_follows_from_the_objects(
     settings = make_settings(changes={"data.folder": str(folder)})
     for device, wanted in (("cpu", on_cpu), ("cuda", on_gpu)):
         data = open_dataset(settings, device, tmp_path / "cache", Reporter())
-        assert (data.images.resize, data.images.size, data.images.window) == wanted
+        assert (data.images.resize, data.images.size, data.images.crop) == wanted
         assert data.sizing.size_px == wanted[1]
 
 
@@ -129,16 +129,16 @@ def test_what_is_requested_for_wins(tmp_path: Path) -> None:
     folder = str(make_folder(tmp_path / "lines", line(4), 320))
     for recipe, changes, wanted in (
         ("modern", {"data.size": 64}, ("keep", 64, None)),
-        ("modern", {"data.window": 64}, ("keep", 128, 64)),
+        ("modern", {"data.crop": 64}, ("keep", 128, 64)),
         ("modern", {"data.resize": "keep"}, ("keep", 128, None)),
         ("modern", {"data.resize": "squash"}, ("squash", 128, None)),
-        ("modern", {"data.resize": "native", "data.window": 64}, ("native", None, 64)),
+        ("modern", {"data.resize": "native", "data.crop": 64}, ("native", None, 64)),
         ("tutorial", {}, ("squash", 128, None)),
         ("paper", {}, ("keep", 128, None)),
     ):
         settings = make_settings(recipe, changes={"data.folder": folder, **changes})  # type: ignore[arg-type]
         images = open_dataset(settings, "cpu", tmp_path / "cache", Reporter()).images
-        assert (images.resize, images.size, images.window) == wanted
+        assert (images.resize, images.size, images.crop) == wanted
 
 
 def say(*words: object) -> str:
@@ -161,7 +161,7 @@ def test_fit_without_a_flag_learns_crops_of_thin_lines(tmp_path: Path) -> None:
     assert chosen in told
     assert "narrow" not in told
     data = tomllib.loads((run / "settings.toml").read_text())["data"]
-    assert (data["resize"], data["window"], "size" in data) == ("native", 128, False)
+    assert (data["resize"], data["crop"], "size" in data) == ("native", 128, False)
     assert "chosen: " not in say("fit", "--config", run / "settings.toml", "--out", again)
     assert (again / "settings.toml").read_text() == (run / "settings.toml").read_text()
     assert (again / "model.safetensors").stat().st_size == (run / "model.safetensors").stat().st_size

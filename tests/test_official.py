@@ -47,7 +47,7 @@ def test_voc_lists_make_the_parts(tmp_path: Path, below: str) -> None:
     ]
     assert all(pair.mask.path.parent.name == "SegmentationClass" for pair in found.pairs)
     assert "test.txt" in found.remarks[0]
-    assert "1 images in no list" in found.remarks[1]
+    assert "1 image in no list" in found.remarks[1]
 
 
 def test_voc_classes_by_their_palette(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_rises_then_falls(steps: int, warmup: float, schedule: str) -> None:
 def test_average_against_a_naive_loop() -> None:
     """Weights and batch norm statistics, step by step; the model itself is not touched."""
     torch.manual_seed(0)
-    model = UNet(1, 2, 2, 1)
+    model = UNet(1, 2, width=2, depth=1)
     average = copy.deepcopy(model).requires_grad_(False)
     expected = {name: t.double().clone() for name, t in model.state_dict().items()}
     for step in range(30):
@@ -108,7 +108,7 @@ def test_decay_grows_to_its_limit() -> None:
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_groups(name: str) -> None:
     """Every parameter once; kernels are decayed, biases and batch norms are not."""
-    model = UNet(3, 2, 2, 2)
+    model = UNet(3, 2, width=2, depth=2)
     chosen = TrainSettings.model_validate({"optimizer": name, "weight_decay": 0.05, "learning_rate": 3e-4})
     optimizer = make_optimizer(model, chosen)
     assert optimizer.defaults["decoupled_weight_decay"] == (name == "adamw")
@@ -126,7 +126,7 @@ def test_groups(name: str) -> None:
 def test_steps_are_torchs(name: str, fused: bool) -> None:
     """To the bit, the moments too; a parameter without a gradient stays, and the rate may change."""
     torch.manual_seed(0)
-    ours = UNet(1, 2, 2, 1)
+    ours = UNet(1, 2, width=2, depth=1)
     theirs = copy.deepcopy(ours)
     chosen = TrainSettings.model_validate({"optimizer": name, "weight_decay": 0.1, "learning_rate": 0.01})
     optimizer = make_optimizer(ours, chosen)
@@ -159,7 +159,7 @@ def test_steps_are_torchs(name: str, fused: bool) -> None:
 def test_adamw_steps_as_written() -> None:
     """One AdamW step by hand (Loshchilov & Hutter 2019): decay apart from the gradient."""
     torch.manual_seed(0)
-    model = UNet(1, 2, 2, 1)
+    model = UNet(1, 2, width=2, depth=1)
     chosen = TrainSettings(weight_decay=0.1, learning_rate=0.01)
     optimizer = make_optimizer(model, chosen)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from support import ROOT
+from ubend._version import __version__
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +80,7 @@ def test_installed(scripts: Path, tmp_path: Path) -> None:
     where = _run(scripts / "python", "-c", "import ubend; print(ubend.__file__)", cwd=tmp_path).stdout
     assert Path(where.strip()).is_relative_to(scripts.parent), "another ubend was found"
     version = _run(scripts / "ubend", "--version", cwd=tmp_path).stdout
-    assert version.strip() == "ubend, version 0.1.0"
+    assert version.strip() == f"ubend, version {__version__}"
     assert "fit" in _run(scripts / "ubend", "--help", cwd=tmp_path).stdout
     assert "Huấn luyện" in _run(scripts / "ubend", "--help", "--lang", "vi", cwd=tmp_path).stdout
     done = _run(scripts / "python", "-m", "ubend", "info", "nowhere", cwd=tmp_path, status=2)

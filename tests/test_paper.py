@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import ubend.tasks.fit as job
 from support.discs import open_folder, read_store
+from support.models import prob_of
 from support.refusal import raises
 from support.training import Listener, press_once
 from ubend.accel.folded import can_fold
@@ -171,14 +172,14 @@ def test_tiles_are_the_whole() -> None:
     net = PaperUNet(3, 2, 4, 3, mean=[120.0] * 3, std=[60.0] * 3)
     bundle = Bundle(net, make_label_map([0, 1]), Sizing(None, True, 3))
     images = [rng.integers(0, 256, (*hw, 3)).astype(np.uint8) for hw in ((90, 131), (24, 200), (3, 5), (89, 131))]
-    whole = dict(Predictor(bundle, "cpu", tiles=0).predict(images))
+    whole = [prob_of(Predictor(bundle, "cpu", tiles=0), image) for image in images]
     for size in (16, 44, 60):
-        tiled = dict(Predictor(bundle, "cpu", tiles=size).predict(images))
+        tiled = [prob_of(Predictor(bundle, "cpu", tiles=size), image) for image in images]
         for number in range(len(images)):
-            np.testing.assert_allclose(tiled[number].prob, whole[number].prob, atol=2e-6)
+            np.testing.assert_allclose(tiled[number], whole[number], atol=2e-6)
     with torch.no_grad():
         logits = net.eval()(torch.from_numpy(images[0]).permute(2, 0, 1)[None].float())
-    np.testing.assert_allclose(whole[0].prob, logits[0].softmax(dim=0).numpy(), atol=2e-6)
+    np.testing.assert_allclose(whole[0], logits[0].softmax(dim=0).numpy(), atol=2e-6)
 
 
 def slow_border_weight(ids: np.ndarray[Any, Any], ground: np.ndarray[Any, Any], w0: float, sigma: float) -> Any:
@@ -334,8 +335,8 @@ def test_resumed_to_the_bit(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"model.skips": [True, False, True, True]}, "model.growth"),
-        ({"model.growth": "nearest"}, "model.growth"),
+        ({"model.skips": [True, False, True, True]}, "model.upsampling"),
+        ({"model.upsampling": "nearest"}, "model.upsampling"),
         ({"train.sync_batch_norm": True}, "train.sync_batch_norm"),
         ({"data.resize": "native"}, "train.border_weight"),
         ({"train.momentum": 1.0}, "train.momentum"),

@@ -25,12 +25,13 @@ from ubend.dataset.foreground import Foreground
 from ubend.dataset.regions import Regions, find_regions, read_regions
 from ubend.dataset.sources import FixedCrops, RandomCrops, share_crops
 from ubend.dataset.store import Store
+from ubend.evaluation.report import score_lines
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import Sizing
 from ubend.metrics.overlap import dice_from_confusion
 from ubend.models.model_file import load_bundle
 from ubend.tasks import fit as job
-from ubend.tasks.evaluate import evaluate, score_lines
+from ubend.tasks.evaluate import evaluate
 from ubend.tasks.user_settings import read_user_settings
 from ubend.training import loop
 from ubend.training.run_folder import RunFolder
@@ -39,7 +40,7 @@ CPU = torch.device("cpu")
 WARP = AugmentSettings(kind="warp", orientation="free", rotation_deg=180.0)
 SHAPES = [(150, 210), (40, 300), (64, 64), (23, 31), (220, 90), (97, 101)]
 PATCHES: dict[str, Any] = {
-    "data.resize": "native", "data.window": 32, "data.epoch_windows": 30, "model.width": 2, "model.depth": 2,
+    "data.resize": "native", "data.crop": 32, "data.crops_per_epoch": 30, "model.width": 2, "model.depth": 2,
     "train.precision": "float32", "train.epochs": 2, "train.batch": 6,
 }  # fmt: skip
 
@@ -298,7 +299,7 @@ def test_killed_and_resumed(whole: Path, folder: Path, tmp_path: Path, monkeypat
 
 def test_validation_counts_each_image_as_a_whole(folder: Path, tmp_path: Path) -> None:
     """Confusions of an image's crops are added up before they become a Dice; each pixel counts once."""
-    changes = {**PATCHES, "data.size": None, "data.window": 16, "data.epoch_windows": 200, "data.foreground_share": 0.5}
+    changes = {**PATCHES, "data.size": None, "data.crop": 16, "data.crops_per_epoch": 200, "data.foreground_share": 0.5}
     runtime = make_runtime(folder, changes)
     windows, state = runtime.training.validation, runtime.training.state
     assert isinstance(windows, FixedCrops)
@@ -365,7 +366,7 @@ def test_large_images_are_laid_down_by_rows(tmp_path: Path, suffix: str, monkeyp
 def test_the_flag() -> None:
     """`size` is the crop's side; that of a file is left out."""
     settings = read_user_settings("here", flags={"patches": True, "size": 64, "images": "a", "masks": "b"}).settings
-    assert (settings.data.resize, settings.data.window, settings.data.size) == ("native", 64, None)
+    assert (settings.data.resize, settings.data.crop, settings.data.size) == ("native", 64, None)
 
 
 @pytest.mark.parametrize(
@@ -374,7 +375,7 @@ def test_the_flag() -> None:
         ({"recipe": "tutorial", "data.resize": "native"}, "data.resize"),
         ({"augment.kind": "frozen", "data.resize": "native"}, "data.resize"),
         ({"data.size": 128, "data.resize": "native"}, "data.size"),
-        ({"data.epoch_windows": 100}, "data.epoch_windows"),
+        ({"data.crops_per_epoch": 100}, "data.crops_per_epoch"),
     ],
 )
 def test_what_does_not_go_together(changes: dict[str, Any], key: str) -> None:
@@ -389,6 +390,6 @@ def test_the_tutorial_is_refused_in_one_line(folder: Path) -> None:
 
 def test_a_window_larger_than_every_image(folder: Path, tmp_path: Path) -> None:
     listener = Listener()
-    changes = {**PATCHES, "data.window": 512, "train.epochs": 1, "data.epoch_windows": 6}
+    changes = {**PATCHES, "data.crop": 512, "train.epochs": 1, "data.crops_per_epoch": 6}
     job.fit(folder, tmp_path / "run", settings=changes, device="cpu", reporter=listener)
-    assert "data.window = 48: 512 was asked for, but the middle image has 48x40 px" in listener.said
+    assert "data.crop = 48: 512 was requested, but the median image has 48x40 px" in listener.said

@@ -17,7 +17,7 @@ from PIL import Image
 import ubend
 from support.commands import predict
 from support.geotiff import GEO
-from support.models import make_bundle
+from support.models import make_bundle, prob_of
 from support.refusal import check, contents, refused, refused_once
 from ubend.core import files
 from ubend.core.errors import DataError, FilesError, ModelFileError, OutputError, SettingError
@@ -92,7 +92,7 @@ def test_resume(good: Path, images: Path, tmp_path: Path) -> None:
     (out / "shares.csv").unlink()
     before = (out / "disc01.png").stat().st_mtime_ns
     said = predict(good / "run", images, "--out", out, "--resume").output
-    assert "22 masks are there already" in said
+    assert "stay as they are: 22" in said
     assert contents(out) == whole
     assert (out / "disc01.png").stat().st_mtime_ns == before
     assert predict(good / "run", images, "--out", out, "--resume").exit_code == 0
@@ -183,7 +183,7 @@ def test_large_images_go_by_rows(large: Path, tiler: Path, images: Path, tmp_pat
 
 def test_thresholds_by_rows(large: Path, tiler: Path, tmp_path: Path) -> None:
     """What is asked of each pixel goes by rows; what is asked of parts needs the whole, and says so."""
-    prob = ubend.load(tiler, device="cpu", tiles=64)(read_image(large)).prob
+    prob = prob_of(ubend.load(tiler, device="cpu", tiles=64), read_image(large))
     low = float(np.quantile(prob[1], 0.3))
     words = [tiler, large, "--tiles", 64, "--threshold", f"foreground={low}"]
     assert "held in memory" not in predict(*words, "--out", tmp_path / "rows").output
@@ -246,7 +246,7 @@ def test_probabilities(kind: str, large: Path, tiler: Path, images: Path, tmp_pa
     predictor = ubend.load(tiler, device="cpu", tiles=64)
     for path, name in ((large, "field"), (images / "disc01.png", "disc01")):
         found, off = read_prob(out / f"{name}_prob.{end}"), 0.51 / 255 if kind == "uint8" else 1e-5
-        np.testing.assert_allclose(found, predictor(read_image(path)).prob, atol=off)
+        np.testing.assert_allclose(found, prob_of(predictor, read_image(path)), atol=off)
     assert (tifffile.imread(out / "field.tif") == read_prob(out / f"field_prob.{end}").argmax(axis=0)).mean() > 0.98
     if kind != "npz":
         with tifffile.TiffFile(out / f"field_prob.{end}") as file:
@@ -315,7 +315,7 @@ def test_images_that_the_model_does_not_take(good: Path, images: Path, tmp_path:
     assert masks(tmp_path / "out") == ["disc01"]
 
 
-@pytest.mark.filterwarnings("ignore:.* images are (grey|in colour)")
+@pytest.mark.filterwarnings("ignore:.* images (is|are) (grey|in colour)")
 def test_models_of_other_images(good: Path, images: Path, tmp_path: Path) -> None:
     """A grey model and one in colour answer together, each for what it takes, whichever is first; depths must agree."""
     bundle = load_bundle(good / "run")
@@ -323,11 +323,11 @@ def test_models_of_other_images(good: Path, images: Path, tmp_path: Path) -> Non
     grey.labels = bundle.labels
     save_bundle(tmp_path / "grey.safetensors", grey)
     both = [tmp_path / "grey.safetensors", good / "run"]
-    wanted = ubend.load(both, device="cpu")(images / "disc01.png")
+    wanted = prob_of(ubend.load(both, device="cpu"), images / "disc01.png")
     for number, (first, second) in enumerate((both, both[::-1])):
         out = tmp_path / f"out{number}"
         predict(first, images / "disc01.png", "--with", second, "--out", out, "--prob", "npz")
-        np.testing.assert_allclose(read_prob(out / "disc01_prob.npz"), wanted.prob, atol=1e-6)
+        np.testing.assert_allclose(read_prob(out / "disc01_prob.npz"), wanted, atol=1e-6)
     grey.dtype = "uint16"
     save_bundle(tmp_path / "grey.safetensors", grey)
     error = refused_once("predict", *both[1:], images, "--with", both[0], "--out", tmp_path / "none")
@@ -341,7 +341,7 @@ def test_other_channels_are_said_once(good: Path, images: Path, tmp_path: Path) 
         image.save(tmp_path / f"p{number}.png")
     said = predict(good / "run", *sorted(tmp_path.glob("*.png")), "--out", tmp_path / "out").output
     assert "2 of 3 images are grey" in said
-    assert "1 of 3 images have alpha" in said
+    assert "1 of 3 images has alpha" in said
     assert "note: " not in predict(good / "run", images / "disc01.png", "--out", tmp_path / "plain").output
 
 
@@ -367,7 +367,9 @@ def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
         path, (block for _ in range((side // 256) ** 2)), shape=(side, side), dtype=np.uint8, tile=(256, 256),
         photometric="minisblack", compression="zlib", compressionargs={"level": 1}, metadata=None,
     )  # fmt: skip
-    bundle = Bundle(UNet(1, 2, 1, 1).eval(), make_label_map([0, 1]), Sizing(256, True, 1), window_px=128, scale=(1, 1))
+    bundle = Bundle(
+        UNet(1, 2, width=1, depth=1).eval(), make_label_map([0, 1]), Sizing(256, True, 1), window_px=128, scale=(1, 1)
+    )
     save_bundle(tmp_path / "tiny.safetensors", bundle)
     program = (
         ""
@@ -404,7 +406,7 @@ def test_conditions(good: Path, images: Path, tmp_path: Path) -> None:
         return np.asarray(Image.open(out / "disc00.png"))
 
     predictor = ubend.load(good / "run", device="cpu")
-    prob = predictor(images / "disc00.png").prob
+    prob = prob_of(predictor, images / "disc00.png")
     low = float(np.quantile(prob[1], 0.5))
     np.testing.assert_array_equal(mask("plain"), predictor(images / "disc00.png").mask)
     np.testing.assert_array_equal(mask("low", "--threshold", f"foreground={low}"), (prob[1] >= np.float32(low)) * 1)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 
-from support.models import make_bundle
+from support.models import make_bundle, prob_of
 from support.refusal import raises
 from ubend.core.errors import DataError, ModelFileError, SettingError
 from ubend.inference import predictor as subject
@@ -42,13 +42,14 @@ def test_every_size(keep_aspect: bool, channels: int) -> None:
     """Own size, probabilities that add up to 1, the mask is their largest; extreme shapes too."""
     predictor = make_predictor(channels=channels, keep_aspect=keep_aspect)
     for number, size in enumerate(SIZES):
-        answer = predictor(make_image((*size, channels), number))
+        answer = predictor(make_image((*size, channels), number), probabilities=True)
+        assert answer.probabilities is not None
         assert answer.mask.shape == size
         assert answer.mask.dtype == np.uint8
-        assert answer.prob.shape == (3, *size)
-        assert answer.prob.dtype == np.float32
-        np.testing.assert_allclose(answer.prob.sum(axis=0), 1, atol=1e-5)
-        np.testing.assert_array_equal(answer.mask, answer.prob.argmax(axis=0))
+        assert answer.probabilities.shape == (3, *size)
+        assert answer.probabilities.dtype == np.float32
+        np.testing.assert_allclose(answer.probabilities.sum(axis=0), 1, atol=1e-5)
+        np.testing.assert_array_equal(answer.mask, answer.probabilities.argmax(axis=0))
 
 
 def test_against_the_network_by_hand() -> None:
@@ -59,35 +60,35 @@ def test_against_the_network_by_hand() -> None:
     with torch.no_grad():
         logits = predictor.model(torch.from_numpy(small).permute(2, 0, 1)[None].float())
     native = torch.nn.functional.interpolate(logits, (50, 70), mode="bilinear", align_corners=False)
-    np.testing.assert_allclose(predictor(image).prob, native.softmax(1)[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(prob_of(predictor, image), native.softmax(1)[0].numpy(), atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.* images are (grey|in colour)")
+@pytest.mark.filterwarnings("ignore:.* images (is|are) (grey|in colour)")
 def test_kinds_of_input(tmp_path: Path) -> None:
     """An array, a path, a path as text; grey with and without its third axis; not contiguous; other dtypes."""
     image = make_image((20, 30, 3))
     Image.fromarray(image).save(tmp_path / "a.png")
     predictor = make_predictor()
-    expected = predictor(image).prob
+    expected = prob_of(predictor, image)
     for given in (tmp_path / "a.png", str(tmp_path / "a.png"), image.astype(np.float32), image.astype(np.float64)):
-        np.testing.assert_allclose(predictor(given).prob, expected, atol=2e-2)
-    np.testing.assert_array_equal(predictor(tmp_path / "a.png").prob, expected)
+        np.testing.assert_allclose(prob_of(predictor, given), expected, atol=2e-2)
+    np.testing.assert_array_equal(prob_of(predictor, tmp_path / "a.png"), expected)
     square = make_image((32, 32, 3))  # of a whole number of tiles, so that nothing has to be repeated
     frozen = square.copy()
     frozen.flags.writeable = False  # as of Pillow's images
     for model in (predictor, Predictor(make_bundle(), "cpu", tiles=16)):
-        np.testing.assert_array_equal(model(frozen).prob, model(square).prob)
+        np.testing.assert_array_equal(prob_of(model, frozen), prob_of(model, square))
     for part in (image, image[:1], image[:, :1], image[:1, :1]):  # one row counts as contiguous, whatever its stride
         for turned in (part[::-1, ::-1], part[:, ::-1], part[::-1]):
             for model in (predictor, Predictor(make_bundle(), "cpu", tiles=16)):
-                np.testing.assert_array_equal(model(turned).prob, model(turned.copy()).prob)
+                np.testing.assert_array_equal(prob_of(model, turned), prob_of(model, turned.copy()))
 
     grey = make_predictor(channels=1)
     plane = make_image((20, 30))
     Image.fromarray(plane).save(tmp_path / "g.png")
-    expected = grey(plane[:, :, None]).prob
+    expected = prob_of(grey, plane[:, :, None])
     for given in (plane, tmp_path / "g.png"):
-        np.testing.assert_array_equal(grey(given).prob, expected)
+        np.testing.assert_array_equal(prob_of(grey, given), expected)
     assert grey(tmp_path / "a.png").mask.shape == (20, 30), "a colour file is read grey for a grey model"
     assert make_predictor()(tmp_path / "g.png").mask.shape == (20, 30), "and a grey one in colour"
 
@@ -101,11 +102,11 @@ def test_files_and_arrays_of_other_channels(channels: int, alpha: bool, tmp_path
     Image.fromarray(image if channels + alpha > 1 else image[:, :, 0]).save(tmp_path / "a.png")
     predictor = make_predictor()
     plain = np.broadcast_to(image[:, :, :channels], (20, 30, 3)).copy()
-    expected = predictor(plain).prob
+    expected = prob_of(predictor, plain)
     for given in (tmp_path / "a.png", image):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            np.testing.assert_array_equal(predictor(given).prob, expected)
+            np.testing.assert_array_equal(prob_of(predictor, given), expected)
         assert len(said) == (channels == 1) + alpha
     with raises(DataError, key="shape"):
         make_predictor(channels=5)(image)
@@ -131,9 +132,9 @@ def test_logits_that_are_not_finite(tiles: int) -> None:
             weights.mul_(1e30)
     predictor = Predictor(bundle, "cpu", tiles=tiles)
     image = make_image((40, 40, 3))
-    for predict in (predictor.predict, predictor.predict_masks):
+    for probabilities in (False, True):
         with raises(DataError, key="value"):
-            list(predict([image]))
+            predictor(image, probabilities=probabilities)
 
 
 @hypothesis.settings(max_examples=20)
@@ -156,8 +157,8 @@ def test_deep_images() -> None:
     predictor = make_predictor(channels=1)
     predictor.bundle.dtype = "uint16"
     deep = (make_image((32, 32, 1)).astype(np.uint16) * 257)[:, :, :1]
-    expected = predictor(deep.astype(np.float32)).prob
-    np.testing.assert_allclose(predictor(deep).prob, expected, atol=1e-5)
+    expected = prob_of(predictor, deep.astype(np.float32))
+    np.testing.assert_allclose(prob_of(predictor, deep), expected, atol=1e-5)
     for other in (np.uint8, bool, np.int64):
         with raises(DataError, key="dtype", named=["uint16"]):
             predictor((deep > 99).astype(other))
@@ -173,10 +174,12 @@ def test_company_changes_nothing() -> None:
     """Images of mixed sizes at once are what each is alone, and their numbers are right."""
     predictor = make_predictor()
     images = [make_image((*size, 3), number) for number, size in enumerate(SIZES * 2)]
-    answers = dict(predictor.predict(iter(images)))
+    answers = dict(predictor.predict(iter(images), probabilities=True))
     assert sorted(answers) == list(range(len(images)))
     for number, image in enumerate(images):
-        np.testing.assert_allclose(answers[number].prob, predictor(image).prob, atol=1e-4)
+        prob = answers[number].probabilities
+        assert prob is not None
+        np.testing.assert_allclose(prob, prob_of(predictor, image), atol=1e-4)
 
 
 def test_batches_of_one_size_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +268,7 @@ def test_shares() -> None:
     assert sum(shares.values()) == pytest.approx(1)
     for index, name in enumerate(predictor.labels.names):
         assert shares[name] == (answer.mask == index).mean()
-    empty = Prediction(np.zeros((2, 2), np.uint8), answer.prob, predictor.labels)
+    empty = Prediction(np.zeros((2, 2), np.uint8), predictor.labels, answer.image)
     assert list(empty.shares().values()) == [1.0, 0.0, 0.0]
 
 
@@ -273,12 +276,12 @@ def test_load(tmp_path: Path) -> None:
     """A file or its folder; the same answers as before saving; bad files and devices are reported."""
     bundle = make_bundle()
     image = make_image((25, 35, 3))
-    expected = make_predictor()(image).prob
+    expected = prob_of(make_predictor(), image)
     save_bundle(tmp_path / "model.safetensors", bundle)
     for path in (tmp_path, tmp_path / "model.safetensors", str(tmp_path)):
         predictor = load(path, "cpu")
         predictor.precision = torch.float32
-        np.testing.assert_array_equal(predictor(image).prob, expected)
+        np.testing.assert_array_equal(prob_of(predictor, image), expected)
     with pytest.raises(ModelFileError):
         load(tmp_path / "none.safetensors")
     with raises(SettingError, key="device", named=["nonsense"]):
@@ -289,18 +292,18 @@ def test_bfloat16_is_close() -> None:
     """The precision that the device may choose moves probabilities a little only."""
     predictor = make_predictor()
     image = make_image((40, 40, 3))
-    expected = predictor(image).prob
+    expected = prob_of(predictor, image)
     predictor.precision = torch.bfloat16
-    assert np.abs(predictor(image).prob - expected).mean() < 0.03
+    assert np.abs(prob_of(predictor, image) - expected).mean() < 0.03
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_cuda_agrees_with_the_cpu() -> None:
     image = make_image((40, 50, 3))
-    expected = make_predictor()(image).prob
+    expected = prob_of(make_predictor(), image)
     other = Predictor(make_bundle(), "cuda")
     other.precision = torch.float32
-    np.testing.assert_allclose(other(image).prob, expected, atol=2e-2)  # TF32
+    np.testing.assert_allclose(prob_of(other, image), expected, atol=2e-2)  # TF32
 
 
 def make_tiler(tiles: int | None, **given: object) -> Predictor:
@@ -344,10 +347,11 @@ def test_small_images_in_tiles_are_whole_at_their_own_scale() -> None:
     predictor = make_tiler(None)
     for number, size in enumerate(SIZES):
         image = make_image((*size, 3), number)
-        answer = predictor(image)
+        answer = predictor(image, probabilities=True)
+        assert answer.probabilities is not None
         expected = torch.from_numpy(whole_logits(predictor, image)).softmax(0).numpy()
-        np.testing.assert_allclose(answer.prob, expected, atol=1e-5)
-        np.testing.assert_array_equal(answer.mask, answer.prob.argmax(axis=0))
+        np.testing.assert_allclose(answer.probabilities, expected, atol=1e-5)
+        np.testing.assert_array_equal(answer.mask, answer.probabilities.argmax(axis=0))
         assert answer.mask.dtype == np.uint8
 
 
@@ -359,15 +363,17 @@ def test_tiles_of_many_images_share_passes(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(predictor, "forward", lambda small: (passes.append(tuple(small.shape)), forward(small))[1])
     monkeypatch.setattr(predictor, "_batch_pixels", 8 * 32 * 32)
     images = [make_image((50, 60 + n, 3), n) for n in range(5)] + [make_image((9, 70, 3), 9), make_image((1, 1, 3), 10)]
-    answers = dict(predictor.predict(iter(images)))
+    answers = dict(predictor.predict(iter(images), probabilities=True))
     assert sorted(answers) == list(range(7))
     assert max(shape[0] for shape in passes) == 8
     assert {shape[2:] for shape in passes} == {(32, 32), (12, 32), (4, 4)}
-    masks = dict(predictor.predict_masks(iter(images)))
+    alone = dict(predictor.predict(iter(images)))
     for number, image in enumerate(images):
-        np.testing.assert_allclose(answers[number].prob, predictor(image).prob, atol=1e-4)
-        np.testing.assert_array_equal(masks[number], answers[number].mask)
-        np.testing.assert_allclose(answers[number].prob.sum(axis=0), 1, atol=1e-5)
+        prob = answers[number].probabilities
+        assert prob is not None
+        np.testing.assert_allclose(prob, prob_of(predictor, image), atol=1e-4)
+        np.testing.assert_array_equal(alone[number].mask, answers[number].mask)
+        np.testing.assert_allclose(prob.sum(axis=0), 1, atol=1e-5)
 
 
 def test_the_one_generator() -> None:
@@ -386,22 +392,24 @@ def test_the_one_generator() -> None:
         for number, image in enumerate(images):
             assert rows[number] == list(range(len(image)))
             prob = torch.cat(parts[number], dim=1).softmax(0)
-            np.testing.assert_allclose(prob, predictor(image).prob, atol=1e-4)
+            np.testing.assert_allclose(prob, prob_of(predictor, image), atol=1e-4)
 
 
 def test_masks_of_whole_images() -> None:
     predictor = make_predictor()
     images = [make_image((*size, 3), number) for number, size in enumerate(SIZES)]
-    answers = dict(predictor.predict(images))
-    for number, mask in predictor.predict_masks(images):
-        np.testing.assert_array_equal(mask, answers[number].mask)
+    answers = dict(predictor.predict(images, probabilities=True))
+    for number, prediction in predictor.predict(images):
+        assert prediction.probabilities is None
+        np.testing.assert_array_equal(prediction.mask, answers[number].mask)
+        np.testing.assert_array_equal(prediction.image, images[number])
 
 
 def test_tiles_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer at once; and one clear line where one is too many."""
     predictor = make_tiler(32)
     image = make_image((100, 100, 3))
-    expected = predictor(image).prob
+    expected = prob_of(predictor, image)
     forward, most = predictor.forward, 3
 
     def tight(tiles: torch.Tensor) -> torch.Tensor:
@@ -410,7 +418,7 @@ def test_tiles_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
         return forward(tiles)
 
     monkeypatch.setattr(predictor, "forward", tight)
-    np.testing.assert_allclose(predictor(image).prob, expected, atol=1e-5)
+    np.testing.assert_allclose(prob_of(predictor, image), expected, atol=1e-5)
     most = 0
     with raises(SettingError, key="--tiles", named=["32"]):
         predictor(image)
@@ -420,7 +428,7 @@ def test_deep_images_in_tiles() -> None:
     predictor = make_tiler(32, channels=1)
     predictor.bundle.dtype = "uint16"
     deep = make_image((70, 50, 1)).astype(np.uint16) * 3
-    np.testing.assert_allclose(predictor(deep).prob, predictor(deep.astype(np.float32)).prob, atol=1e-5)
+    np.testing.assert_allclose(prob_of(predictor, deep), prob_of(predictor, deep.astype(np.float32)), atol=1e-5)
 
 
 def test_class_index() -> None:

@@ -69,12 +69,12 @@ def test_pixels_that_are_not_scored(folder: Path) -> None:
 
 def test_settings_are_checked(folder: Path) -> None:
     with raises(SettingError, key="data.clases") as caught:
-        ubend.read_folder(folder, clases=["a"])
+        ubend.read_folder(folder, settings={"data.clases": ["a"]})
     assert "data.classes" in str(caught.value)
     with raises(SettingError, key="data.channels"):
         ubend.read_folder(folder, channels=0)
     with raises(SettingError, key="data.epochs"):
-        ubend.read_folder(folder, epochs=3)
+        ubend.read_folder(folder, settings={"data.epochs": 3})
 
 
 def test_pairs_that_cannot_be_used(folder: Path) -> None:

@@ -283,15 +283,15 @@ def test_values_that_are_not_finite(value: float, tmp_path: Path) -> None:
         ({"ImageOrientationPatient": None, "PixelSpacing": None}, "slices lack ImageOrientationPatient, PixelSpacing;"),
         ({"PixelSpacing": [0.5, 0.5]}, "different sizes, pixel spacings or directions"),
         ({"ImagePositionPatient": [90, -8, 8]}, "one straight line"),
-        ({"ImagePositionPatient": [0, 0, 1]}, "several slices at one place"),
+        ({"ImagePositionPatient": [0, 0, 1]}, "several slices at the same position"),
         ({"SeriesInstanceUID": "1.2.9"}, "several series"),
         ({"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]}, "different sizes, pixel spacings or directions"),
         ({"NumberOfFrames": 2}, "several frames"),
-        ({"ImagePositionPatient": [7, -8, 33]}, "2 to 27 mm apart; is one missing"),
+        ({"ImagePositionPatient": [7, -8, 33]}, "between slices are 2 to 27 mm"),
     ],
 )
 def test_slices_that_make_no_stack(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
-    folder = write_series(tmp_path / "ct", **(changes if "at one place" in says else {}))
+    folder = write_series(tmp_path / "ct", **(changes if "at the same position" in says else {}))
     file = pydicom.dcmread(folder / "b")
     write_slice(folder / "d", SEEN[4], 8.0, **{"series": file.SeriesInstanceUID, **changes})
     with pytest.raises(DataError, match=says) as caught:

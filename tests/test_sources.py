@@ -14,7 +14,7 @@ from support import ROOT
 from support.discs import open_folder, read_store
 from ubend.core.settings import AugmentSettings
 from ubend.dataset.batches import TrainingBatches
-from ubend.dataset.sources import FixedCrops, RandomCrops, Source, WholeImages
+from ubend.dataset.sources import FixedCrops, ItemSource, RandomCrops, WholeImages
 from ubend.dataset.store import Store
 from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED
@@ -22,7 +22,7 @@ from ubend.labels.class_table import IGNORED
 CPU = torch.device("cpu")
 WARP = AugmentSettings(kind="warp", orientation="free", rotation_deg=20, out_of_frame="ignored")
 NUMBERS = np.array([5, 0, 3, 2])  # not all images of the store, not in order
-KINDS: dict[str, Callable[[Store], Source]] = {
+KINDS: dict[str, Callable[[Store], ItemSource]] = {
     "whole": lambda store: WholeImages(store, NUMBERS, CPU, 0),
     "whole, resident": lambda store: WholeImages(store, NUMBERS, CPU, 2**30),
     "patches": lambda store: RandomCrops(store, NUMBERS, CPU, 60, (16, 16), WARP),
@@ -46,15 +46,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(params=KINDS)
-def source(request: pytest.FixtureRequest, store: Store) -> Source:
+def source(request: pytest.FixtureRequest, store: Store) -> ItemSource:
     return KINDS[request.param](store)
 
 
 def test_every_kind_is_looked_at(store: Store) -> None:
-    assert {type(make(store)) for make in KINDS.values()} == set(Source.__subclasses__())
+    assert {type(make(store)) for make in KINDS.values()} == set(ItemSource.__subclasses__())
 
 
-def test_items_belong_to_images(source: Source) -> None:
+def test_items_belong_to_images(source: ItemSource) -> None:
     assert len(source) == len(source.numbers) == len(source.sources) == len(source.shown)
     assert source.source_count == len(NUMBERS)
     np.testing.assert_array_equal(source.numbers, NUMBERS[source.sources])
@@ -72,7 +72,7 @@ def test_items_belong_to_images(source: Source) -> None:
         np.testing.assert_array_equal(found, known)
 
 
-def test_take(source: Source) -> None:
+def test_take(source: ItemSource) -> None:
     """What lies on an item's canvas is the item, so far as it reaches; a pixel without a class is IGNORED."""
     items = np.array([len(source) - 1, 0, 0, 2])
     image, target = source.take(items)
@@ -90,7 +90,7 @@ def test_take(source: Source) -> None:
     assert source.fetched_bytes == image[0].nbytes + target[0].nbytes
 
 
-def test_read_ahead(source: Source) -> None:
+def test_read_ahead(source: ItemSource) -> None:
     """By another thread: the same tensors as `read` gives; `take` adds to them which pixels are not scored."""
     window_hw = (16, 16)
     crops = source.regions(np.array([1, 0]))
@@ -101,13 +101,13 @@ def test_read_ahead(source: Source) -> None:
         assert torch.equal(found, known)
 
 
-def test_shown_sums_to_the_items_of_an_epoch(source: Source) -> None:
+def test_shown_sums_to_the_items_of_an_epoch(source: ItemSource) -> None:
     ends = np.zeros(3), np.full(3, 255.0)
     assert (source.shown >= 1).all()
     assert TrainingBatches(source, WARP, 0, 2, (16, 16), ends).items == source.shown.sum()
 
 
-def test_batches_of_every_kind(source: Source) -> None:
+def test_batches_of_every_kind(source: ItemSource) -> None:
     """A training is given any of them."""
     batch = TrainingBatches(source, WARP, 0, 2, (16, 16), (np.zeros(3), np.full(3, 255.0))).draw(1)
     assert (batch.image.shape, batch.image.dtype) == ((2, 3, 16, 16), torch.float32)
@@ -136,13 +136,13 @@ def test_only_windows_left_out_are_noted(store: Store) -> None:
     assert str(len(KINDS["windows"](store))) in some
 
 
-def test_a_forward_pass_has_room_for_one_item(source: Source) -> None:
+def test_a_forward_pass_has_room_for_one_item(source: ItemSource) -> None:
     assert source.validation_pixels >= math.prod(source.canvas_hw)
 
 
 # ------------------------------------------------------------------------------------ nobody asks which kind it is
 
-NAMES = {"Source", *(kind.__name__ for kind in Source.__subclasses__())}
+NAMES = {"ItemSource", *(kind.__name__ for kind in ItemSource.__subclasses__())}
 OUTSIDE = [path for path in (ROOT / "src").rglob("*.py") if path.parent.name != "dataset"]
 
 
@@ -185,7 +185,7 @@ def test_nobody_outside_asks_which_kind_it_is() -> None:
 
 
 def test_the_toolkit_outside_names_no_kind() -> None:
-    """It takes a Source; the course makes one itself here and there."""
+    """It takes a ItemSource; the course makes one itself here and there."""
     for path in (path for path in OUTSIDE if "ubend_lessons" not in path.parts):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         imported = {
@@ -194,4 +194,4 @@ def test_the_toolkit_outside_names_no_kind() -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ubend.dataset")
             for alias in node.names
         }
-        assert imported.isdisjoint(NAMES - {"Source"}), path
+        assert imported.isdisjoint(NAMES - {"ItemSource"}), path

@@ -178,7 +178,7 @@ def test_tiled_unet_equals_the_whole() -> None:
     """Within 1e-4, where neighbours have more in common than the network sees around a pixel: what a tile's edge
     spoils counts with exp(-8) there. At the image's own border too, which is no tile's edge."""
     torch.manual_seed(2)
-    network = UNet(1, 2, 2, 4, mean=[0.5], std=[0.3]).eval()
+    network = UNet(1, 2, width=2, depth=4, mean=[0.5], std=[0.3]).eval()
     with torch.no_grad():
         network.head.weight.mul_(20)
         image = torch.rand(1, 700, 531)

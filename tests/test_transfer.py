@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {"size": 32, "epochs": 2, "batch": 8, "device": "cpu", "
 def write_model(path: Path, names: list[str], channels: int = 3, width: int = 2, depth: int = 2, **more: Any) -> UNet:
     """A model file with random weights, of which also the batch norms are moved off their beginnings."""
     torch.manual_seed(width + channels)
-    net = UNet(channels, len(names), width, depth, **more)
+    net = UNet(channels, len(names), width=width, depth=depth, **more)
     for tensor in net.state_dict().values():
         if tensor.dtype == torch.float32 and tensor.ndim == 1:
             tensor.add_(torch.rand_like(tensor))
@@ -45,8 +45,8 @@ def write_model(path: Path, names: list[str], channels: int = 3, width: int = 2,
 
 def fresh(classes: int, channels: int = 3, average: bool = True, **more: Any) -> TrainingState:
     torch.manual_seed(99)
-    net = UNet(channels, classes, 2, 2, **more)
-    other = UNet(channels, classes, 2, 2, **more) if average else net
+    net = UNet(channels, classes, width=2, depth=2, **more)
+    other = UNet(channels, classes, width=2, depth=2, **more) if average else net
     other.load_state_dict(net.state_dict())
     return TrainingState(net, other, make_optimizer(net, TrainSettings()), torch.zeros(4), Progress())
 
@@ -77,7 +77,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on two classes; only to be read."""
     place = tmp_path_factory.mktemp("old")
     make_parts(place / "data", ("ground", "disc"))
-    ubend.fit(place / "data", place / "run", width=2, settings={"model.depth": 2}, **SMALL)
+    ubend.fit(place / "data", out=place / "run", width=2, settings={"model.depth": 2}, **SMALL)
     return place
 
 
@@ -157,7 +157,7 @@ def test_match_classes() -> None:
 def test_the_shape_is_the_models(tmp_path: Path) -> None:
     write_model(tmp_path / "m.safetensors", ["a", "b"], 3, 2, 2, skips=(True, False))
     start = load_initial_model(tmp_path / "m.safetensors")
-    shape = {"model.width": 2, "model.depth": 2, "model.skips": (True, False), "model.growth": "transposed"}
+    shape = {"model.width": 2, "model.depth": 2, "model.skips": (True, False), "model.upsampling": "transposed"}
     shape |= {"model.kind": "unet", "model.encoder": "none", "model.pretrained": False, "model.weights": None}
     assert shape_settings(start, {}) == shape
     assert shape_settings(start, {"model.width": 2, "model.skips": [True, False]}) == shape
@@ -171,7 +171,7 @@ def test_fine_tuning(old: Path, tmp_path: Path) -> None:
     make_parts(tmp_path / "data", ("Core", "Disc", "ground"), channels=1)
     listener = Listener()
     run = tmp_path / "run"
-    ubend.fit(tmp_path / "data", run, init_from=old / "run", reporter=listener, **SMALL)
+    ubend.fit(tmp_path / "data", out=run, init_from=old / "run", reporter=listener, **SMALL)
     assert "classes kept: Disc, ground; new: Core; dropped: none" in listener.said
     assert "first convolution: 3 channels spread evenly over 1" in listener.said
     assert "new: the normalisation (of these images), the optimiser's state" in listener.said
@@ -184,10 +184,15 @@ def test_fine_tuning(old: Path, tmp_path: Path) -> None:
 
 def test_the_first_validation_is_the_models(old: Path, tmp_path: Path) -> None:
     """A training too slow to move gives the scores of the model that it began with."""
-    slow = {"train.learning_rate": 1e-12, "train.average_decay": 0.0, "train.weight_decay": 0.0}
+    slow = {"train.learning_rate": 1e-12, "train.ema_decay": 0.0, "train.weight_decay": 0.0}
     listener = Listener()
     result = ubend.fit(
-        old / "data", tmp_path / "run", init_from=old / "run", settings=slow, reporter=listener, **SMALL | {"epochs": 1}
+        old / "data",
+        out=tmp_path / "run",
+        init_from=old / "run",
+        settings=slow,
+        reporter=listener,
+        **SMALL | {"epochs": 1},
     )
     mine, theirs = load_bundle(result.run).model.state_dict(), load_bundle(old / "run").model.state_dict()
     for name in mine:
@@ -200,7 +205,7 @@ def test_resume_needs_no_model(at: int, old: Path, tmp_path: Path, monkeypatch: 
     """Interrupted before anything of its own was saved, and later: the same to the bit, without the old file."""
     shutil.copy(old / "run" / "model.safetensors", tmp_path / "m.safetensors")
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    ubend.fit(old / "data", whole, init_from=tmp_path / "m.safetensors", **SMALL)
+    ubend.fit(old / "data", out=whole, init_from=tmp_path / "m.safetensors", **SMALL)
     with contextlib.suppress(KeyboardInterrupt):
         job.fit(old / "data", torn, init_from=tmp_path / "m.safetensors", reporter=Listener(press_twice(at)), **SMALL)
     assert not (torn / "scores.json").exists()
@@ -217,14 +222,14 @@ def test_a_killed_beginning_is_not_gone_on_with(old: Path, tmp_path: Path) -> No
     shutil.copy(old / "run" / "resume.safetensors", tmp_path / "run")
     seen: list[bool] = []
     listener = Listener(lambda done: seen.append((tmp_path / "run" / "resume.safetensors").exists()))
-    ubend.fit(old / "data", tmp_path / "run", width=2, settings={"model.depth": 2}, reporter=listener, **SMALL)
+    ubend.fit(old / "data", out=tmp_path / "run", width=2, settings={"model.depth": 2}, reporter=listener, **SMALL)
     assert seen[0] is False
     assert not RunFolder(tmp_path / "run").started.exists()
 
 
 def test_the_recipe_gives_way_to_the_model(old: Path, tmp_path: Path) -> None:
     result = ubend.fit(
-        old / "data", tmp_path / "run", recipe="tutorial", init_from=str(old / "run"), **SMALL | {"epochs": 1}
+        old / "data", out=tmp_path / "run", recipe="tutorial", init_from=str(old / "run"), **SMALL | {"epochs": 1}
     )
     assert load_bundle(result.run).model.width == 2
 

@@ -7,25 +7,12 @@ import click
 import pytest
 
 from support import ROOT
-from ubend.cli.app import main
+from support.commands import parse
 
 PAGE = (ROOT / "docs" / "tutorial-map.md").read_text(encoding="utf-8")
 ITEMS = set(re.findall(r"`([^`\n]+)`", PAGE))
 COMMANDS = sorted(text for text in ITEMS if text.startswith("ubend "))
 TESTS = sorted(text for text in ITEMS if text.startswith("test_"))
-
-
-def parse(words: list[str]) -> None:
-    """As the command line would, up to where the command would be run."""
-    command: click.Command = main
-    context = None
-    while isinstance(command, click.Group):
-        name, words = words[0], words[1:]
-        context = click.Context(command, parent=context, info_name=name)
-        found = command.get_command(context, name)
-        assert found is not None, f"no command {name}"
-        command = found
-    command.make_context(command.name, words, parent=context)
 
 
 @pytest.mark.parametrize("text", COMMANDS)

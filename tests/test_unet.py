@@ -95,7 +95,7 @@ def test_output_is_the_tutorials(channels: int, classes: int, width: int, side: 
     """With the tutorial network's weights, copied in order, the same output, in both modes."""
     torch.manual_seed(0)
     theirs = TutorialNet(channels, classes, width)
-    ours = UNet(channels, classes, width)
+    ours = UNet(channels, classes, width=width)
     _copy_state(theirs, ours)
     image = torch.randn(2, channels, side, side)
     with torch.no_grad():
@@ -114,14 +114,14 @@ def _copy_state(source: nn.Module, target: nn.Module) -> None:
         mine.copy_(other)
 
 
-def test_growths() -> None:
+def test_upsampling() -> None:
     """Unpooling puts each value where the maximum was; the others enlarge, then convolve."""
     unpooling = Unpooling(2, 1)
     skipped = torch.tensor([[[[1.0, 9.0, 0.0, 0.0], [0.0, 0.0, 0.0, 7.0]]]])
     grown = unpooling(torch.randn(1, 2, 1, 2), skipped)
     assert (grown != 0).nonzero()[:, 2:].tolist() == [[0, 1], [1, 3]]
-    for growth in ("nearest", "bilinear"):
-        up = Decoder(2, 2, growth=growth).up
+    for upsampling in ("nearest", "bilinear"):
+        up = Decoder(2, 2, upsampling=upsampling).up
         flat = up(torch.ones(1, 2, 4, 4))
         torch.testing.assert_close(flat[..., 1:-1, 1:-1], flat[..., 1:2, 1:2].expand(1, 2, 6, 6))
 
@@ -130,24 +130,24 @@ PATTERNS = tuple(itertools.product((False, True), repeat=2))
 VARIANTS = [
     *((channels, classes, 4, 2, None, "transposed") for channels in (1, 3, 4) for classes in (2, 3, 7)),
     *((3, 2, width, depth, None, "transposed") for width in (4, 8) for depth in (1, 2, 3, 4)),
-    *((1, 3, 4, 2, skips, growth) for skips in PATTERNS for growth in get_args(Upsampling)),
+    *((1, 3, 4, 2, skips, upsampling) for skips in PATTERNS for upsampling in get_args(Upsampling)),
 ]
 
 
-@pytest.mark.parametrize(("channels", "classes", "width", "depth", "skips", "growth"), VARIANTS)
+@pytest.mark.parametrize(("channels", "classes", "width", "depth", "skips", "upsampling"), VARIANTS)
 def test_contract(
     channels: int,
     classes: int,
     width: int,
     depth: int,
     skips: tuple[bool, ...] | None,
-    growth: Upsampling,
+    upsampling: Upsampling,
     tmp_path: Path,
 ) -> None:
     """What every U-Net does: any size, gradients everywhere, the same after saving, in any memory order."""
     torch.manual_seed(1)
     mean, std = [100.0 + c for c in range(channels)], [50.0 + c for c in range(channels)]
-    model = UNet(channels, classes, width, depth, skips, growth, mean=mean, std=std)
+    model = UNet(channels, classes, width=width, depth=depth, skips=skips, upsampling=upsampling, mean=mean, std=std)
 
     model.train()
     image = torch.rand(2, channels, 33, 64) * 255
@@ -172,7 +172,7 @@ def test_contract(
         save_bundle(tmp_path / "m.safetensors", bundle)
         loaded = load_bundle(tmp_path / "m.safetensors").model
         assert (loaded.channels, loaded.classes, loaded.width, loaded.depth) == (channels, classes, width, depth)
-        assert (loaded.skips, loaded.growth) == (skips or (True,) * depth, growth)
+        assert (loaded.skips, loaded.upsampling) == (skips or (True,) * depth, upsampling)
         assert torch.equal(loaded(image), expected)
 
         last = model.to(memory_format=torch.channels_last)
@@ -188,7 +188,7 @@ def test_contract(
 def test_cut_skip_carries_nothing(skips: tuple[bool, bool]) -> None:
     """Noise put on one level's skip changes the output when the skip is there, and nothing when it is cut."""
     torch.manual_seed(2)
-    model = UNet(1, 2, 4, 2, skips).eval()
+    model = UNet(1, 2, width=4, depth=2, skips=skips).eval()
     image = torch.randn(1, 1, 16, 16)
     with torch.no_grad():
         expected = model(image)
@@ -205,8 +205,8 @@ def test_normalisation_is_inside() -> None:
     """model(x) is what the same weights without normalisation make of (x - mean) / std, padding included."""
     torch.manual_seed(3)
     mean, std = (120.0, 90.0, 60.0), (40.0, 50.0, 60.0)
-    model = UNet(3, 2, 4, 2, mean=mean, std=std).eval()
-    plain = UNet(3, 2, 4, 2).eval()
+    model = UNet(3, 2, width=4, depth=2, mean=mean, std=std).eval()
+    plain = UNet(3, 2, width=4, depth=2).eval()
     plain.load_state_dict({**model.state_dict(), "mean": plain.mean, "std": plain.std})
     image = torch.rand(1, 3, 19, 22) * 255
     scaled = (image - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
@@ -264,7 +264,7 @@ def test_a_batch_of_nothing_does_not_crash_the_interpreter() -> None:
 @pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="torch.compile needs a compiler")
 def test_compiled_equals_eager() -> None:
     torch.manual_seed(4)
-    model = UNet(1, 2, 4, 1).eval()
+    model = UNet(1, 2, width=4, depth=1).eval()
     image = torch.randn(1, 1, 15, 18)
     with torch.no_grad(), warnings.catch_warnings():
         # torch's own: its compiler uses what newer Pythons call deprecated, and forks

@@ -14,7 +14,7 @@ from PIL import Image
 
 import ubend
 from support.commands import succeed
-from support.models import make_bundle
+from support.models import make_bundle, prob_of
 from support.refusal import raises
 from ubend.core.errors import DataError, PairError
 from ubend.core.progress import Reporter
@@ -22,14 +22,14 @@ from ubend.core.settings import make_settings
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.inference.postprocess import PostprocessOptions, postprocess
 from ubend.inference.predictor import Predictor
+from ubend.instances.instances import Objects
+from ubend.instances.truth import keep_valid
 from ubend.io import images, row_windows
 from ubend.io.decode import read_header
 from ubend.io.images import load_image, read_image
 from ubend.io.row_windows import TiffRowReader, read_into_array
 from ubend.labels.class_table import IGNORED
 from ubend.models.model_file import Bundle, save_bundle
-from ubend.objects.instances import Objects
-from ubend.objects.truth import keep_valid
 
 Pixels = NDArray[Any]
 NODATA = 42113
@@ -204,7 +204,7 @@ def test_a_fit_scores_as_evaluate_does(tmp_path: Path) -> None:
     run = tmp_path / "run"
     succeed("fit", root, "--out", run, "--epochs", 1, "--size", 24, "--width", 4, "--batch", 4)
     told = json.loads((run / "scores.json").read_text())
-    again = ubend.evaluate(run, device="cpu")
+    again = ubend.evaluate(run, device="cpu").to_dict()
     assert told["native"] == again["native"]
     assert told["model_size"] == again["model_size"]
     with (run / "data.csv").open() as file:
@@ -234,15 +234,17 @@ def test_a_prediction_is_changed_within_the_networks_reach_alone(seed: int, tmp_
     for name, junk in (("a", -9999.0), ("b", 1e30)):
         save_plain(tmp_path / f"{name}.tif", values, invalid, str(junk), junk)
     predictor = Predictor(make_tiler(), "cpu", tiles=64)
-    one, other, whole = (predictor(image) for image in (tmp_path / "a.tif", tmp_path / "b.tif", values))
-    np.testing.assert_array_equal(one.prob, other.prob)
-    np.testing.assert_array_equal(one.mask == IGNORED, invalid)
-    assert not one.prob[:, invalid].any()
+    one, other, whole = (prob_of(predictor, image) for image in (tmp_path / "a.tif", tmp_path / "b.tif", values))
+    np.testing.assert_array_equal(one, other)
+    seen = predictor(tmp_path / "a.tif")
+    np.testing.assert_array_equal(seen.mask == IGNORED, invalid)
+    np.testing.assert_array_equal(seen.valid, ~invalid)
+    assert not one[:, invalid].any()
     first = 20 + 10 * seed
-    np.testing.assert_allclose(one.prob[:, :, first + 80 :], whole.prob[:, :, first + 80 :], atol=1e-5)
-    masked = predictor(np.ma.masked_array(values[:, :, 0], invalid))
-    np.testing.assert_array_equal(masked.prob, one.prob)
-    assert sum(one.shares().values()) == pytest.approx(1)
+    np.testing.assert_allclose(one[:, :, first + 80 :], whole[:, :, first + 80 :], atol=1e-5)
+    masked = prob_of(predictor, np.ma.masked_array(values[:, :, 0], invalid))
+    np.testing.assert_array_equal(masked, one)
+    assert sum(seen.shares().values()) == pytest.approx(1)
 
 
 def test_holes_and_small_parts_beside_them() -> None:

@@ -2,8 +2,8 @@
 
 make messages
 
-1. Extract what stands in `_("...")` and `later("...")` below src, add the lessons' explanations (a TOML file) and
-   what is borrowed (below).
+1. Extract what stands in `_("...")`, `later("...")` and `ngettext("...", "...", n)` below src, add the lessons'
+   explanations (a TOML file) and what is borrowed (below).
 2. Update src/ubend/locale/LANG/LC_MESSAGES/ubend.po: a new sentence comes in empty, or with the translation of
    the sentence most like it and the mark `#, fuzzy`; one that is gone goes.
 3. Compile it to ubend.mo, which is what the program reads. Both are committed.
@@ -28,7 +28,7 @@ from ubend_lessons.explain import list_sentences
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"  # of all packages, which share the catalogues
 LOCALE = SOURCE / "ubend" / "locale"
-KEYWORDS = {"_": None, "later": None}
+KEYWORDS = {"_": None, "later": None, "ngettext": (1, 2)}
 
 # Sentences of click that its users meet; singular and plural where click counts.
 CLICK: list[str | tuple[str, str]] = [

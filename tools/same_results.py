@@ -38,8 +38,8 @@ FITS = {
     "from": f"fit cells --from runs/modern {TINY}",
     "two-processes": f"fit cells --gpus 2 {TINY}",
     "second-seed": f"fit cells --seed 1 {TINY}",
-    "skips": f"fit cells --skips 1 --set model.growth=nearest --loss dice+focal {TINY}",
-    "foreground": f"fit cells --set data.window=32 --set data.foreground_share=0.5 {TINY}",
+    "skips": f"fit cells --skips 1 --set model.upsampling=nearest --loss dice+focal {TINY}",
+    "foreground": f"fit cells --set data.crop=32 --set data.foreground_share=0.5 {TINY}",
     "border-weights": f"fit cells --recipe paper --set train.border_weight=10 {TINY}",
     "frozen": f"fit cells --set augment.kind=frozen --set train.optimizer=sgd {TINY}",
 }

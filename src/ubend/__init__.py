@@ -2,9 +2,10 @@
 
     import ubend
 
-    result = ubend.fit("my-folder", "runs/first")      # train and score
+    result = ubend.fit("my-folder", out="runs/first")  # train and score
+    print(result.scores)                               # a table of Dice and IoU
     predictor = ubend.load("runs/first")               # use the model
-    mask = predictor("picture.jpg").mask               # (H, W) uint8 class index
+    mask = predictor("image.jpg").mask                 # (H, W) uint8 class index
     net = ubend.UNet(channels=3, classes=2)            # the network alone, a plain nn.Module
 
 Names are imported when first used, so that `import ubend` does not wait for torch.
@@ -16,8 +17,26 @@ from typing import TYPE_CHECKING, Any
 from ubend._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from ubend.api import cutout as cutout
+    from ubend.api import data as data
+    from ubend.api import draw_sample as draw_sample
+    from ubend.api import evaluate as evaluate
+    from ubend.api import fit as fit
+    from ubend.api import objects as objects
+    from ubend.api import predict as predict
+    from ubend.api import read_folder as read_folder
+    from ubend.api import resume as resume
+    from ubend.core.errors import DataError as DataError
+    from ubend.core.errors import FilesError as FilesError
+    from ubend.core.errors import MissingPackageError as MissingPackageError
+    from ubend.core.errors import ModelFileError as ModelFileError
+    from ubend.core.errors import OutputError as OutputError
+    from ubend.core.errors import PairError as PairError
+    from ubend.core.errors import SettingError as SettingError
+    from ubend.core.errors import TrainingError as TrainingError
     from ubend.core.errors import UbendError as UbendError
-    from ubend.dataset.sample import draw_sample as draw_sample
+    from ubend.core.progress import Reporter as Reporter
+    from ubend.evaluation.report import Scores as Scores
     from ubend.inference.ensemble import Ensemble as Ensemble
     from ubend.inference.ensemble import load as load
     from ubend.inference.prediction import Prediction as Prediction
@@ -25,31 +44,41 @@ if TYPE_CHECKING:
     from ubend.labels.class_table import IGNORED as IGNORED
     from ubend.labels.class_table import LabelMap as LabelMap
     from ubend.models.unet import UNet as UNet
-    from ubend.tasks.evaluate import evaluate as evaluate
-    from ubend.tasks.fit import FitResult as FitResult
-    from ubend.tasks.fit import fit as fit
-    from ubend.tasks.fit import resume as resume
-    from ubend.tasks.reading import read_folder as read_folder
+    from ubend.tasks.fit_result import FitResult as FitResult
     from ubend.tasks.reading import read_image as read_image
     from ubend.tasks.reading import read_scan as read_scan
 
 _HOMES = {
-    "IGNORED": "ubend.labels.class_table",
+    "DataError": "ubend.core.errors",
     "Ensemble": "ubend.inference.ensemble",
-    "FitResult": "ubend.tasks.fit",
+    "FilesError": "ubend.core.errors",
+    "FitResult": "ubend.tasks.fit_result",
+    "IGNORED": "ubend.labels.class_table",
     "LabelMap": "ubend.labels.class_table",
+    "MissingPackageError": "ubend.core.errors",
+    "ModelFileError": "ubend.core.errors",
+    "OutputError": "ubend.core.errors",
+    "PairError": "ubend.core.errors",
     "Prediction": "ubend.inference.prediction",
     "Predictor": "ubend.inference.predictor",
+    "Reporter": "ubend.core.progress",
+    "Scores": "ubend.evaluation.report",
+    "SettingError": "ubend.core.errors",
+    "TrainingError": "ubend.core.errors",
     "UNet": "ubend.models.unet",
     "UbendError": "ubend.core.errors",
-    "draw_sample": "ubend.dataset.sample",
-    "evaluate": "ubend.tasks.evaluate",
-    "fit": "ubend.tasks.fit",
+    "cutout": "ubend.api",
+    "data": "ubend.api",
+    "draw_sample": "ubend.api",
+    "evaluate": "ubend.api",
+    "fit": "ubend.api",
     "load": "ubend.inference.ensemble",
-    "read_folder": "ubend.tasks.reading",
+    "objects": "ubend.api",
+    "predict": "ubend.api",
+    "read_folder": "ubend.api",
     "read_image": "ubend.tasks.reading",
     "read_scan": "ubend.tasks.reading",
-    "resume": "ubend.tasks.fit",
+    "resume": "ubend.api",
 }
 __all__ = sorted([*_HOMES, "__version__"])
 

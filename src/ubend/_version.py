@@ -1,3 +1,3 @@
-"""The version, in a file that imports nothing."""
+"""The version; packaging, `--version`, run folders and CHANGELOG.md take it from here."""
 
 __version__ = "0.1.0"

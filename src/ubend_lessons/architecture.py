@@ -290,7 +290,7 @@ def untrained(width: int = 64, depth: int = 4) -> UNet:
         SettingError: it would have more parameters than the lesson is worth.
     """
     with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in UNet(3, 2, width, depth).parameters())
+        count = sum(parameter.numel() for parameter in UNet(3, 2, width=width, depth=depth).parameters())
     if count > _MAX_PARAMETERS:
         raise SettingError(
             _("width {width} and depth {depth} make {count:,} parameters; give less of one").format(
@@ -300,4 +300,4 @@ def untrained(width: int = 64, depth: int = 4) -> UNet:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return UNet(3, 2, width, depth)
+        return UNet(3, 2, width=width, depth=depth)

@@ -252,7 +252,7 @@ def teach_breeds(
         scores = fit(folder, model, settings=chosen, device=device, reporter=SilentReporter()).scores
         if scores is None:
             raise KeyboardInterrupt
-        dice = scores["native"]["dice"]["per_image"]["mean_foreground"]
+        dice = scores.native.dice.per_image.mean_foreground
         reporter.report(_("a segmentation network was trained: Dice {dice:.3f}").format(dice=dice))
     finder = Finder(Path(model), breeds.data, breeds.device)
     if not isinstance(finder.net, UNet):

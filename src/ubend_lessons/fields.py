@@ -16,7 +16,7 @@ from PIL import Image
 
 from ubend.core.errors import DataError
 from ubend.core.files import refuse_existing_results
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import color_mask, to_rgb
@@ -43,7 +43,7 @@ _QUICK: dict[str, Any] = {
     "train.epochs": 20,
     "train.learning_rate": 1e-2,
     "train.warmup": 0.1,
-    "train.average_decay": 0.98,
+    "train.ema_decay": 0.98,
 }
 # Rare classes, which the settings above find by chance: a lesion has one pixel of 200, a person one of 40.
 _LESION: dict[str, Any] = {"train.class_weights": [1, 2, 8], "train.epochs": 32, "train.learning_rate": 5e-3}
@@ -207,9 +207,10 @@ def _train(
         said = _("what is rare counts more in the cross entropy: train.class_weights = {weights}")
         reporter.report(said.format(weights=weights))
     run = out / "run"
-    scores = fit(folder, run, settings=settings, device=device, reporter=SilentReporter()).scores
-    if scores is None:
+    found = fit(folder, run, settings=settings, device=device, reporter=SilentReporter()).scores
+    if found is None:
         raise KeyboardInterrupt
+    scores = found.to_dict()
     _describe_classes(scores, reporter)
     pairs = [pair for pair in read_run_pairs(run) if pair.split == scores["part"]]
     if not pairs:
@@ -223,9 +224,11 @@ def _describe_classes(scores: Mapping[str, Any], reporter: Reporter) -> None:
     heads = [_("share"), _("Dice"), _("IoU")]
     wide = max(len(name) for name in native["true_share"]) + 2
     reporter.report(
-        _("{count} images of the {split} split, scores per image at native size:").format(
-            count=native["pictures"], split=scores["part"]
-        )
+        ngettext(
+            "{count} image of the {split} split, scores per image at native size:",
+            "{count} images of the {split} split, scores per image at native size:",
+            native["pictures"],
+        ).format(count=native["pictures"], split=scores["part"])
     )
     reporter.report(" " * wide + "".join(f"{head:>9}" for head in heads))
     for name, share in sorted(native["true_share"].items(), key=lambda item: -item[1]):
@@ -299,15 +302,16 @@ def _describe_index(pairs: Sequence[Pair], predictor: Predictor, reporter: Repor
     labels = predictor.labels
     plants = np.isin(np.arange(256), [labels.names.index(name) for name in _VEGETATION])
     by_index, by_network = [], []
-    for pair, (_number, mask) in zip(pairs, predictor.predict_masks([pair.image for pair in pairs]), strict=True):
+    for number, prediction in predictor.predict([pair.image for pair in pairs]):
+        pair, mask = pairs[number], prediction.mask
         image = read_image(pair.image)
         truth = plants[read_class_map(pair, mask.shape, labels).classes]
         by_index.append(((satellite.vegetation_index(image) > _GREEN) == truth).mean())
         by_network.append((plants[mask] == truth).mean())
     reporter.report(
         _(
-            "plants told from all else: {index:.1%} of the pixels by the vegetation index above {threshold:g}, "
-            "{network:.1%} by the network, which also tells fields from forests"
+            "plants against everything else: {index:.1%} of the pixels by the vegetation index above {threshold:g}, "
+            "{network:.1%} by the network, which also separates fields from forests"
         ).format(index=float(np.mean(by_index)), threshold=_GREEN, network=float(np.mean(by_network)))
     )
 

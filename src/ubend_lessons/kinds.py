@@ -17,9 +17,9 @@ from ubend.core.i18n import _
 from ubend.drawing.object_overlay import write_inside
 from ubend.drawing.overlay import color_mask, to_rgb
 from ubend.drawing.panels import load_font, save_png, show_image
+from ubend.instances.instances import Objects, choose_method, contour_class, find_boxes, object_classes, separate
 from ubend.io.images import resize_array, resize_mask
 from ubend.labels.class_table import IGNORED, background_class
-from ubend.objects.instances import Objects, choose_method, contour_class, find_boxes, object_classes, separate
 from ubend_lessons.cards import Card, draw_cards
 from ubend_lessons.example import Example
 

@@ -107,7 +107,7 @@ def transfer(counts: str | None, epochs: int | None, **options: Any) -> None:
     _teach("teach_transfer", module="transfer", **options)
 
 
-@command(help=later("Breeds told by a second head: by the whole image, by the mask's pixels, by the cut-out."))
+@command(help=later("Breeds recognised by a second head: by the whole image, by the mask's pixels, by the cut-out."))
 @option("--model", type=PATH, help=later("A segmentation model of these classes  [one is trained]"))
 @_BREED_EPOCHS
 @_variant_options
@@ -119,7 +119,9 @@ def breeds(epochs: int | None, **options: Any) -> None:
 @command(help=later("Objects cut out by their masks, and a table of their shapes."))
 @option("--data", "folder", type=PATH, help=later("Folder of images and masks  [a drawn sample]"))
 @option("--model", type=PATH, help=later("A model that finds the objects  [the masks of the folder]"))
-@option("--pictures", type=int, default=4, show_default=True, help=later("How many, evenly taken."))
+@option(
+    "--images", type=int, default=4, show_default=True, help=later("Number of images, evenly spaced in the folder.")
+)
 @option("--out", type=PATH, required=True, help=later("Folder to make, for tables and images."))
 @option("--show", is_flag=True, help=later("Also display it."))
 def shapes(out: Path, **options: Any) -> None:

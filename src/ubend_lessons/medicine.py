@@ -182,7 +182,7 @@ def _write_lists(folder: Path, rows: Sequence[tuple[str, str, str]], names: Sequ
 def _label_names(path: Path, count: int) -> list[str]:
     """Of the labels 0, 1, ..., as the Decathlon's dataset.json has them."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))["labels"]
-        return [str(told[str(number)]) for number in range(max(count, len(told)))]
+        names = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        return [str(names[str(number)]) for number in range(max(count, len(names)))]
     except (OSError, ValueError, KeyError, TypeError):
         return ["background", *(f"label {number}" for number in range(1, count))]

@@ -20,13 +20,13 @@ from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_image
 from ubend.inference.predictor import load
+from ubend.instances.instances import Objects, choose_method, object_classes, separate
+from ubend.instances.truth import read_truth
 from ubend.io.images import read_image
 from ubend.labels.class_table import LabelMap
 from ubend.layouts.pairs import Pair
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.models.paper import input_side
-from ubend.objects.instances import Objects, choose_method, object_classes, separate
-from ubend.objects.truth import read_truth
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit
 from ubend_lessons.paper_figures import color_ids, draw_sizes, draw_tiles, draw_weights, object_color
@@ -55,7 +55,7 @@ _TILES = 2.5  # tiles along the longer side of the image of them
 
 
 @dataclass(frozen=True)
-class Counted:
+class TrainingResult:
     """What a training with or without the weight map came to on the test split.
 
     Attributes:
@@ -86,7 +86,7 @@ def teach_paper(
     device: str | None = None,
     show: bool = False,
     reporter: Reporter,
-) -> list[Counted]:
+) -> list[TrainingResult]:
     """Draw the paper's network, tiles and weight map; train it without and with the map, and count objects.
 
     Writes `sizes.png`, `tiles.png`, `weights.png`, `comparison.png` and a run folder for each training into `out`.
@@ -110,7 +110,7 @@ def teach_paper(
             side=side, given=_GIVEN_PX
         )
     )
-    counted: list[Counted] = []
+    counted: list[TrainingResult] = []
     quiet = SilentReporter()
     for weight in (0.0, W0):
         run = out / f"run-{len(counted) + 1}"
@@ -118,7 +118,7 @@ def teach_paper(
         scores = fit(folder, run, recipe="paper", settings=chosen, device=device, reporter=quiet).scores
         if scores is None:
             raise KeyboardInterrupt
-        dice = scores["native"]["dice"]["per_image"]["mean_foreground"]
+        dice = scores.native.dice.per_image.mean_foreground
         counted.append(count_objects(run, weight, dice, device))
         reporter.report(_describe(counted[-1]))
     labels, pairs = load(out / "run-1", "cpu").labels, _test_pairs(out / "run-1")
@@ -164,24 +164,24 @@ def separate_cells(ids: NDArray[np.uint16]) -> NDArray[np.uint8]:
     return mask
 
 
-def count_objects(run: Path, border_weight: float, dice: float, device: str | None) -> Counted:
+def count_objects(run: Path, border_weight: float, dice: float, device: str | None) -> TrainingResult:
     """Count the objects of a run's test split, separated as `ubend count` does, against the true ones."""
     predictor, pairs = load(run, device), _test_pairs(run)
     names, root = predictor.labels.names, _root(pairs)
     quality, errors, shown = Quality(), [], []
-    found = dict(predictor.predict_masks([pair.image for pair in pairs]))
+    found = dict(predictor.predict([pair.image for pair in pairs]))
     for number, pair in enumerate(pairs):
         truth = find_objects(root, pair, predictor.labels)
         areas = np.bincount(truth.ids.ravel())[1:]
         minimum = max(1, round(_FRAGMENT * float(np.median(areas)))) if len(areas) else 1
-        own = separate(found[number], names, choose_method(names), minimum)
+        own = separate(found[number].mask, names, choose_method(names), minimum)
         each = compare_objects(own.ids, own.classes, truth.ids, truth.classes, len(names))
         total = sum((each[kind] for kind in object_classes(names)), Quality())
         quality += total
         errors.append(total.count_error)
         if number < _SHOWN:
             shown.append(own.ids)
-    return Counted(border_weight, dice, quality, tuple(errors), tuple(shown))
+    return TrainingResult(border_weight, dice, quality, tuple(errors), tuple(shown))
 
 
 def find_objects(root: Path, pair: Pair, labels: LabelMap) -> Objects:
@@ -219,7 +219,7 @@ def _variant(border_weight: float) -> str:
     return _("with the weight map") if border_weight else _("without the weight map")
 
 
-def _describe(counted: Counted) -> str:
+def _describe(counted: TrainingResult) -> str:
     own = counted.quality
     return _(
         "{name}: {found} objects found of {true}; count error {error:.2f} an image, F1 {f1:.3f}, Dice {dice:.3f}"

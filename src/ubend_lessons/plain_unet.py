@@ -3,4 +3,4 @@
 from typing import Any
 
 # Also the loss and the average with which the lessons' figures were recorded.
-PLAIN_UNET: dict[str, Any] = {"model.encoder": "none", "train.loss": "dice+ce", "train.average_decay": 0.999}
+PLAIN_UNET: dict[str, Any] = {"model.encoder": "none", "train.loss": "dice+ce", "train.ema_decay": 0.999}

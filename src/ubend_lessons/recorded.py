@@ -105,7 +105,7 @@ def train_recorded(
     with tempfile.TemporaryDirectory() as place:
         run = RunFolder(Path(place) / "run")
         run.create()
-        with Saver(run.state, lambda _weights, _history: None) as saver, stop_on_signals() as stop:
+        with Saver(run.state_path, lambda _weights, _history: None) as saver, stop_on_signals() as stop:
             train(runtime, Recorder(run, saver, reporter, score), stop)
             saver.wait()
     return RecordedRun(

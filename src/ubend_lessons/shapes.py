@@ -20,10 +20,10 @@ from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import load_font, save_png, show_image
 from ubend.inference.predictor import load
+from ubend.instances.export import Row, measure, write_table
+from ubend.instances.instances import choose_method, separate
 from ubend.io.images import read_image
 from ubend.labels.class_table import LabelMap
-from ubend.objects.export import Row, measure, write_table
-from ubend.objects.instances import choose_method, separate
 from ubend.tasks.cutout import extend_colors, make_alpha
 from ubend.tasks.user_settings import read_user_settings
 from ubend_lessons.variants import SilentReporter
@@ -60,7 +60,7 @@ def teach_shapes(
     *,
     folder: Path | str | None = None,
     model: Path | str | None = None,
-    pictures: int = 4,
+    images: int = 4,
     show: bool = False,
     reporter: Reporter,
 ) -> list[CutOut]:
@@ -72,22 +72,22 @@ def teach_shapes(
     Args:
         folder: images and masks; None: a sample is drawn into `out`.
         model: a run folder or model file that finds the objects; None: the masks of the folder tell them.
-        images: how many, evenly taken.
+        images: number of images, evenly spaced in the folder.
     Raises:
         OutputError: `out` holds something already.
         SettingError: images is not above 0, or scikit-image is not installed.
         DataError: there is no object.
     """
-    if pictures < 1:
-        raise SettingError(_("images: give 1 or more"), key="--pictures")
+    if images < 1:
+        raise SettingError(_("images: give 1 or more"), key="--images")
     out = refuse_existing_results(out)
     if folder is None:
         folder = out / "sample"
-        draw_sample(folder, max(_SAMPLE, pictures), _SAMPLE_PX)
+        draw_sample(folder, max(_SAMPLE, images), _SAMPLE_PX)
     data = open_dataset(read_user_settings(folder).settings, "cpu", default_cache(), SilentReporter())
     predictor = None if model is None else load(model)
     found: list[CutOut] = []
-    numbers = np.linspace(0, len(data.folder.pairs) - 1, min(pictures, len(data.folder.pairs)), dtype=np.int64)
+    numbers = np.linspace(0, len(data.folder.pairs) - 1, min(images, len(data.folder.pairs)), dtype=np.int64)
     for number in numbers:
         pair = data.folder.pairs[number]
         if predictor is None:
@@ -99,7 +99,7 @@ def teach_shapes(
             found += cut_objects(pair.image, image, predictor(pair.image).mask, predictor.labels)
     if not found:
         raise DataError(
-            _("{folder}: no objects in {count} images; give more").format(folder=folder, count=len(numbers)),
+            _("{folder}: no objects in the images ({count}); give more").format(folder=folder, count=len(numbers)),
             path=folder,
         )
     for one in found:
@@ -110,8 +110,8 @@ def teach_shapes(
     largest = sorted(found, key=lambda one: -int(one.row["area_px"]))[:_MAX_ROWS]
     page = draw_shapes(largest)
     save_png(page, out / "shapes.png")
-    said = _("{count} objects in {pictures} images; their cut-outs and measures are in {out}")
-    reporter.report(said.format(count=len(found), pictures=len(numbers), out=out))
+    said = _("objects {count}, images {images}; the cut-outs and measures are in {out}")
+    reporter.report(said.format(count=len(found), images=len(numbers), out=out))
     if show:
         show_image(page)
     return found

@@ -16,14 +16,14 @@ INVALID = 100  # number of a drawn image that is not among them
 _SETTINGS = {
     **PLAIN_UNET,
     "data.size": 256,
-    "data.window": 128,
+    "data.crop": 128,
     "model.width": 8,
     "model.depth": 3,
     "train.batch": 8,
     "train.epochs": 24,
     "train.learning_rate": 3e-3,
     "train.warmup": 0.1,
-    "train.average_decay": 0.9,
+    "train.ema_decay": 0.9,
 }
 
 

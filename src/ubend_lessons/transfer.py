@@ -24,7 +24,7 @@ from ubend.dataset.prepare import prepare
 from ubend.drawing.panels import show_image
 from ubend.evaluation.scores import DecodedImage, evaluate_pairs
 from ubend.inference.predictor import Predictor
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.models.model_file import load_bundle, save_bundle
 from ubend.models.unet import UNet
 from ubend.tasks.fit import assemble
@@ -151,9 +151,9 @@ def train_subset(breeds: Breeds, count: int, initial: InitialModel | None, out: 
     )
     run = RunFolder(out)
     run.create()
-    with Saver(run.state, partial(save_trained, run.model, built.bundle)) as saver, stop_on_signals() as stop:
+    with Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver, stop_on_signals() as stop:
         train(runtime, Recorder(run, saver, SilentReporter()), stop)
-    return _score(breeds.data, Predictor(load_bundle(run.model), device))
+    return _score(breeds.data, Predictor(load_bundle(run.model_path), device))
 
 
 def _take_subset(breeds: Breeds, count: int) -> Dataset:
@@ -179,7 +179,7 @@ def _score(data: Dataset, predictor: Predictor) -> float:
 
     def take_stored(place: int) -> DecodedImage:
         height, width = store.native_hw[numbers[place]].tolist()
-        return DecodedImage(Source.of_pixels(store.image(numbers[place]), (height, width)))
+        return DecodedImage(TileSource.of_pixels(store.image(numbers[place]), (height, width)))
 
     scores = evaluate_pairs(predictor, [data.folder.pairs[number] for number in numbers], decoded=take_stored)
     return float(scores["native"]["dice"]["per_image"]["mean_foreground"])

@@ -104,7 +104,7 @@ def compare_variants(
         scores = fit(folder, run, settings=chosen, device=device, reporter=quiet).scores
         if scores is None:
             raise KeyboardInterrupt
-        outcomes.append(_inspect(variant, run, scores["native"]["dice"]["per_image"]["mean_foreground"], device))
+        outcomes.append(_inspect(variant, run, scores.native.dice.per_image.mean_foreground, device))
         reporter.report(
             _("{name}: Dice {dice:.3f}, outlines within {px:g} px {boundary:.3f}").format(
                 name=variant.name, dice=outcomes[-1].dice, px=TOLERANCE_PX, boundary=outcomes[-1].boundary
@@ -145,7 +145,7 @@ def teach_upsampling(out: Path | str, **options: Any) -> list[Outcome]:
         "bilinear": _("bilinear, then convolution"),
         "unpool": _("convolution, then max unpooling"),
     }
-    variants = [Variant(name, {"model.growth": growth}) for growth, name in names.items()]
+    variants = [Variant(name, {"model.upsampling": upsampling}) for upsampling, name in names.items()]
     return compare_variants(variants, out, **options)
 
 
@@ -162,7 +162,8 @@ class SilentReporter(Reporter):
 def score_boundaries(predictor: Predictor, pairs: Sequence[Pair]) -> NDArray[np.float64]:
     """(pairs, C) boundary Dice at native size of each image and class; NaN where a class has no outline."""
     scores = np.full((len(pairs), predictor.labels.classes), np.nan)
-    for number, mask in predictor.predict_masks([pair.image for pair in pairs]):
+    for number, prediction in predictor.predict([pair.image for pair in pairs]):
+        mask = prediction.mask
         truth = read_class_map(pairs[number], (mask.shape[0], mask.shape[1]), predictor.labels).classes
         scores[number] = boundary_dice(mask, truth, predictor.labels.classes, TOLERANCE_PX)
     return scores
@@ -174,7 +175,8 @@ def _inspect(variant: Variant, run: Path, dice: float, device: str | None) -> Ou
     outlines = score_boundaries(predictor, pairs[:: max(1, math.ceil(len(pairs) / _MAX_OUTLINES))])
     background = background_class(predictor.labels.names)
     kept = [number for number in range(predictor.labels.classes) if number != background]
-    masks = dict(predictor.predict_masks([pair.image for pair in pairs[:_SHOWN]]))
+    shown = predictor.predict([pair.image for pair in pairs[:_SHOWN]])
+    masks = {number: prediction.mask for number, prediction in shown}
     return Outcome(variant, dice, float(np.nanmean(outlines[:, kept])), [masks[n] for n in range(len(masks))])
 
 

@@ -10,7 +10,7 @@ from ubend.core import errors
 # Our errors, and the calls whose first argument people read.
 ERRORS = [name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, errors.UbendError)]
 TELLERS = ("echo", "say", "begin", "print", "UsageError", "BadParameter", "warning", "set_title", "set_xlabel")
-LOOKUPS = ("_", "later")
+LOOKUPS = ("_", "later", "ngettext")
 UNITS = ("MiB",)
 
 
@@ -42,7 +42,7 @@ def early_lookups(tree: ast.Module) -> list[int]:
             for child in [*now, *getattr(node, "decorator_list", [])]:
                 visit(child)
             return
-        if isinstance(node, ast.Call) and _name(node) in ("_", "now"):
+        if isinstance(node, ast.Call) and _name(node) in ("_", "now", "ngettext"):
             found.append(node.lineno)
         for child in ast.iter_child_nodes(node):
             visit(child)
@@ -90,6 +90,9 @@ class Marking(gettext.NullTranslations):
             if name is not None:
                 marked += "{" + name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "") + "}"
         return marked
+
+    def ngettext(self, msgid1: str, msgid2: str, n: int) -> str:
+        return self.gettext(msgid1 if n == 1 else msgid2)
 
 
 def unmarked(said: str) -> str:

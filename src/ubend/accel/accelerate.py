@@ -3,6 +3,7 @@ what was given. Importing this needs no Triton."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,12 @@ from ubend.accel import fused, norm_layers
 from ubend.accel.folded import FoldedUNet, can_fold
 from ubend.accel.fused import GradientHook
 from ubend.accel.gate import usable
+from ubend.core.device import has_compiler
+from ubend.core.i18n import _
+from ubend.core.progress import Reporter
 from ubend.dataset.augment import Augment, elastic_basis
+from ubend.models.custom import CustomNetwork
+from ubend.models.ensemble_net import EnsembleNet
 from ubend.training.losses import Loss, LossSums
 
 
@@ -26,6 +32,8 @@ def accelerate_network(net: nn.Module, on_gradient: GradientHook | None = None) 
         on_gradient: called with (weight, its gradient) of each convolution as soon as the gradient is there, while the
             backward pass continues; it may change the gradient in place. Called by the fused network alone.
     """
+    if isinstance(net, CustomNetwork):  # its code may look at the layers in other ways than to call them
+        return net
     if not fused.can_fuse(net):
         return norm_layers.accelerate_norms(net)
 
@@ -37,6 +45,15 @@ def accelerate_network(net: nn.Module, on_gradient: GradientHook | None = None) 
         return fused.run(net, image, kernels, on_gradient)
 
     return forward
+
+
+def compile_network(model: nn.Module, reporter: Reporter) -> Callable[[Tensor], Tensor]:
+    """The network compiled by `torch.compile`, or unchanged if there is no C compiler."""
+    if has_compiler():
+        compiled: Callable[[Tensor], Tensor] = torch.compile(model)
+        return compiled
+    reporter.report(_("note: no C compiler was found, so training continues uncompiled (the same results, slower)"))
+    return model
 
 
 def accelerate_inference(
@@ -53,12 +70,15 @@ def accelerate_inference(
         net: in `eval` mode; later changes of its parameters have no effect.
         precision: in which feature maps are computed.
     """
+    if isinstance(net, EnsembleNet):
+        members = [FoldedUNet(member, precision) for member in net.members if can_fold(member)]
+        return partial(net.average, members) if len(members) == len(net.members) else plain
     return FoldedUNet(net, precision) if can_fold(net) else plain
 
 
 def accelerate_loss(loss: Loss) -> Loss:
     """The same loss, with `sum` as one kernel; `loss` itself where there is no kernel of its kind."""
-    return loss if loss.kind == "dice+focal" else _KernelLoss(loss.kind, loss.class_weights)
+    return loss if type(loss) is not Loss or loss.kind == "dice+focal" else _KernelLoss(loss.kind, loss.class_weights)
 
 
 @dataclass(frozen=True)

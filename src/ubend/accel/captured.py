@@ -38,7 +38,7 @@ def capture_steps(runtime: LimitedMemoryRuntime, reporter: Reporter) -> Runtime:
 
 def can_capture(training: Training) -> bool:
     """Whether the steps of this training can be one graph: pixel weights would have to be fetched."""
-    return training.state.model.can_capture and not training.batches.weighs_pixels
+    return training.state.model.can_capture and training.loss.can_capture and not training.batches.weighs_pixels
 
 
 class CapturedRuntime(Runtime):
@@ -96,7 +96,7 @@ class CapturedRuntime(Runtime):
         shares = np.array([group["rate_share"] for group in training.state.optimizer.param_groups])
         values[: -1 - len(shares)] = training.batches.numbers(step).reshape(-1)
         values[-1 - len(shares) : -1] = learning_rate_at(step, training.steps, training.plan) * shares
-        values[-1] = 1.0 - ema_decay(step, training.plan.average_decay)
+        values[-1] = 1.0 - ema_decay(step, training.plan.ema_decay)
         self._changing.copy_(slot, non_blocking=True)
         if not training.batches.source.resident:
             fetched = training.batches.fetch(step)

@@ -72,15 +72,15 @@ class FoldedUNet:
             skipped, features = backend.downsample(features, last, skip)
             kept.append(skipped)
             features, last = convolve(features, first), second
-        for growth, (first, second) in zip(self._up, self._joined, strict=True):
-            upsampled = F.conv_transpose2d(convolve(features, last), growth.weight, None, 2, 1)
-            features, last = convolve(backend.concatenate(kept.pop(), upsampled, growth.bias), first), second
+        for enlarge, (first, second) in zip(self._up, self._joined, strict=True):
+            upsampled = F.conv_transpose2d(convolve(features, last), enlarge.weight, None, 2, 1)
+            features, last = convolve(backend.concatenate(kept.pop(), upsampled, enlarge.bias), first), second
         return backend.finish(features, last)[..., :height, :width]
 
 
 def can_fold(net: nn.Module) -> TypeGuard[UNet]:
     """Whether `FoldedUNet` knows this network."""
-    return type(net) is UNet and net.growth == "transposed"
+    return type(net) is UNet and net.upsampling == "transposed"
 
 
 class _Plain:

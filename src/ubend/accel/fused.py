@@ -79,7 +79,7 @@ def find_kernels(on_device: Tensor) -> ModuleType | None:
 
 def can_fuse(net: nn.Module) -> TypeGuard[UNet]:
     """Whether `run` knows this network; of its calls, see `fits_call`."""
-    return type(net) is UNet and net.growth == "transposed"
+    return type(net) is UNet and net.upsampling == "transposed"
 
 
 def fits_call(net: UNet, image: Tensor) -> bool:

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ubend.core.settings import LossKind
-from ubend.training.losses import MIN_DICE
+from ubend.training.losses import EPSILON, MIN_DICE
 
 MAX_CLASSES = 32  # held at once by a program; more go the plain way
 _PIXELS = 1024  # numbers of one plane and program, at most; fewer with many classes
@@ -99,7 +99,7 @@ class SumLosses(torch.autograd.Function):
         ctx.kind = kind
         if kind in ("ce", "ce-sum"):
             return entropy.sum(), entropy.new_zeros(())
-        dice = 2.0 * overlap / (prob + truth).clamp_min(1e-6)
+        dice = 2.0 * overlap / (prob + truth).clamp_min(EPSILON)
         lost = -dice.clamp_min(MIN_DICE).log() if kind == "logdice+ce" else 1.0 - dice
         return entropy.sum(), torch.where(truth > 0, lost, 0.0).sum()
 
@@ -108,11 +108,11 @@ class SumLosses(torch.autograd.Function):
         logits, target, weights, overlap, prob, truth = ctx.saved_tensors
         n, classes, height, width = logits.shape
         if ctx.kind not in ("ce", "ce-sum"):
-            scale = torch.where(truth > 0, 2.0 * dice_scale / (prob + truth).clamp_min(1e-6), 0.0)
+            scale = torch.where(truth > 0, 2.0 * dice_scale / (prob + truth).clamp_min(EPSILON), 0.0)
             if ctx.kind == "logdice+ce":
-                dice = 2.0 * overlap / (prob + truth).clamp_min(1e-6)
+                dice = 2.0 * overlap / (prob + truth).clamp_min(EPSILON)
                 scale = torch.where(dice >= MIN_DICE, scale / dice, 0.0)
-            in_truth, everywhere = -scale, scale * overlap / (prob + truth).clamp_min(1e-6)
+            in_truth, everywhere = -scale, scale * overlap / (prob + truth).clamp_min(EPSILON)
         else:
             in_truth = everywhere = torch.zeros_like(overlap)
         out, sizes = torch.empty_like(logits), _tile(classes)

@@ -1,4 +1,4 @@
-"""One subcommand = one function call. Nothing heavy is imported before a subcommand runs."""
+"""The command line: each subcommand is one function call. Heavy imports happen only when a subcommand runs."""
 
 import errno
 import os
@@ -11,22 +11,25 @@ import click
 from ubend._version import __version__
 from ubend.cli import folders, training
 from ubend.cli import models as using
+from ubend.cli import objects as object_commands
 from ubend.cli.extensions import find_extensions, load_extension
 from ubend.core.click_i18n import MainGroup, Option
-from ubend.core.errors import FilesError, UbendError, reason
+from ubend.core.errors import FilesError, SettingError, UbendError, reason
 from ubend.core.i18n import _, later
 from ubend.core.terminal import echo
 
-_SOME_FAILED = 3  # exit code; the others: 0 all done, 1 our bug, 2 nothing was done, 130 interrupted
-# What the system answers to names and rights that the user gave, in whichever call it is found first.
+_SOME_FAILED = 3  # exit code; the others: 0 success, 1 internal error, 2 nothing was done, 130 interrupted
+# System errors caused by the user's file names and permissions, in any call.
 _OF_NAMES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
-_FIRST_SPEAKS_S = 1.0  # of several processes that all have to say the same, the first one does, and ends the others
+_RENAMED = {"samples": "preview"}
+_SYNONYMS = {"train": "fit", "eval": "evaluate", "test": "evaluate", "infer": "predict", "segment": "predict"}
+_FIRST_SPEAKS_S = 1.0  # if several processes fail alike, the first one reports and ends the others
 
 
 class _Group(MainGroup):
-    """Built-in commands, then those of installed packages. Turns our errors into one clear line and an exit code.
+    """Built-in commands and those of installed packages. Turns errors into one line and an exit code.
 
-    Installed packages are searched only for the list of commands and for a name that is not built in.
+    Installed packages are searched only for the list of commands and for names that are not built in.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -38,6 +41,34 @@ class _Group(MainGroup):
         if command is None and (extension := find_extensions().get(cmd_name)):
             return load_extension(extension)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of the first word.
+
+        Raises:
+            SettingError: a command that has another name now.
+            click.UsageError: there is no such command; the nearest one is named.
+        """
+        name = args[0]
+        if name in _RENAMED:
+            new = _RENAMED[name]
+            raise SettingError(_("'ubend {old}' is now 'ubend {new}'").format(old=name, new=new), key=name)
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            if near := self._nearest_command(ctx, name):
+                line = _("no command '{name}'; did you mean '{near}'?").format(name=name, near=near)
+                raise click.UsageError(line, ctx) from None
+            raise
+
+    def _nearest_command(self, ctx: click.Context, name: str) -> str | None:
+        import difflib
+
+        names = {known: known for known in self.list_commands(ctx)} | _SYNONYMS
+        found = difflib.get_close_matches(name.lower(), names, 1)
+        return names[found[0]] if found else None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[training.ARGUMENTS] = list(args)
@@ -55,7 +86,7 @@ class _Group(MainGroup):
             code = _SOME_FAILED if isinstance(error, FilesError) else 2
             exit_at_once(code)
             ctx.exit(code)
-        except (click.exceptions.Exit, click.ClickException, BrokenPipeError):  # click's own business
+        except (click.exceptions.Exit, click.ClickException, BrokenPipeError):  # handled by click
             raise
         except OSError as error:
             if error.errno not in _OF_NAMES or error.filename is None:
@@ -81,23 +112,23 @@ class _Group(MainGroup):
 
 @click.group(
     cls=_Group,
-    help=later("A folder of images and masks in; a trained, honestly scored U-Net out."),
+    help=later("Train a U-Net on a folder of images and masks, score it on a test split, and use it."),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="ubend", cls=Option, help=later("Show the version and exit."))
 def main() -> None:
-    """A folder of images and masks in; a trained, honestly scored U-Net out."""
+    """Train a U-Net on a folder of images and masks, score it on a test split, and use it."""
 
 
 for _command in (
     training.fit,
     training.evaluate,
     using.predict,
-    using.cutout,
-    using.objects,
+    object_commands.cutout,
+    object_commands.objects,
     using.show,
     folders.data,
-    folders.samples,
+    folders.preview,
     using.info,
     using.runs,
     folders.sample,

@@ -28,7 +28,7 @@ class Extension(NamedTuple):
 
 @functools.cache
 def find_extensions() -> dict[str, Extension]:
-    """The commands of all packages installed in folders of `sys.path`, by name; of two with one name, the first.
+    """The commands of all packages installed in folders of `sys.path`, by name; the first one wins.
 
     It reads the files that `importlib.metadata` reads (https://packaging.python.org/specifications/entry-points/),
     because importing that module and searching with it took a quarter of the CPU time of `ubend --help`.
@@ -40,7 +40,7 @@ def find_extensions() -> dict[str, Extension]:
         for metadata in _list_metadata(folder):
             package = metadata.rpartition(".")[0].partition("-")[0]
             normalized = re.sub(r"[-_.]+", "_", package).lower()
-            if normalized not in packages:  # else an earlier folder hides it
+            if normalized not in packages:  # otherwise an earlier folder hides it
                 packages.add(normalized)
                 for name, value in _read_entries(os.path.join(folder, metadata, "entry_points.txt")):
                     found.setdefault(name, Extension(name, value, package))
@@ -56,7 +56,7 @@ def _list_metadata(folder: str) -> list[str]:
 
 
 def _read_entries(path: str) -> Iterator[tuple[str, str]]:
-    """Name and value of each entry point of our group; none where there is no such file."""
+    """Name and value of each entry point of our group; empty if the file is missing."""
     try:
         with open(path, "rb", buffering=0) as file:
             data = file.read()
@@ -72,7 +72,7 @@ def _read_entries(path: str) -> Iterator[tuple[str, str]]:
 
 
 def load_extension(extension: Extension) -> click.Command:
-    """The command; where it cannot be loaded, one that says so in the list of commands and when it is called."""
+    """Load the command; if that fails, return one that reports the error in the list of commands and when called."""
     try:
         reference = extension.value.partition("[")[0]  # without extras
         module, _colon, attribute = (word.strip() for word in reference.partition(":"))

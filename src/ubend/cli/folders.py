@@ -1,4 +1,4 @@
-"""Images and masks before training, and what is kept of them: data, samples, sample, demo, cache."""
+"""Images and masks before training, and what is kept of them: data, preview, sample, demo, cache."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ubend.core.click_i18n import command, option
-from ubend.core.i18n import _, later
+from ubend.core.i18n import later, ngettext
 from ubend.core.terminal import echo
 from ubend.tasks.options import PATH, folder_options, make_reporter, prepare
 
@@ -39,9 +39,9 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
 @option("--out", type=PATH, default=Path("samples.png"), show_default=True, help=later("PNG to write."))
-@option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Images."))
+@option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Number of images."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
-def samples(folder: Path | None, out: Path, count: int, display: bool, **flags: Any) -> None:
+def preview(folder: Path | None, out: Path, count: int, display: bool, **flags: Any) -> None:
     from ubend.tasks.show import draw_samples
     from ubend.tasks.user_settings import read_user_settings
 
@@ -51,14 +51,18 @@ def samples(folder: Path | None, out: Path, count: int, display: bool, **flags: 
 
 @command(help=later("Draw microscope images with masks into FOLDER."))
 @click.argument("folder", type=PATH)
-@option("--count", type=click.IntRange(1), default=64, show_default=True, help=later("Images."))
+@option("--count", type=click.IntRange(1), default=64, show_default=True, help=later("Number of images."))
 @option("--size", "size_px", type=click.IntRange(64), default=256, show_default=True, help=later("Side in pixels."))
 @option("--seed", type=int, default=0, show_default=True, help=later("Random seed."))
 def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
     from ubend.dataset.sample import draw_sample
 
     draw_sample(folder, count, size_px, seed)
-    echo(_("{count} images with masks in {folder}").format(count=count, folder=folder))
+    echo(
+        ngettext("{count} image with its mask in {folder}", "{count} images with masks in {folder}", count).format(
+            count=count, folder=folder
+        )
+    )
 
 
 @command(help=later("Draw a sample, fit, evaluate, predict, and say where to look."))

@@ -1,4 +1,4 @@
-"""Use a model: predict, cutout, objects, show, info, runs."""
+"""Commands that use a model: predict, show, info, runs."""
 
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,16 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 )
 @click.argument("model", type=PATH)
 @click.argument("paths", type=PATH, nargs=-1, required=True)
-@option("--out", type=PATH, required=True, help=later("Folder for masks, overlays and shares.csv."))
+@option(
+    "--out",
+    type=PATH,
+    required=True,
+    help=later("Folder for masks, overlays and shares.csv: file, then each class's share of its pixels, 0 to 1."),
+)
 @options("tiles", "overlap", "with", "tta", "threshold")
 @option("--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Remove smaller regions; repeatable."))
 @options("fill-holes")
-@option("--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=later("Write probabilities too: TIFF, or npz."))
+@option("--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=later("Also write probabilities: TIFF or npz."))
 @options("resume")
 @option("--window", help=later("Intensity window of scans (NIfTI, DICOM): lung, or CENTER,WIDTH."))
 @options("device")
@@ -34,69 +39,12 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
         predict_paths(model, paths, out, conditions=conditions, reporter=reporter, **flags)
 
 
-@command(help=later("Cut a class out of PATHS: onto transparency, a colour or another image."))
-@click.argument("model", type=PATH)
-@click.argument("paths", type=PATH, nargs=-1, required=True)
-@option("--out", type=PATH, required=True, help=later("Folder for the cut-outs."))
-@option(
-    "--class",
-    "classes",
-    multiple=True,
-    metavar="CLASS",
-    help=later("What to cut out; may be repeated, contour=0.5 counts half  [the only one]"),
-)
-@option(
-    "--background",
-    default="transparent",
-    show_default=True,
-    metavar="COLOR|PICTURE",
-    help=later("Background."),
-)
-@option("--soft", "soft_px", type=float, metavar="PX", help=later("Width of the edge  [as unsure as the model is]"))
-@options("tiles", "overlap", "with", "tta", "resume", "device")
-def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
-    from ubend.tasks.cutout import cut_out_files
-
-    conditions = take_conditions(flags)
-    with make_reporter() as reporter:
-        cut_out_files(model, paths, out, conditions=conditions, reporter=reporter, **flags)
-
-
-@command(help=later("Number the objects in PATHS, measure and outline them."))
-@click.argument("model", type=PATH)
-@click.argument("paths", type=PATH, nargs=-1, required=True)
-@option("--out", type=PATH, required=True, help=later("Folder for ids, outlines and tables."))
-@option(
-    "--method", type=click.Choice(["contour", "parts", "distance"]), help=later("How touching objects are separated.")
-)
-@option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=later("Minimum object area, px."))
-@option(
-    "--export",
-    "exports",
-    type=click.Choice(["coco", "geojson", "panoptic"]),
-    multiple=True,
-    help=later("Also write them for other programs; repeatable."),
-)
-@option("--pixel-size", metavar="LENGTH", help=later("Side of a pixel, such as 0.325um, instead of what files state."))
-@option("--truth", type=PATH, metavar="FOLDER", help=later("True ids, NAME.png or NAME_ids.tif, to score against."))
-@options("tiles", "overlap", "with", "tta", "threshold", "fill-holes", "device")
-def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
-    from ubend.io.pixel_size import parse_pixel_size
-    from ubend.tasks.objects import CountingOptions, find_objects
-
-    flags["pixel_size"] = None if flags["pixel_size"] is None else parse_pixel_size(flags["pixel_size"])
-    counting = CountingOptions(*(flags.pop(name) for name in ("method", "min_area", "exports", "truth", "pixel_size")))
-    conditions = take_conditions(flags)
-    with make_reporter() as reporter:
-        find_objects(model, paths, out, counting=counting, conditions=conditions, reporter=reporter, **flags)
-
-
-@command(help=later("Draw RUN's first test images, or the worst ones: input, truth, prediction."))
+@command(help=later("Draw the first or the worst test images of RUN: input, truth, prediction."))
 @click.argument("run", type=PATH)
-@option("--worst", is_flag=True, help=later("Lowest score first, each with its score and a map of its errors."))
+@option("--worst", is_flag=True, help=later("Lowest scores first, with score and error map."))
 @options("subset")
 @option("--out", type=PATH, help=later("PNG to write  [RUN/predictions.png, or RUN/worst.png]"))
-@option("--count", type=click.IntRange(1), default=10, show_default=True, help=later("Images."))
+@option("--count", type=click.IntRange(1), default=10, show_default=True, help=later("Number of images."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
 @options("device")
 def show(run: Path, out: Path | None, display: bool, **flags: Any) -> None:
@@ -105,7 +53,7 @@ def show(run: Path, out: Path | None, display: bool, **flags: Any) -> None:
     echo(draw_predictions(run, out, show=display, **flags))
 
 
-@command(help=later("Say what MODEL is: network, classes, size, training, scores."))
+@command(help=later("Describe MODEL: network, classes, size, training, scores."))
 @click.argument("model", type=PATH)
 def info(model: Path) -> None:
     from ubend.tasks.info import describe_model
@@ -114,7 +62,7 @@ def info(model: Path) -> None:
         echo(line)
 
 
-@command(help=later("List the runs in FOLDER (default: runs), the newest first: data, settings, scores."))
+@command(help=later("List the runs in FOLDER (default: runs), newest first: data, settings, scores."))
 @click.argument("folder", type=PATH, default=Path("runs"), required=False)
 def runs(folder: Path) -> None:
     from ubend.tasks.runs import list_runs

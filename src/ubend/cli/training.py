@@ -1,31 +1,24 @@
-"""Train and score: fit, evaluate."""
+"""Commands that train and score: fit, evaluate."""
 
-import sys
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ubend.core.click_i18n import command, option
-from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
 from ubend.tasks.options import PATH, folder_options, make_reporter, options, parse_tiles, prepare, print_scores
-
-if TYPE_CHECKING:
-    from ubend.core.progress import Reporter
 
 ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus passes to the processes it starts
 
 
 @command(help=later("Train on FOLDER of images and masks (or oxford-pet, kvasir-seg), and score the model."))
 @click.argument("folder", type=PATH, required=False)
-@option("--out", type=PATH, help=later("Run folder to make  [runs/NAME-1, -2, ...]"))
+@option("--out", type=PATH, help=later("Run folder to create  [runs/NAME-1, -2, ...]"))
 @folder_options()
-@option(
-    "--recipe",
-    type=click.Choice(["modern", "tutorial", "paper"]),
-    help=later("Group of settings to start from  [modern]"),
-)
+@option("--recipe", type=click.Choice(["modern", "tutorial", "paper"]), help=later("Preset of settings  [modern]"))
+@options("effort", "folds", "test")
 @option("--size", type=int, help=later("Images are resized to the area of a SIZE x SIZE square."))
 @option(
     "--patches",
@@ -71,66 +64,31 @@ def fit(
     **flags: Any,
 ) -> None:
     from ubend.core.settings import parse_assignment
+    from ubend.tasks.options import launch_ranks, report_result
+    from ubend.tasks.user_settings import asks_for_folds
     from ubend.training.launcher import process_rank
 
     if resumed is not None:
         given = [name for name, value in flags.items() if value is not None]
         if folder is not None or config is not None or assignments or given:
             raise click.UsageError(
-                _("--resume takes the run's own folder and settings; give nothing else but --show and --gpus")
+                _("--resume uses the run's own folder and settings; only --show and --gpus can be given with it")
             )
-    if gpus is not None and gpus != process_rank().count:
-        _launch(gpus)
-        return
-    if resumed is not None:
-        _resume(resumed, show)
-        return
+        config = resumed / "settings.toml"
     settings = dict(parse_assignment(text) for text in assignments)
-    out, recipe = flags.pop("out"), flags.pop("recipe")
-    prepare(bool(flags["deterministic"]))
-    from ubend.tasks.fit import fit as call
-
+    several = asks_for_folds(folder, config, settings, flags)
+    if gpus is not None and gpus != process_rank().count and not several:
+        context = click.get_current_context()
+        context.exit(launch_ranks(gpus, context.meta[ARGUMENTS]))
+    prepare(resumed is not None or bool(flags["deterministic"]))  # deterministic mode is harmless for other runs
+    task, more = import_module("ubend.tasks.folds" if several else "ubend.tasks.fit"), {"gpus": gpus} if several else {}
     with make_reporter() as reporter:
-        result = call(
-            folder, out, recipe=recipe, config=config, settings=settings, show=show, reporter=reporter, **flags
-        )
-        _report_result(reporter, result.run, result.scores)
-
-
-def _launch(gpus: int) -> None:
-    """Run this command line in `gpus` processes; exit with their exit code."""
-    from ubend.training.launcher import launch, process_rank
-
-    if process_rank().count > 1:
-        raise SettingError(
-            _("--gpus {count}: there are {there} processes already; torchrun's --nproc-per-node says how many").format(
-                count=gpus, there=process_rank().count
-            ),
-            key="--gpus",
-        )
-    context = click.get_current_context()
-    context.exit(launch([sys.executable, "-m", "ubend", *context.meta[ARGUMENTS]], gpus))
-
-
-def _resume(run: Path, show: bool) -> None:
-    prepare(True)  # deterministic mode; harmless for other runs
-    from ubend.tasks.fit import resume
-
-    with make_reporter() as reporter:
-        result = resume(run, show=show, reporter=reporter)
-        _report_result(reporter, result.run, result.scores)
-
-
-def _report_result(reporter: "Reporter", run: Path, scores: dict[str, Any] | None) -> None:
-    from ubend.core.files import model_path
-    from ubend.training.launcher import process_rank
-
-    if not process_rank().is_first:
-        return
-    if scores is None:
-        sys.exit(130)
-    print_scores(scores)
-    reporter.report(_("model: {model}; look at it with `ubend show {run}`").format(model=model_path(run), run=run))
+        if resumed is not None:
+            result = task.resume(resumed, show=show, reporter=reporter, **more)
+        else:
+            words = {"recipe": flags.pop("recipe"), "config": config, "settings": settings, "show": show}
+            result = task.fit(folder, flags.pop("out"), reporter=reporter, **words, **flags, **more)
+        report_result(reporter, result.run, result.scores)
 
 
 @command(help=later("Score MODEL on its own test split, or on FOLDER (its test split, if it has one)."))

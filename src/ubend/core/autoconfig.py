@@ -1,7 +1,8 @@
-"""The rules by which settings and facts become a plan: what is left open is decided, each choice with its reason.
+"""Automatic choices: settings and facts -> plan. Every open setting gets a value and a reason.
 
 choose_network  encoder, weights and depth, from the settings alone
-choose_format   how images are read, from the headers and the width of objects in the masks, before they are decoded
+choose_folds    the number of folds, likewise
+choose_format   how images are read, from their headers and the widths of objects in the masks, before decoding
 resolve         everything else, once
 """
 
@@ -12,15 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.core.plan import Choice, Facts, ImageFormat, Plan, Width
-from ubend.core.settings import NO_ENCODER, UNET_DEPTH, Settings, change_settings, flatten, nest, validate
+from ubend.core.settings import CUSTOM, NO_ENCODER, UNET_DEPTH, Settings, change_settings, flatten, nest, validate
 
-# Images shown in a training, all epochs together, when the number of epochs is left open: 80,000 are what
-# docs/results.md has of Kvasir-SEG; 16,000 keep a training on two CPU cores near ten minutes.
+# Images shown in a training, all epochs together, when the number of epochs is left open: 80,000 is the number # in
+# docs/results.md for Kvasir-SEG; 16,000 keep a training on two CPU cores near ten minutes.
 _IMAGES_GPU, _IMAGES_CPU = 80_000, 16_000
+_QUICK = 0.25  # of these epochs, with `train.effort` quick
+_FOLDS = 5  # with `train.effort` best; each model has seen four fifths of the images
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Crops at native scale in an epoch, at most: so that an epoch takes minutes, not hours, and a training
+# Crops at native scale in an epoch, at most: an epoch should take minutes, not hours, and a training
 # has 20 validations or more.
 _EPOCH_GPU, _EPOCH_CPU = 4_000, 800
 _CROP_GPU, _CROP_CPU = 256, 128  # px; of images at native scale
@@ -30,11 +33,11 @@ _BATCH, _MIN_BATCH, _EPOCH_STEPS = 16, 4, 10
 _NARROW_PX = 10.0  # at the model's size: an outline half a pixel off on both sides costs a tenth of an object
 _SHRUNK = 0.75  # of the original width; objects that are narrow in the images themselves are not shrunk away
 _MIN_PX = 2.0  # in the images; narrower classes are outlines and rims left by resized masks: no size is chosen for them
-# px; whole images are enlarged up to this for the sake of narrow objects: four times the pixels of the size that is
+# px; narrow objects may enlarge whole images up to this: four times the pixels of the size that is
 # taken otherwise on a GPU, 2.25 times on a CPU, where a training then takes some nine minutes. Beyond, crops at native
 # scale cost less: as much as images of 256 or 128 px.
 _WIDE_GPU, _WIDE_CPU = 512, 192
-# Megapixels of all images together, up to which crops at native scale are chosen without being asked for: the store
+# Megapixels of all images together, up to which crops at native scale are chosen automatically: the store
 # holds every pixel (8 GB in colour), and a score looks at each one of the test split.
 _NATIVE_MEGAPIXELS = 2_000
 _MEAN_RATE = 1e-3  # of SGD with momentum .99, where the loss is a mean; measured (docs/experiments.md)
@@ -44,33 +47,38 @@ _RARE = 0.02  # of the pixels: crops are placed on objects where a class is rare
 # validation splits; behind on drawn cells where the steps are few (docs/experiments.md).
 _ENCODER, _ENCODER_DEPTH = "tf_efficientnet_lite0", 5
 _ENCODERS_BY_PIP = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
-_ENCODER_RATE = 0.3  # of pretrained weights; not varied by itself either
+_ENCODER_RATE = 0.3  # for pretrained weights; not varied on its own either
 _EMA_DECAY = 0.02  # share of the steps that the EMA looks back over; not varied by itself (docs/experiments.md)
 _UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
 _UPRIGHT_T = 4.0  # and this sure
-# What a plan holds where nothing looks at it.
+# Values of settings that are not used.
 _UNUSED: dict[str, Any] = {
     "augment.orientation": "free",
     "augment.rotation_deg": 180.0,
     "data.foreground_share": 0.0,
+    "model.width": 1,
     "train.compile": False,
     "train.encoder_rate": 1.0,
 }
 
 
 def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
-    """The settings with encoder, pretrained weights and depth decided, and the choices among these to tell."""
+    """The settings with encoder, pretrained weights and depth decided, and those of them that were chosen
+    automatically."""
     model, choices = settings.model, list[Choice]()
     encoder, pretrained, by_pip = model.encoder, model.pretrained, model.encoder in (None, *_ENCODERS_BY_PIP)
     if encoder is None and model.kind != "unet":
         encoder = NO_ENCODER
     elif encoder is None:
         shaped = [key for key in ("width", "depth", "skips") if getattr(model, key) is not None]
-        shaped += ["growth"] if model.growth != "transposed" else []
+        shaped += ["upsampling"] if model.upsampling != "transposed" else []
         encoder = NO_ENCODER if shaped else _ENCODER
         reason = _("its ImageNet weights help most where training images are few; --encoder none is the plain U-Net")
         if shaped:
-            reason = _("model.{key} is set, which shapes the plain U-Net; say --encoder {encoder} to shape its decoder")
+            reason = _(
+                "model.{key} is set, which applies to the plain U-Net; add --encoder "
+                "{encoder} to apply it to that encoder's decoder"
+            )
         line = reason.format(key=shaped[0] if shaped else "", encoder=_ENCODER)
         choices.append(Choice("model.encoder", encoder, line))
     if pretrained is None:
@@ -83,6 +91,14 @@ def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
     depth = model.depth or (UNET_DEPTH if encoder == NO_ENCODER else _ENCODER_DEPTH)
     chosen = {"model.encoder": encoder, "model.pretrained": pretrained, "model.depth": depth}
     return change_settings(settings, chosen), choices
+
+
+def choose_folds(settings: Settings) -> tuple[Settings, list[Choice]]:
+    """The settings with the number of folds decided, and the choice if `train.effort` made it."""
+    if settings.train.effort != "best" or settings.data.folds is not None:
+        return settings, []
+    reason = _("with effort best so many models are trained, each without one fold, and averaged with mirror images")
+    return change_settings(settings, {"data.folds": _FOLDS}), [Choice("data.folds", _FOLDS, reason)]
 
 
 def choose_format(
@@ -109,8 +125,8 @@ def choose_format(
         channels = 1
         choices.append(Choice("data.channels", 1, _("two classes: the tutorial's polyp job reads grey")))
     elif data.channels is None:
-        kinds = {1: _("all {count} images are grey"), 3: _("{count} images, read in colour")}
-        reason = kinds.get(channels) or _("all {count} images have that many channels")
+        kinds = {1: _("all images are grey"), 3: _("the images are read in colour")}
+        reason = kinds.get(channels) or _("all images have that many channels")
         choices.append(Choice("data.channels", channels, reason.format(count=len(native_hw))))
     if data.resize == "native":
         crop, chosen = _native_crop(settings, native_hw, device)
@@ -130,7 +146,7 @@ def choose_format(
             crop, chosen = _native_crop(settings, native_hw, device)
             return ImageFormat(data.channels or channels, None, crop, choice.value, (*choices, *chosen))
         size = choice.value
-    return ImageFormat(data.channels or channels, size, data.window, data.resize or "keep", tuple(choices))
+    return ImageFormat(data.channels or channels, size, data.crop, data.resize or "keep", tuple(choices))
 
 
 def find_narrow(widths: Mapping[str, Width], size: int) -> dict[str, Width]:
@@ -151,7 +167,7 @@ def _spare_narrow(
     The class that needs the largest size decides, unless its objects are too narrow in the images themselves.
     """
     narrow = {name: own for name, own in find_narrow(widths, size).items() if own.native_px >= _MIN_PX}
-    if settings.recipe != "modern" or settings.data.resize or settings.data.window or not narrow:
+    if settings.recipe != "modern" or settings.data.resize or settings.data.crop or not narrow:
         return None
     name, own = max(narrow.items(), key=lambda item: (wide_enough(item[1]), -item[1].native_px))
     reason = _("objects of class {name} (median width {native:.1f} px) would be {narrow:.1f} px wide at {size} px")
@@ -170,24 +186,24 @@ def _spare_narrow(
 
 
 def _native_crop(settings: Settings, native_hw: NDArray[np.int64], device: str) -> tuple[int, list[Choice]]:
-    """The side of the crops of images that keep their size; one that is asked for may be too large for them."""
-    requested, multiple = settings.data.window, 2 ** (settings.model.depth or UNET_DEPTH)
+    """The crop size for images at native size; a requested size that is too large for them is reduced."""
+    requested, multiple = settings.data.crop, 2 ** (settings.model.depth or UNET_DEPTH)
     height, width = (int(side) for side in np.median(native_hw, axis=0))
     if requested is not None:
         longer = max(16, height, width)
         if requested <= longer:
             return requested, []
-        reason = _("{requested} was asked for, but the middle image has {width}x{height} px")
-        return longer, [Choice("data.window", longer, reason.format(requested=requested, width=width, height=height))]
+        reason = _("{requested} was requested, but the median image has {width}x{height} px")
+        return longer, [Choice("data.crop", longer, reason.format(requested=requested, width=width, height=height))]
     maximum = _CROP_CPU if device == "cpu" else _CROP_GPU
     where = _("a CPU") if device == "cpu" else _("this device")
-    reason = _("crops at native scale, at most {maximum} px on {where}; the middle image has {width}x{height}")
+    reason = _("crops at native scale, at most {maximum} px on {where}; the median image has {width}x{height}")
     side = max(16, multiple, min(maximum, height, width) // multiple * multiple)
-    return side, [Choice("data.window", side, reason.format(maximum=maximum, where=where, width=width, height=height))]
+    return side, [Choice("data.crop", side, reason.format(maximum=maximum, where=where, width=width, height=height))]
 
 
 def resolve(settings: Settings, facts: Facts) -> Plan:
-    """Decide everything that the settings leave open; what they say stays.
+    """Choose a value for every open setting; settings that are given stay.
 
     Raises:
         SettingError: a setting does not fit the facts.
@@ -198,7 +214,7 @@ def resolve(settings: Settings, facts: Facts) -> Plan:
     images = {
         "data.channels": facts.images.channels,
         "data.size": facts.images.size,
-        "data.window": facts.images.window,
+        "data.crop": facts.images.crop,
     }
     given = {key: value for key, value in flatten(settings.model_dump()) if value is not None}
     batch = chosen.get("train.batch", settings.train.batch)
@@ -207,7 +223,7 @@ def resolve(settings: Settings, facts: Facts) -> Plan:
 
 
 def _choose(settings: Settings, facts: Facts) -> list[Choice]:
-    """All choices but those of `choose_format`."""
+    """All automatic choices except those of `choose_format`."""
     choices: list[Choice] = []
     if settings.recipe == "tutorial":
         choices += _tutorial_job(settings, facts)
@@ -221,39 +237,47 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
         choices += _orientation(settings, facts)
     gpu = facts.device != "cpu"
     where = _("a GPU") if gpu else _("a CPU")
-    if settings.model.width is None:
+    if settings.model.width is None and settings.model.kind != CUSTOM:
         reason = _("on {where}").format(where=where)
         if settings.model.encoder != NO_ENCODER:
-            reason = _("of the decoder; the encoder {encoder} has its own").format(encoder=settings.model.encoder)
+            reason = _("for the decoder; the encoder {encoder} has its own").format(encoder=settings.model.encoder)
         choices.append(Choice("model.width", default_width(facts.device, settings.model.encoder), reason))
     an_epoch = facts.training
     if settings.data.resize == "native":
         choices += _epoch_crops(settings, facts)
-        an_epoch = max(facts.training, settings.data.epoch_windows or int(choices[-1].value))
+        an_epoch = max(facts.training, settings.data.crops_per_epoch or int(choices[-1].value))
     batch = settings.train.batch
     if batch is None:
         batch = min(_BATCH, max(_MIN_BATCH, an_epoch // _EPOCH_STEPS), max(1, an_epoch))
-        reason = _("on {where}, {count} training images").format(where=where, count=facts.training)
+        reason = ngettext(
+            "on {where}, {count} training image", "on {where}, {count} training images", facts.training
+        ).format(where=where, count=facts.training)
         choices.append(Choice("train.batch", batch, reason))
     if settings.train.epochs is None:
         shown = _IMAGES_GPU if gpu else _IMAGES_CPU
         epochs = int(np.clip(round(shown / an_epoch), 10, 400))
-        reason = _("about {shown} images shown in all, on {where}").format(shown=epochs * an_epoch, where=where)
+        reason = _("about {shown} training images in total, on {where}")
+        if settings.train.effort == "quick":
+            epochs = max(1, round(_QUICK * epochs))
+            reason = _(
+                "about {shown} training images in total, on {where}; effort quick: a quarter of the usual number"
+            )
+        reason = reason.format(shown=epochs * an_epoch, where=where)
         choices.append(Choice("train.epochs", epochs, reason))
     else:
         epochs = settings.train.epochs
     choices += _imbalance(settings, facts)
-    if settings.train.average_decay is None:
+    if settings.train.ema_decay is None:
         steps = max(1, round(epochs * an_epoch / batch))
         decay = round(float(np.clip(1 - 1 / (_EMA_DECAY * steps), 0.9, 0.999)), 4)
         reason = _("the weights are averaged over about {count:.0f} of {steps:,} steps")
-        choices.append(Choice("train.average_decay", decay, reason.format(count=1 / (1 - decay), steps=steps)))
+        choices.append(Choice("train.ema_decay", decay, reason.format(count=1 / (1 - decay), steps=steps)))
     if settings.train.encoder_rate is None and settings.model.encoder != NO_ENCODER:
         is_pretrained = bool(settings.model.pretrained or settings.model.weights)
         reason = (
             _("pretrained weights change in smaller steps than the others")
             if is_pretrained
-            else _("nothing is pretrained")
+            else _("no pretrained weights")
         )
         choices.append(Choice("train.encoder_rate", _ENCODER_RATE if is_pretrained else 1.0, reason))
     if settings.train.learning_rate is None:
@@ -264,40 +288,43 @@ def _choose(settings: Settings, facts: Facts) -> list[Choice]:
 
 
 def _epoch_crops(settings: Settings, facts: Facts) -> list[Choice]:
-    """How many crops make an epoch: as many as cover the training split, within limits."""
-    if settings.data.epoch_windows is not None:
+    """Number of crops per epoch: as many as cover the training split, within limits."""
+    if settings.data.crops_per_epoch is not None:
         return []
-    side = facts.images.window or 1
+    side = facts.images.crop or 1
     cover = max(facts.training, -(-facts.training_pixels // side**2))
     maximum = max(facts.training, _EPOCH_CPU if facts.device == "cpu" else _EPOCH_GPU)
     size = f"{facts.training_pixels / 1e6:,.1f}"
     if cover <= maximum:
-        reason = _("{pixels} megapixels of training images, in crops of {side} px; in proportion to an image's area")
+        reason = _(
+            "enough crops of {side} px to cover {pixels} megapixels of training images; each "
+            "image in proportion to its area"
+        )
     else:
         reason = _(
-            "the {pixels} megapixels of training images would make {cover} crops of {side} px; an epoch draws this "
-            "many of them again, in proportion to an image's area"
+            "covering {pixels} megapixels of training images would take {cover} crops of {side} px; an epoch draws "
+            "this many, each image in proportion to its area"
         )
-    return [Choice("data.epoch_windows", min(cover, maximum), reason.format(pixels=size, side=side, cover=cover))]
+    return [Choice("data.crops_per_epoch", min(cover, maximum), reason.format(pixels=size, side=side, cover=cover))]
 
 
 def _summed_rate(settings: Settings, facts: Facts, batch: int) -> Choice:
-    """A learning rate for a loss that is a sum: what suits its mean, over the number of pixels of a step.
+    """The learning rate for a summed loss: the rate that suits its mean, divided by the pixels of a step.
 
-    Adam divides by the gradients' size, so that there a sum and a mean are alike.
+    Adam divides by the gradients' size, so a sum and a mean need the same rate.
     """
     if settings.train.loss != "ce-sum" or settings.train.optimizer != "sgd":
-        return Choice("train.learning_rate", _MEAN_RATE, _("what suits a mean over the pixels, and Adam"))
+        return Choice("train.learning_rate", _MEAN_RATE, _("suits a loss that is a mean over the pixels, and Adam"))
     pixels = facts.training_pixels // max(1, facts.training)
-    if facts.images.window is not None:
-        pixels = min(pixels, facts.images.window**2)
-    reason = _("the loss is a sum: {rate:g}, which suits its mean, over the {pixels:,} pixels of a step")
+    if facts.images.crop is not None:
+        pixels = min(pixels, facts.images.crop**2)
+    reason = _("the loss is a sum: {rate:g}, which suits its mean, divided by the {pixels:,} pixels of a step")
     shown = reason.format(rate=_MEAN_RATE, pixels=batch * pixels)
     return Choice("train.learning_rate", float(f"{_MEAN_RATE / max(1, batch * pixels):.3g}"), shown)
 
 
 def default_width(device: str, encoder: str | None = None) -> int:
-    """Channels of the first level of the network, or of an encoder's decoder, where nobody says."""
+    """The default width: channels of the first level of the network, or of an encoder's decoder."""
     if device == "cpu":
         return 16
     return 64 if encoder in (None, NO_ENCODER) else 32
@@ -309,7 +336,9 @@ def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:
     choices = []
     if settings.augment.kind is None:
         if polyps:
-            choices.append(Choice("augment.kind", "frozen", _("two classes: the tutorial's polyp job makes copies")))
+            choices.append(
+                Choice("augment.kind", "frozen", _("two classes: the tutorial's polyp job trains on augmented copies"))
+            )
         else:
             choices.append(Choice("augment.kind", "none", _("the tutorial's pet job does not augment")))
     channels = facts.images.channels
@@ -320,30 +349,34 @@ def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:
 
 
 def _imbalance(settings: Settings, facts: Facts) -> list[Choice]:
-    """Loss and crops, from how rare the rarest class is; measured in docs/experiments.md."""
+    """Loss and foreground oversampling, by the share of the rarest class; measured in docs/experiments.md."""
     choices = []
     name = min(facts.foreground, key=facts.shares.__getitem__)
     share = facts.shares[name]
     rarest = _("the rarest class, {name}, has {share} of the pixels").format(name=name, share=percent(share))
     if settings.train.loss is None:
-        reason = _("{rarest}; -log(Dice) counts every class alike, and most what is hardly found").format(rarest=rarest)
+        reason = _("{rarest}; -log(Dice) weighs all classes equally, and classes that are hardly found most").format(
+            rarest=rarest
+        )
         choices.append(Choice("train.loss", "logdice+ce", reason))
     if settings.recipe == "paper" and settings.train.class_weights is None:
         weights = tuple(round(1 / (len(facts.shares) * own), 3) if own else 1.0 for own in facts.shares.values())
-        reason = _("the recipe balances the classes by how often they are: {shares}")
+        reason = _("the recipe weighs classes by the inverse of their frequency: {shares}")
         shares = ", ".join(percent(own) for own in facts.shares.values())
         choices.append(Choice("train.class_weights", weights, reason.format(shares=shares)))
     data, images = settings.data, facts.images
-    cropped = images.window is not None and images.size is not None and images.window < images.size
+    cropped = images.crop is not None and images.size is not None and images.crop < images.size
     if data.foreground_share is None and data.resize == "native":
-        reason = _("{rarest}; half of the crops are placed on an object, as most of a large image may be ground")
+        reason = _(
+            "{rarest}; half of the crops are placed on an object, because most of a large image may be background"
+        )
         choices.append(Choice("data.foreground_share", _FOREGROUND_SHARE, reason.format(rarest=rarest)))
     elif data.foreground_share is None and cropped and settings.augment.kind == "warp":
         if share < _RARE:
-            reason = _("{rarest}; this share of the crops is placed on an object").format(rarest=rarest)
+            reason = _("{rarest}; this fraction of the crops is placed on an object").format(rarest=rarest)
             choices.append(Choice("data.foreground_share", 0.33, reason))
         else:
-            reason = _("{rarest}, so most crops drawn at random show it").format(rarest=rarest)
+            reason = _("{rarest}, so most random crops contain it").format(rarest=rarest)
             choices.append(Choice("data.foreground_share", 0.0, reason))
     return choices
 
@@ -360,14 +393,16 @@ def _orientation(settings: Settings, facts: Facts) -> list[Choice]:
         upright = facts.upright_offset >= _UPRIGHT_OFFSET and facts.upright_t >= _UPRIGHT_T
         orientation = "upright" if upright else "free"
         if upright:
-            says = _("objects stand off the middle up or down, as in photographs ({d:.2f} deviations, t = {t:.1f})")
+            says = _(
+                "objects lie above or below the centre, as in photographs ({d:.2f} standard deviations, t = {t:.1f})"
+            )
         else:
-            says = _("the places of the objects show no up and down; if there is one, set this to upright")
+            says = _("object positions show no preferred up direction; if your images have one, set this to upright")
         choices.append(
             Choice("augment.orientation", orientation, says.format(d=facts.upright_offset, t=facts.upright_t))
         )
     if settings.augment.rotation_deg is None:
         degrees = 15.0 if orientation == "upright" else 180.0
-        reason = _("images have an up") if orientation == "upright" else _("no direction is up")
+        reason = _("images have an up") if orientation == "upright" else _("images may be turned any way")
         choices.append(Choice("augment.rotation_deg", degrees, reason))
     return choices

@@ -1,4 +1,4 @@
-"""click's commands and options with help that is looked up when it is shown: then `--lang` has been read."""
+"""click commands and options whose help is translated when it is shown, after `--lang` is read."""
 
 import io
 import os
@@ -14,11 +14,11 @@ from ubend.core.i18n import LANGUAGES, _, choose_language, later, now
 from ubend.core.terminal import echo, printable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-NUMBER_TYPES = ("integer", "integer range", "float", "float range")  # click's names, which it does not translate
+NUMBER_TYPES = ("integer", "integer range", "float", "float range")  # type names that click does not translate
 
 
 class _Translated:
-    """`help` holds the English sentence and gives it in the chosen language."""
+    """A descriptor: `help` stores the English sentence and returns it in the chosen language."""
 
     _help: str | None = None
 
@@ -39,7 +39,7 @@ class Command(_Translated, click.Command):
     """A subcommand; its help is marked by `later`."""
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """click's, which would keep the language in which it was first asked for."""
+        """The `--help` option; click's own is created once, in the language of that moment."""
         option = super().get_help_option(ctx)
         if option is not None:
             option.help = _("Show this message and exit.")
@@ -47,7 +47,7 @@ class Command(_Translated, click.Command):
 
 
 class Group(Command, click.Group):
-    """A group of such subcommands, in the order in which they were added."""
+    """A group of these commands, listed in the order in which they were added."""
 
     command_class = Command
 
@@ -56,7 +56,7 @@ class Group(Command, click.Group):
 
 
 class MainGroup(Group):
-    """The outermost one, which takes `--lang` anywhere on the command line."""
+    """The top-level group, which accepts `--lang` anywhere on the command line."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
@@ -64,7 +64,7 @@ class MainGroup(Group):
         self.params.append(Option(["--lang"], metavar="[en|vi]", expose_value=False, help=says))  # for the help
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """A letter or a file name that the terminal cannot write is written as its code; it ends no command."""
+        """Run a command; characters that the terminal cannot encode are escaped instead of raising an error."""
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
@@ -90,23 +90,23 @@ class MainGroup(Group):
         formatter.write_paragraph()
         formatter.write_text(
             _(
-                "Exit codes: 0 all done; 1 a fault of ubend; 2 nothing done, the error says why; 3 some files failed, "
-                "the results of all others are written; 130 interrupted (143 by SIGTERM)."
+                "Exit codes: 0 success; 1 internal error; 2 nothing was done, the error says why; 3 some files "
+                "failed, all others were written; 130 interrupted (143 by SIGTERM)."
             )
         )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """`--lang` is read and taken out before anything else is looked at or said.
+        """Read and remove `--lang` before anything else is parsed or printed.
 
         Raises:
-            click.UsageError: there is no such language.
+            click.UsageError: the language is unknown.
         """
         rest, language = _take_language(args)
         choose_language(language if language in LANGUAGES else "en")
         if language not in LANGUAGES:
             known = ", ".join(LANGUAGES)
             raise click.UsageError(
-                _("no language '{language}'; --lang or UBEND_LANG may be: {known}").format(
+                _("unknown language '{language}'; --lang and UBEND_LANG accept: {known}").format(
                     language=language, known=known
                 )
             )
@@ -115,9 +115,9 @@ class MainGroup(Group):
 
 @contextmanager
 def _shown_plainly() -> Iterator[None]:
-    """click's own errors quote the command line: its control characters are escaped.
+    """Escape control characters in click's errors, which quote the command line.
 
-    They also name types of numbers, which click leaves in English."""
+    Number types in them, which click leaves in English, are translated."""
     try:
         yield
     except click.ClickException as error:
@@ -129,7 +129,7 @@ def _shown_plainly() -> Iterator[None]:
 
 
 def _is_broken(stream: Any) -> bool:
-    """Whether it cannot be written, as a file on a full disk; a line feed is tried."""
+    """Whether a stream cannot be written, for example a file on a full disk; tries a line feed."""
     try:
         stream.write("\n")
         stream.flush()
@@ -149,9 +149,10 @@ def command(*, help: str) -> Callable[[Callable[..., Any]], click.Command]:
 
 
 def _take_language(args: list[str]) -> tuple[list[str], str]:
-    """The command line without `--lang` (`fit cells --lang vi`, `--lang=vi fit cells`), and the language.
+    """Split the command line into the part without `--lang` (`fit cells --lang vi`, `--lang=vi fit cells`) and the
+    language.
 
-    What follows `--` stays. A last `--lang` without a value is the language "", which does not exist.
+    Arguments after `--` are not changed. A last `--lang` without a value is the language "", which does not exist.
     """
     language = os.environ.get("UBEND_LANG") or "en"
     end = args.index("--") if "--" in args else len(args)

@@ -1,7 +1,7 @@
 """Every random draw is a pure function of (seed, purpose, position).
 
-There is no generator with a state: the numbers for position p are the same whoever asks, in whatever
-order, in however many processes. So a run can be resumed, or any of its batches drawn again, exactly.
+There is no generator state: the numbers at position p do not depend on the caller, the order of calls or the number
+    of processes. So a run can be resumed exactly, and any batch drawn again.
 
 Source of the mixing function: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
 generators" (SplitMix64), applied to a counter.
@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-# What numbers are drawn for. The words are part of every draw: with another word a resumed run continues otherwise.
+# Purposes of draws. The text enters every draw: if it changes, a resumed run draws other numbers.
 Purpose = Literal[
     "anchors",
     "bootstrap",
@@ -48,17 +48,18 @@ def draw_normal(seed: int, purpose: Purpose, positions: NDArray[np.int64], count
 def draw_bits(
     seed: int, purpose: Purpose, positions: NDArray[np.int64], count: int, number: int | None = None
 ) -> NDArray[np.uint64]:
-    """(n,) positions -> (n, count) words of 64 random bits; `number`: of several things with one purpose."""
+    """(n,) positions -> (n, count) words of 64 random bits; `number` separates several streams of one purpose."""
     stream_name = purpose if number is None else f"{purpose} {number}"
     digest = hashlib.blake2b(f"{seed}/{stream_name}".encode(), digest_size=8).digest()
     key = np.uint64(int.from_bytes(digest, "little"))
-    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is intended
         stream = _mix(positions.astype(np.uint64) * _GOLDEN + key)
         return _mix(stream[:, None] + np.arange(1, count + 1, dtype=np.uint64)[None, :] * _GOLDEN)
 
 
 def shuffled_item(seed: int, items: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The item at each position of one endless order, in which every stretch of `items` holds each once."""
+    """The item at each position of an endless shuffled order; each round of `items` positions contains every item
+    once."""
     out = np.empty(len(positions), np.int64)
     rounds = positions // items
     for number in np.unique(rounds):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-# What the allocators of torch's devices and libraries say; only CUDA's own has an exception of its own.
+# Out-of-memory messages of torch's allocators; only CUDA has an exception class for it.
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -32,7 +32,7 @@ _OUT_OF_MEMORY = (
 
 
 def prepare_process(deterministic: bool) -> None:
-    """Import torch, with what must be set before that or before CUDA is first used."""
+    """Import torch, after setting what must be set before the import or before CUDA is first used."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Large blocks on huge pages: CPU training is limited by page faults otherwise (docs/benchmarks.md).
@@ -42,7 +42,7 @@ def prepare_process(deterministic: bool) -> None:
 
 
 def _import_torch() -> None:
-    """Without looking for garbage: Python would go through torch's objects again and again, now and at its end."""
+    """Import torch with garbage collection off: Python would scan torch's objects repeatedly, now and at exit."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -54,12 +54,12 @@ def _import_torch() -> None:
 
 
 def pick_device(name: str | None) -> "torch.device":
-    """The device of that name; None: CUDA if there is one, else the CPU.
+    """The device of this name; None: CUDA if available, else the CPU.
 
-    Apple's MPS has to be asked for: nobody has measured it with ubend yet.
+    Apple's MPS is never chosen automatically: it has not been measured with ubend.
 
     Raises:
-        SettingError: there is no such device here.
+        SettingError: the device is not available.
     """
     import torch
 
@@ -70,7 +70,7 @@ def pick_device(name: str | None) -> "torch.device":
         torch.empty(1, device=device).item()  # `meta` is a device that holds nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         known = name.split(":")[0] in ("cuda", "mps", "cpu")
-        reason = str(error).splitlines()[0] if known else _("there is no such kind")
+        reason = str(error).splitlines()[0] if known else _("unknown device type")
         raise SettingError(
             _("device {name} cannot be used: {reason}; choose cuda, cuda:1, mps or cpu").format(
                 name=name, reason=reason
@@ -81,7 +81,7 @@ def pick_device(name: str | None) -> "torch.device":
 
 
 def describe_device(device: "torch.device") -> str:
-    """The same in every language, as the run folder keeps it: `NVIDIA H100 80GB HBM3`, `x86_64 CPU, AVX512 + AMX`."""
+    """The device for the run folder, not translated: `NVIDIA H100 80GB HBM3`, `x86_64 CPU, AVX512 + AMX`."""
     import torch
 
     if device.type == "cuda":
@@ -99,7 +99,7 @@ def cpu_has(feature: str) -> bool:
 
 
 def _read_cpu(fact: str) -> str:
-    """What Linux says of the first processor under this name; "" where it does not."""
+    """The first processor's entry of this name in /proc/cpuinfo; "" if missing."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -109,7 +109,7 @@ def _read_cpu(fact: str) -> str:
 
 
 def fastest_precision(device: "torch.device") -> tuple["Precision", str]:
-    """bfloat16 where the device multiplies it faster than float32, and the reason."""
+    """The faster precision of the device, bfloat16 or float32, and the reason."""
     import torch
 
     if device.type == "cuda":
@@ -128,18 +128,18 @@ def fastest_precision(device: "torch.device") -> tuple["Precision", str]:
 
 
 def has_compiler() -> bool:
-    """Whether there is a C compiler, without which `torch.compile` fails at the first step."""
+    """Whether a C compiler is available; without one `torch.compile` fails at the first step."""
     return any(shutil.which(name) for name in (os.environ.get("CC") or "cc", "gcc", "clang", "cl"))
 
 
 def set_up(device: "torch.device", deterministic: bool) -> None:
-    """Make torch ready for a run on this device."""
+    """Configure torch for a run on this device."""
     import torch
 
     if torch.are_deterministic_algorithms_enabled() != deterministic:  # the call itself imports for a second
         torch.use_deterministic_algorithms(deterministic)
     if deterministic:
-        torch.backends.cudnn.benchmark = False  # as torch has it; the search's choice depends on the moment
+        torch.backends.cudnn.benchmark = False  # torch's default; the algorithm search is not deterministic
     elif device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True  # convolutions already use TF32 by torch's default
     if device.type == "cpu" and sys.platform == "linux":
@@ -147,7 +147,7 @@ def set_up(device: "torch.device", deterministic: bool) -> None:
 
 
 def free_bytes(device: "torch.device") -> int:
-    """Memory that can still be taken on the device."""
+    """Free memory of the device, bytes."""
     import torch
 
     if device.type == "cuda":
@@ -156,25 +156,25 @@ def free_bytes(device: "torch.device") -> int:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        return 4 * 2**30  # a laptop's worth, where the system does not say
+        return 4 * 2**30  # assumed where the system does not report it
 
 
 def send(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
-    """A tensor of main memory on a device, without waiting for what the device is doing."""
+    """Copy a tensor from main memory to a device, without waiting for the device."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that memory ran out, on whatever device."""
+    """Whether an exception means out of memory, on any device."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def attempt(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | None:
-    """What `work(...)` returns; None where memory ran out, and then all that it took is free again."""
+    """The result of `work(...)`; None when it ran out of memory, with everything it allocated freed."""
     import torch
 
     try:
@@ -182,7 +182,7 @@ def attempt(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T |
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    # Only here, behind the handler, are the error, its frames and the tensors in them gone.
+    # The error, its frames and their tensors are freed only here, after the handler.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
@@ -190,7 +190,7 @@ def attempt(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T |
 
 @contextmanager
 def explain_out_of_memory(sentence: str) -> Iterator[None]:
-    """Where memory runs out inside, a SettingError with this sentence."""
+    """A context that turns out-of-memory errors into a SettingError with this sentence."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -200,7 +200,7 @@ def explain_out_of_memory(sentence: str) -> Iterator[None]:
 
 
 def _keep_freed_memory() -> None:
-    """Ask glibc to keep freed blocks: a step's tensors are then not faulted in again each time.
+    """Ask glibc to keep freed blocks: the tensors of each step then cause no new page faults.
 
     Measured: 69 -> 86 img/s of bfloat16 training on two cores with AMX.
     """

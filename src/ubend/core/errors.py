@@ -1,4 +1,4 @@
-"""What a person sees when something is wrong: one line, saying what, where, and how to fix it.
+"""Errors that the user can fix, shown as one line: what is wrong, where, and how to fix it.
 
 UbendError                the command line prints the message and exits with 2: nothing was done
 ├── DataError             images, masks, folders, splits; may hold many problems, all reported at once
@@ -13,11 +13,11 @@ UbendError                the command line prints the message and exits with 2: 
 The sentence is for people and may be reworded at any time. Code and tests ask for the class and two fields:
 
 path    the file or folder that the error is about
-key     the setting, flag, column or field that it is about: the dotted name of a setting where there is one
+key     the setting, flag, column or field that it is about: the dotted name of a setting if there is one
         ("data.values", also for its flag `--values`), else the flag as typed ("--tiles"), else the name of the column
         or field; of a folder that cannot be read, the kind of problem as in `layouts/problems.py` ("no mask")
 
-Both are None where there is no such thing. The lines of a DataError have fields of their own, see `Problem`.
+Both are None if not applicable. Each line of a DataError has its own `path` and `key`, see `Problem`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _Value = TypeVar("_Value")
-_PACKAGES = {"yaml": "pyyaml", "PIL": "pillow", "skimage": "scikit-image"}  # modules -> packages of other names
+_PACKAGES = {"yaml": "pyyaml", "PIL": "pillow", "skimage": "scikit-image"}  # modules -> packages whose names differ
 
 
 class UbendError(Exception):
-    """Base of all errors that a user can fix; `str(error)` is fit to be shown as it is.
+    """Base class of all errors that a user can fix; `str(error)` can be shown unchanged.
 
     Attributes:
         path: the file or folder that it is about.
@@ -50,7 +50,7 @@ class UbendError(Exception):
 
 
 class Problem(str):
-    """One line of a DataError: text with the `path` and `key` that it is about, None where there is none."""
+    """One line of a DataError: text with the `path` and `key` that it is about, or None."""
 
     path: Path | None
     key: str | None
@@ -70,7 +70,7 @@ class DataError(UbendError):
     """Problems of a data set. One problem is one line; several are listed, worst first.
 
     Attributes:
-        problems: the lines, each a `Problem`. `path` and `key` of the error are those that all of its lines share.
+        problems: the lines, each a `Problem`. `path` and `key` of the error are set where all lines share them.
     """
 
     _has_lines = True
@@ -115,7 +115,7 @@ class SettingError(UbendError):
 
 
 class MissingPackageError(SettingError):
-    """A library is not installed, or cannot be loaded; it ends a command, for every file would fail alike."""
+    """A library is not installed or cannot be loaded. It ends the command, since every file would fail."""
 
 
 class OutputError(UbendError):
@@ -131,7 +131,7 @@ class TrainingError(UbendError):
 
 
 class Contradiction(ValueError):
-    """Settings that do not go together, found by a validator of pydantic's; `key` is the one to change."""
+    """Contradictory settings, found by a pydantic validator; `key` is the one to change."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
@@ -144,19 +144,19 @@ def _shared(values: Iterable[_Value]) -> _Value | None:
 
 
 def missing_package(error: ImportError) -> MissingPackageError:
-    """The error of a library that could not be imported; its key is the package to install."""
-    module = (error.name or "ubend").partition(".")[0]  # imagecodecs names none for a codec that is not built in
+    """Make the error for a library that could not be imported; its key is the package to install."""
+    module = (error.name or "ubend").partition(".")[0]  # imagecodecs names no module for a codec that is not built in
     package = _PACKAGES.get(module, module)
-    line = _("{package} is not installed, or cannot be loaded ({reason}); install it by pip install {package}")
+    line = _("{package} is not installed or cannot be loaded ({reason}); install it with: pip install {package}")
     return MissingPackageError(line.format(package=package, reason=reason(error)), key=package)
 
 
 def reason(error: Exception) -> str:
-    """What the system says of a file, such as "No such file or directory"; else the error's own words."""
+    """The system's message, such as "No such file or directory", or else the error's own text."""
     return now(getattr(error, "strerror", None) or str(error))
 
 
-# Beginnings of pydantic's kinds of problems, the more special ones first.
+# Prefixes of pydantic's error types, specific ones first.
 _VALIDATION_REASONS = {
     "greater_than_equal": later("must be {ge} or more"),
     "greater_than": later("must be greater than {gt}"),
@@ -168,7 +168,7 @@ _VALIDATION_REASONS = {
     "int": later("must be a whole number"),
     "float": later("must be a number"),
     "bool": later("must be true or false"),
-    "string_pattern": later("is not one of the possible words"),
+    "string_pattern": later("is not one of the allowed values"),
     "string": later("must be text"),
     "tuple": later("must be a list"),
     "list": later("must be a list"),
@@ -179,13 +179,13 @@ _VALIDATION_REASONS = {
 
 
 def validation_reason(problem: "ErrorDetails") -> str:
-    """Why a value does not fit, in our words: pydantic's are English. `problem` with its context."""
+    """Why a value is invalid, translated; `problem` is pydantic's error with its context."""
     facts = {name: str(fact).replace(" or ", ", ") for name, fact in problem.get("ctx", {}).items()}
     line = next((sentence for kind, sentence in _VALIDATION_REASONS.items() if problem["type"].startswith(kind)), None)
     return problem["msg"].removeprefix("Value error, ") if line is None else now(line).format(**facts)
 
 
 def validation_key(problem: "ErrorDetails") -> str | None:
-    """The dotted name of the setting that does not fit."""
+    """The dotted name of the invalid setting."""
     cause = problem.get("ctx", {}).get("error")
     return cause.key if isinstance(cause, Contradiction) else ".".join(map(str, problem["loc"])) or None

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: beside the target, synced, then renamed over it. Room for them."""
+"""Atomic file writes (temporary file, sync, rename) and checks before writing: disk space, existing files, inputs."""
 
 import contextlib
 import csv
@@ -21,12 +21,12 @@ from ubend.core.i18n import _
 
 @dataclass(frozen=True)
 class DiskRequirement:
-    """Room that will be wanted on a disk.
+    """Disk space that will be needed.
 
     Attributes:
         folder: where; it need not exist yet.
         size: bytes.
-        cure: what a person can do to want less of it there; a part of a sentence.
+        cure: what the user can do to need less; the end of a sentence.
     """
 
     folder: Path
@@ -35,7 +35,7 @@ class DiskRequirement:
 
 
 def check_disk_space(requirements: Sequence[DiskRequirement]) -> None:
-    """Fail where the disks have less room than all of this wants together; nothing is written.
+    """Fail if a disk has less free space than all requirements need together. Nothing is written.
 
     Raises:
         OutputError: one line for each disk that is too full.
@@ -48,7 +48,8 @@ def check_disk_space(requirements: Sequence[DiskRequirement]) -> None:
         free, size = shutil.disk_usage(_standing(group[0].folder)).free, sum(requirement.size for requirement in group)
         if size > free:
             message = _(
-                "{folders}: about {size:.1f} MiB will be written, but {free:.1f} MiB are free; free some, or {cure}"
+                "{folders}: about {size:.1f} MiB will be written, but only {free:.1f} MiB are free; free some space, "
+                "or {cure}"
             )
             folders = ", ".join(str(requirement.folder) for requirement in group)
             cure = ", ".join(dict.fromkeys(requirement.cure for requirement in group))
@@ -58,10 +59,10 @@ def check_disk_space(requirements: Sequence[DiskRequirement]) -> None:
 
 
 def refuse_existing_results(folder: Path | str) -> Path:
-    """The folder that results will be written to: there is none of that name yet, or an empty one.
+    """The folder for results, which must not exist or must be empty.
 
     Raises:
-        OutputError: something is there already, or it cannot be looked into.
+        OutputError: it is not empty, or cannot be listed.
     """
     folder = Path(folder)
     with explain_write_errors(folder):
@@ -72,7 +73,7 @@ def refuse_existing_results(folder: Path | str) -> Path:
 
 
 def refuse_existing(paths: Iterable[Path], *, resumable: bool = False) -> None:
-    """Fail where a file that is to be written is there already.
+    """Fail if a file to be written exists already.
 
     Args:
         resumable: whether the command takes `--resume`.
@@ -88,23 +89,23 @@ def refuse_existing(paths: Iterable[Path], *, resumable: bool = False) -> None:
 
 
 def refuse_foreign(paths: Sequence[Path], record: Path) -> None:
-    """Fail where a command that continues would overwrite these files, which it did not write.
+    """Fail if a resumed command would overwrite these files, which it did not write.
 
     Args:
-        record: the file that lists what it wrote.
+        record: the file that lists what the command wrote.
     Raises:
-        OutputError: there are some.
+        OutputError: such files exist.
     """
     if paths:
         message = _(
-            "{path} exists already, and {record} does not say that this command wrote it as it is; move it away, or "
-            "choose another --out"
+            "{path} exists already, and {record} does not list it as written by this command, or it was changed; move "
+            "it away, or choose another --out"
         )
         raise OutputError(message.format(path=paths[0], record=record.name), path=paths[0], key="--out")
 
 
 def refuse_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
-    """Fail where a file that is to be written is one of the inputs.
+    """Fail if a file to be written is one of the inputs.
 
     Raises:
         OutputError: it is.
@@ -112,18 +113,18 @@ def refuse_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
     resolve = resolve_many()
     given = set(map(resolve, inputs))
     if path := next((path for path in outputs if resolve(path) in given), None):
-        message = _("{path} is one of the inputs, and would be overwritten; choose another --out")
+        message = _("{path} is an input and would be overwritten; choose another --out")
         raise OutputError(message.format(path=path), path=path, key="--out")
 
 
 def refuse_shared(files: Iterable[tuple[Path, Sequence[Path]]], what: str) -> None:
-    """Fail where two inputs would be written to one file.
+    """Fail if two inputs would be written to the same file.
 
     Args:
-        files: an input, and the files that are to be written for it.
-        what: what they would overwrite, for people.
+        files: each input, and the files to be written for it.
+        what: what they would overwrite, for the message.
     Raises:
-        DataError: some would.
+        DataError: two inputs share an output.
     """
     owners: dict[Path, list[Path]] = {}
     for owner, own in files:
@@ -131,15 +132,15 @@ def refuse_shared(files: Iterable[tuple[Path, Sequence[Path]]], what: str) -> No
             owners.setdefault(file, []).append(owner)
     twice = sorted({str(path) for paths in owners.values() if len(paths) > 1 for path in paths})
     if twice:
-        message = _("{names} would overwrite each other's {what}; give each its own --out")
+        message = _("{names} would overwrite each other's {what}; run them separately, each with its own --out")
         raise DataError(message.format(names=", ".join(twice[:6]), what=what), path=Path(twice[0]), key="--out")
 
 
 def regular_file(path: Path) -> Path:
-    """The path, to be opened; of a pipe or a device, which would be waited for or never end, an OSError.
+    """Check that a path can be opened as a regular file; pipes and devices could block or never end.
 
     Raises:
-        OSError: neither a file nor a folder, or not there.
+        OSError: neither a file nor a folder, or missing.
     """
     if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EINVAL, _("a pipe or a device, not a file"), str(path))
@@ -152,16 +153,16 @@ _OF_THE_DISK = {
 
 
 def is_of_the_disk(error: OutputError) -> bool:
-    """Whether a file could not be written because of its disk or folder: then no other file can be written either."""
+    """Whether a write failed because of the disk or folder, so that all further writes would fail too."""
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_THE_DISK
 
 
-_TEMPORARY = re.compile(r"\.(.+)-\w{8}(|\.[^.]*)", re.DOTALL)  # as `write_file` names them: stem, suffix
-_LONGEST_NAME = 255  # bytes of a file name, on all common file systems
+_TEMPORARY = re.compile(r"\.(.+)-\w{8}(|\.[^.]*)", re.DOTALL)  # names of `write_file`'s temporary files: stem, suffix
+_LONGEST_NAME = 255  # bytes of a file name, the limit of common file systems
 
 
 def is_too_long(path: Path) -> bool:
-    """Whether no file system takes the last part of a path as a name."""
+    """Whether the file name is too long for common file systems."""
     return len(os.fsencode(path.name)) > _LONGEST_NAME
 
 
@@ -170,11 +171,11 @@ MODEL_FILE = "model.safetensors"  # of a run folder
 
 def model_path(path: Path) -> Path:
     """The model file of a run folder, or the path itself."""
-    return path / MODEL_FILE if os.path.isdir(path) else path  # of what cannot be looked at, opening it says why
+    return path / MODEL_FILE if os.path.isdir(path) else path  # if it cannot be examined, opening it gives the reason
 
 
 def default_cache() -> Path:
-    """The cache folder: `UBEND_CACHE`, or the system's place for caches."""
+    """The cache folder: `UBEND_CACHE`, or the system's cache location."""
     import platformdirs
 
     chosen = os.environ.get("UBEND_CACHE")
@@ -182,18 +183,20 @@ def default_cache() -> Path:
 
 
 def _standing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
+    """The folder, or its nearest existing parent."""
     folder = folder.absolute()
     return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
 def resolve_many() -> Callable[[Path], str]:
-    """`str(path.resolve())` for thousands of files: looks at their folders once, at each file only for a link."""
+    """`str(path.resolve())` for thousands of files: resolves each folder once, and files only if they are links."""
     folders: dict[str, str] = {}
 
     def resolve(path: Path) -> str:
         folder, name = os.path.split(path)
-        if name in ("", ".", "..") or os.name == "nt" or os.path.islink(path):  # Windows also fixes the name's case
+        if (
+            name in ("", ".", "..") or os.name == "nt" or os.path.islink(path)
+        ):  # Windows also corrects the case of the name
             return str(path.resolve())
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
@@ -204,7 +207,7 @@ def resolve_many() -> Callable[[Path], str]:
 
 @contextlib.contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Says which file could not be written, and why.
+    """A context that turns an OSError into an error that names the file and the reason.
 
     Raises:
         OutputError: instead of an OSError.
@@ -213,7 +216,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            _("cannot write {path}: {reason}; free some space or choose another place").format(
+            _("cannot write {path}: {reason}; free some space, or choose another location").format(
                 path=path, reason=reason(error)
             ),
             path=path,
@@ -223,20 +226,20 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write(temporary)` fill a file beside `path`, sync it, then rename it to `path`.
 
-    A reader sees the old file or the new one, never a part; on any failure the old one stays.
+    Readers see the old file or the new one, never half of it; on failure the old one stays.
 
     Raises:
-        OutputError: the disk is full, or the place cannot be written.
+        OutputError: the disk is full, or the folder cannot be written.
     """
     temporary: Path | None = None
     try:
         with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{_short_stem(path)}-{secrets.token_hex(4)}{path.suffix}")
-            temporary.touch(exist_ok=False)  # with the permissions that the user's umask gives
+            temporary.touch(exist_ok=False)  # permissions by the user's umask
             mode = temporary.stat().st_mode
             write(temporary)
-            temporary.chmod(mode)  # safetensors replaces the file by one of its own, for the owner alone
+            temporary.chmod(mode)  # safetensors replaces the file by one that only the owner can read
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -247,13 +250,13 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _short_stem(path: Path) -> str:
-    """The stem of a file, cut so that the name of a temporary file beside it is not too long."""
+    """The stem of a file, shortened so that its temporary file's name is not too long."""
     room = _LONGEST_NAME - len(os.fsencode(f".-12345678{path.suffix}"))
     return os.fsdecode(os.fsencode(path.stem)[:room])
 
 
 def clear_leftovers(paths: Iterable[Path]) -> None:
-    """Delete what writers of `paths` left beside them when they were killed; each folder is listed once."""
+    """Delete temporary files that killed writers of `paths` left; each folder is listed once."""
     written = dict[Path, set[tuple[str, ...]]]()
     for path in paths:
         written.setdefault(path.parent, set()).add((_short_stem(path), path.suffix))
@@ -270,7 +273,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """What `write_text` has written; a byte order mark is left out.
+    """Read a text file as `write_text` writes it, without a byte order mark.
 
     Raises:
         OSError: the file cannot be read.
@@ -278,15 +281,15 @@ def read_text(path: Path) -> str:
     return regular_file(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
 
 
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what spreadsheets run as a formula, or what was quoted before
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # text that spreadsheets would run as a formula, or that is quoted already
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as CSV. Text that spreadsheets would run as a formula gets an apostrophe before it, see `csv_cell`."""
+    """Rows as CSV. Text that spreadsheets would run as a formula is prefixed with an apostrophe, see `csv_cell`."""
     text = io.StringIO()
     for row in rows:
         cells = [_quote_cell(cell) for cell in row]
-        if any("\r" in str(cell) for cell in cells):  # which csv does not quote by itself
+        if any("\r" in str(cell) for cell in cells):  # csv does not quote it by itself
             csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow(cells)
         else:
             csv.writer(text, lineterminator="\n").writerow(cells)
@@ -304,7 +307,7 @@ def _quote_cell(cell: Any) -> Any:
 
 
 def csv_cell(text: str) -> str:
-    """A cell of `csv_text` as it was before it was quoted."""
+    """Undo the quoting of a cell of `csv_text`."""
     return text[1:] if text[:1] == "'" and _FORMULA.match(text) else text
 
 
@@ -320,7 +323,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def named_in_utf8(path: Path) -> Iterator[Path]:
-    """The path of a file to read, for libraries that take no other names: of its open descriptor where it is none."""
+    """A UTF-8 path of a file, for libraries that accept no other; for other names, the path of an open descriptor."""
     try:
         os.fsdecode(path).encode()
     except UnicodeEncodeError:
@@ -331,6 +334,6 @@ def named_in_utf8(path: Path) -> Iterator[Path]:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """JSON that is UTF-8; bytes of file names that are not are escaped (`\\udcXX`), as Python reads them back."""
+    """JSON as UTF-8; bytes of file names that are not UTF-8 are escaped (`\\udcXX`), as Python reads them back."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -1,6 +1,6 @@
-"""The language of the sentences that people see (gettext).
+"""Translation of user-visible messages (gettext).
 
-`_("sentence")` looks the sentence up in `locale/LANG/LC_MESSAGES/ubend.mo`; English is what stands in the code.
+`_("sentence")` looks the sentence up in `locale/LANG/LC_MESSAGES/ubend.mo`; English is in the code.
 `--lang`, or else `UBEND_LANG`, chooses the language; the system's locale does not (docs/decisions.md).
 `make messages` brings the catalogues up to date (`tools/messages.py`).
 """
@@ -17,29 +17,34 @@ _chosen: str | None = None  # by the command line
 
 
 def _(sentence: str) -> str:
-    """The sentence in the chosen language; formatted by the caller with `.format(...)`."""
+    """Translate a sentence; the caller formats it with `.format(...)`."""
     return now(sentence)
 
 
 def later(sentence: str) -> str:
-    """The sentence as it is, marked for the catalogue; `now` looks it up when the language is known."""
+    """Mark a sentence for translation; `now` translates it when the language is known."""
     return sentence
 
 
 def now(sentence: str) -> str:
-    """What `_` gives, for a sentence that is not written at the place: marked by `later`, or borrowed."""
+    """Translate a sentence that is not a literal here: one marked by `later`, or one of click's."""
     return _catalogue(_chosen or os.environ.get("UBEND_LANG") or "en").gettext(sentence)
 
 
-def choose_language(language: str) -> None:
-    """The language of this process, stronger than `UBEND_LANG`; click's own sentences follow.
+def ngettext(singular: str, plural: str, number: int) -> str:
+    """The sentence for `number` things in the chosen language; formatted by the caller with `.format(...)`."""
+    return _catalogue(_chosen or os.environ.get("UBEND_LANG") or "en").ngettext(singular, plural, number)
 
-    click asks gettext's current domain, in the languages of the environment: that is the way to reach it.
+
+def choose_language(language: str) -> None:
+    """Set the language of this process; it overrides `UBEND_LANG` and applies to click's messages too.
+
+    click uses gettext's current domain and the languages of the environment, so both are set.
     """
     global _chosen
     _chosen = language
     if language == "en":
-        gettext.textdomain("messages")  # Python's default, in which there are no sentences of click
+        gettext.textdomain("messages")  # Python's default domain, which has no messages of click
     else:
         os.environ["LANGUAGE"] = language
         gettext.bindtextdomain("ubend", str(LOCALE_FOLDER))

@@ -1,4 +1,4 @@
-"""One process at a time writes to a folder: a lock that the system releases, however the process ends."""
+"""A lock on output folders: one writing process at a time; the system releases it when the process ends."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ LOCK = ".ubend.lock"
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of an output folder, which is made where there is none, and removed if it is empty at the end.
+    """Hold the lock of an output folder. The folder is created if missing, and removed if empty at the end.
 
     Raises:
         OutputError: another process holds it, or the folder cannot be written.
@@ -30,9 +30,9 @@ def locked(folder: Path) -> Iterator[None]:
     if file is None:
         holder = _read_holder(folder / LOCK)
         raise OutputError(
-            _("{folder}: process {holder} is writing there; wait until it has ended, or choose another --out").format(
-                folder=folder, holder=holder
-            ),
+            _(
+                "{folder}: process {holder} is writing to this folder; wait until it ends, or choose another --out"
+            ).format(folder=folder, holder=holder),
             path=folder,
             key="--out",
         )
@@ -50,7 +50,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _open_locked(path: Path) -> int | None:
-    """The descriptor of the locked file; None: another process has it."""
+    """The descriptor of the locked file; None: another process holds the lock."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if not _lock(file):
@@ -59,16 +59,16 @@ def _open_locked(path: Path) -> int | None:
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(file), os.stat(path)):
                 return file
-        os.close(file)  # its last holder has deleted it meanwhile
+        os.close(file)  # the previous holder has deleted it meanwhile
 
 
 def _lock(file: int) -> bool:
-    """Whether the file is locked now; a file system without locks counts as free."""
+    """Lock the file; returns False if another process holds it. File systems without locks count as free."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            os.lseek(file, 2**30, os.SEEK_SET)  # behind the text, which others read
+            os.lseek(file, 2**30, os.SEEK_SET)  # a byte after the text, so that others can read the text
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
             os.lseek(file, 0, os.SEEK_SET)
         else:

@@ -1,4 +1,4 @@
-"""Facts and plan of a training, each made once: what was found, and every setting decided.
+"""Facts (what a scan found) and plan (all settings, resolved) of a training; each is created once.
 
     settings (what the user said) + facts (what was found) -> resolve (autoconfig.py) -> plan
 
@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from ubend.core.settings import (
+    AnyLoss,
     AugmentSettings,
     DataSettings,
-    LossKind,
     ModelSettings,
     Orientation,
     Precision,
@@ -41,8 +41,8 @@ class Width(NamedTuple):
 
     Attributes:
         native_px: in the original images, px.
-        relative: the same over the image's side, the square root of its area: at `data.size` of s px it is s times
-            this.
+        relative: `native_px` divided by the square root of the image's area; at `data.size` s the width is s times
+            this, px.
     """
 
     native_px: float
@@ -51,19 +51,19 @@ class Width(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """How images are read, decided from headers and masks: they are decoded once, at this size.
+    """How images are read: channels, size and crops, chosen from headers and masks before decoding.
 
     Attributes:
         channels: `data.channels`.
         size: `data.size`, px; None: images keep their native size (`data.resize = native`).
-        window: `data.window`, px: the side of training crops; None: training images are whole.
+        crop: `data.crop`, px: the side of training crops; None: training images are whole.
         resize: `data.resize`.
-        choices: which of these were chosen automatically.
+        choices: the automatic choices among these.
     """
 
     channels: int
     size: int | None
-    window: int | None
+    crop: int | None
     resize: Resize
     choices: tuple[Choice, ...] = ()
 
@@ -75,13 +75,13 @@ class Facts:
     Attributes:
         images: how the images are read.
         training: number of images in the training split.
-        training_pixels: of these images, as decoded.
+        training_pixels: number of pixels of these images, as decoded.
         shares: class name -> share of the training split's scored pixels, 0..1, in the order of the class table.
         foreground: the names of all classes except the background.
-        upright_t: how surely objects lie off the middle vertically rather than sideways (t value), and
-        upright_offset: how far, in standard deviations.
+        upright_t: t value of objects being off-centre vertically more than horizontally;
+        upright_offset: the offset, in standard deviations.
         device: "cuda", "cpu" or "mps".
-        precision: the fastest one of the device, and why.
+        precision: the fastest precision of the device, and the reason.
         pretrained: mean and std per channel, 1 = white, that the encoder's pretrained weights were trained with; None:
             no pretrained weights.
     """
@@ -132,16 +132,16 @@ class TrainPlan(TrainSettings):
     micro_batch: int
     learning_rate: float
     encoder_rate: float
-    average_decay: float
-    loss: LossKind
+    ema_decay: float
+    loss: AnyLoss
     precision: Precision
     compile: bool
 
 
 class Plan(Settings):
-    """All settings of a training, decided; saved as `settings.toml`, which `--config` takes back.
+    """All settings of a training, resolved; saved as `settings.toml`, which `--config` takes back.
 
-    What the settings may leave open has a value here. None is left only where something is absent (no split
+    Optional settings have a value here. None remains only where something is absent (no split
     file, no early stopping, images that are not resized or not cropped), and as `data.mean` and `data.std`
     where the training split's own are used.
 

@@ -1,4 +1,4 @@
-"""What a person sees while training: a live bar on a terminal, plain lines elsewhere."""
+"""Progress for the user: a live bar on a terminal, plain lines elsewhere."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,14 @@ from ubend.core.terminal import printable_line
 
 
 class Reporter(AbstractContextManager["Reporter"]):
-    """Prints sentences, counts things, and tells epochs. Use it as a context manager."""
+    """Prints notes, warnings, progress and epochs, as the commands do.
+
+    A silent one is `ubend.Reporter(rich.console.Console(quiet=True))`; a subclass with another `report` sends the lines
+    elsewhere. A context manager, which removes the progress bar.
+
+    Args:
+        console: where they are printed; None: the standard output.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(soft_wrap=True, highlight=False)
@@ -27,11 +34,11 @@ class Reporter(AbstractContextManager["Reporter"]):
         self.end()
 
     def report(self, sentence: str) -> None:
-        """One line for the user."""
+        """Print one line."""
         self.console.print(escape(printable_line(sentence)))
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Start counting to `total`."""
+        """Start a progress count up to `total`."""
         self.end()
         if self.console.is_terminal:
             self._bar = Progress(
@@ -46,12 +53,12 @@ class Reporter(AbstractContextManager["Reporter"]):
             self._bar.add_task(escape(printable_line(what)), total=total, completed=done)
 
     def count(self, done: int, _total: int = 0) -> None:
-        """`done` of the total are done."""
+        """Set the progress to `done` of the total."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done)
 
     def end(self) -> None:
-        """Stop counting."""
+        """End the progress count."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -84,7 +91,7 @@ def _number(value: float | None) -> str:
 
 
 def rough_duration(seconds: float) -> str:
-    """An estimated duration, without the digits that an estimate does not have."""
+    """An estimated duration, rounded to meaningful digits."""
     if seconds < 90:
         return _("{seconds} s").format(seconds=max(5, 5 * round(seconds / 5)))
     minutes = round(seconds / 60)

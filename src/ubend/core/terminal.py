@@ -1,4 +1,4 @@
-"""The door through which text leaves for the terminal: control characters in names are shown, not obeyed."""
+"""Terminal output: control characters in names are escaped, so that the terminal does not execute them."""
 
 import re
 
@@ -14,7 +14,7 @@ def printable(text: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """The same for what is one line: line feeds are escaped too."""
+    """The same for a single line: line feeds are escaped too."""
     return printable(text).replace("\n", "\\n")
 
 

@@ -31,7 +31,7 @@ from ubend.dataset.augment import (
 )
 from ubend.dataset.foreground import Foreground
 from ubend.dataset.regions import Regions
-from ubend.dataset.sources import Source
+from ubend.dataset.sources import ItemSource
 
 _PREFETCH = 3  # batches read ahead of the device when the images do not fit on it
 
@@ -72,14 +72,14 @@ class TrainingBatches:
         pixel_weights: (images, H, W) what pixels weigh beyond their class, on the images' canvas; None: nothing.
         augment: `augment`, or a faster function of the same arguments.
     Attributes:
-        batch: images per step that are drawn here.
+        batch_per_process: images per step that this process draws.
         weighs_pixels: whether batches have weights of single pixels.
         waited_s: for images that had not been read yet, in all.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: ItemSource,
         settings: AugmentPlan,
         seed: int,
         batch: int,
@@ -91,8 +91,8 @@ class TrainingBatches:
         augment: Augment = augment,
     ) -> None:
         self.source, self.settings, self.seed = source, settings, seed
-        self.batch, self._whole = batch // shard[1], batch
-        self._offset = shard[0] * self.batch
+        self.batch_per_process, self._whole = batch // shard[1], batch
+        self._offset = shard[0] * self.batch_per_process
         self.crop_hw, self._foreground = crop_hw, foreground
         self._pixel_weights, self.weighs_pixels, self._augment = pixel_weights, pixel_weights is not None, augment
         self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
@@ -103,7 +103,7 @@ class TrainingBatches:
         low, high = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in value_range)
         self._range = low, high
         self._noise = torch.from_numpy(noise_field(seed, channels)).to(device)
-        self._counting = torch.arange(self.batch, dtype=torch.int32, device=device)
+        self._counting = torch.arange(self.batch_per_process, dtype=torch.int32, device=device)
         self._prefetched: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
         self._drawn: dict[int, tuple[NDArray[np.float32], Regions]] = {}  # of steps that are being read
         self.waited_s = 0.0
@@ -179,7 +179,7 @@ class TrainingBatches:
 
     def _items(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """(B,) items of an epoch that a step shows, their positions, and which images they are of."""
-        positions = step * self._whole + self._offset + np.arange(self.batch, dtype=np.int64)
+        positions = step * self._whole + self._offset + np.arange(self.batch_per_process, dtype=np.int64)
         items = shuffled_item(self.seed, self.items, positions)
         return items, positions, np.searchsorted(self._ends, items, side="right")
 

@@ -22,10 +22,10 @@ from scipy import ndimage
 from ubend.core.i18n import _
 from ubend.core.plan import TrainPlan
 from ubend.dataset.dataset import Dataset
-from ubend.dataset.sources import Source
+from ubend.dataset.sources import ItemSource
+from ubend.instances.instances import choose_method, object_classes, separate
+from ubend.instances.truth import find_truth, read_truth
 from ubend.labels.class_table import IGNORED
-from ubend.objects.instances import choose_method, object_classes, separate
-from ubend.objects.truth import find_truth, read_truth
 
 _NEGLIGIBLE = 1e-3  # less weight than this is 0
 _THREADS = 4
@@ -64,7 +64,7 @@ def border_weights(
     return weighed
 
 
-def border_weights_of(data: Dataset, images: Source, settings: TrainPlan) -> NDArray[np.float16] | None:
+def border_weights_of(data: Dataset, images: ItemSource, settings: TrainPlan) -> NDArray[np.float16] | None:
     """The border weights of training images, at the size at which they are learnt; None where none are asked for.
 
     Objects are those of the true ids beside the images (`find_ids`), else those of the masks, separated as

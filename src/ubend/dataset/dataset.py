@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from ubend.core.autoconfig import choose_format
 from ubend.core.errors import DataError, PairError, Problem, SettingError, TrainingError
 from ubend.core.files import csv_cell, csv_text, resolve_many
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.core.plan import Facts, ImageFormat, Width
 from ubend.core.progress import Reporter
 from ubend.core.settings import Precision, Settings
+from ubend.dataset.arrays import refuse_lost
 from ubend.dataset.extreme_values import find_normal_range, name_values
 from ubend.dataset.object_widths import find_widths
 from ubend.dataset.scan import (
@@ -34,7 +35,7 @@ from ubend.dataset.scan import (
     scan_masks_uncached,
     unknown_values_problem,
 )
-from ubend.dataset.splits import find_near_duplicates, split_pairs
+from ubend.dataset.splits import cut_folds, find_near_duplicates, split_pairs
 from ubend.dataset.store import Store, hash_pairs, open_store
 from ubend.io.file_cache import FileCache
 from ubend.io.images import Sizing
@@ -49,7 +50,7 @@ from ubend.layouts.pairs import Folder, Pair, SplitName
 from ubend.layouts.problems import enumerate_names
 from ubend.layouts.split_file import SPLIT_COLUMNS
 
-_Found = TypeVar("_Found")
+_Result = TypeVar("_Result")
 _PIECE_PIXELS = 2**20  # of an image that is looked at as a whole
 DATA_COLUMNS = ("name", "image", "mask", "split", "group", "image_hash", "mask_hash")  # of data.csv
 SKIPPED_COLUMNS = ("name", "problem")  # of skipped.csv
@@ -69,6 +70,8 @@ class Dataset:
         images: how the images are read, and sizing: the same, for a file.
         remarks: what the user should know.
         skipped: with `data.skip_bad`: the pairs that were left out, and their problems.
+        fold: of `data.folds`: the one that is the validation split; None: no folds, or all of them.
+        folds: of each pair: its fold, from 1; 0: of the test split; empty without folds.
     """
 
     folder: Folder
@@ -80,6 +83,8 @@ class Dataset:
     sizing: Sizing
     remarks: list[str]
     skipped: tuple[tuple[Pair, list[str]], ...]
+    fold: int | None = None
+    folds: tuple[int, ...] = ()
 
     def numbers(self, split: SplitName) -> NDArray[np.int64]:
         """The images of a part, by their number in the store."""
@@ -90,8 +95,17 @@ class Dataset:
 
     @property
     def scored_split(self) -> SplitName:
-        """The part that scores are made on: test, or validation where there is no test."""
-        return "test" if "test" in self.splits else "val"
+        """The split that scores are made on: test, or validation where there is no test, and for one of several folds:
+        the test split is for their models together."""
+        return "test" if "test" in self.splits and self.fold is None else "val"
+
+    def all_folds(self) -> "Dataset":
+        """The data set of the models of all folds together: no image except the test split's is new to all of them."""
+        splits = tuple[SplitName, ...]("test" if split == "test" else "train" for split in self.splits)
+        names, pixels = self.labels.names, self.store.class_pixels
+        of_fold = _describe_missing(names, pixels, self.splits)
+        remarks = [line for line in self.remarks if line not in of_fold] + _describe_missing(names, pixels, splits)
+        return replace(self, splits=splits, remarks=remarks, fold=None)
 
     def value_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(low, high), each (C,): 0 and 255 for 8 bit, else the least and greatest of the training split, except for
@@ -141,10 +155,14 @@ class Dataset:
         if not found:
             return []
         values, commonest = name_values(found.values())
-        line = _(
+        line = ngettext(
+            "note: {count} image holds values far beyond all others ({values}): {names}; probably nodata, or hot "
+            "pixels; mean, standard deviation and value range leave them out, but a prediction of this image will be "
+            "wrong: declare them as the file's nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN",
             "note: {count} images hold values far beyond all others ({values}): {names}; probably nodata, or hot "
             "pixels; mean, standard deviation and value range leave them out, but predictions of these images will be "
-            "wrong: declare them as the files' nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN"
+            "wrong: declare them as the files' nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN",
+            len(found),
         )
         return [
             line.format(
@@ -272,9 +290,11 @@ class Dataset:
         if saved != here:
             changed = sorted({row[0] for row in set(saved) ^ set(here)})
             raise TrainingError(
-                _("{folder}: {count} pairs are not what the run started with ({names}); start a new run").format(
-                    folder=self.folder.root, count=len(changed), names=", ".join(changed[:5])
-                ),
+                ngettext(
+                    "{folder}: {count} pair is not what the run started with ({names}); start a new run",
+                    "{folder}: {count} pairs are not what the run started with ({names}); start a new run",
+                    len(changed),
+                ).format(folder=self.folder.root, count=len(changed), names=", ".join(changed[:5])),
                 path=self.folder.root,
             )
         return replace(self, splits=tuple(cast(SplitName, row["split"]) for row in rows))
@@ -293,6 +313,7 @@ def find_folder(settings: Settings) -> Folder:
 
     options = ReadOptions(Path(data.split) if data.split else None, data.skip_bad, find)
     if data.images is not None and data.masks is not None and data.folder is None:
+        refuse_lost(Path(data.images))
         return read_pairs(data.images, data.masks, options)
     if data.images is not None or data.masks is not None:
         raise SettingError(_("--images and --masks go together, and without FOLDER"), key="data.images")
@@ -307,15 +328,21 @@ def open_dataset(settings: Settings, device: str, cache: Path, reporter: Reporte
     With `data.skip_bad`, pairs that cannot be used are left out and recorded.
 
     Raises:
-        DataError: see `read_folder`, `scan_masks`, `find_classes`, `open_store`, `split_pairs`.
+        DataError: see `read_folder`, `scan_masks`, `find_classes`, `open_store`, `split_pairs`, `cut_folds`.
+        SettingError: several folds are asked for, and not which of them is the validation split.
         OutputError: the cache cannot be written, or there is not enough room.
     """
+    if settings.data.held_out is None and (settings.data.folds is not None or settings.train.effort == "best"):
+        line = _(
+            "several folds are several trainings: `ubend fit` and `ubend.fit` run them, or name one as data.held_out"
+        )
+        raise SettingError(line, key="data.folds")
     return read_usable(
         settings, lambda folder, skipped: _open_folder(folder, settings, device, cache, reporter, skipped)
     )
 
 
-def read_usable(settings: Settings, read: Callable[[Folder, list[tuple[Pair, list[str]]]], _Found]) -> _Found:
+def read_usable(settings: Settings, read: Callable[[Folder, list[tuple[Pair, list[str]]]], _Result]) -> _Result:
     """What `read` returns for the folder that the settings name.
 
     Args:
@@ -370,25 +397,47 @@ def _open_folder(
         paths = {pairs[i].name: pairs[i].mask.path for i in empty.tolist()}
         raise PairError({name: [Problem(line.format(path=path), path)] for name, path in paths.items()})
     if count := int(store.has_invalid.sum()):
-        line = _(
+        line = ngettext(
+            "{count} of {all} images has invalid pixels (nodata, alpha 0, NaN or a mask in the file); they "
+            "are neither learnt nor scored",
             "{count} of {all} images have invalid pixels (nodata, alpha 0, NaN or a mask in the file); they "
-            "are neither learnt nor scored"
+            "are neither learnt nor scored",
+            count,
         )
         remarks.append(line.format(count=count, all=len(pairs)))
-    split = split_pairs(
-        [pair.name for pair in pairs],
-        [pair.split for pair in pairs],
-        [pair.group for pair in pairs],
+    names, groups, duplicates = (
+        [p.name for p in pairs],
+        [p.group for p in pairs],
         find_near_duplicates(store.thumbnails),
+    )
+    tested = settings.data.test != "none"
+    split = split_pairs(
+        names,
+        [pair.split if tested else None for pair in pairs],
+        groups,
+        duplicates,
         settings.train.seed,
         settings.data.val_share,
         settings.data.test_share,
     )
+    splits, fold, own_folds = split.splits, settings.data.held_out, list[int]()
+    if (folds := settings.data.folds) is not None:
+        splits = splits if tested else tuple[SplitName, ...]("train" for _split in splits)
+        own_folds = cut_folds(names, splits, groups, duplicates, settings.train.seed, folds).tolist()
+        splits = tuple("test" if own == 0 else "val" if own == fold else "train" for own in own_folds)
     if skipped or folder.skipped:
         count = len(skipped) + len({name for name, _problem in folder.skipped})
-        remarks.append(_("{count} bad files or pairs are left out; skipped.csv names them").format(count=count))
-    remarks = [*remarks, *split.remarks, *_describe_missing(labels.names, store.class_pixels, split.splits)]
-    return Dataset(folder, store, labels, split.splits, widths, images, sizing, remarks, tuple(skipped))
+        remarks.append(
+            ngettext(
+                "{count} bad file or pair is left out; skipped.csv names it",
+                "{count} bad files or pairs are left out; skipped.csv names them",
+                count,
+            ).format(count=count)
+        )
+    remarks = [*remarks, *split.remarks, *_describe_missing(labels.names, store.class_pixels, splits)]
+    return Dataset(
+        folder, store, labels, splits, widths, images, sizing, remarks, tuple(skipped), fold, tuple(own_folds)
+    )
 
 
 def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], splits: Sequence[SplitName]) -> list[str]:

@@ -15,7 +15,7 @@ from ubend.dataset.batches import TrainingBatches
 from ubend.dataset.border_weights import border_weights_of
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.foreground import Foreground
-from ubend.dataset.sources import Source, open_sources
+from ubend.dataset.sources import ItemSource, open_sources
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TrainData:
     """
 
     batches: TrainingBatches
-    validation: Source
+    validation: ItemSource
 
 
 def prepare(
@@ -78,7 +78,7 @@ def _refuse_large_batch(plan: Plan, data: Dataset, device: torch.device) -> None
     """
     if device.type != "cpu" or not hasattr(os, "sysconf"):
         return
-    window = plan.data.window
+    window = plan.data.crop
     pixels = window**2 if window is not None else int(data.store.shapes_hw.prod(axis=1).min())
     values = 2 * plan.model.width + 2 * data.labels.classes
     wanted = pixels * (
@@ -96,7 +96,7 @@ def _refuse_large_batch(plan: Plan, data: Dataset, device: torch.device) -> None
 
 
 def crop_size(shapes_hw: NDArray[np.int64], plan: Plan) -> tuple[int, int]:
-    """(H, W) of a training image: the median of the images' sizes, or `data.window` if less.
+    """(H, W) of a training image: the median of the images' sizes, or `data.crop` if less.
 
     Args:
         shapes_hw: (N, 2) height and width of each image, as decoded, px.
@@ -105,5 +105,5 @@ def crop_size(shapes_hw: NDArray[np.int64], plan: Plan) -> tuple[int, int]:
         return int(shapes_hw[:, 0].max()), int(shapes_hw[:, 1].max())
     multiple = 2**plan.model.depth
     height, width = (multiple * max(1, round(int(side) / multiple)) for side in np.median(shapes_hw, axis=0))
-    window = plan.data.window
+    window = plan.data.crop
     return (height, width) if window is None else (min(window, height), min(window, width))

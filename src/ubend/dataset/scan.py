@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, OutputError, PairError, Problem, reason
 from ubend.core.files import write_file
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.io.decode import read_header
 from ubend.io.file_cache import FileCache
 from ubend.io.images import read_image
@@ -88,9 +88,12 @@ def agree_channels(headers: Sequence[Header], pairs: Sequence[Pair], wanted: int
     remarks = _remarks(headers, channels)
     grey = [name for name, header in zip(names, headers, strict=True) if header.channels == 1]
     if wanted is None and channels == 3 and grey:
-        line = _(
+        line = ngettext(
+            "{count} of {all} images is grey ({names}); all are read in colour, grey repeated; --channels 1 "
+            "reads all in grey",
             "{count} of {all} images are grey ({names}); all are read in colour, grey repeated; --channels 1 "
-            "reads all in grey"
+            "reads all in grey",
+            len(grey),
         )
         remarks.append(line.format(count=len(grey), all=len(names), names=", ".join([*grey[:_NAMED], "..."])))
     return channels, remarks
@@ -134,11 +137,18 @@ def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:
 def _remarks(headers: Sequence[Header], channels: int) -> list[str]:
     """What is done to images on reading that a person might not expect."""
     dropped = [header.channels + 1 for header in headers if header.alpha and header.channels + 1 != channels]
-    more = max(dropped, default=0)
+    more, turned = max(dropped, default=0), sum(h.turned for h in headers)
     lines = (
         (len(dropped), _("alpha is dropped in {count} of {all} images; --channels {more} keeps it, if all have it")),
         (sum(h.cmyk for h in headers), _("printing inks (CMYK) become red, green, blue in {count} of {all} images")),
-        (sum(h.turned for h in headers), _("{count} of {all} images are turned upright, as their EXIF says")),
+        (
+            turned,
+            ngettext(
+                "{count} of {all} images is turned upright, as its EXIF says",
+                "{count} of {all} images are turned upright, as their EXIF says",
+                turned,
+            ),
+        ),
     )
     return [line.format(count=count, all=len(headers), more=more) for count, line in lines if count]
 

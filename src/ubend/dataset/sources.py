@@ -1,6 +1,6 @@
 """Data sources: images of a store, or crops of them, brought to a device as batches on one canvas.
 
-Whoever trains or validates takes a `Source` and asks it, never which kind it is:
+Training and validation use only the interface `ItemSource`, never a subclass by name:
 
     Images   whole images, kept on the device where they fit
     Patches    images at native size, of which training reads crops
@@ -35,7 +35,7 @@ _VALIDATION_PIXELS = 4 * 2**20  # in one forward pass without gradients
 _CPU_CROP_PIXELS = 2**19  # likewise, of crops on a CPU, which more make no faster, but take 1 GiB each million
 
 
-class Source:
+class ItemSource:
     """Images of a store, or crops of them, that are brought to a device as batches on one canvas.
 
     Args:
@@ -130,11 +130,11 @@ class Source:
         return self._reader.submit(self.read, regions)
 
 
-class WholeImages(Source):
+class WholeImages(ItemSource):
     """Whole images, resident on the device when they fit (`room_bytes`), else read from the memory-mapped store.
 
     Args:
-        store, numbers, device: see `Source`.
+        store, numbers, device: see `ItemSource`.
         room_bytes: how much of the device's memory images may take.
     """
 
@@ -153,11 +153,11 @@ class WholeImages(Source):
                 self.images[part], self.masks[part] = self.read(self.regions(part))
 
 
-class RandomCrops(Source):
+class RandomCrops(ItemSource):
     """The images of a training split, at native size; crops of them are read, never all of them.
 
     Args:
-        store, numbers, device: see `Source`.
+        store, numbers, device: see `ItemSource`.
         crops: how many of them an epoch shows; each image in proportion to its area, and at least once.
         window_hw: (H, W) px.
         settings: of the warp; they say how much of an image a crop may look at.
@@ -186,11 +186,11 @@ class RandomCrops(Source):
         return moved, Regions(regions.numbers, *box)
 
 
-class FixedCrops(Source):
+class FixedCrops(ItemSource):
     """Fixed crops that cover images; each pixel is scored in one of them.
 
     Args:
-        store, numbers, device: see `Source`.
+        store, numbers, device: see `ItemSource`.
         window_hw: (H, W) px, at most; smaller where all images are.
         most: crops; of more, so many are taken evenly.
     Attributes:
@@ -242,7 +242,9 @@ def share_crops(areas: NDArray[np.int64], crops: int) -> NDArray[np.int64]:
     return np.asarray(np.maximum(1, np.rint(crops * (areas / areas.sum()))).astype(np.int64))
 
 
-def open_sources(data: Dataset, plan: Plan, device: torch.device, crop_hw: tuple[int, int]) -> tuple[Source, Source]:
+def open_sources(
+    data: Dataset, plan: Plan, device: torch.device, crop_hw: tuple[int, int]
+) -> tuple[ItemSource, ItemSource]:
     """The training and the validation split of a data set, as `data.resize` asks for them; on the device if they fit.
 
     Images that keep their native size stay in the store, and crops of them are read.
@@ -252,7 +254,7 @@ def open_sources(data: Dataset, plan: Plan, device: torch.device, crop_hw: tuple
     """
     numbers, others = data.numbers("train"), data.numbers("val")
     if plan.data.resize == "native":
-        crops = plan.data.epoch_windows or len(numbers)
+        crops = plan.data.crops_per_epoch or len(numbers)
         training = RandomCrops(data.store, numbers, device, crops, crop_hw, plan.augment)
         # twice as large: pixels at its border lack surroundings, and count half as often
         maximum = max(len(others), round(_VALIDATION_SHARE * crops / 4))

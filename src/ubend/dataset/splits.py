@@ -205,6 +205,49 @@ def split_pairs(
     return SplitResult(tuple(splits), tuple(remarks))
 
 
+def cut_folds(
+    names: Sequence[str],
+    splits: Sequence[SplitName],
+    groups: Sequence[str | None],
+    duplicates: NDArray[np.int64],
+    seed: int,
+    folds: int,
+) -> NDArray[np.int64]:
+    """The fold of each pair, for cross-validation: train and val together, in folds of sizes as equal as groups allow.
+
+    Groups and near-identical images are never cut. As in `split_pairs`, the result for a name does not depend on the
+    order of the arguments' items: units are dealt from the largest to the smallest, those of a size in the order of a
+    keyed hash, each to the fold that is smallest so far.
+
+    Args:
+        names, groups, duplicates, seed: see `split_pairs`.
+        splits: N; those of test are in no fold.
+        folds: number of folds, >= 2.
+    Returns:
+        (N,) numbers from 1 to `folds`; 0: test.
+    Raises:
+        DataError: fewer independent images or groups than folds.
+    """
+    units, members = _join_groups(groups, duplicates), dict[int, list[int]]()
+    for i in sorted(range(len(names)), key=lambda i: names[i]):
+        if splits[i] != "test":
+            members.setdefault(int(units[i]), []).append(i)
+    if len(members) < folds:
+        raise DataError(
+            _(
+                "{folds} folds need as many independent images or groups, but there are only {units} beside the test "
+                "split ({count} images; near-identical ones count once); give fewer --folds, or add images"
+            ).format(folds=folds, units=len(members), count=sum(map(len, members.values()))),
+            key="data.folds",
+        )
+    found, sizes = np.zeros(len(names), np.int64), [0] * folds
+    for unit in sorted(members.values(), key=lambda unit: (-len(unit), _draw(seed, names[unit[0]]))):
+        smallest = sizes.index(min(sizes))
+        found[unit] = smallest + 1
+        sizes[smallest] += len(unit)
+    return found
+
+
 def _given_splits(names: Sequence[str], given: Sequence[SplitName | None]) -> set[SplitName]:
     """The splits that are given; empty when none is given."""
     present = {split for split in given if split is not None}

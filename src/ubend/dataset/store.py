@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, PairError, Problem, reason
 from ubend.core.files import DiskRequirement, check_disk_space, regular_file
 from ubend.core.i18n import _
+from ubend.dataset.arrays import ARRAYS_SUFFIX
 from ubend.dataset.scan import (
     LABEL_SCAN_SUFFIX,
     WIDTHS_SUFFIX,
@@ -66,7 +67,7 @@ THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are fo
 _STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}[-.].*")  # the hash; hidden and longer while it is built
 _OLD_SUFFIX = ".kernels.so"  # written by earlier versions; never loaded, still deleted
 _SUFFIX = re.compile(
-    f"({'|'.join(map(re.escape, (LABEL_SCAN_SUFFIX, WIDTHS_SUFFIX, FILE_CACHE_SUFFIX, _OLD_SUFFIX)))})$"
+    f"({'|'.join(map(re.escape, (LABEL_SCAN_SUFFIX, WIDTHS_SUFFIX, FILE_CACHE_SUFFIX, ARRAYS_SUFFIX, _OLD_SUFFIX)))})$"
 )
 
 
@@ -172,6 +173,8 @@ def describe_kept(path: Path) -> tuple[str, str]:
             what = _("values of masks") if path.name.endswith(LABEL_SCAN_SUFFIX) else _("widths of objects")
             with np.load(path) as arrays:
                 return what, str(arrays["folder"]) if "folder" in arrays else ""
+        if path.name.endswith(ARRAYS_SUFFIX):
+            return _("arrays given in Python"), str(path)
         if path.name.endswith(FILE_CACHE_SUFFIX):
             return _("list of files"), common_folder(json.loads(path.read_text(encoding="utf-8").partition("\n")[2]))
         facts = json.loads((path / _FACTS).read_text(encoding="utf-8"))
@@ -364,16 +367,16 @@ def _build(
         masks.flush()
         for array in invalid_at:
             array.flush()  # type: ignore[attr-defined]
-        np.savez(
-            temporary / _INDEX,
-            offsets=offsets,
-            shapes_hw=np.array(stored_hw, np.int64),
-            native_hw=np.array(shapes_hw, np.int64),
-            class_pixels=class_pixels,
-            thumbnails=thumbnails,
-            has_unseen=has_invalid,
-            pixel_hashes=pixel_hashes,
-        )
+        index: dict[str, NDArray[Any]] = {
+            "offsets": offsets,
+            "shapes_hw": np.array(stored_hw, np.int64),
+            "native_hw": np.array(shapes_hw, np.int64),
+            "class_pixels": class_pixels,
+            "thumbnails": thumbnails,
+            "has_unseen": has_invalid,
+            "pixel_hashes": pixel_hashes,
+        }
+        np.savez(temporary / _INDEX, allow_pickle=False, **index)
         facts = {"version": STORE_VERSION, **vars(sizing), "dtype": dtype.name, "hashes": hashes}
         facts["folder"] = common_folder(path for pair in pairs for path in (pair.image, *pair.mask.files))
         facts |= {"files": _check_sums(temporary), "changed_ns": _read_times(temporary)}

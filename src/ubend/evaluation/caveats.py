@@ -1,11 +1,11 @@
-"""What to know about scores: images that the model has seen in its training, and test sets that are too small."""
+"""Caveats of scores: images that the model has seen in training, and test sets that are too small."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.io.images import fit_channels, hash_pixels
 from ubend.layouts.pairs import SPLITS, SplitName
 from ubend.models.model_file import Bundle, unpack_hashes
@@ -18,7 +18,7 @@ class SplitLookup:
     """The images that models were trained, validated and tested on, recognised by their decoded pixels.
 
     Attributes:
-        complete: whether all models' files name these images; files of earlier versions do not.
+        complete: whether all model files contain these hashes; files of earlier versions do not.
     """
 
     def __init__(self, bundles: Sequence[Bundle]) -> None:
@@ -33,7 +33,7 @@ class SplitLookup:
         return bool(self._models)
 
     def find_split(self, pixels: NDArray[Any]) -> SplitName | None:
-        """The split that an image was in; None: in none. Of several models the one that saw most of it counts.
+        """The split that an image was in; None: in none. With several models, train counts before val and test.
 
         Args:
             pixels: (H, W, C) as `read_image` gives it, with the models' channels.
@@ -47,7 +47,7 @@ class SplitLookup:
 
 
 def describe_seen(split_lookup: SplitLookup, left_out: Sequence[str], validation: int) -> list[str]:
-    """What to say about the images that were scored, one line each.
+    """Notes on scored images that the models have seen, one line each.
 
     Args:
         known: the images of the models.
@@ -58,42 +58,59 @@ def describe_seen(split_lookup: SplitLookup, left_out: Sequence[str], validation
     if not split_lookup.complete:
         lines.append(
             _(
-                "note: the model file does not name its training images (it is from an earlier version), so whether "
-                "they are among the scored ones cannot be known; a model that is trained again names them"
+                "note: the model file does not list its training images (it is from an earlier version), so it is "
+                "unknown whether they are among the scored ones; train the model again to list them"
             )
         )
     if left_out:
-        line = _("note: {count} training images of the model are left out of the scores: {names}")
+        line = ngettext(
+            "note: {count} training image of the model is left out of the scores: {names}",
+            "note: {count} training images of the model are left out of the scores: {names}",
+            len(left_out),
+        )
         lines.append(line.format(count=len(left_out), names=some_names(left_out)))
     return [*lines, *describe_validation(validation)]
 
 
 def describe_validation(count: int) -> list[str]:
-    """A line when validation images are scored, else none."""
+    """A note if validation images are scored."""
     line = _(
-        "note: {count} of the scored images are validation images: they chose the weights, so the scores are optimistic"
+        "note: {count} of the scored images are validation images, by which the weights were chosen, so the scores "
+        "are optimistic"
     )
     return [line.format(count=count)] if count else []
 
 
 def describe_few(count: int, split: SplitName | None) -> list[str]:
-    """A line when so few images are scored that their scores say little, else none.
+    """A note if too few images are scored.
 
     Args:
         count: number of images.
-        split: the one that they are of; None: of any.
+        split: their split; None: any.
     """
     if count >= _FEW_IMAGES:
         return []
-    line = _("note: {count} {split} images say little about others; trust their scores only roughly")
+    line = ngettext(
+        "note: scores of only {count} {split} image are a rough estimate for other images",
+        "note: scores of only {count} {split} images are a rough estimate for other images",
+        count,
+    )
     if split is None:
-        line = _("note: {count} images say little about others; trust their scores only roughly")
+        line = ngettext(
+            "note: scores of only {count} image are a rough estimate for other images",
+            "note: scores of only {count} images are a rough estimate for other images",
+            count,
+        )
     return [line.format(count=count, split=split)]
 
 
 def only_training_images(names: Sequence[str], cure: str) -> str:
-    """The error text when all images are training images."""
-    line = _("nothing to score: all {count} images are training images of the model ({names}); {cure}")
+    """The error text if all images are training images."""
+    line = ngettext(
+        "nothing to score: {count} image, a training image of the model ({names}); {cure}",
+        "nothing to score: all {count} images are training images of the model ({names}); {cure}",
+        len(names),
+    )
     return line.format(count=len(names), names=some_names(names), cure=cure)
 
 

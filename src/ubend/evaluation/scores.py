@@ -1,9 +1,9 @@
-"""Predictor + pairs -> scores.
+"""Scores of a predictor on pairs of image and mask.
 
-Two sizes: *native*, the image's own, against the untouched mask (the honest one); and *model size*,
-the network's, against the mask resized by nearest pixel, for comparison with papers that score there. Where the
-network sees images at native size, as in tiles, both are one. Outlines, calibration and intervals are of the native
-size. What each score means: docs/scores.md.
+Two sizes: *native*, the image's own, against the original mask (the realistic one); and *model size*, the network's,
+    against the mask resized by nearest pixel, for comparison with papers that score there. If the network sees images
+    at native size, as in tiles, both are the same. Outlines, calibration and intervals are of the native size.
+    docs/scores.md defines each score.
 """
 
 import math
@@ -21,11 +21,12 @@ from ubend.core.errors import DataError, PairError
 from ubend.core.i18n import _
 from ubend.dataset.store import ignore_invalid, read_class_map
 from ubend.evaluation.intervals import Interval, mean_intervals
+from ubend.evaluation.report import DISTANCES
 from ubend.inference.input_checks import too_large
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits
 from ubend.inference.prefetch import prefetch
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.io.images import resize_mask
 from ubend.io.pixel_size import PixelSize, read_spatial_info
 from ubend.io.raster import Header
@@ -52,33 +53,32 @@ from ubend.metrics.summary import ClassMean, class_keys, none_for_nan
 from ubend.training.losses import sum_cross_entropy
 
 _CELLS_WAITING = 2**22  # of counts on the device: 32 MiB
-DISTANCES = ("hausdorff_95", "surface_distance")  # measures without an upper limit
 
 
 class ScoredPredictor(Protocol):
-    """What can be scored: a `Predictor`, or a `Baseline`, which answers in the same way."""
+    """The interface of models that can be scored: `Predictor` and `Baseline`."""
 
     @property
     def labels(self) -> LabelMap:
         """The class table."""
 
     def inspect(self, path: Path) -> Header:
-        """An image file's header; DataError: it is of another kind."""
+        """Check an image file's header; DataError: the image does not fit the model."""
 
-    def prepare(self, image: Path, header: Header) -> Source | None:
-        """An image's file at the size at which it is looked at; None: it is not scored."""
+    def prepare(self, image: Path, header: Header) -> TileSource | None:
+        """Prepare an image at model size; None: it is not scored."""
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+    def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
         """Logits of each image, in any order."""
 
 
 class DecodedImage(NamedTuple):
-    """An image that is decoded already, as `prepare` would give it, and its (H, W) class indices.
+    """A decoded image, as returned by `prepare`, and its (H, W) class indices.
 
-    `truth` None: they are read from the mask's file.
+    `truth` None: read from the mask file.
     """
 
-    image: Source
+    image: TileSource
     truth: NDArray[np.uint8] | None = None
 
 
@@ -96,11 +96,11 @@ def evaluate_pairs(
     Args:
         predictor: the model.
         pairs: images with masks.
-        labels: what the masks hold, in the order of the model's classes; None: the same as its own masks. Classes that
-            they cannot hold have no score.
-        decoded: gives an image by its place in `pairs`; None: the files are read.
-        skip_bad: score the other pairs where some cannot be used.
-        select: given the places of all images that were read, returns those that count, one or more.
+        labels: the label map of the masks, in the order of the model's classes; None: that of its own masks. Classes
+            without label values have no score.
+        decoded: returns an image by its index in `pairs`; None: read the files.
+        skip_bad: leave out pairs that cannot be used.
+        select: given the indices of all images that were read, returns those to score.
     Returns:
         `native` and `model_size`, each with `dice`, `iou`, `precision`, `recall` (per image: mean, median and worst
         decile; and pooled; per class, their mean, and the mean without the background), `pixel_accuracy`,
@@ -121,7 +121,7 @@ def evaluate_pairs(
     bad: dict[str, list[str]] = {}
     read: list[int] = []  # places in `pairs` of the images that are predicted
 
-    def sources() -> Iterator[Source]:
+    def sources() -> Iterator[TileSource]:
         for number, found in enumerate(_read(predictor, pairs, known, decoded)):
             if isinstance(found, DataError):
                 bad[pairs[number].name] = found.problems
@@ -160,7 +160,8 @@ def evaluate_pairs(
     for pair, loss in zip(pairs, losses, strict=True):
         if np.isnan(loss):
             line = _(
-                "{path}: the model's logits are not finite numbers: its values, or the model's weights, are too large"
+                "{path}: the model's logits are not finite, because the image's values or the model's weights are too "
+                "large"
             )
             raise DataError(line.format(path=pair.image), path=pair.image, key="value")
     scores = {
@@ -184,14 +185,14 @@ def evaluate_pairs(
 
 def _read(
     predictor: ScoredPredictor, pairs: Sequence[Pair], labels: LabelMap, decoded: Callable[[int], DecodedImage] | None
-) -> Iterator[tuple[Source, NDArray[np.uint8]] | DataError | None]:
-    """Each image and its (H, W) class indices, or what is wrong with it, in the order of the pairs; None: not scored.
+) -> Iterator[tuple[TileSource, NDArray[np.uint8]] | DataError | None]:
+    """Each image and its (H, W) class indices, or its problem, in the order of the pairs; None: not scored.
 
-    They are read ahead; few large ones, which would fill the memory.
+    Images are prefetched, fewer if they are large.
     """
     if decoded is not None:
 
-        def take(number: int) -> tuple[Source, NDArray[np.uint8]] | DataError:
+        def take(number: int) -> tuple[TileSource, NDArray[np.uint8]] | DataError:
             try:
                 image, truth = decoded(number)
                 return image, _read_truth(pairs[number], image, labels) if truth is None else truth
@@ -206,7 +207,7 @@ def _read(
         except DataError as error:
             return pair, error
 
-    def read(inspected: tuple[Pair, Header | DataError]) -> tuple[Source, NDArray[np.uint8]] | DataError | None:
+    def read(inspected: tuple[Pair, Header | DataError]) -> tuple[TileSource, NDArray[np.uint8]] | DataError | None:
         pair, header = inspected
         if isinstance(header, DataError):
             return header
@@ -276,8 +277,9 @@ def _read_spacings(pairs: Sequence[Pair]) -> tuple[list[tuple[float, float]], st
     return [(size.height, size.width) for size in sizes], sizes[0].unit if sizes else "px"
 
 
-def _read_truth(pair: Pair, image: Source, labels: LabelMap) -> NDArray[np.uint8]:
-    """(H, W) class index of an image's mask, as it is; IGNORED where the mask says so or the image was not seen."""
+def _read_truth(pair: Pair, image: TileSource, labels: LabelMap) -> NDArray[np.uint8]:
+    """(H, W) class index of an image's mask at native size; IGNORED where the mask is ignored or the image is
+    invalid."""
     truth = ignore_invalid(read_class_map(pair, image.native_hw, labels), image.invalid, pair).classes
     if (truth == IGNORED).all():
         raise DataError(_("{path}: no pixel of this mask has a class").format(path=pair.mask.path), path=pair.mask.path)

@@ -14,7 +14,7 @@ from ubend.inference.input_checks import refuse_other_kind
 from ubend.inference.postprocess import PostprocessOptions, parse_areas, parse_thresholds, postprocess
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Predictor, fetch
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.io.images import LoadedImage
 from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED
@@ -99,15 +99,13 @@ class MaskPredictor:
                 keys[number] = key
                 yield image
 
-        if isinstance(self._base, Predictor) and not self.wanted and not with_prob:
-            for number, mask in self._base.predict_masks(given()):
-                yield keys.pop(number), MaskResult(mask)
-            return
-        for number, found in self._base.predict(given()):
-            mask = postprocess(found.prob, self.wanted, found.mask == IGNORED) if self.wanted else found.mask
-            yield keys.pop(number), MaskResult(mask, found.prob if with_prob else None)
+        for number, found in self._base.predict(given(), probabilities=with_prob or bool(self.wanted)):
+            prob, mask = found.probabilities, found.mask
+            if self.wanted and prob is not None:
+                mask = postprocess(prob, self.wanted, mask == IGNORED)
+            yield keys.pop(number), MaskResult(mask, prob if with_prob else None)
 
-    def predict_rows(self, source: Source, *, with_prob: bool = False) -> Iterator[tuple[slice, MaskResult]]:
+    def predict_rows(self, source: TileSource, *, with_prob: bool = False) -> Iterator[tuple[slice, MaskResult]]:
         """(row range, answer) of an image, from top to bottom; only if `by_rows`."""
 
         def make(logits: Tensor) -> list[Tensor]:
@@ -122,7 +120,7 @@ class MaskPredictor:
 def load_mask_predictor(model: Path | str, device: str | None, conditions: Conditions) -> MaskPredictor:
     """Load the models; arguments and errors: see `ensemble.load`, `parse_thresholds` and `parse_areas`."""
     models = [model, *conditions.models]
-    base = load(models, device, tta=conditions.tta, tiles=conditions.tiles, overlap=conditions.overlap)
+    base = load(models, device=device, tta=conditions.tta, tiles=conditions.tiles, overlap=conditions.overlap)
     names = base.labels.names
     wanted = PostprocessOptions(
         parse_thresholds(conditions.threshold, names),

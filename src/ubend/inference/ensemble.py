@@ -6,10 +6,11 @@ one image and one sum. H x W pixels of the image, C classes.
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from ubend.core.errors import ModelFileError, SettingError
 from ubend.core.i18n import _
@@ -72,55 +73,62 @@ class Ensemble:
         self.members = list(members)
         self.labels = self.members[0].predictor.labels
 
-    def __call__(self, image: Image) -> Prediction:
+    def __call__(self, image: Image, *, probabilities: bool = False) -> Prediction:
         """Predict one image; for arguments and errors see `Predictor`."""
         total: NDArray[np.float32] | None = None
+        seen: list[NDArray[Any]] = []
         for predictor, views in self.members:
             loaded = _read(image, predictor)
             pixels = loaded.pixels
+            seen.append(pixels)
             # what has no two axes is refused by the predictor, in its words
             shown = [view.see(pixels) for view in views] if pixels.ndim > 1 else [pixels]
-            for number, prediction in predictor.predict(shown):
-                part = views[number].back(prediction.prob)
+            for number, prediction in predictor.predict(shown, probabilities=True):
+                assert prediction.probabilities is not None
+                part = views[number].back(prediction.probabilities)
                 part = part * np.float32(1 / (len(views) * len(self.members)))
                 total = part if total is None else np.add(total, part, out=total)
         assert total is not None
         mask = total.argmax(axis=0).astype(np.uint8)
         if loaded.invalid is not None:
             mask[loaded.invalid], total[:, loaded.invalid] = IGNORED, 0
-        return Prediction(mask, np.ascontiguousarray(total), self.labels)
+        colorful = max(seen, key=lambda pixels: pixels.shape[-1])  # models may take grey, and colour
+        return Prediction(mask, self.labels, colorful, np.ascontiguousarray(total) if probabilities else None)
 
-    def predict(self, images: Iterable[Image]) -> Iterator[tuple[int, Prediction]]:
+    def predict(self, images: Iterable[Image], *, probabilities: bool = False) -> Iterator[tuple[int, Prediction]]:
         """(number, prediction) of each image, in order."""
         for number, image in enumerate(images):
-            yield number, self(image)
+            yield number, self(image, probabilities=probabilities)
 
 
 def load(
-    models: Path | str | Sequence[Path | str],
-    device: str | None = None,
+    model: Path | str | Sequence[Path | str],
     *,
+    device: str | None = None,
     tta: bool = False,
     tiles: int | None = None,
     overlap: float = 0.25,
+    network: nn.Module | None = None,
 ) -> Predictor | Ensemble:
     """A predictor from a model file or a run folder, or from several, whose probabilities are averaged.
 
     Args:
-        models: one, or several of the same classes, such as folds or seeds.
+        model: a run folder or a model file; or several, of the same classes, such as folds or seeds.
         device: cuda, cuda:1, mps or cpu; None: the fastest here.
         tta: test-time augmentation: average over the image and its mirror image; over all eight turns and flips
             where the model was trained with those.
-        tiles, overlap: see `Predictor`.
+        tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
+        overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
+        network: the module of models of your own network (`network=` of `ubend.fit`), with any weights; it is copied.
     Raises:
         ModelFileError: a file is missing, truncated, not ours, newer than this version, or of other classes or
             images of another depth.
-        SettingError: there is no such device, or no model is named.
+        SettingError: there is no such device, no model is named, or `tiles` or `overlap` is out of range.
     """
-    paths = [models] if isinstance(models, str | Path) else list(models)
+    paths = [model] if isinstance(model, str | Path) else list(model)
     if not paths:
         raise SettingError(_("no model to predict with; name at least one"), key="models")
-    predictors = [load_one(path, device, tiles=tiles, overlap=overlap) for path in paths]
+    predictors = [load_one(path, device, tiles=tiles, overlap=overlap, network=network) for path in paths]
     for path, predictor in zip(paths, predictors, strict=True):
         if predictor.labels.names != predictors[0].labels.names:
             line = _(
@@ -150,7 +158,7 @@ def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
     Its file says so; of older ones the settings in the run folder. Where neither does: the image and its mirror
     image.
     """
-    if not bundle.flips:
+    if not bundle.flips or bundle.model.averages_views:
         return PLAIN
     if bundle.orientation is not None:
         return SQUARE if bundle.orientation == "free" else MIRRORED

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.i18n import _
+from ubend.core.i18n import ngettext
 from ubend.core.progress import Reporter
 from ubend.dataset.extreme_values import find_normal_range, name_values
 from ubend.io.row_windows import TiffRowReader
@@ -63,10 +63,14 @@ class ExtremeValues:
         if not self._found:
             return []
         values, commonest = name_values(self._found.values())
-        line = _(
+        line = ngettext(
+            "WARNING: {count} image holds values far beyond those that the model was trained on ({values}): {names}; "
+            "probably nodata, or hot pixels, and its prediction is wrong: declare them as the file's "
+            "nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN",
             "WARNING: {count} images hold values far beyond those that the model was trained on ({values}): {names}; "
             "probably nodata, or hot pixels, and the predictions of these images are wrong: declare them as the files' "
-            "nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN"
+            "nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN",
+            len(self._found),
         )
         names = enumerate_names(sorted(path.name for path in self._found))
         return [line.format(count=len(self._found), values=values, names=names, value=commonest)]

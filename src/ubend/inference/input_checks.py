@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, Problem
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.io.decode import read_header
 from ubend.io.images import LoadedImage, fill_invalid, fit_channels, load_image, straighten
 from ubend.io.raster import Header
@@ -106,7 +106,7 @@ def _refuse_values(image: NDArray[Any], bundle: Bundle) -> None:
     with np.errstate(over="ignore"):
         bad = image.size - int(np.isfinite(image.astype(np.float32, copy=False)).sum())
     if bad:
-        line = _("an array with {count} values that are no finite numbers was given; replace them")
+        line = _("an array with values that are no finite numbers ({count}) was given; replace them")
         raise DataError(line.format(count=bad), key="value")
     if bundle.dtype == "float32":
         return
@@ -150,16 +150,25 @@ def _fit_array(given: LoadedImage, channels: int) -> LoadedImage:
 
 def describe_channels(headers: Collection[Header], channels: int) -> list[str]:
     """What becomes of images that have other channels than a model takes; one sentence for each kind of them."""
+    grey = sum(header.channels == 1 != channels for header in headers)
+    color = sum(header.channels == 3 and channels == 1 for header in headers)
+    alpha = sum(header.alpha and header.channels + 1 != channels for header in headers)
     lines = {
-        _("note: {count} of {all} images are grey; the grey is repeated in the model's {channels} channels"): sum(
-            header.channels == 1 != channels for header in headers
-        ),
-        _("note: {count} of {all} images are in colour; the model takes grey, so they become grey (luma)"): sum(
-            header.channels == 3 and channels == 1 for header in headers
-        ),
-        _("note: {count} of {all} images have alpha: it says what was seen and is no channel of the image"): sum(
-            header.alpha and header.channels + 1 != channels for header in headers
-        ),
+        ngettext(
+            "note: {count} of {all} images is grey; the grey is repeated in the model's {channels} channels",
+            "note: {count} of {all} images are grey; the grey is repeated in the model's {channels} channels",
+            grey,
+        ): grey,
+        ngettext(
+            "note: {count} of {all} images is in colour; the model takes grey, so it becomes grey (luma)",
+            "note: {count} of {all} images are in colour; the model takes grey, so they become grey (luma)",
+            color,
+        ): color,
+        ngettext(
+            "note: {count} of {all} images has alpha: it says what was seen and is no channel of the image",
+            "note: {count} of {all} images have alpha: it says what was seen and is no channel of the image",
+            alpha,
+        ): alpha,
     }
     lines_given = ((line, count) for line, count in lines.items() if count)
     return [line.format(count=count, all=len(headers), channels=channels) for line, count in lines_given]

@@ -3,32 +3,95 @@
 C classes, H x W pixels of an image.
 """
 
+import io
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from ubend.labels.class_table import LabelMap
+from ubend.core.errors import OutputError
+from ubend.core.i18n import _
+from ubend.drawing.overlay import overlay_mask
+from ubend.drawing.panels import show_image
+from ubend.io.images import write_mask
+from ubend.labels.class_table import IGNORED, LabelMap, background_class
+
+_NOTEBOOK_PX = 1024  # longest side of the image in a notebook's output: a 12 Mpix PNG would be 10 MB of the notebook
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the model says of one image, at the image's own size.
+    """What the model says of one image, at the image's own size. A notebook shows its overlay.
 
     Attributes:
-        mask: (H, W) uint8 class index; IGNORED (255) where the image is invalid: nodata, alpha 0, NaN.
-        prob: (C, H, W) float32 probabilities; they add up to 1 over C, and are 0 where the image is invalid.
+        mask: (H, W) uint8 class index, a place in `class_names`; IGNORED (255) where the image is invalid: nodata,
+            alpha 0, NaN.
         labels: the class table.
+        image: (H, W, channels) values of the image; may share the memory of an array that was given.
+        probabilities: (C, H, W) float32; they add up to 1 over C, and are 0 where the image is invalid; None: not
+            asked for.
     """
 
     mask: NDArray[np.uint8]
-    prob: NDArray[np.float32]
     labels: LabelMap
+    image: NDArray[Any]
+    probabilities: NDArray[np.float32] | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class, in the order of the class index."""
+        return self.labels.names
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(H, W) bool; False where the image is invalid."""
+        return np.asarray(self.mask != IGNORED)
+
+    def overlay(self, *, opacity: float = 0.45) -> NDArray[np.uint8]:
+        """The classes in their colours over the image, as `ubend predict` draws them; the background is untouched.
+
+        Args:
+            opacity: weight of the colour inside a region, 0..1.
+        Returns:
+            (H, W, 3) uint8; images that are not uint8 are stretched from their 1st..99th percentile to 0..255.
+        Raises:
+            ValueError: opacity is out of range.
+        """
+        return overlay_mask(self.image, self.mask, self.labels.colors, opacity, background_class(self.labels.names))
+
+    def save(self, path: Path | str) -> None:
+        """Write the mask as PNG: the values are the class indices, the palette their colours. A file is replaced.
+
+        Args:
+            path: ends in .png; its folder is created.
+        Raises:
+            OutputError: another ending, or the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise OutputError(
+                _("{path}: a mask is saved as PNG; give a name that ends in .png").format(path=path), path=path
+            )
+        write_mask(path, self.mask, self.labels.colors)
+
+    def show(self) -> None:
+        """Show the overlay: in the notebook, else in a window; without a display, log the file that it is in."""
+        show_image(Image.fromarray(self.overlay()))
+
+    def _repr_png_(self) -> bytes:
+        """The overlay as PNG, for notebooks; at most 1024 px on the longer side."""
+        image, buffer = Image.fromarray(self.overlay()), io.BytesIO()
+        image.thumbnail((_NOTEBOOK_PX, _NOTEBOOK_PX))
+        image.save(buffer, format="PNG")
+        return buffer.getvalue()
 
     def shares(self) -> dict[str, float]:
-        """Share of the seen pixels that each class takes, 0..1."""
+        """Class name -> share of the valid pixels, 0..1."""
         counts = np.bincount(self.mask.reshape(-1), minlength=self.labels.classes)[: self.labels.classes]
         seen = max(1, int(counts.sum()))
         return {name: int(count) / seen for name, count in zip(self.labels.names, counts, strict=True)}

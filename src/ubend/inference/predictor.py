@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ubend.accel.accelerate import accelerate_inference
 from ubend.core.device import attempt, explain_out_of_memory, fastest_precision, pick_device, send
@@ -26,9 +26,9 @@ from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.prefetch import prefetch
 from ubend.inference.tiling import (
     Blender,
-    Source,
     TilePlan,
     TileRow,
+    TileSource,
     Tiling,
     plan_rows,
     plan_whole,
@@ -92,7 +92,7 @@ class Predictor:
 
     Args:
         bundle: the model.
-        device: see `load`.
+        device: cuda, cuda:1, mps or cpu; None: the fastest here.
         tiles: side of the tiles in px; 0: images go through the network whole; None: as the model was trained.
         overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
     """
@@ -128,61 +128,58 @@ class Predictor:
         self._infer = accelerate_inference(partial(_compute, network, self.precision), self.model, self.precision)
         self._batch_pixels = TILE_BATCH_PIXELS[self.device.type != "cpu"] if tiles else _BATCH_PIXELS
 
-    def __call__(self, image: Image) -> Prediction:
+    def __call__(self, image: Image, *, probabilities: bool = False) -> Prediction:
         """Predict one image.
 
         Args:
             image: a file, or (H, W) or (H, W, channels) values in the units that the model was trained on
                 (0..255 for 8 bit), of its dtype or float; masked values of a masked array were not seen.
+            probabilities: also give the probability of each class; 4 bytes per pixel and class.
         Raises:
             DataError: unreadable, empty, with other channels or another depth than the model's, or with values that
                 are not finite, or for which the model's logits are not.
         """
-        return next(iter(self.predict([image])))[1]
+        return next(iter(self.predict([image], probabilities=probabilities)))[1]
 
-    def predict(self, images: Iterable[Image]) -> Iterator[tuple[int, Prediction]]:
-        """(number, prediction) of each image, in completion order."""
-        for number, prob, invalid in self._results(images, lambda native: native.softmax(dim=1), 0):
-            mask = prob.argmax(axis=0).astype(np.uint8)
-            if invalid is not None:
-                mask[invalid] = IGNORED
-            yield number, Prediction(mask, prob, self.labels)
-
-    def predict_masks(self, images: Iterable[Image]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(number, (H, W) class index) of each image, see `predict`; without probabilities in main memory."""
-        for number, mask, _invalid in self._results(images, lambda native: class_index(native.movedim(1, 0)), IGNORED):
-            yield number, mask
+    def predict(self, images: Iterable[Image], *, probabilities: bool = False) -> Iterator[tuple[int, Prediction]]:
+        """(number, prediction) of each image, in completion order; for arguments and errors see a call."""
+        opened: dict[int, LoadedImage] = {}
+        for number, result in self._results(images, opened, probabilities):
+            loaded = opened.pop(number)
+            mask = result.argmax(axis=0).astype(np.uint8) if probabilities else result
+            if loaded.invalid is not None:
+                mask[loaded.invalid] = IGNORED
+                if probabilities:
+                    result[:, loaded.invalid] = 0
+            yield number, Prediction(mask, self.labels, loaded.pixels, result if probabilities else None)
 
     def _results(
-        self, images: Iterable[Image], make: Callable[[Tensor], Tensor], blank: int
-    ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_] | None]]:
-        """(number, (..., H, W) result of `make`, (H, W) where it is invalid) of each image.
-
-        Args:
-            make: is given (n, C, rows, W) logits.
-            blank: the result where it is invalid.
-        """
+        self, images: Iterable[Image], opened: dict[int, LoadedImage], probabilities: bool
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(number, (C, H, W) probabilities or (H, W) class index) of each image; `opened` receives its pixels."""
         started: dict[int, NDArray[Any]] = {}
-        invalid: dict[int, NDArray[np.bool_]] = {}
 
-        def sources() -> Iterator[Source]:
-            for number, source in enumerate(prefetch(self.prepare, images, _bytes_given)):
-                if source.invalid is not None:
-                    invalid[number] = source.invalid
+        def open_image(image: Image) -> tuple[LoadedImage, TileSource]:
+            loaded = take_pixels(image, self.bundle)
+            return loaded, self.resize_input(loaded, loaded.pixels.nbytes)
+
+        def sources() -> Iterator[TileSource]:
+            for number, (loaded, source) in enumerate(prefetch(open_image, images, _bytes_given)):
+                opened[number] = loaded
                 yield source
 
-        for part, (made,) in fetch(self.run(sources()), lambda native: [make(native)]):
+        def make(native: Tensor) -> list[Tensor]:
+            return [native.softmax(dim=1) if probabilities else class_index(native.movedim(1, 0))]
+
+        for part, (made,) in fetch(self.run(sources()), make):
             for number, rows in zip(part.numbers, made, strict=True):
                 if number not in started:
                     started[number] = np.empty((*rows.shape[:-2], *part.native_hw), rows.dtype)
                 started[number][..., part.rows, :] = rows
                 if part.is_last:
-                    result, where = started.pop(number), invalid.pop(number, None)
-                    if where is not None:
-                        result[..., where] = blank
-                    yield number, result, where
+                    yield number, started.pop(number)
 
-    def prepare(self, image: Image, header: Header | None = None) -> Source:
+    def prepare(self, image: Image, header: Header | None = None) -> TileSource:
         """Convert an image to the input of `run`: at model size, or at native size for tiles.
 
         Args:
@@ -193,7 +190,7 @@ class Predictor:
         """
         return self.resize_input(take_pixels(image, self.bundle, header), _bytes_given(image))
 
-    def resize_input(self, image: LoadedImage, held_bytes: int = 0) -> Source:
+    def resize_input(self, image: LoadedImage, held_bytes: int = 0) -> TileSource:
         """The input of `run`, as `prepare` gives it.
 
         Args:
@@ -203,15 +200,15 @@ class Predictor:
         pixels, sizing = image.pixels, self.bundle.sizing
         native_hw = pixels.shape[0], pixels.shape[1]
         if self.tiling is not None:
-            return Source.of_pixels(pixels, native_hw, invalid=image.invalid)
+            return TileSource.of_pixels(pixels, native_hw, invalid=image.invalid)
         small = resize_array(pixels, model_size(native_hw, sizing.size_px, sizing.keep_aspect))
-        return Source.of_pixels(small, native_hw, small.nbytes + held_bytes, image.invalid)
+        return TileSource.of_pixels(small, native_hw, small.nbytes + held_bytes, image.invalid)
 
     def inspect(self, path: Path) -> Header:
         """Read a file's header, for `prepare`; DataError: unreadable, or other channels or depth than the model's."""
         return inspect_file(path, self.bundle)
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+    def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
         """Logits of images of any size; memory: a few batches plus one row of tiles per tiled image.
 
         Args:
@@ -224,7 +221,7 @@ class Predictor:
         for tiles in self._batches(sources):
             yield from self._merge(tiles, self._forward(tiles), blenders)
 
-    def _batches(self, sources: Iterable[Source]) -> Iterator[list[_Tile]]:
+    def _batches(self, sources: Iterable[TileSource]) -> Iterator[list[_Tile]]:
         """Batches of tiles of equal padded size, across images."""
         waiting: dict[tuple[int, int], list[_Tile]] = {}
         held_bytes = 0
@@ -247,7 +244,7 @@ class Predictor:
                 yield group
         yield from waiting.values()
 
-    def _read_rows(self, sources: Iterable[Source]) -> Iterator[tuple[TileRow, NDArray[Any]]]:
+    def _read_rows(self, sources: Iterable[TileSource]) -> Iterator[tuple[TileRow, NDArray[Any]]]:
         rows = plan_rows(sources, self._plan)
         if self.tiling is None:  # already read and resized
             return map(read_row, rows)
@@ -386,15 +383,15 @@ def _compute(network: Callable[[Tensor], Tensor], precision: torch.dtype, images
     return logits.float()
 
 
-def load(path: Path | str, device: str | None = None, *, tiles: int | None = None, overlap: float = 0.25) -> Predictor:
-    """A predictor from a model file or a run folder; for `tiles` and `overlap` see `Predictor`.
+def load(path: Path | str, device: str | None = None, *, network: nn.Module | None = None, **tiling: Any) -> Predictor:
+    """A predictor from a model file or a run folder; for `network` see `load_bundle`, for `tiling` `Predictor`.
 
     Raises:
         ModelFileError: the file is missing, truncated, not a ubend model, or newer than this version.
         SettingError: no such device, invalid tiles or overlap, or no memory for the model.
     """
     with explain_out_of_memory(_("no memory is left for the model; try --device cpu")):
-        return Predictor(load_bundle(Path(path)), device, tiles=tiles, overlap=overlap)
+        return Predictor(load_bundle(Path(path), network), device, **tiling)
 
 
 def _bytes_given(image: Image) -> int:

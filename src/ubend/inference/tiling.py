@@ -25,7 +25,7 @@ _SIGMA = 1 / 8  # of a tile's side: nnU-Net's
 
 
 @dataclass(frozen=True)
-class Source:
+class TileSource:
     """An image at model size, read by rows.
 
     Attributes:
@@ -50,7 +50,7 @@ class Source:
         native_hw: tuple[int, int],
         held_bytes: int = 0,
         invalid: NDArray[np.bool_] | None = None,
-    ) -> "Source":
+    ) -> "TileSource":
         """A source of (h, w, channels) pixels in memory."""
         size_hw = pixels.shape[0], pixels.shape[1]
         return cls(lambda top, bottom: pixels[top:bottom], size_hw, native_hw, held_bytes, invalid)
@@ -203,10 +203,10 @@ class TileRow(NamedTuple):
     image: int
     number: int
     plan: TilePlan
-    source: Source
+    source: TileSource
 
 
-def plan_rows(sources: Iterable[Source], plan: Callable[[tuple[int, int]], TilePlan]) -> Iterator[TileRow]:
+def plan_rows(sources: Iterable[TileSource], plan: Callable[[tuple[int, int]], TilePlan]) -> Iterator[TileRow]:
     """The rows of tiles of all images, one image after the other; `plan` maps (h, w) to a plan."""
     for image, source in enumerate(sources):
         planned = plan(source.size_hw)

@@ -1,7 +1,7 @@
-"""An image or mask file -> its pixels as stored, or its header; damage explained in one line.
+"""Decode an image or mask file to its stored pixels, or read its header; damage is reported in one line.
 
-Pillow opens everything but TIFF and the plainest JPEG. JPEG and PNG are then decoded by imagecodecs, from
-the same libraries to the same pixels in about half the time; it also keeps the 16 bits of colour PNG.
+Pillow opens everything except TIFF and plain JPEG. JPEG and PNG are decoded by imagecodecs: same libraries and pixels
+as Pillow, in about half the time, and 16-bit colour PNG keeps its depth.
 """
 
 import io
@@ -39,11 +39,11 @@ def read_raster(path: Path, channels: int | None = None, out: NDArray[Any] | Non
     """A file's pixels, upright, otherwise as stored.
 
     Args:
-        path: JPEG, PNG, BMP, WebP or TIFF, known by its content, whatever it is called.
-        channels: what the user says of the images; see `read_tiff`.
+        path: JPEG, PNG, BMP, WebP or TIFF; the format is detected by content, not by suffix.
+        channels: the requested number of channels, see `read_tiff`.
         place: see `read_image`.
     Raises:
-        DataError: missing, empty, damaged, no image, or several.
+        DataError: missing, empty, damaged, not an image, or several images.
     """
     with explain_decode_errors(path):
         with path.open("rb", buffering=0) as file_on_disk:
@@ -62,7 +62,7 @@ def read_raster(path: Path, channels: int | None = None, out: NDArray[Any] | Non
             alpha, lossy = file.has_transparency_data, file.format in ("JPEG", "MPO")
             if file.format == "WEBP":
                 lossy = b"VP8 " in data[:4096]  # the chunk of lossy pixels; VP8L holds lossless ones
-            if file.mode == "P" and file.format != "GIF":  # each GIF numbers its colours again
+            if file.mode == "P" and file.format != "GIF":  # each GIF has its own colour indices
                 pixels, palette = np.asarray(file)[:, :, None], _read_palette(file)
                 return Raster(turn_upright(pixels, _orientation(file, stream)), alpha, palette, lossy)
             if file.format in ("JPEG", "MPO") and file.mode in ("L", "RGB"):
@@ -77,7 +77,7 @@ def read_raster(path: Path, channels: int | None = None, out: NDArray[Any] | Non
 
 
 def read_header(path: Path, channels: int | None = None) -> Header:
-    """What `read_image` would give, told from the file's header alone; arguments and errors as there."""
+    """What `read_image` would return, from the file's header alone; arguments and errors as there."""
     with explain_decode_errors(path), path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
         stream.seek(0)
@@ -106,14 +106,14 @@ def _refuse_frames(file: Image.Image, path: Path) -> None:
     count = getattr(file, "n_frames", 1) if file.format in ("PNG", "WEBP", "GIF") else 1  # JPEG: a preview beside it
     if count > 1:
         raise DataError(
-            _("{path}: holds {count} images, an animation; save the one that counts").format(path=path, count=count),
+            _("{path}: an animation of {count} images; save one of them as an image").format(path=path, count=count),
             path=path,
             key="frames",
         )
 
 
 def _orientation(file: Image.Image, stream: BinaryIO) -> int:
-    """1 to 8, of an opened file."""
+    """EXIF orientation of an opened file, 1 to 8."""
     if file.format == "PNG" and not _may_be_turned(stream):
         return 1
     value = file.getexif().get(_ORIENTATION, 1)
@@ -121,18 +121,18 @@ def _orientation(file: Image.Image, stream: BinaryIO) -> int:
 
 
 def _may_be_turned(stream: BinaryIO) -> bool:
-    """Does a PNG hold EXIF or XMP? They may follow the pixels, so Pillow would decode them to find out."""
+    """Whether a PNG has EXIF or XMP. They may follow the pixels, so Pillow would decode the pixels to find out."""
     before, text = stream.tell(), (b"tEXt", b"zTXt", b"iTXt")  # where ImageMagick and Adobe put it
     found = any(
         kind == b"eXIf" or (kind in text and content.startswith((b"Raw profile type ", b"XML:")))
         for kind, content, _start, _end in _png_chunks(stream)
     )
-    stream.seek(before)  # where Pillow reads on
+    stream.seek(before)  # where Pillow continues to read
     return found
 
 
 def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes, int, int]]:
-    """(kind, first bytes of the content, start, end) of each chunk of a PNG, up to the last one that is there."""
+    """(kind, first bytes of the content, start, end) of each chunk of a PNG, up to the last complete one."""
     end, kind = 8, b""
     while kind != b"IEND":
         start = stream.seek(end)
@@ -144,7 +144,7 @@ def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes, int, int]]:
 
 
 def _check_png(data: bytes) -> None:
-    """Fail when a chunk that matters does not have its check sum: decoders give other pixels without a word."""
+    """Fail if the check sum of an essential chunk is wrong; decoders would silently return other pixels."""
     kind = b""
     for kind, _content, start, end in _png_chunks(io.BytesIO(data)):
         stated = int.from_bytes(data[end - 4 : end], "big")
@@ -155,7 +155,7 @@ def _check_png(data: bytes) -> None:
 
 
 def _decode_png(data: bytes) -> NDArray[Any]:
-    """(H, W) or (H, W, C) uint8 or uint16, of the chunks that hold the pixels: libpng prints warnings of others."""
+    """(H, W) or (H, W, C) uint8 or uint16, from the pixel chunks only: libpng prints warnings about others."""
     import imagecodecs
 
     chunks = _png_chunks(io.BytesIO(data))
@@ -164,10 +164,10 @@ def _decode_png(data: bytes) -> NDArray[Any]:
 
 
 def _find_plain_jpeg(data: bytes) -> tuple[tuple[int, int, int], int] | None:
-    """(height, width, channels) of a JPEG, and where its last header begins; None: ask Pillow.
+    """(height, width, channels) of a JPEG, and where its last header begins; None: not plain, use Pillow.
 
-    Plain is a header that is complete and says nothing of turning, profiles or previews. Pillow takes fifteen times
-    as long, which is a tenth of what decoding a small image takes.
+    Plain means a complete header without orientation, profiles or previews. Pillow takes fifteen times as long, which
+    is a tenth of the time to decode a small image.
     """
     if data[:2] != b"\xff\xd8":
         return None
@@ -190,11 +190,10 @@ def _find_plain_jpeg(data: bytes) -> tuple[tuple[int, int, int], int] | None:
 
 
 def _decode_jpeg(data: bytes, start: int, out: NDArray[np.uint8] | None = None) -> NDArray[Any]:
-    """(H, W) or (H, W, C) uint8. The decoder paints grey what is missing, so the end is looked for.
+    """(H, W) or (H, W, C) uint8. The decoder fills missing data with grey, so the end marker is checked.
 
     Args:
-        start: place in the file's entropy-coded data, or before it, behind previews: where the marker of the
-            end cannot occur but at the end.
+        start: position in the file after any previews, from which the end marker occurs only at the end.
         place: (H, W, C) to decode into; it is returned.
     """
     import imagecodecs
@@ -209,7 +208,7 @@ def _decode_jpeg(data: bytes, start: int, out: NDArray[np.uint8] | None = None) 
 
 
 def _convert(file: Image.Image, alpha: bool) -> Image.Image:
-    """The image in a mode whose array is grey or colour, with alpha or without."""
+    """Convert to a mode whose array is grey or colour, with or without alpha."""
     if file.mode in ("I", "I;16", "I;16B", "F", "L", "LA", "RGB", "RGBA") and not (alpha and file.mode in ("L", "RGB")):
         return file
     grey = "L" if file.mode in _GREY_MODES else "RGB"
@@ -230,7 +229,7 @@ def _read_palette(file: Image.Image) -> NDArray[np.uint8]:
 
 
 def _describe_size(error: Image.DecompressionBombError) -> str:
-    """How large an image is, and may be: of our error as it is, of Pillow's in our words."""
+    """The size of a too large image and the limit: our message, or Pillow's, reworded."""
     found = re.match(r"Image size \((\d+) pixels\)", str(error))
     if found is None:
         return str(error)
@@ -240,11 +239,11 @@ def _describe_size(error: Image.DecompressionBombError) -> str:
 
 @contextmanager
 def explain_decode_errors(path: Path) -> Iterator[None]:
-    """Turn what the decoders raise into one line that names the file.
+    """A context that turns decoder errors into one line that names the file.
 
     Raises:
         DataError: the file cannot be read.
-        MissingPackageError: a library that reads it is missing; the file is not to blame.
+        MissingPackageError: the library that reads this format is missing.
     """
     try:
         regular_file(path)
@@ -258,19 +257,19 @@ def explain_decode_errors(path: Path) -> Iterator[None]:
         raise DataError(_("{path}: no such file").format(path=path), path=path) from error
     except Image.DecompressionBombError as error:
         line = _(
-            "{path}: too large to be read as a whole ({reason}); cut it into smaller images, or save it as a TIFF in "
-            "tiles, which models that predict in tiles read by rows"
+            "{path}: too large to be read as a whole ({reason}); cut it into smaller images, or save it as a tiled "
+            "TIFF, which models that predict in tiles read row by row"
         )
         raise DataError(line.format(path=path, reason=_describe_size(error)), path=path, key="size") from error
     except Exception as error:
         # decoders raise many kinds (OSError, SyntaxError, struct.error, ...) for a damaged file
         line, reason = _("{path}: damaged or truncated ({reason})"), " ".join(str(error).split())
         if isinstance(error, UnidentifiedImageError):
-            line, reason = "{path}: {reason}", _("not an image, or a kind that is not read")
-        if isinstance(error, OSError) and error.errno is not None:  # the system's, not a decoder's
+            line, reason = "{path}: {reason}", _("not an image, or an unsupported format")
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of a decoder
             line, reason = "{path}: {reason}", system_reason(error)
         elif isinstance(error, MemoryError):
-            line, reason = _("{path}: too large for the memory"), ""
+            line, reason = _("{path}: not enough memory"), ""
         elif os.path.isfile(path) and os.path.getsize(path) == 0:
             line, reason = "{path}: {reason}", _("the file is empty")
         raise DataError(line.format(path=path, reason=reason), path=path) from error
@@ -283,10 +282,10 @@ _readers_filters = ExitStack()
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """No warnings meanwhile: decoders warn of harmless metadata; damage raises.
+    """A context without warnings: decoders warn about harmless metadata; damage raises.
 
-    The filters are the process's, not the thread's: of the threads that read at once, the first sets
-    them and the last one restores them.
+    Warning filters belong to the process, not the thread: the first of several reading threads sets them and the last
+        one restores them.
     """
     global _readers
     with _readers_lock:

@@ -1,7 +1,6 @@
-"""What files held when they were last read, so that a file that has not changed is not read again.
+"""A cache of file digests and headers, so that unchanged files are not read again.
 
-One small file in the cache for each folder of images. Nothing depends on it but time: what it does not
-know, or knows of a file that has changed since, is read.
+There is one small cache file per folder of images. It only saves time: unknown or changed files are read.
 """
 
 import contextlib
@@ -17,9 +16,9 @@ from ubend.core.files import write_text
 from ubend.io.raster import Header
 
 FILE_CACHE_SUFFIX = ".files.json"
-_VERSION = 2  # grows when a header would be read otherwise
-# A file may change again in the moment in which it is read and keep its times, as long as its system's clock has
-# not ticked: 2 s on FAT, less elsewhere. So what is younger than that when it is read is not remembered.
+_VERSION = 2  # increased when headers are read differently
+# A file may change right after it is read and keep its times, within one tick of the file system's clock # (2 s on
+# FAT, less elsewhere). So files that are younger than this when read are not remembered.
 _TICK_NS = 2 * 10**9
 
 
@@ -28,10 +27,10 @@ class CachedFile:
     """One file.
 
     Attributes:
-        stamp: size in bytes, times of change of its content and of its entry in ns, and number (inode): what
-            the system would change with the file. None: it cannot be looked at, so it is not remembered.
+        stamp: size in bytes, modification and status-change times in ns, and inode number. None: cannot be read, so
+            it is not remembered.
         digest: of its content; None until it is read.
-        header: the same, of an image.
+        header: of an image; None until it is read.
         looked_ns: when `stamp` was taken; before the content was read.
     """
 
@@ -42,14 +41,14 @@ class CachedFile:
 
 
 class FileCache:
-    """The files of a folder, by path. Two runs may use one folder's at once: the last one's is kept, whole.
+    """The cached files of a folder, by path. Two runs may use it at once: the last one to save wins.
 
     Args:
-        cache: where to remember them; None: only as long as this object lives.
+        cache: folder of the cache file; None: keep entries in memory only.
         root: the folder.
-        channels: see `read_header`, whose answers depend on it.
+        channels: see `read_header`, whose result depends on it.
     Attributes:
-        damaged: the file in the cache, where it was not as it was written; None: it was, or there was none.
+        damaged: the cache file if it is damaged; None: it is intact or missing.
     """
 
     def __init__(self, cache: Path | None = None, root: Path = Path(), channels: int | None = None) -> None:
@@ -69,7 +68,7 @@ class FileCache:
             digest, _newline, text = self._kept.partition("\n")
             if digest == _digest(text):
                 rows = json.loads(text).items()
-                self._files = {  # a time of looking by which they were sure, as all are that were remembered
+                self._files = {  # remembered entries were old enough when they were read
                     name: CachedFile(
                         (size, mtime, ctime, inode),
                         digest,
@@ -82,7 +81,7 @@ class FileCache:
                 self.damaged = self._file
 
     def look(self, path: Path) -> CachedFile:
-        """What is known of a file as it is now; what is found out about it may be filled in."""
+        """The entry of a file in its current state; callers fill in missing fields."""
         name = os.path.abspath(path)
         looked_ns = time.time_ns()
         try:
@@ -97,14 +96,14 @@ class FileCache:
         return found
 
     def save(self) -> None:
-        """Remember what was looked at, where a change after that would show: a time in the future, of another clock
-        than ours, says nothing. Where that cannot be written, it is only found out again."""
+        """Save the entries of files whose later changes would be visible; files with a time in the future are not
+        saved. If the cache cannot be written, files are read again next time."""
         rows = {
             name: [*known.stamp, known.digest, known.header and list(vars(known.header).values())]
             for name, known in sorted(self._files.items())
             if name in self._used and known.stamp and max(known.stamp[1:3]) + _TICK_NS < known.looked_ns
         }
-        text = json.dumps(rows, separators=(",", ":"))  # names that are no Unicode are escaped
+        text = json.dumps(rows, separators=(",", ":"))  # names that are not Unicode are escaped
         text = f"{_digest(text)}\n{text}"
         if self._file is not None and text != self._kept:
             with contextlib.suppress(OutputError):
@@ -112,5 +111,5 @@ class FileCache:
 
 
 def _digest(text: str) -> str:
-    """By which a damaged file is known."""
+    """Check sum that detects a damaged cache file."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

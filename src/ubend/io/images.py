@@ -1,6 +1,6 @@
-"""Images as arrays; written masks; the one resize.
+"""Reading images as arrays, writing masks, resizing.
 
-Images at every border: (H, W, C) uint8, uint16 or float32, values as in the file. Masks: (H, W) uint8
+Images are (H, W, C) uint8, uint16 or float32, with the values of the file. Masks are (H, W) uint8
 class index.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from ubend.core.errors import DataError, Problem
 from ubend.core.files import write_file
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.io.decode import read_raster, without_warnings
 from ubend.io.raster import MAX_CHANNELS, Raster, depth_name
 from ubend.io.tiff import union_invalid
@@ -31,10 +31,10 @@ _BLOCK_PIXELS = 2**22  # of rows whose mean is taken at once
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """An image, and where it was seen.
+    """An image and its invalid pixels.
 
     Attributes:
-        pixels: (H, W, C), see `read_image`; invalid pixels have the mean of the others.
+        pixels: (H, W, C), see `read_image`; invalid pixels are set to the mean of the valid ones.
         unseen: (H, W) True where it is invalid: nodata value or inner mask of a TIFF, alpha 0 where alpha is
             dropped, NaN. None: all pixels were seen.
     """
@@ -44,38 +44,38 @@ class LoadedImage:
 
 
 def load_image(path: Path, channels: int | None = None, out: NDArray[Any] | None = None) -> LoadedImage:
-    """An image and where it was seen; for arguments and errors see `read_image`."""
+    """Read an image and its invalid pixels; for arguments and errors see `read_image`."""
     return _finish(read_raster(path, channels, out), channels, path)
 
 
 def read_image(path: Path, channels: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """An image, upright (EXIF orientation applied).
+    """Read an image, upright (EXIF orientation applied).
 
-    Alpha is dropped unless `channels` counts it; CMYK is converted to red, green, blue. Pixels that were not seen (see
-    `LoadedImage`) have the mean of the others.
+    Alpha is dropped unless `channels` counts it; CMYK is converted to red, green, blue. Invalid pixels (see
+    `LoadedImage`) are set to the mean of the valid ones.
 
     Args:
         path: PNG, JPEG, BMP, WebP or TIFF.
-        channels: 1 gives grey (ITU-R 601 luma of colour), 3 gives colour (grey repeated), any other number
-            only files that have so many; None: as the file is.
-        place: an array that the image may be decoded into, if it has its shape and dtype; whether it was,
-            `np.may_share_memory` tells. Fresh memory for every image costs a fifth of the time to decode it.
+        channels: 1 gives grey (ITU-R 601 luma of colour), 3 gives colour (grey repeated), any other number accepts
+            only files with that many channels; None: as in the file.
+        place: an array to decode into if it has the right shape and dtype; check with `np.may_share_memory`. New
+            memory for each image costs a fifth of the decoding time.
     Returns:
         (H, W, C) uint8, uint16 when the file has that depth, float32 when it has any other.
     Raises:
-        DataError: missing, empty, truncated, no image, other channels, or infinite values.
+        DataError: missing, empty, truncated, not an image, other channels, or infinite values.
     """
     return load_image(path, channels, out).pixels
 
 
 def read_with_channels(path: Path, wanted: Sequence[int | None]) -> list[LoadedImage]:
-    """The same image with several numbers of channels, decoded once.
+    """Read an image with several numbers of channels, decoding it once.
 
     Args:
         path: see `read_image`.
-        wanted: each as in `read_image`; the first one also says what unnamed pages of a TIFF are.
+        wanted: each as in `read_image`; the first one also decides whether unnamed pages of a TIFF are channels.
     Returns, raises:
-        As `load_image` for each; where the same is wanted, the same image.
+        As `load_image` for each; equal numbers share one image.
     """
     raster = read_raster(path, wanted[0])
     made = {channels: _finish(raster, channels, path) for channels in {*wanted}}
@@ -87,10 +87,10 @@ def _finish(raster: Raster, channels: int | None, path: Path) -> LoadedImage:
 
 
 def hash_pixels(pixels: NDArray[Any]) -> int:
-    """A 64-bit hash of an image's size, dtype and values: copies of it in other lossless files have the same one.
+    """A 64-bit hash of an image's size, dtype and values: equal for copies in other lossless formats.
 
     Args:
-        pixels: (H, W, C) as `read_image` gives it.
+        pixels: (H, W, C) as returned by `read_image`.
     """
     digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype.name}".encode())  # faster than BLAKE2b (measured)
     digest.update(np.ascontiguousarray(pixels).data)
@@ -98,7 +98,7 @@ def hash_pixels(pixels: NDArray[Any]) -> int:
 
 
 def fill_invalid(image: LoadedImage) -> LoadedImage:
-    """The image with the mean of its seen pixels where it is invalid; the same one where all was seen."""
+    """Set invalid pixels to the mean of the valid ones; returns the same image if all are valid."""
     if image.invalid is None:
         return image
     pixels, invalid = image.pixels.copy(), image.invalid
@@ -108,10 +108,10 @@ def fill_invalid(image: LoadedImage) -> LoadedImage:
 
 
 def mean_valid(read: Callable[[int, int], LoadedImage], size_hw: tuple[int, int]) -> NDArray[Any]:
-    """(C,) mean of the pixels that were seen, in the image's dtype; 0 where none was.
+    """(C,) mean of the valid pixels, in the image's dtype; 0 if there are none.
 
     Args:
-        read: (top, bottom) -> these rows; what they hold where it is invalid is not looked at.
+        read: (top, bottom) -> these rows; values of invalid pixels are not used.
         size_hw: (H, W), px.
     """
     total: Any = 0
@@ -129,7 +129,7 @@ def mean_valid(read: Callable[[int, int], LoadedImage], size_hw: tuple[int, int]
 def finish_pixels(
     image: NDArray[Any], alpha: bool, channels: int | None, path: Path, invalid: NDArray[np.bool_] | None = None
 ) -> LoadedImage:
-    """(H, W, channels in the file) -> as `load_image` gives it, but invalid pixels keep their values.
+    """Convert (H, W, channels in the file) as `load_image` does, but invalid pixels keep their values.
 
     Args:
         alpha: the last channel is alpha.
@@ -140,15 +140,19 @@ def finish_pixels(
         image, invalid = image[:, :, :-1], union_invalid(invalid, image[:, :, -1] == 0)
     fitted = fit_channels(image, image.shape[2] if channels is None else channels)
     if fitted is None:
-        line = _("{path}: has {found} channels, but {channels} are asked for")
+        line = _("{path}: has {found} channels, but {channels} are required")
         raise DataError(line.format(path=path, found=image.shape[2], channels=channels), path=path, key="data.channels")
-    with np.errstate(over="ignore"):  # what float32 cannot hold is reported below
+    with np.errstate(over="ignore"):  # values beyond float32 are reported below
         image = fitted.astype(depth_name(image.dtype), copy=False)
     if image.dtype.kind == "f" and not (finite := np.isfinite(image)).all():
         nan = np.isnan(image).any(axis=2)
         invalid = nan if invalid is None else invalid | nan
         if bad := int(np.count_nonzero(~finite[~invalid])):
-            line = _("{path}: holds {count} infinite values; replace them, or state them as its nodata value")
+            line = ngettext(
+                "{path}: contains {count} infinite value; replace it, or declare it as the file's nodata value",
+                "{path}: contains {count} infinite values; replace them, or declare them as the file's nodata value",
+                bad,
+            )
             raise DataError(line.format(path=path, count=bad), path=path, key="value")
     return LoadedImage(np.ascontiguousarray(image), None if invalid is None or not invalid.any() else invalid)
 
@@ -156,20 +160,20 @@ def finish_pixels(
 def read_resized(
     paths: Sequence[Path], channels: int, native_hw: tuple[int, int], size_hw: tuple[int, int], dtype: np.dtype[Any]
 ) -> tuple[NDArray[Any], dict[int, list[str]], dict[int, NDArray[np.bool_]], list[int]]:
-    """Images of one size, read and resized together: one by one, the calls cost as much as the work.
+    """Read and resize images of one size together; one by one, call overhead equals the work.
 
     Args:
         paths: n files.
         channels: see `read_image`.
         native_hw: (height, width) of each of them, upright, px.
-        size_hw: (height, width) that is wanted.
+        size_hw: (height, width) to resize to, px.
         dtype: of each of them.
     Returns:
-        (n, *size_hw, channels) images, and what is wrong with those that cannot be used, by their place in
-        `paths`; such an image is not to be looked at. Third, where the others were not seen, (*native_hw) each;
-        images of which all was seen are not in it. Fourth, `hash_pixels` of each at its own size.
+        (n, *size_hw, channels) images; the problems of unusable images by their index in `paths` (their pixels are
+        undefined); the invalid pixels, (*native_hw), of images that have any, by index; and `hash_pixels` of each
+        image at native size.
     """
-    native = np.empty((len(paths), *native_hw, channels), dtype)  # clearing it first takes a twentieth of the time
+    native = np.empty((len(paths), *native_hw, channels), dtype)  # zeroing it first would take a twentieth of the time
     bad: dict[int, list[str]] = {}
     invalid: dict[int, NDArray[np.bool_]] = {}
     with without_warnings():  # once for all of them
@@ -186,17 +190,17 @@ def read_resized(
 
 
 def read_into(out: NDArray[Any], path: Path) -> NDArray[np.bool_] | None:
-    """Read an image into an array of its shape and dtype; returns where it is invalid, see `LoadedImage`.
+    """Read an image into an array of its shape and dtype; returns its invalid pixels, see `LoadedImage`.
 
     Raises:
-        DataError: unreadable, or not of the place's shape and dtype.
+        DataError: unreadable, or its shape or dtype differs from the array's.
     """
     loaded = load_image(path, out.shape[2], out)
     image = loaded.pixels
     if image.dtype != out.dtype:
         raise DataError([depth_problem(path, image.dtype, out.dtype)], path=path)
     if image.shape != out.shape:
-        line = _("{path}: was changed while it was read; start again")
+        line = _("{path}: changed while it was read; run the command again")
         raise DataError([Problem(line.format(path=path), path)], path=path)
     if not np.may_share_memory(image, out):
         out[:] = image
@@ -204,15 +208,18 @@ def read_into(out: NDArray[Any], path: Path) -> NDArray[np.bool_] | None:
 
 
 def depth_problem(path: Path, found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
-    """The sentence for an image of another depth than the others."""
-    line = _("{path}: {found} image in a set of {dtype} images; save all with the same depth")
+    """The message for an image whose depth differs from the others'."""
+    line = _("{path}: a {found} image in a set of {dtype} images; save all images with the same depth")
     if found.kind == "f":
-        line = _("{path}: image of float or signed values in a set of {dtype} images; save all with the same depth")
+        line = _(
+            "{path}: an image of float or signed values in a set of {dtype} images; save all images with the same depth"
+        )
     return Problem(line.format(path=path, found=found, dtype=wanted), path, "dtype")
 
 
 def fit_channels(image: NDArray[Any], channels: int) -> NDArray[Any] | None:
-    """(H, W, C) -> (H, W, channels): grey repeated, the luma of colour (ITU-R 601), or as it is; None: neither."""
+    """(H, W, C) -> (H, W, channels): grey repeated, the luma of colour (ITU-R 601), or unchanged; None: no conversion
+    exists."""
     found = image.shape[2]
     if channels == found:
         return image
@@ -230,7 +237,7 @@ def write_mask(path: Path, index: NDArray[np.uint8], colors: Sequence[tuple[int,
     """Write class indices as a palette PNG: the values are the indices, the colours those of the classes.
 
     Args:
-        index: (H, W) uint8 class index; what is no class is drawn grey.
+        index: (H, W) uint8 class index; other values are drawn grey.
         colors: (red, green, blue) of each class.
     """
     image = Image.fromarray(index)
@@ -241,7 +248,7 @@ def write_mask(path: Path, index: NDArray[np.uint8], colors: Sequence[tuple[int,
 
 
 def resize_image(image: "torch.Tensor", size_hw: tuple[int, int]) -> "torch.Tensor":
-    """The one resize of images: bilinear, antialiased when it shrinks, pixel centres aligned.
+    """Resize images: bilinear, antialiased when shrinking, pixel centres aligned.
 
     Args:
         image: (N, C, H, W), uint8 or float; values keep their range.
@@ -255,7 +262,7 @@ def resize_image(image: "torch.Tensor", size_hw: tuple[int, int]) -> "torch.Tens
         return image
     if size_hw[1] == 1:
         # torch 2.14 on a CPU gives a single column the first row's value all over, or fails an assertion of its own
-        # where it is uint8; a single row it gets right. So the image is laid on its side
+        # if it is uint8; a single row is correct. So the image is transposed
         turned = image.float().transpose(2, 3)
         out = interpolate(turned, size=size_hw[::-1], mode="bilinear", align_corners=False, antialias=True)
         out = out.transpose(2, 3)
@@ -282,12 +289,13 @@ def resize_arrays(images: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any
 
 
 def straighten(image: NDArray[Any]) -> NDArray[Any]:
-    """The same, without negative strides, which torch refuses: numpy calls one row contiguous whatever its stride."""
+    """Copy an array that has negative strides, which torch refuses; numpy calls a single row contiguous whatever its
+    stride."""
     return image.copy() if any(stride < 0 for stride in image.strides) else image
 
 
 def resize_mask(mask: NDArray[_Label], size_hw: tuple[int, int]) -> NDArray[_Label]:
-    """Nearest pixel centre: (..., H, W) -> (..., height, width), no value is invented."""
+    """Nearest-neighbour resize of masks: (..., H, W) -> (..., height, width)."""
     if mask.shape[-2:] == tuple(size_hw):
         return mask
     rows = ((np.arange(size_hw[0]) + 0.5) * mask.shape[-2] / size_hw[0]).astype(np.int64)
@@ -297,7 +305,7 @@ def resize_mask(mask: NDArray[_Label], size_hw: tuple[int, int]) -> NDArray[_Lab
 
 @dataclass(frozen=True)
 class Sizing:
-    """How images are brought to the network's size; kept with the model, and part of a store's name.
+    """How images are resized for the network; stored with the model, and part of a store's name.
 
     Attributes:
         size_px: as in `model_size`; None: images keep their native size.
@@ -313,8 +321,8 @@ class Sizing:
 def model_size(shape_hw: tuple[int, int], size_px: int | None, keep_aspect: bool) -> tuple[int, int]:
     """(height, width) to which an image is resized for the network.
 
-    `keep_aspect`: the area of a `size_px` square, the aspect kept (so that the cost of an image does not
-    depend on its shape); else that square. Without `size_px` the image's own.
+    `keep_aspect`: the area of a `size_px` square with the image's aspect, so that cost does not depend on shape;
+    otherwise that square. Without `size_px`: the native size.
     """
     if size_px is None:
         return shape_hw

@@ -1,16 +1,15 @@
-"""How large a pixel is, and where an image lies on the map, when its file states it.
+"""Pixel size and georeference, if the image's file states them.
 
-What counts, the first that is there:
+Sources, in order of precedence:
 
 - OME-TIFF: PhysicalSizeX and PhysicalSizeY with their units (without one: µm, as OME has it).
 - ImageJ: pixels per unit, when the unit is one of length.
 - GeoTIFF: pixel scale or transformation of a projected CRS whose unit is the metre. Not degrees, not feet, and not web
-  Mercator, whose metres are true at the equator only.
-- TIFF: resolution in px per inch or centimetre, unless it is 72 or 96 px per inch or at most 1, which programs write
-  when they know nothing, or the file says that a camera made it: how large a photograph is to be printed says nothing
-  of what it shows.
+  Mercator, whose metres are correct at the equator only.
+- TIFF: resolution in px per inch or centimetre, unless it is 72 or 96 px per inch or at most 1 (defaults of
+programs), or a camera made the file: the print size of a photograph says nothing about the scene.
 
-The density of PNG, JPEG, WebP and BMP never counts: cameras, screens and plotting programs write it for the printer.
+The density in PNG, JPEG, WebP and BMP is ignored: programs write it for printing.
 
 Sources: OME schema 2016-06; ImageJ's FileInfo; OGC GeoTIFF 1.1 (19-008r4); TIFF 6.0, section 8.
 """
@@ -36,19 +35,19 @@ _UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 
        "cm": 1e4, "m": 1e6, "inch": 25400.0, "inches": 25400.0, "in": 25400.0}  # fmt: skip
 _MIN_UM, _MAX_UM = 1e-6, 1e12  # of --pixel-size: smaller than an atom, larger than the earth
 _DENSITY_UM = {2: 25400.0, 3: 10000.0}  # of TIFF's ResolutionUnit: inch, centimetre
-_PLACEHOLDER_DPI = (72.0, 96.0)  # px per inch that programs write when they know nothing
+_PLACEHOLDER_DPI = (72.0, 96.0)  # px per inch, defaults of programs
 _ORIENTATION, _MAKE, _EXIF = 274, 271, 34665
 _PROJECTED, _METRE = 1, 9001  # of GeoTIFF: GTModelTypeGeoKey, ProjLinearUnitsGeoKey
 _USER_DEFINED = 32767  # of GeoTIFF: the CRS has no number
 _WEB_MERCATOR = (3857, 3785, 900913)
-# UTM on WGS 84, ETRS89 and NAD83: always in metres, said or not
+# UTM on WGS 84, ETRS89 and NAD83: always in metres
 _UTM = (range(32601, 32661), range(32701, 32761), range(25828, 25839), range(26901, 26924))
-_PIXEL_IS_POINT = 2  # of GeoTIFF's GTRasterTypeGeoKey: coordinates are those of pixels' middles
+_PIXEL_IS_POINT = 2  # of GeoTIFF's GTRasterTypeGeoKey: coordinates refer to pixel centres
 
 
 @dataclass(frozen=True)
 class PixelSize:
-    """Of one pixel.
+    """The size of one pixel.
 
     Attributes:
         height, width: in `unit`.
@@ -61,13 +60,13 @@ class PixelSize:
 
     @property
     def is_square(self) -> bool:
-        """Within a thousandth, so that lengths do not depend on their direction."""
+        """Whether height and width differ by less than a thousandth, so that lengths do not depend on direction."""
         return bool(abs(self.height / self.width - 1) < 1e-3)
 
 
 @dataclass(frozen=True)
 class GeoTransform:
-    """Where an image lies: pixel borders to coordinates.
+    """Georeference: maps pixel edges to coordinates.
 
     Attributes:
         matrix: a, b, c, d, e, f with x = a column + b row + c and y = d column + e row + f; the upper left corner of
@@ -81,7 +80,7 @@ class GeoTransform:
 
 @dataclass(frozen=True)
 class SpatialInfo:
-    """What a file states of sizes and places.
+    """Pixel size and georeference of a file.
 
     Attributes:
         pixel: None: not stated.
@@ -95,10 +94,10 @@ class SpatialInfo:
 
 
 def parse_pixel_size(text: str) -> PixelSize:
-    """The side of a square pixel from words: 0.325um, 1.2 mm, 30cm. In m where it is reported in cm or m, else in µm.
+    """Parse the side of a square pixel: 0.325um, 1.2 mm, 30cm. The result is in m for cm and m, else in µm.
 
     Raises:
-        SettingError: no positive number, or no known unit of length.
+        SettingError: not a positive number, or an unknown unit.
     """
     matched = re.fullmatch(r"\s*([\d.]+(?:[eE][+-]?\d+)?)\s*([^\W\d]+)\s*", text)
     try:
@@ -119,10 +118,10 @@ def parse_pixel_size(text: str) -> PixelSize:
 
 
 def read_spatial_info(path: Path) -> SpatialInfo:
-    """What an image's file tells.
+    """Read pixel size and georeference from an image's file.
 
     Raises:
-        DataError: a TIFF that is damaged.
+        DataError: a damaged TIFF.
     """
     if not may_be_tiff(path):
         return SpatialInfo()
@@ -139,7 +138,7 @@ def read_spatial_info(path: Path) -> SpatialInfo:
 
 
 def _size(height: float, width: float) -> PixelSize | None:
-    """In µm, when both are sizes."""
+    """A pixel size in µm; None unless both sides are valid."""
     good = np.isfinite([height, width]).all() and height > 0 and width > 0
     return PixelSize(float(height), float(width), "um") if good else None
 
@@ -147,7 +146,9 @@ def _size(height: float, width: float) -> PixelSize | None:
 def _read_ome(tiff: "tifffile.TiffFile") -> PixelSize | None:
     if not tiff.is_ome:
         return None
-    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", tiff.ome_metadata or "")  # of the first image; we read no other
+    pixels = re.search(
+        r"<(?:\w+:)?Pixels\b[^>]*>", tiff.ome_metadata or ""
+    )  # of the first image, the only one that is read
     matched = re.findall(r"(\w+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", pixels.group()) if pixels else []
     attributes = {name: html.unescape(double or single) for name, double, single in matched}  # &#181;m is µm
     try:
@@ -161,7 +162,7 @@ def _read_ome(tiff: "tifffile.TiffFile") -> PixelSize | None:
 
 
 def _read_density(tiff: "tifffile.TiffFile", page: "tifffile.TiffPage") -> PixelSize | None:
-    """From XResolution and YResolution, px in so many µm."""
+    """Pixel size from XResolution and YResolution, whose unit is given in µm."""
     lengths = [None if _MAKE in page.tags or _EXIF in page.tags else _DENSITY_UM.get(int(page.tags.valueof(296, 2)))]
     if tiff.is_imagej:
         unit = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").strip()
@@ -195,7 +196,7 @@ def _read_geo_transform(page: "tifffile.TiffPage") -> GeoTransform | None:
 
 
 def _measure_map(page: "tifffile.TiffPage", transform: GeoTransform) -> PixelSize | None:
-    """Metres, where the map's are true ones, within its projection's."""
+    """Pixel size in metres, for projections whose unit is a true metre."""
     keys = page.geotiff_tags or {}
     if keys.get("GTModelTypeGeoKey") != _PROJECTED or transform.epsg in _WEB_MERCATOR:
         return None

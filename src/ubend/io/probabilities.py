@@ -1,4 +1,4 @@
-"""Probabilities as files, written by rows while they come. C classes, H x W px."""
+"""Writing probability maps row by row. C classes, H x W px."""
 
 import json
 import zipfile
@@ -17,14 +17,14 @@ from ubend.core.files import write_file
 from ubend.io.row_windows import cut_tiles
 
 ProbKind = Literal["uint8", "uint16", "npz"]
-BYTES_PER_VALUE = {"uint8": 0.4, "uint16": 1.2, "npz": 4.0}  # compressed; a guess, of a model that is mostly sure
+BYTES_PER_VALUE = {"uint8": 0.4, "uint16": 1.2, "npz": 4.0}  # compressed; a guess, for a mostly confident model
 _TILE = 256  # px
 _GDAL_METADATA = 42112  # TIFF tag in which GDAL keeps names and scales of bands
 _T = TypeVar("_T")
 
 
 def prob_path(mask: Path, kind: ProbKind) -> Path:
-    """Where the probabilities of an image go, beside its mask."""
+    """The path of the probabilities of an image, beside its mask."""
     return mask.with_name(f"{mask.stem}_prob{'.npz' if kind == 'npz' else '.tif'}")
 
 
@@ -36,11 +36,11 @@ def write_probabilities(
     kind: ProbKind,
     georeference: Sequence[Any] = (),
 ) -> None:
-    """Write probabilities, whole or not at all, while they come.
+    """Write probabilities from a stream of strips, atomically.
 
     uint8, uint16: a TIFF (BigTIFF from 4 GiB on) in compressed tiles, a channel for each class in the order of the
     class table; probability = value / 255, or / 65535. Its description says so as JSON, and so do GDAL's names and
-    scales of the bands. npz: `prob`, (H, W, C) float32 as the network gives them, and `classes`, the names.
+    scales of the bands. npz: `prob`, (H, W, C) float32 as computed by the network, and `classes`, the names.
 
     Args:
         size_hw: (H, W), px.
@@ -48,7 +48,7 @@ def write_probabilities(
         names: of the classes.
         georeference: of `TiffRowReader`; for TIFFs.
     Raises:
-        OutputError: the disk is full, or the place cannot be written.
+        OutputError: the disk is full, or the folder cannot be written.
     """
     rows = (np.ascontiguousarray(strip.transpose(1, 2, 0)) for strip in strips)
     if kind == "npz":
@@ -59,7 +59,7 @@ def write_probabilities(
 
 def _write_npz(path: Path, size_hw: tuple[int, int], rows: Iterable[NDArray[np.float32]], names: Sequence[str]) -> None:
     shape = (*size_hw, len(names))
-    with zipfile.ZipFile(path, "w") as file:  # as numpy's savez makes it
+    with zipfile.ZipFile(path, "w") as file:  # in the format of numpy's savez
         with file.open("prob.npy", "w", force_zip64=True) as stream:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, header)
@@ -104,15 +104,16 @@ def _write_tiff(
         extratags=[*georeference, (_GDAL_METADATA, 2, len(metadata), metadata, True)],
         metadata=None,
         software=False,
-        bigtiff=size_hw[0] * size_hw[1] * len(names) * dtype.itemsize >= 2**32,  # as it may not compress at all
+        bigtiff=size_hw[0] * size_hw[1] * len(names) * dtype.itemsize >= 2**32,  # it may not compress at all
     )
 
 
 @contextmanager
 def written_beside(write: Callable[[Iterator[_T]], None]) -> Iterator[Callable[[_T], None]]:
-    """Two files from one stream: `write` runs in a thread, over what the function given here is called with.
+    """Write a second file from one stream: `write` runs in a thread and consumes the items passed to the yielded
+    function.
 
-    The file is whole when the context is left; with an error in there, it is not written.
+    The file is complete when the context ends; after an error it is not written.
     """
     queue: Queue[_T | _End] = Queue(1)
 
@@ -126,7 +127,7 @@ def written_beside(write: Callable[[Iterator[_T]], None]) -> Iterator[Callable[[
         writing = pool.submit(write, items())
 
         def push(item: "_T | _End") -> None:
-            while not writing.done():  # it may have failed, and look at the queue no more
+            while not writing.done():  # it may have failed and no longer read the queue
                 try:
                     return queue.put(item, timeout=0.1)
                 except Full:
@@ -149,4 +150,4 @@ class _End:
 
 
 class _Stopped(Exception):
-    """The stream was not whole."""
+    """The stream ended early."""

@@ -1,4 +1,4 @@
-"""What an image file holds, before anything is made of it."""
+"""Headers and decoded pixels of image files."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +9,14 @@ from PIL import Image
 
 from ubend.core.i18n import _
 
-MAX_CHANNELS = 16  # of an image that a network is made for
-MAX_PIXELS = 178_956_970  # of an image that is decoded as a whole: where Pillow refuses, 2 * Image.MAX_IMAGE_PIXELS
+MAX_CHANNELS = 16  # channels of a network's input
+MAX_PIXELS = 178_956_970  # pixels of an image that is decoded as a whole: Pillow's limit, 2 * Image.MAX_IMAGE_PIXELS
 MAX_BYTES = 16 * MAX_PIXELS  # of its values: four channels of 32 bits, or 16 of 8 bits
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of an image tells; as `read_image` would give it.
+    """The properties of an image as `read_image` would return it, from its header.
 
     Attributes:
         height, width: px, upright.
@@ -24,7 +24,7 @@ class Header:
         dtype: "uint8", "uint16" or "float32".
         alpha: an alpha channel, or a transparent colour.
         cmyk: printing inks, converted to red, green, blue.
-        turned: EXIF or TIFF orientation is other than upright.
+        turned: the EXIF or TIFF orientation is not upright.
     """
 
     height: int
@@ -44,11 +44,11 @@ class Header:
         return self.height * self.width
 
     def bytes(self, channels: int) -> int:
-        """What the decoded image takes in memory with so many channels."""
+        """Bytes of the decoded image with this number of channels."""
         return self.pixels * channels * np.dtype(self.dtype).itemsize
 
     def gives(self, channels: int) -> bool:
-        """Can the image be read with so many channels? Grey and colour become each other."""
+        """Whether the image can be read with this number of channels; grey and colour are converted."""
         if self.channels == channels or {self.channels, channels} == {1, 3}:
             return True
         return self.alpha and self.channels + 1 == channels
@@ -59,14 +59,13 @@ class Raster:
     """A decoded file, upright.
 
     Attributes:
-        pixels: (H, W, C) values as stored, of the file's own type; of fewer than 8 bits: stretched to 0..255.
+        pixels: (H, W, C) values as stored, of the file's own type; fewer than 8 bits are stretched to 0..255.
         alpha: the last of several channels is alpha.
         palette: (256, 4) uint8 red, green, blue, alpha of a palette image, whose pixels are (H, W, 1)
             indices; black beyond its end.
-        lossy: saved as JPEG, as lossy WebP, or as TIFF with JPEG in it, whatever the file is called: the
-            values are only about those that were saved.
+        lossy: compressed as JPEG, lossy WebP or JPEG in TIFF, whatever the suffix: values are approximate.
         unseen: (H, W) True where it is invalid, as a TIFF's nodata value or inner mask says; alpha and NaN are not
-            looked at. None: the file says nothing.
+            considered. None: the file states none.
     """
 
     pixels: NDArray[Any]
@@ -83,7 +82,7 @@ class Raster:
 
 
 def refuse_large(size_hw: tuple[int, int], size_bytes: int) -> None:
-    """Fail beyond the limit of what is decoded as a whole: small files can hold huge empty images.
+    """Refuse images that are too large to decode as a whole; small files can contain huge empty images.
 
     Args:
         size_hw: (height, width), px.
@@ -102,7 +101,8 @@ def refuse_large(size_hw: tuple[int, int], size_bytes: int) -> None:
 
 
 def depth_name(dtype: np.dtype[Any]) -> str:
-    """The type in which images of a stored type are used: by type, not by values, so that sets are alike."""
+    """The dtype in which images of a stored type are used; it depends on the type, not on values, so that all images
+    of a set agree."""
     if dtype in (np.dtype(np.uint8), np.dtype(np.bool_)):
         return "uint8"
     return "uint16" if dtype == np.dtype(np.uint16) else "float32"

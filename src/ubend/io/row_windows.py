@@ -1,7 +1,7 @@
-"""TIFF images read by rows and masks written by rows, for images that memory does not hold; georeference kept.
+"""Reading TIFF images and writing masks by rows, for images larger than memory; georeference is kept.
 
-Tiles or strips are decoded one by one as rows are asked for; uncompressed pixels in one piece are mapped. A file
-whose pixels come in one compressed piece cannot be read by rows.
+Tiles or strips are decoded one by one as rows are requested; uncompressed contiguous pixels are memory-mapped. A file
+whose pixels are one compressed block cannot be read by rows.
 """
 
 import math
@@ -33,7 +33,7 @@ from ubend.io.tiff import (
 
 # GeoTIFF 1.1: scale, tie points, transformation, keys; and the coefficients of a satellite's camera
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
-_INVALID = 255  # that value in masks; no class has it
+_INVALID = 255  # the ignored value in masks
 _MAX_CHUNK_BYTES = 2**28  # decoded, of one tile or strip
 _MASK_TILE = 256  # px
 _ROWS_PIXELS = 2**22  # of rows that are read at once
@@ -47,10 +47,10 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
         header: see `read_header`.
         size_hw: (H, W), px.
         georeference: GeoTIFF tags as tifffile's `extratags`; empty without.
-        has_unseen: whether the file can tell invalid pixels: by a nodata value, an inner mask, or alpha
-            that is dropped. NaN is looked for in any case.
+        has_invalid: whether the file marks invalid pixels: by a nodata value, an inner mask, or alpha that is
+            dropped. NaN is always checked.
     Raises:
-        DataError: missing, damaged, no TIFF, or a stack.
+        DataError: missing, damaged, not a TIFF, or a stack.
     """
 
     def __init__(self, path: Path, channels: int | None = None) -> None:
@@ -80,17 +80,17 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
 
     @property
     def is_readable(self) -> bool:
-        """Whether rows can be had without the whole, and mean what they hold: one page, upright, no palette, no
-        inks."""
+        """Whether rows can be read without the whole image and need no conversion: one page, upright, no palette, no
+        CMYK."""
         chunk = math.prod(self._page.chunks) * np.dtype(self._page.dtype).itemsize
         small = self._mapped is not None or chunk <= _MAX_CHUNK_BYTES
         return self._plan.alone and small and self._plan.orientation == 1 and self._page.photometric not in (3, 5)
 
     def read(self, top: int, bottom: int) -> NDArray[Any]:
-        """(bottom - top, W, channels) as `read_image` would give these rows; may be called by several threads.
+        """Read rows: (bottom - top, W, channels) as `read_image` would return them; thread-safe.
 
         Raises:
-            DataError: damaged, or numbers that are not finite.
+            DataError: damaged, or values that are not finite.
         """
         rows = self.load(top, bottom)
         if rows.invalid is None:
@@ -100,7 +100,7 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
         return pixels
 
     def load(self, top: int, bottom: int) -> LoadedImage:
-        """These rows, and where they were not seen; there they keep the values of the file. For errors see `read`."""
+        """Read rows and their invalid pixels, which keep the values of the file. For errors see `read`."""
         pixels, invalid = self.read_stored(top, bottom), None
         if self._nodata is not None:
             invalid = match_nodata(pixels, self._nodata, self._plan.alpha)
@@ -113,7 +113,7 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
         return finish_pixels(pixels, self._plan.alpha, self._channels, self.path, invalid)
 
     def _mean(self) -> NDArray[Any]:
-        """(C,) what stands for invalid pixels, from one pass over the file."""
+        """(C,) fill value for invalid pixels: the mean of the valid ones, from one pass over the file."""
         with self._filling:
             if self._fill is None:
                 self._fill = mean_valid(self.load, self.size_hw)
@@ -131,12 +131,12 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
         return out
 
     def invalid(self, top: int, bottom: int) -> NDArray[np.bool_] | None:
-        """(bottom - top, W): where these rows were not seen, see `LoadedImage`; None: all of them were."""
+        """(bottom - top, W): invalid pixels of these rows, see `LoadedImage`; None: all are valid."""
         may_be = self.has_invalid or np.dtype(self._page.dtype).kind == "f"
         return self.load(top, bottom).invalid if may_be else None
 
     def _read_rows(self, page: Any, axes: str, top: int, out: NDArray[Any]) -> None:
-        """Put the rows from `top` on of a page into (rows, W, channels in the file)."""
+        """Read the rows of a page from `top` into (rows, W, channels in the file)."""
         grid, high = page.chunked, _chunk_height(page)
         numbers = np.arange(math.prod(grid)).reshape(grid)
         wanted = range(top // high, -(-(top + len(out)) // high))
@@ -145,7 +145,7 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
                 self._decode(page, axes, number, top, out)
 
     def _decode(self, page: Any, axes: str, number: int, top: int, out: NDArray[Any]) -> None:
-        """Put what a tile or strip has of the rows from `top` on into `out`."""
+        """Copy the overlap of a tile or strip with the rows from `top` into `out`."""
         with self._lock:
             self._stream.seek(page.dataoffsets[number])
             data = self._stream.read(page.databytecounts[number])
@@ -153,7 +153,7 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
         try:
             if len(data) != page.databytecounts[number]:
                 raise ValueError(_("the end is missing"))
-            # nothing is a hole, as GDAL leaves where nothing was drawn
+            # an empty tile is a hole, as GDAL writes for areas without data
             part, place, shape = page.decode(data or None, number, **tables)
         except ImportError:
             raise
@@ -170,15 +170,15 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
 
 
 def _chunk_height(page: Any) -> int:
-    """Rows of a tile or strip; tifffile's `chunks` leave the axis of separate planes out."""
+    """Rows of a tile or strip; tifffile's `chunks` omit the axis of separate planes."""
     return int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
 
 
 def read_into_array(path: Path, out: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Read an image into an array of its shape and dtype, (H, W, C), by rows where the file can be read so.
+    """Read an image into an array of its shape and dtype, (H, W, C), by rows if possible.
 
     Returns:
-        (H, W) where it is invalid, see `LoadedImage`; None: all of it was.
+        (H, W) invalid pixels, see `LoadedImage`; None: all are valid.
 
     Raises:
         DataError: unreadable, or not of the place's shape and dtype.
@@ -210,7 +210,7 @@ def _read_rows_into_array(reader: TiffRowReader, out: NDArray[Any]) -> NDArray[n
 
 
 def may_be_tiff(path: Path) -> bool:
-    """Whether the file begins as a TIFF does."""
+    """Whether the file starts like a TIFF."""
     try:
         with regular_file(path).open("rb") as stream:
             return is_tiff(stream.read(4))
@@ -227,14 +227,14 @@ def write_tiff_mask(
     *,
     has_invalid: bool = False,
 ) -> None:
-    """Write class indices as a palette TIFF in compressed tiles, whole or not at all, while they come.
+    """Write class indices from a stream of strips as a palette TIFF in compressed tiles, atomically.
 
     Args:
         size_hw: (H, W), px.
         strips: (h, W) class index each, or 255, together H rows.
         colors: (red, green, blue) of each class.
         georeference: of `TiffRowReader`.
-        has_unseen: 255 stands for invalid pixels; GDAL reads it there.
+        has_invalid: declare 255 as nodata, for GDAL.
     Raises:
         OutputError: the disk is full, or the place cannot be written.
     """
@@ -263,7 +263,7 @@ def write_tiff_mask(
 
 
 def cut_tiles(strips: Iterable[NDArray[Any]], side: int) -> Iterator[NDArray[Any]]:
-    """(h, W) or (h, W, C) strips -> square tiles from left to right and from top to bottom, filled up at the border."""
+    """(h, W) or (h, W, C) strips -> square tiles, left to right and top to bottom, padded at the border."""
     pending: list[NDArray[Any]] = []
 
     def cut(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:

@@ -1,8 +1,8 @@
-"""Reading scans as axial slices, and writing masks with the geometry of the scan.
+"""Read scans (NIfTI, DICOM) as axial slices, and write masks with the geometry of the scan.
 
-S slices of H x W pixels. Whatever the orientation in which a scan is stored, its slices are axial, from the feet to
-the head, as radiologists look at them: the front of the body above, its right side on the left. An oblique scan keeps
-its own axes, each of which stands for the direction that it is nearest to.
+S slices of H x W pixels. Whatever its stored orientation, a scan is read as axial slices from feet to head in
+radiological convention: the front of the body is up, its right side is on the left. An oblique scan keeps its axes;
+    each counts as the nearest anatomical direction.
 """
 
 import gzip
@@ -29,23 +29,23 @@ from ubend.io.decode import without_warnings
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _NIFTI_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: unknown, metre, mm, micron
-_SPACING_TOLERANCE = 0.005  # between sform and pixdim; some programs round one of them
+_SPACING_TOLERANCE = 0.005  # tolerance between sform and pixdim; some programs round one of them
 _MAX_VOXELS = 2**30  # 4,096 slices of 512 x 512 px
-_MAX_DEFLATED = 1100  # bytes for each byte of a gzip file: deflate cannot hold more
+_MAX_DEFLATED = 1100  # bytes per byte of a gzip file: the maximum of deflate
 _SHIFT_TOLERANCE = 0.1  # of the distance between slices
-_DICOM_MAGIC = b"DICM"  # after 128 bytes of anything
+_DICOM_MAGIC = b"DICM"  # after a preamble of 128 bytes
 
 
 class Scan(ABC):
-    """A scan of one value for each voxel.
+    """A scan with one value per voxel.
 
     Attributes:
         path: the file, or the folder of a series.
         slices: (S, H, W) values in the scan's units (Hounsfield units of a computed tomography).
         spacing_mm: from slice to slice, from row to row, from column to column.
-        affine: (4, 4) float64; (slice, row, column, 1) -> (x, y, z, 1), mm, which grow to the right, front and top of
-            the body (RAS).
-        has_spacing: whether the file states `spacing_mm`; where it does not, the missing ones are 1.
+        affine: (4, 4) float64; (slice, row, column, 1) -> (x, y, z, 1), mm, in RAS coordinates (right, anterior,
+            superior).
+        has_spacing: whether the file states `spacing_mm`; missing values are 1.
         notes: what the user should know, one sentence each.
     """
 
@@ -60,7 +60,7 @@ class Scan(ABC):
         """Set `slices`, `affine` and `spacing_mm`.
 
         Args:
-            values: as stored; its three axes may stand for any directions.
+            values: as stored; its three axes may have any directions.
             affine: (4, 4), indices of `values` -> mm (RAS).
             spacing_mm: along the axes of `values`.
         Raises:
@@ -87,18 +87,18 @@ class Scan(ABC):
         self.spacing_mm = slices, rows, columns
 
     def _as_stored(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(S, H, W) of the slices -> the axes of the stored values."""
+        """Convert (S, H, W) slices to the axes of the stored values."""
         from nibabel.orientations import apply_orientation
 
         return np.ascontiguousarray(apply_orientation(mask.transpose(2, 1, 0), self._back))
 
     @property
     def name(self) -> str:
-        """The scan's name, without what says its format."""
+        """The scan's name, without the suffix of its format."""
         return _name(self.path)
 
     def target(self, out: Path) -> Path:
-        """Where its mask goes below `out`: of the scan's own format."""
+        """The path of its mask below `out`, in the scan's own format."""
         return mask_path(self.path, out)
 
     @abstractmethod
@@ -111,16 +111,16 @@ class Scan(ABC):
 
 
 def is_scan(path: Path) -> bool:
-    """Whether this is a NIfTI file, a DICOM file, or a folder with DICOM files in it and no images of ours."""
+    """Whether this is a NIfTI file, a DICOM file, or a folder that contains DICOM files and no other images."""
     if os.path.isdir(path):
-        with suppress(OSError):  # what cannot be looked into is reported by those that read it
+        with suppress(OSError):  # unreadable folders are reported when they are read
             return bool(_dicom_files(path))
         return False
     return path.name.lower().endswith(NIFTI_SUFFIXES) or _is_dicom(path)
 
 
 def mask_path(path: Path, out: Path) -> Path:
-    """Where the mask of a scan goes below `out`; the scan need not be read."""
+    """The path of a scan's mask below `out`, without reading the scan."""
     return out / f"{_name(path)}_mask{'.nii.gz' if _is_nifti(path) else ''}"
 
 
@@ -128,8 +128,8 @@ def read_scan(path: Path) -> Scan:
     """Read a whole scan.
 
     Raises:
-        DataError: not readable, of several values for each voxel or several moments, values that are not finite
-            numbers, a geometry that is contradictory or missing, or slices that do not make a stack.
+        DataError: unreadable; several values per voxel or several time points; values that are not finite; a geometry
+            that is contradictory or missing; or slices that do not form a stack.
         MissingPackageError: see `require_reader`.
     """
     require_reader(path)
@@ -143,7 +143,7 @@ def read_scan(path: Path) -> Scan:
         raise
     except ImportError as error:
         raise missing_package(error) from error
-    except Exception as error:  # the libraries raise whatever comes of a damaged file
+    except Exception as error:  # the libraries raise many kinds of errors for damaged files
         detail = " ".join(reason(error).split())
         raise DataError(
             _("{path}: not a readable scan ({reason})").format(path=path, reason=detail), path=path
@@ -151,7 +151,7 @@ def read_scan(path: Path) -> Scan:
 
 
 def require_reader(path: Path) -> None:
-    """Load the library that reads a scan, before any is read.
+    """Import the library that reads a scan.
 
     Raises:
         MissingPackageError: nibabel (NIfTI) or pydicom (DICOM) is missing.
@@ -161,7 +161,7 @@ def require_reader(path: Path) -> None:
         import_module(package)
     except ImportError as error:
         raise MissingPackageError(
-            _("reading {kind} needs {package}; install it by pip install 'ubend[medical]'").format(
+            _("reading {kind} needs {package}; install it with: pip install 'ubend[medical]'").format(
                 kind=kind, package=package
             ),
             key=package,
@@ -169,17 +169,17 @@ def require_reader(path: Path) -> None:
 
 
 def _refuse_values(scan: Scan) -> None:
-    """Fail on values that are no real numbers, or that float32, which networks compute in, cannot hold."""
+    """Refuse values that are not real numbers, or not representable in float32, the type of the network's input."""
     kind = scan.slices.dtype
     if kind.kind not in "biuf":
-        line = _("{path}: voxels of the type {found}; save the scan with one real number for each voxel")
+        line = _("{path}: voxels have the type {found}; save the scan with one real number per voxel")
         raise DataError(line.format(path=scan.path, found=kind), path=scan.path, key="dtype")
     if kind.kind == "f":
         with np.errstate(over="ignore"):
             good = sum(int(np.isfinite(values.astype(np.float32, copy=False)).sum()) for values in scan.slices)
         if good < scan.slices.size:
             raise DataError(
-                _("{path}: holds {count} values that are no finite numbers; replace them").format(
+                _("{path}: contains values that are not finite ({count}); replace them").format(
                     path=scan.path, count=scan.slices.size - good
                 ),
                 path=scan.path,
@@ -188,7 +188,7 @@ def _refuse_values(scan: Scan) -> None:
 
 
 def _no_geometry(path: Path) -> DataError:
-    line = _("{path}: its header gives no usable geometry: spacing and directions must be finite and not 0")
+    line = _("{path}: the header has no usable geometry: spacing and directions must be finite and not 0")
     return DataError(line.format(path=path), path=path, key="geometry")
 
 
@@ -206,7 +206,7 @@ def _name(path: Path) -> str:
 
 
 class NiftiScan(Scan):
-    """One file; its axes may stand for any directions, and the mask's stand for the same."""
+    """A NIfTI file; its axes may have any directions, and its mask gets the same ones."""
 
     def __init__(self, path: Path, image: Any) -> None:
         self.path, self._image = path, image
@@ -215,7 +215,8 @@ class NiftiScan(Scan):
         sides = np.linalg.norm(affine[:3, :3], axis=0)
         if np.isfinite(affine).all() and (np.abs(sides - zooms) > _SPACING_TOLERANCE * sides).any():
             line = _(
-                "{path}: voxels of {sform} by the header's sform, but of {pixdim} by its pixdim; correct one of them"
+                "{path}: the voxel size is {sform} by the header's sform, but {pixdim} by its pixdim; correct one of "
+                "them"
             )
             shown = (" x ".join(f"{side:.4g}" for side in some) for some in (sides, zooms))
             raise DataError(
@@ -223,7 +224,8 @@ class NiftiScan(Scan):
             )
         if not (int(image.header["sform_code"]) or int(image.header["qform_code"])):
             line = _(
-                "note: {path} states no orientation; its axes are taken to run to the left, front and top of the body"
+                "note: {path} states no orientation; its axes are assumed to point to the left, front and top of the "
+                "body"
             )
             self.notes = (line.format(path=path),)
         if not _states_spacing(path, type(image.header)):
@@ -233,7 +235,7 @@ class NiftiScan(Scan):
             )
             self.notes += (line.format(path=path),)
         elif int(image.header["xyzt_units"]) % 8 == 0:
-            line = _("note: {path} states no unit of length (xyzt_units is 0); its voxel size is taken to be in mm")
+            line = _("note: {path} states no unit of length (xyzt_units is 0); its voxel size is assumed to be in mm")
             self.notes += (line.format(path=path),)
         self._reorient(np.asanyarray(image.dataobj), np.diag([mm, mm, mm, 1.0]) @ affine, tuple(zooms * mm))
 
@@ -241,7 +243,7 @@ class NiftiScan(Scan):
         import nibabel
 
         image = nibabel.Nifti1Image(self._as_stored(mask), self._image.affine, dtype=np.uint8)
-        for kind in ("sform", "qform"):  # both, with what they refer to
+        for kind in ("sform", "qform"):  # both, with their codes
             affine, code = getattr(self._image, f"get_{kind}")(coded=True)
             getattr(image, f"set_{kind}")(affine, int(code))
         image.header.set_xyzt_units(*self._image.header.get_xyzt_units())
@@ -254,20 +256,20 @@ class NiftiScan(Scan):
 
 
 def _nifti_unit_mm(path: Path, header: Any) -> float:
-    """Millimetres of the unit of lengths; without one they are in mm, as other programs take it, too.
+    """The unit of length, in mm; 1 if the header states none, as other programs assume too.
 
     Raises:
-        DataError: the header holds a number that stands for no unit.
+        DataError: the header contains an unknown unit.
     """
     code = int(header["xyzt_units"]) % 8
     if code not in _NIFTI_UNITS_MM:
-        line = _("{path}: xyzt_units is {found}, which is no unit of length; set it to 2 (mm)")
+        line = _("{path}: xyzt_units is {found}, which is not a unit of length; set it to 2 (mm)")
         raise DataError(line.format(path=path, found=code), path=path, key="xyzt_units")
     return _NIFTI_UNITS_MM[code]
 
 
 def _states_spacing(path: Path, header: Any) -> bool:
-    """Whether no pixdim of the three axes is 0, before nibabel replaces it by 1; `header` is the class."""
+    """Whether all three pixdim are stated (not 0); read before nibabel replaces 0 by 1; `header` is the class."""
     from nibabel.openers import ImageOpener
 
     with ImageOpener(path) as file:
@@ -277,8 +279,11 @@ def _states_spacing(path: Path, header: Any) -> bool:
 def _read_nifti(path: Path) -> NiftiScan:
     import nibabel
 
-    log = logging.getLogger("nibabel.global")  # tells of odd headers; what matters raises
-    before, log.disabled = log.disabled, True  # nibabel's LoggingOutputSuppressor leaves it to Python's last handler
+    log = logging.getLogger("nibabel.global")  # logs odd headers; real damage raises
+    before, log.disabled = (
+        log.disabled,
+        True,
+    )  # nibabel's LoggingOutputSuppressor would pass it to Python's last-resort handler
     try:
         image = nibabel.load(path)
     finally:
@@ -286,7 +291,9 @@ def _read_nifti(path: Path) -> NiftiScan:
     if len(image.shape) == 4 and image.shape[3] == 1:
         image = image.slicer[..., 0]
     if len(image.shape) != 3:
-        line = _("{path}: a scan of shape {shape}; one value for each voxel, of one moment, can be predicted")
+        line = _(
+            "{path}: a scan of shape {shape}; only scans with one value per voxel and one time point can be predicted"
+        )
         raise DataError(line.format(path=path, shape=image.shape), path=path, key="shape")
     _refuse_large(path, image.shape)
     stored, size = math.prod(image.shape) * image.get_data_dtype().itemsize, path.stat().st_size
@@ -298,9 +305,9 @@ def _read_nifti(path: Path) -> NiftiScan:
 
 
 def _refuse_large(path: Path, shape: Sequence[int]) -> None:
-    """Fail before memory is taken for more voxels than scans have: small files can hold huge empty scans."""
+    """Refuse scans with too many voxels before memory is allocated; small files can contain huge empty scans."""
     if math.prod(map(int, shape)) > _MAX_VOXELS:
-        line = _("{path}: a scan of {shape} voxels; at most {maximum} are read, so cut it to what matters")
+        line = _("{path}: a scan of {shape} voxels; at most {maximum} can be read, so crop it")
         detail = " x ".join(map(str, shape))
         raise DataError(line.format(path=path, shape=detail, maximum=_MAX_VOXELS), path=path, key="shape")
 
@@ -309,7 +316,7 @@ def _refuse_large(path: Path, shape: Sequence[int]) -> None:
 
 
 class DicomSeries(Scan):
-    """The files of one series, sorted by where they lie; the mask is a series of its own with the same geometry."""
+    """A DICOM series, sorted by slice position; its mask is a new series with the same geometry."""
 
     def __init__(self, path: Path, files: list[Any]) -> None:
         from pydicom.pixels import apply_rescale
@@ -330,7 +337,7 @@ class DicomSeries(Scan):
 
 
 def _read_pixels(path: Path, file: Any) -> NDArray[Any]:
-    """The stored values of a slice; DataError: they are damaged."""
+    """Read the stored values of a slice; DataError: damaged."""
     try:
         return np.asarray(file.pixel_array)
     except (ValueError, AttributeError, IndexError, RuntimeError) as error:
@@ -341,7 +348,7 @@ def _read_pixels(path: Path, file: Any) -> NDArray[Any]:
 
 
 _PLACE_TAGS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # numbers in each
-# What a mask has in common with the slice that it is of: whose it is, and where it lies.
+# Tags that a mask copies from its slice: patient, study and geometry.
 _KEPT = (
     "PatientID",
     "PatientName",
@@ -388,11 +395,11 @@ def _read_dicom(path: Path) -> DicomSeries:
 
 
 def _read_slices(folder: Path) -> list[Any]:
-    """The slices in a folder; other DICOM files (a DICOMDIR, reports) and files (notes) are none of them.
+    """Read the slices in a folder; other DICOM files (a DICOMDIR, reports) and other files (notes) are ignored.
 
     Raises:
-        DataError: damaged slices, without which the volume would be too small: files that are named as slices are and
-            are no DICOM files, and DICOM files without pixels that are of the slices' kind, or say nothing of it.
+        DataError: damaged slices, without which the volume would be too small: files named like slices that are not
+            DICOM, and DICOM files without pixels whose kind is that of the slices, or not stated.
     """
     import pydicom
 
@@ -400,7 +407,7 @@ def _read_slices(folder: Path) -> list[Any]:
     for path in _dicom_files(folder):
         try:
             read[path] = pydicom.dcmread(path)
-        except Exception:  # whatever comes of a damaged file
+        except Exception:  # many kinds of errors for damaged files
             bad.append(path)
     slices = {path: file for path, file in read.items() if "PixelData" in file}
     kinds, endings = {_kind(file) for file in slices.values()}, {_ending(path) for path in slices}
@@ -412,7 +419,7 @@ def _read_slices(folder: Path) -> list[Any]:
     if bad:
         line = _(
             "{path}: {count} files of the series cannot be read ({names}), and without them the volume would be too "
-            "small; restore them, or move away those that are no slices"
+            "small; restore them, or move away files that are not slices"
         )
         names = ", ".join([*sorted(path.name for path in bad)[:3], *(["..."] if len(bad) > 3 else [])])
         raise DataError(line.format(path=folder, count=len(bad), names=names), path=folder, key="slices")
@@ -420,22 +427,22 @@ def _read_slices(folder: Path) -> list[Any]:
 
 
 def _kind(file: Any) -> str:
-    """What a DICOM file holds, as its header says; of a file that is cut there, the beginning of it."""
+    """The kind of a DICOM file by its header; of a file that is truncated there, the part that is readable."""
     return str(file.file_meta.get("MediaStorageSOPClassUID") or file.get("SOPClassUID") or "")
 
 
 def _ending(path: Path) -> str:
-    """How a file is named: its suffix; nothing where it has none, or is named by a number such as 1.2.840.7."""
+    """The suffix of a file; empty if it has none, or is named by a number such as 1.2.840.7."""
     return "" if path.suffix[1:].isdecimal() else path.suffix.lower()
 
 
 def _refuse_no_stack(path: Path, files: list[Any]) -> None:
-    """Slices of one series, one size and one direction, each with a place of its own."""
+    """Require slices of one series, one size and one direction, each at its own position."""
     problem = None
     if not files:
         problem = _("no slices in it")
     elif len({file.get("SeriesInstanceUID") for file in files}) > 1:
-        problem = _("slices of several series in one folder; give each series a folder of its own")
+        problem = _("slices of several series in one folder; put each series into its own folder")
     elif any(file.get("NumberOfFrames", 1) != 1 or file.SamplesPerPixel != 1 for file in files):
         problem = _("slices of several frames or colours")
     elif lacking := [name for name, count in _PLACE_TAGS.items() if any(not _has(file, name, count) for file in files)]:
@@ -445,19 +452,19 @@ def _refuse_no_stack(path: Path, files: list[Any]) -> None:
     elif not _is_orthonormal(files[0]):
         problem = _("ImageOrientationPatient must be two perpendicular directions of length 1")
     elif len({round(_slice_position(file), 3) for file in files}) < len(files):
-        problem = _("several slices at one place")
+        problem = _("several slices at the same position")
     if problem:
         raise DataError(_("{path}: {problem}").format(path=path, problem=problem), path=path)
 
 
 def _has(file: Any, name: str, count: int) -> bool:
-    """Whether a tag is there with so many finite numbers."""
+    """Whether a tag exists and has this number of finite values."""
     values = np.array(file.get(name) if file.get(name) is not None else [], np.float64).reshape(-1)
     return len(values) == count and bool(np.isfinite(values).all())
 
 
 def _geometry(file: Any) -> tuple[float, ...]:
-    """What all slices of a stack have in common: spacing of the pixels and directions."""
+    """Pixel spacing and directions, shared by all slices of a stack."""
     values = [*file.PixelSpacing, *file.ImageOrientationPatient]
     return tuple(np.round(np.array(values, np.float64), 4) + 0.0)  # no negative zeros
 
@@ -468,13 +475,13 @@ def _is_orthonormal(file: Any) -> bool:
 
 
 def _slice_position(file: Any) -> float:
-    """How far along their common normal a slice lies, mm."""
+    """The position of a slice along the common normal, mm."""
     along_row, along_column = np.reshape(np.array(file.ImageOrientationPatient, np.float64), (2, 3))
     return float(np.cross(along_row, along_column) @ np.array(file.ImagePositionPatient, np.float64))
 
 
 def _dicom_affine(files: list[Any], spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
-    """As `Scan.affine`, mm; DICOM's own x and y grow to the left and to the back."""
+    """As `Scan.affine`, mm; DICOM's x and y point to the left and to the back (LPS)."""
     along_row, along_column = np.reshape(np.array(files[0].ImageOrientationPatient, np.float64), (2, 3))
     first, last = (np.array(file.ImagePositionPatient, np.float64) for file in (files[0], files[-1]))
     step = np.cross(along_row, along_column) * spacing_mm[0] if len(files) == 1 else (last - first) / (len(files) - 1)
@@ -490,9 +497,10 @@ def _slice_spacing(path: Path, files: list[Any]) -> float:
     steps = np.diff([_slice_position(file) for file in files])
     if steps.max() > 1.1 * steps.min():
         raise DataError(
-            _("{path}: the slices lie {minimum:g} to {maximum:g} mm apart; is one missing?").format(
-                path=path, minimum=round(float(steps.min()), 3), maximum=round(float(steps.max()), 3)
-            ),
+            _(
+                "{path}: the distances between slices are {minimum:g} to {maximum:g} mm; restore the "
+                "missing slice, or export the series again"
+            ).format(path=path, minimum=round(float(steps.min()), 3), maximum=round(float(steps.max()), 3)),
             path=path,
             key="spacing",
         )
@@ -500,7 +508,7 @@ def _slice_spacing(path: Path, files: list[Any]) -> float:
     line = positions[0] + np.linspace(0, 1, len(files))[:, None] * (positions[-1] - positions[0])
     if np.linalg.norm(positions - line, axis=1).max() > max(_SHIFT_TOLERANCE * steps.min(), 0.05):
         raise DataError(
-            _("{path}: the slices do not lie on one straight line; give each stack a folder of its own").format(
+            _("{path}: the slices do not lie on one straight line; put each stack into its own folder").format(
                 path=path
             ),
             path=path,
@@ -521,7 +529,7 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-# Centre and width in Hounsfield units, as radiology reads computed tomography.
+# Centre and width in Hounsfield units, as used in radiology for computed tomography.
 PRESETS = {
     "abdomen": (40.0, 400.0),
     "bone": (400.0, 1800.0),
@@ -534,7 +542,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class IntensityWindow:
-    """What becomes 0..255, and what is beyond.
+    """An intensity window: the range of values that is mapped to 0..255.
 
     Attributes:
         center, width: in the units of the values; width > 0.
@@ -544,7 +552,7 @@ class IntensityWindow:
     width: float
 
     def apply(self, values: NDArray[Any]) -> NDArray[np.uint8]:
-        """Values of any shape -> uint8 of it: center - width / 2 and less is 0, center + width / 2 and more is 255."""
+        """Map values of any shape to uint8: center - width / 2 and less is 0, center + width / 2 and more is 255."""
         low = self.center - self.width / 2
         scaled: NDArray[np.float32] = (np.asarray(values, dtype=np.float32) - low) * (255.0 / self.width)
         seen: NDArray[np.uint8] = np.rint(scaled.clip(0, 255)).astype(np.uint8)
@@ -552,7 +560,7 @@ class IntensityWindow:
 
 
 def parse_intensity_window(text: str) -> IntensityWindow:
-    """`lung`, or `CENTER,WIDTH` in the units of the values: `40,400`.
+    """Parse `lung`, or `CENTER,WIDTH` in the units of the values: `40,400`.
 
     Raises:
         SettingError: neither.

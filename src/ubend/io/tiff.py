@@ -1,6 +1,6 @@
 """TIFF through tifffile: bands in any order, alpha, palettes, inks; stacks are refused.
 
-A file is read by itself: planes that its OME-XML says lie in other files belong to the images there.
+Each file is read alone: planes that its OME-XML places in other files belong to those files' images.
 """
 
 import io
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 _MIN_IS_WHITE, _RGB, _PALETTE, _INKS, _YCBCR = 0, 2, 3, 5, 6  # TIFF 6.0, tag PhotometricInterpretation
 NODATA = 42113  # GDAL's tag: the value of invalid pixels, as text
-_MASK_SUFFIX = ".msk"  # of the file beside an image in which GDAL says which pixels were seen
+_MASK_SUFFIX = ".msk"  # suffix of GDAL's separate file of valid pixels
 _REDUCED, _MASK = 1, 4  # TIFF 6.0, tag NewSubfileType
-_CODED_COLORS = (8, 9, 10, 32844, 32845)  # CIELab and its kin: numbers that are no red, green, blue
+_CODED_COLORS = (8, 9, 10, 32844, 32845)  # CIELab and similar: values are not red, green, blue
 _JPEG_COMPRESSIONS = (6, 7, 33007, 34892)  # their decoder makes red, green, blue of YCbCr
 _SLIDE = "Baseline"  # tifffile's name of the scanned slide itself (SVS, NDPI, BIF, QPTIFF, ...)
 _BANDS = {"YX": "YX", "YXS": "YXC", "SYX": "CYX", "CYX": "CYX", "YXC": "YXC"}  # tifffile's axes -> ours
-_UNNAMED = ("QYX", "IYX")  # pages of one size, of which nothing is stated
+_UNNAMED = ("QYX", "IYX")  # pages of one size whose meaning is not stated
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the one image of a file is to be read.
+    """How to read the single image of a file.
 
     Attributes:
         page: the first page of the image; all tags are taken from it.
         source: that page, or a series of several pages.
-        axes: of the array that `source` gives: YX, YXC or CYX.
+        axes: of the array returned by `source`: YX, YXC or CYX.
         shape: of that array.
         alpha: the last channel is alpha.
         orientation: 1 to 8.
@@ -54,7 +54,7 @@ class Plan:
 
     @property
     def alone(self) -> bool:
-        """Whether the first page holds all of the image."""
+        """Whether the first page contains the whole image."""
         return self.source is self.page or (len(self.source.pages) == 1 and self.source.shape == self.page.shape)
 
     @property
@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def header(self) -> Header:
-        """What the file gives."""
+        """The header of the image."""
         color = self.page.photometric in (_PALETTE, _INKS)
         return Header(
             *(self.stored_hw[::-1] if self.orientation >= 5 else self.stored_hw),
@@ -82,7 +82,7 @@ class Plan:
 
 
 def is_tiff(head: bytes) -> bool:
-    """Do these first bytes begin a TIFF or BigTIFF file?"""
+    """Whether these first bytes are those of a TIFF or BigTIFF file."""
     return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -93,15 +93,15 @@ def read_tiff_header(stream: BinaryIO, path: Path, channels: int | None) -> Head
 
 
 def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
-    """The one image of a TIFF file.
+    """Read the single image of a TIFF file.
 
     Args:
         data: the file's content.
         path: for messages.
-        channels: what the user says of the images: pages of one size, of which the file does not say what
-            they are, are bands if there are so many of them.
+        channels: the requested number of channels; pages of one size with no stated meaning are channels if there are
+            this many.
     Raises:
-        DataError: a stack, colours that cannot be read, or pixels that are missing.
+        DataError: a stack, unsupported colours, or missing pixels.
     """
     with open_tiff(io.BytesIO(data), path) as tiff:
         plan = make_plan(tiff, path, channels)
@@ -109,7 +109,7 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
         refuse_large(plan.stored_hw, values * np.dtype(plan.source.dtype).itemsize)
         pixels = plan.source.asarray(maxworkers=1)  # several files are read at once already
         if pixels.shape != plan.shape:
-            raise _damaged(path, _("its header contradicts itself"))
+            raise _damaged(path, _("its header is contradictory"))
         pixels = pixels[:, :, None] if plan.axes == "YX" else pixels
         pixels = np.moveaxis(pixels, 0, 2) if plan.axes == "CYX" else pixels
         invalid = None
@@ -133,7 +133,7 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
 
 
 def find_nodata(page: "tifffile.TiffPage") -> float | None:
-    """The value of invalid pixels, as GDAL writes it; None: the file states none."""
+    """The nodata value in GDAL's tag; None: not stated."""
     try:
         return float(page.tags.valueof(NODATA))
     except (TypeError, ValueError):
@@ -141,17 +141,17 @@ def find_nodata(page: "tifffile.TiffPage") -> float | None:
 
 
 def match_nodata(pixels: NDArray[Any], nodata: float, alpha: bool) -> NDArray[np.bool_]:
-    """(H, W): where stored (H, W, C) pixels have the nodata value.
+    """(H, W) bool: where stored (H, W, C) pixels have the nodata value.
 
-    As in GDAL's mask of a data set, all channels have it; but in images that are used as float32, a nodata value other
-    than 0 in one channel is enough, since -9999 is no measurement.
+    As in GDAL, all channels must have it; in float32 images a nodata value other than 0 in one channel is enough,
+    since values like -9999 are not measurements.
 
     Args:
         alpha: the last channel is alpha, which is not compared.
     """
     colors = pixels[:, :, :-1] if alpha and pixels.shape[2] > 1 else pixels
     value: Any = nodata
-    if colors.dtype.kind == "f" and np.isfinite(nodata):  # GDAL writes the least float64 also for float32
+    if colors.dtype.kind == "f" and np.isfinite(nodata):  # GDAL writes the minimum of float64 for float32 too
         limits = np.finfo(colors.dtype)
         value = colors.dtype.type(min(max(nodata, float(limits.min)), float(limits.max)))
     same = colors == value
@@ -160,12 +160,12 @@ def match_nodata(pixels: NDArray[Any], nodata: float, alpha: bool) -> NDArray[np
 
 
 def union_invalid(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-    """Pixels that were not seen, as two sources say."""
+    """The union of two masks of invalid pixels."""
     return other if one is None else one if other is None else one | other
 
 
 def find_mask(tiff: "tifffile.TiffFile", shape_hw: tuple[int, int]) -> "tifffile.TiffPage | None":
-    """The page that says where an image of that size was seen, if there is one."""
+    """The page with the mask of valid pixels for an image of this size, if any."""
     for series in tiff.series:
         page = series.keyframe
         if int(page.subfiletype) & (_REDUCED | _MASK) == _MASK and page.axes == "YX" and page.shape == shape_hw:
@@ -174,23 +174,23 @@ def find_mask(tiff: "tifffile.TiffFile", shape_hw: tuple[int, int]) -> "tifffile
 
 
 def open_tiff(stream: BinaryIO, path: Path) -> "tifffile.TiffFile":
-    """A TIFF from its opened file or its content; other files, which it may name, are left alone."""
+    """Open a TIFF from its file object or content, without reading other files that it names."""
     import imagecodecs  # noqa: F401 - without it tifffile calls compressed files unreadable, one by one
     import tifffile
 
-    logger = logging.getLogger("tifffile")  # tells of odd tags; what matters raises
+    logger = logging.getLogger("tifffile")  # logs odd tags; real damage raises
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
-    # of Micro-Manager's stacks, known by their name, tifffile would look for the other files itself
+    # tifffile would open the other files of Micro-Manager stacks by their names
     return tifffile.TiffFile(stream, name=path.name.replace("_MMStack", ""), _multifile=False)
 
 
 def make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> Plan:
-    """How the one image of an opened file is to be read; for arguments and errors see `read_tiff`."""
+    """Plan how to read the single image of an opened file; for arguments and errors see `read_tiff`."""
     if os.path.exists(f"{path}{_MASK_SUFFIX}"):
         line = _(
-            "{path}: its mask is a file of its own, {name}; put it into the image (gdal_translate --config "
-            "GDAL_TIFF_INTERNAL_MASK YES), or delete it"
+            "{path}: its mask of valid pixels is a separate file, {name}; put it into the image (gdal_translate "
+            "--config GDAL_TIFF_INTERNAL_MASK YES), or delete it"
         )
         raise DataError(line.format(path=path, name=f"{path.name}{_MASK_SUFFIX}"), path=path, key="mask")
     page = tiff.pages.first
@@ -212,14 +212,14 @@ def make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> Pl
 
 
 def _only_series(tiff: "tifffile.TiffFile", path: Path) -> Any:
-    """The series of the full image; smaller copies of it, masks of what was seen, and a slide's label, overview and
-    thumbnail are skipped."""
+    """The series of the full image; overviews, masks of valid pixels, and a slide's label, macro image and thumbnail
+    are skipped."""
     full = [series for series in tiff.series if not int(series.keyframe.subfiletype) & (_REDUCED | _MASK)]
     slides = [series for series in full if series.name == _SLIDE]
     full = slides[:1] if len(slides) == 1 else full
     if len(full) > 1:
         raise DataError(
-            _("{path}: holds {count} images of different kinds; save each as a file of its own").format(
+            _("{path}: contains {count} images of different kinds; save each as a separate file").format(
                 path=path, count=len(full)
             ),
             path=path,
@@ -229,11 +229,11 @@ def _only_series(tiff: "tifffile.TiffFile", path: Path) -> Any:
 
 
 def _refuse_missing(series: Any, path: Path) -> None:
-    """tifffile fills planes that are not in the file with zeros."""
+    """Refuse files with missing planes, which tifffile would fill with zeros."""
     stack = series.kind == "mmstack"
     missing = sum(page is None or (stack and not any(page.databytecounts)) for page in series.pages)
     if missing:
-        line = _("{path}: its metadata name {count} planes that the file does not hold; export the image as one file")
+        line = _("{path}: its metadata name {count} planes that are not in the file; export the image as one file")
         raise DataError(line.format(path=path, count=missing), path=path, key="frames")
 
 
@@ -241,9 +241,11 @@ def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
     names = {"Z": _("focal planes"), "T": _("times"), "C": _("channels")}
     if axes in _UNNAMED:
         bands = min(shape[0], shape[2])
-        cure = _("save each as a file of its own")
+        cure = _("save each as a separate file")
         if bands <= MAX_CHANNELS:
-            cure = _("{cure}, or say --channels {bands} if they are the channels of one").format(cure=cure, bands=bands)
+            cure = _("{cure}, or give --channels {bands} if they are the channels of one image").format(
+                cure=cure, bands=bands
+            )
         raise DataError(
             _("{path}: a stack of {count} images of {size} px; {cure}").format(
                 path=path, count=shape[0], size=f"{shape[2]}x{shape[1]}", cure=cure
@@ -255,7 +257,7 @@ def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
         f"{count} {names.get(axis, axis)}" for axis, count in zip(axes, shape, strict=False) if axis not in "YXS"
     )
     raise DataError(
-        _("{path}: a stack ({sides}); save each image of it as a file of its own").format(path=path, sides=sides),
+        _("{path}: a stack ({sides}); save each of its images as a separate file").format(path=path, sides=sides),
         path=path,
         key="frames",
     )
@@ -267,7 +269,7 @@ def _refuse_unreadable(path: Path, plan: Plan) -> None:
     inks = kind == _INKS and (plan.stored - plan.alpha != 4 or dtype.kind != "u")
     if dtype is None or dtype.kind not in "biuf" or coded or inks or (kind == _PALETTE and dtype != np.uint8):
         raise DataError(
-            _("{path}: a TIFF of {kind} in {dtype} is not read; save it in red, green, blue or in grey").format(
+            _("{path}: a TIFF of {kind} in {dtype} is not supported; save it in red, green, blue or in grey").format(
                 path=path, kind=getattr(kind, "name", kind), dtype=dtype
             ),
             path=path,
@@ -276,14 +278,16 @@ def _refuse_unreadable(path: Path, plan: Plan) -> None:
 
 
 def _refuse_truncated(tiff: "tifffile.TiffFile", path: Path) -> None:
-    """tifffile fills what is missing with zeros."""
+    """Refuse truncated files, whose missing pixels tifffile would fill with zeros."""
     size, end = tiff.filehandle.size, 0
     for page in tiff.pages:
         if not len(page.dataoffsets) == len(page.databytecounts) == math.prod(page.chunked):
-            raise _damaged(path, _("its header contradicts itself"))
+            raise _damaged(path, _("its header is contradictory"))
         end = max(end, *(o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)))
     if end > size:
-        raise _damaged(path, _("{size} bytes, but its pixels reach to {end}").format(size=size, end=end))
+        raise _damaged(
+            path, _("the file has {size} bytes, but its pixels extend to byte {end}").format(size=size, end=end)
+        )
 
 
 def _damaged(path: Path, reason: str) -> DataError:
@@ -291,7 +295,7 @@ def _damaged(path: Path, reason: str) -> DataError:
 
 
 def stretch(pixels: NDArray[Any], page: "tifffile.TiffPage") -> NDArray[Any]:
-    """Black is 0; fewer than 8 bits reach to 255."""
+    """Make black 0, and stretch values of fewer than 8 bits to 255."""
     bits: Any = page.bitspersample
     if not isinstance(bits, int):  # 5, 6, 5 bits of red, green, blue: tifffile stretches them
         return pixels
@@ -305,10 +309,10 @@ def stretch(pixels: NDArray[Any], page: "tifffile.TiffPage") -> NDArray[Any]:
 
 
 def _means_nothing_by_white(page: "tifffile.TiffPage") -> bool:
-    """Whether the writer of a file that says "0 is white" means its values as they are.
+    """Whether a file that declares "0 is white" should be read without inverting it.
 
-    tifffile calls one-bit arrays white where they are False. ImageJ says it of images with an inverting LUT, which is
-    how it shows masks: its own commands, tifffile and scikit-image take the values as stored, 255 for the object.
+    tifffile declares it for one-bit arrays. ImageJ declares it for images with an inverting LUT, its display of
+    masks; ImageJ's commands, tifffile and scikit-image use the stored values, 255 for the object.
     """
     return bool(page.is_imagej or (page.bitspersample == 1 and page.is_shaped))
 

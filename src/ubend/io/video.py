@@ -1,4 +1,4 @@
-"""Videos, by the ffmpeg that is on the PATH: frames out, frames in. H x W px, RGB."""
+"""Read and write videos through ffmpeg on the PATH. H x W px, RGB."""
 
 import json
 import re
@@ -21,21 +21,21 @@ from ubend.core.files import regular_file
 from ubend.core.i18n import _
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
-_TICKS = 10**6  # a second; of the time stamps that go from and to ffmpeg
-_LINES, _LINE = 3, 150  # of ffmpeg's errors, and the characters of each, that are reported
-_LATE_FRAMES = 1  # frames of an AVI that its codec may hold back at the end (measured: MPEG-4)
+_TICKS = 10**6  # time stamp units per second, from and to ffmpeg
+_LINES, _LINE = 3, 150  # lines of ffmpeg's errors that are reported, and characters of each
+_LATE_FRAMES = 1  # frames that the codec of an AVI may not output at the end (measured: MPEG-4)
 
 
 @dataclass(frozen=True)
 class Video:
-    """What is known before a frame is read.
+    """Properties of a video, known before a frame is read.
 
     Attributes:
         path: the file.
         rate: mean number of frames a second.
-        frames: how many, by the header or estimated from the duration; None: the file does not say.
-        stated: how many the header of an AVI states, also those that are repeated; None: another container. Of most
-            others ffmpeg reports that their end is missing; a MPEG program stream does not state.
+        frames: number of frames, by the header or estimated from the duration; None: not stated.
+        stated: number of frames in the header of an AVI, including repeated ones; None: another container. For most
+            others ffmpeg reports a missing end.
     """
 
     path: Path
@@ -45,13 +45,17 @@ class Video:
 
 
 def open_video(path: Path) -> Video:
-    """Look at a video.
+    """Read the properties of a video.
 
     Raises:
-        DataError: ffmpeg is not installed, or this is no video.
+        DataError: ffmpeg is not installed, or the file is not a video.
     """
     if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
-        raise DataError(_("{path}: reading videos needs ffmpeg on the PATH").format(path=path), path=path, key="ffmpeg")
+        raise DataError(
+            _("{path}: reading videos needs ffmpeg; install it and make sure it is on the PATH").format(path=path),
+            path=path,
+            key="ffmpeg",
+        )
     try:
         regular_file(path)
     except OSError as error:
@@ -60,7 +64,7 @@ def open_video(path: Path) -> Video:
     found = subprocess.run([*args, _url(path)], capture_output=True, text=True, check=False)
     streams = json.loads(found.stdout or "{}").get("streams", [])
     if found.returncode or not streams:
-        raise _no_video(path, found.stderr or _("there is no video in it, perhaps only sound"))
+        raise _no_video(path, found.stderr or _("it contains no video stream, perhaps only sound"))
     stream, container = streams[0], json.loads(found.stdout).get("format", {})
     rate = _fraction(stream.get("avg_frame_rate")) or _fraction(stream.get("r_frame_rate")) or Fraction(25)
     stated = _count(stream.get("nb_frames"))
@@ -70,10 +74,10 @@ def open_video(path: Path) -> Video:
 
 
 class VideoReader:
-    """The frames of a video, upright, each with its time stamp; they are read one at a time, once.
+    """Iterates once over the frames of a video, upright, with time stamps.
 
     Attributes:
-        damage: after the last frame: why frames are missing or may be wrong; None: nothing is known of it.
+        damage: after the last frame: why frames are missing or may be wrong; None: no damage was detected.
     """
 
     def __init__(self, video: Video) -> None:
@@ -81,23 +85,23 @@ class VideoReader:
         self.damage: str | None = None
 
     def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-        """(seconds, (H, W, 3) frame); seconds are from the start of the file, where its sound may begin before the
-        first frame, and increase.
+        """(seconds, (H, W, 3) frame); seconds increase and count from the start of the file, where the sound may
+        begin before the first frame.
 
         Raises:
-            DataError: there is no frame.
+            DataError: the video has no frames.
         """
         video, ticks, position = self.video, -1, 0
         # the filter writes the time of a frame to a file before the frame reaches the pipe
         filters = f"settb=1/{_TICKS},metadata=add:key=a:value=b,metadata=print:file=times:direct=1"
         args = ["-nostdin", "-i", _url(video.path.absolute()), "-map", "0:v:0", "-fps_mode", "passthrough"]
-        # PPM says each frame's size, which a turned video has in other order than its file says; of more than 8 bits
-        # ffmpeg would make 16
+        # PPM states each frame's size, which differs from the file's for rotated videos; for more than 8 bits ffmpeg
+        # # would write 16
         args += ["-vf", filters, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
 
         def end(stderr: str, failed: bool) -> None:
             if ticks < 0:
-                raise _no_video(video.path, stderr if failed else _("there is no frame in it"))
+                raise _no_video(video.path, stderr if failed else _("it contains no frames"))
             if stderr or failed:
                 self.damage = _shorten(stderr)
             elif video.stated is not None and position < video.stated - _LATE_FRAMES:
@@ -119,8 +123,8 @@ class VideoReader:
 def _ffmpeg(
     args: Sequence[str], pipe: Literal["stdin", "stdout"], end: Callable[[str, bool], None], folder: str | None = None
 ) -> Iterator[IO[bytes]]:
-    """A pipe from or to ffmpeg, which is killed when the context is left by an error; else `end` is called with the
-    errors that ffmpeg reported, and whether it failed.
+    """A pipe from or to ffmpeg. After an error in the context ffmpeg is killed; otherwise `end` is called with
+    ffmpeg's errors and whether it failed.
 
     Args:
         folder: the working directory of ffmpeg; None: ours.
@@ -132,7 +136,7 @@ def _ffmpeg(
             try:
                 yield getattr(process, pipe)
             except BrokenPipeError:
-                pass  # ffmpeg has ended, and says why
+                pass  # ffmpeg has ended and reports the reason
             except BaseException:
                 process.kill()
                 raise
@@ -141,7 +145,7 @@ def _ffmpeg(
 
 
 class Writer:
-    """Frames into ffmpeg's hands, one by one: as an IVF stream, the simplest one that has time stamps."""
+    """Sends frames to ffmpeg as an IVF stream, the simplest format with time stamps."""
 
     def __init__(self, pipe: IO[bytes], size_hw: tuple[int, int]) -> None:
         self._pipe = pipe
@@ -149,7 +153,7 @@ class Writer:
         pipe.write(struct.pack("<4sHHIHHIIQ", b"DKIF", 0, 32, 0, width, height, _TICKS, 1, 0))
 
     def add(self, seconds: float, frame: NDArray[np.uint8]) -> None:
-        """(H, W, 3) RGB, or (H, W) grey, as the video was begun; `seconds` increase."""
+        """(H, W, 3) RGB, or (H, W) grey, as at the first frame; `seconds` increase."""
         height, width = frame.shape[:2]
         head = b"P%d\n%d %d\n255\n" % (5 if frame.ndim == 2 else 6, width, height)
         self._pipe.write(struct.pack("<IQ", len(head) + frame.size, round(seconds * _TICKS)) + head)
@@ -160,26 +164,26 @@ class Writer:
 def written_video(
     path: Path, size_hw: tuple[int, int], like: Video, *, exact: bool, start: float = 0.0
 ) -> Iterator[Writer]:
-    """A video that is whole when the context is left; each frame has the time that it is given.
+    """A context that writes a video; the file is complete when it ends. Each frame keeps its time stamp.
 
     Args:
-        path: its suffix says the container.
+        path: its suffix determines the container.
         size_hw: of the frames, px.
-        like: the video that the frames are of.
-        exact: grey values as they are (FFV1); else colour for the eye (H.264), with the sound of `like`.
+        like: the source video.
+        exact: lossless grey values (FFV1); otherwise colour for viewing (H.264), with the sound of `like`.
         start: seconds of the first frame, from the start of `like`.
     Raises:
-        OutputError: ffmpeg cannot write it; its words.
+        OutputError: ffmpeg cannot write it; with ffmpeg's message.
     """
     args = ["-y", "-itsoffset", f"{start:.6f}", "-f", "ivf", "-c:v", "pgm" if exact else "ppm", "-i", "pipe:0"]
     if exact:
         args += ["-c:v", "ffv1", "-pix_fmt", "gray"]
-    else:  # even sides, as players want them
+    else:  # even sides, as players require
         args += ["-i", _url(like.path), "-map", "0:v", "-map", "1:a?", "-c:a", "copy", "-shortest"]
         args += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p"]
-        # no other frame ends the last one
+        # no frame follows the last one
         args += ["-bsf:v", f"setts=pts=PTS:dts=DTS:duration={float(1 / like.rate)}/TB"]
-    args += ["-fps_mode", "passthrough", "-enc_time_base", "-1"]  # the times as they are given
+    args += ["-fps_mode", "passthrough", "-enc_time_base", "-1"]  # time stamps unchanged
 
     def end(stderr: str, failed: bool) -> None:
         if failed:
@@ -191,7 +195,7 @@ def written_video(
 
 
 def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:
-    """The next image of a stream of them; None at its end, also in the middle of one."""
+    """Read the next PPM image of a stream; None at its end, also if it ends within an image."""
     if pipe.readline() != b"P6\n":
         return None
     width, height = map(int, pipe.readline().split())
@@ -201,7 +205,7 @@ def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:
 
 
 def _read_ticks(times: IO[bytes]) -> int | None:
-    """The next time that ffmpeg's filter `metadata` wrote; None: it is not known."""
+    """Read the next time stamp from ffmpeg's filter `metadata`; None: unknown."""
     while line := times.readline():
         if found := re.match(rb"frame:.*\bpts:(-?\d+)", line):
             return int(found[1])
@@ -222,7 +226,7 @@ def _fraction(text: Any) -> Fraction | None:
 
 
 def _url(path: Path) -> str:
-    """A name that ffmpeg takes for a file whatever is in it."""
+    """A URL that ffmpeg reads as a file name, whatever characters it has."""
     return f"file:{path}"
 
 
@@ -231,6 +235,6 @@ def _no_video(path: Path, stderr: str) -> DataError:
 
 
 def _shorten(stderr: str) -> str:
-    """The last lines of ffmpeg, without the addresses of its objects."""
+    """The last lines of ffmpeg's output, without object addresses."""
     lines = dict.fromkeys(re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] *", "", line).strip() for line in stderr.splitlines())
     return "; ".join(line[-_LINE:] for line in [line for line in lines if line][-_LINES:])

@@ -1,1 +1,1 @@
-"""What masks hold: raw label values, the class table, and reading masks as class indices."""
+"""Raw label values, the class table, and reading masks as class indices."""

@@ -1,4 +1,4 @@
-"""Cellpose's `NAME_seg.npy`, read as data: a pickled table, of which nothing is executed."""
+"""Cellpose's `NAME_seg.npy`, a pickled table, read as data: nothing in it is executed."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from ubend.core.i18n import _
 
 
 class _Record:
-    """Stands for a NumPy object of the file: what it was to be made with."""
+    """A placeholder for a NumPy object of the file: its constructor arguments."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments, self.state = arguments, ()
@@ -25,8 +25,8 @@ class _Record:
         self.state = state
 
 
-# What NumPy's files hold. Of the others some take memory for as many bytes as the file states (BYTEARRAY8), or reach
-# what other modules have registered (EXT1, PERSID).
+# Opcodes in NumPy's files. Others could allocate as many bytes as the file states (BYTEARRAY8), or access # objects
+# registered by other modules (EXT1, PERSID).
 _OPCODES = """
     PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE
     BINBYTES SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1
@@ -35,8 +35,8 @@ _OPCODES = """
 """
 
 
-class _Reader(pickle._Unpickler):  # the one in Python, whose memo cannot be blown up
-    """Makes lists, tables, texts, numbers and records; calls nothing that the file names."""
+class _Reader(pickle._Unpickler):  # the Python implementation, whose memo cannot be inflated
+    """An unpickler for lists, tables, texts, numbers and records; it calls nothing that the file names."""
 
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
@@ -48,7 +48,7 @@ class _Reader(pickle._Unpickler):  # the one in Python, whose memo cannot be blo
         return _Record
 
     def _set_items(self, items: list[Any]) -> None:
-        """Entries of a table; to find the place of tuples within tuples could take for ever."""
+        """Set the entries of a table; keys must be plain, since hashing nested tuples could take forever."""
         table, keys = self.stack[-1], items[::2]
         if not all(isinstance(key, str | int) for key in keys):
             raise ValueError("keys")
@@ -65,7 +65,7 @@ class _Reader(pickle._Unpickler):  # the one in Python, whose memo cannot be blo
 
 
 def is_cellpose(path: Path) -> bool:
-    """Is this file called as Cellpose does, and does it hold a table, not numbers?"""
+    """Whether this file has Cellpose's name and contains a table instead of numbers."""
     if path.suffix.lower() != ".npy" or not path.stem.casefold().endswith("_seg"):
         return False
     with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
@@ -81,10 +81,10 @@ def _read_header(file: BinaryIO) -> np.dtype[Any]:
 
 
 def read_cellpose(path: Path) -> NDArray[Any]:
-    """(H, W) numbers of the cells, 0 for the background.
+    """(H, W) cell ids, 0 for the background.
 
     Raises:
-        DataError: damaged, not Cellpose's, or of a volume.
+        DataError: damaged, not written by Cellpose, or of a volume.
     """
     try:
         with path.open("rb") as file:
@@ -98,6 +98,6 @@ def read_cellpose(path: Path) -> NDArray[Any]:
         return values.reshape(shape, order="F" if fortran else "C")
     except OSError:
         raise
-    except Exception as error:  # a damaged or foreign pickle fails in any way
-        line = _("{path}: no _seg.npy of Cellpose that can be read; export the masks as PNG or TIFF")
+    except Exception as error:  # a damaged or foreign pickle may raise anything
+        line = _("{path}: not a readable _seg.npy of Cellpose; export the masks as PNG or TIFF")
         raise DataError(line.format(path=path), path=path) from error

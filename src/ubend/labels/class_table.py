@@ -1,7 +1,7 @@
-"""Class names and colours; mask code <-> class index; the ignored value.
+"""The class table: names, colours, label value <-> class index, the ignored value.
 
-Masks on disk hold *codes*, values or colours (`codes.py`); everything after the store works on the
-*class index*, 0..C-1 in the order of the class table, or IGNORED for pixels that no one scores.
+Masks on disk contain *label values*: numbers or colours (`label_values.py`). Everything after the store uses the
+*class index*, 0..C-1 in the order of the class table, or IGNORED for pixels that are not scored.
 """
 
 import re
@@ -28,10 +28,10 @@ from ubend.labels.label_values import (
 
 _SHOWN = 64  # names or label values of a list in a message
 IGNORED = 255  # class index of a pixel that is neither trained on nor scored
-MAX_CLASSES = 254  # that a table can hold: a class index is one byte
-NAME_PATTERN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}"  # one line, so that tables and messages stay whole
+MAX_CLASSES = 254  # maximum: a class index is one byte
+NAME_PATTERN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}"  # one line, so that tables and messages stay intact
 
-# Colours of the class table when a folder brings none: background black, then well-separated hues.
+# Default colours of classes: background black, then well-separated hues.
 DEFAULT_COLORS = (
     (0, 0, 0),
     (230, 159, 0),
@@ -46,22 +46,22 @@ DEFAULT_COLORS = (
 _NAMES = ("black", "white", "red", "lime", "green", "blue", "yellow", "cyan", "magenta", "gray", "silver", "maroon",
           "olive", "navy", "purple", "teal", "orange", "pink", "brown")  # fmt: skip
 
-RESERVED_NAMES = ("ignored", "nearest", "near")  # what `--values` says of codes that are no class
-ROUNDING_REACH = 8  # a colour this near to one of the class table is that one
-NOISE_REACH = 64  # a colour of a noisy mask this near to a class is that class, when no other class is near
-ANY_DISTANCE = 10**6  # a reach beyond all codes: every code goes to the nearest
+RESERVED_NAMES = ("ignored", "nearest", "near")  # words of `--values` for label values that are not a class
+ROUNDING_REACH = 8  # colours this near to one of the class table count as it
+NOISE_REACH = 64  # colours of noisy masks this near to a class count as it, unless another class is near
+ANY_DISTANCE = 10**6  # a reach beyond all label values: each goes to the nearest
 
 _Value = Annotated[int, Interval(ge=-(2**31), lt=2**31)]  # ranges are checked where a table is read from a file
 _Byte = Annotated[int, Interval(ge=0, le=255)]
 
 
 class ClassMap(NamedTuple):
-    """A mask, understood.
+    """A mask as class indices.
 
     Attributes:
         classes: (H, W) uint8 class index or IGNORED.
-        strangers: codes that the class table does not know; they are IGNORED.
-        pixels: (256,) int64: how many pixels have each class index.
+        unknown: label values that are not in the class table; their pixels are IGNORED.
+        pixels: (256,) int64: number of pixels of each class index.
     """
 
     classes: NDArray[np.uint8]
@@ -71,20 +71,19 @@ class ClassMap(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The class table, and what each code of a mask means.
+    """The class table, and the meaning of each label value.
 
     Attributes:
         names: class index -> name.
         kind: whether masks are read as values or as colours.
-        codes: class index -> the codes that masks hold for it; none when they never hold it.
+        codes: class index -> its label values in masks; empty if masks never contain it.
         colors: class index -> (red, green, blue), 0..255, to draw it.
-        ignored: codes whose pixels are not scored.
-        reach: an unknown code goes to the nearest known one if that is at most so far away (difference
-            of values, Euclidean distance of colours) and less than half as far as the next class; 0:
-            never; ANY_DISTANCE: always.
-        others: class index of all codes left, perhaps IGNORED; None: they are an error.
+        ignored: label values whose pixels are not scored.
+        reach: an unknown label value goes to the nearest known one within this distance (difference of values,
+            Euclidean distance of colours), if the next class is more than twice as far; 0: never; ANY_DISTANCE: always.
+        others: class index of all remaining label values, or IGNORED; None: they are an error.
     Raises:
-        DataError: a name is there twice, or has not 1 to 200 characters on one line.
+        DataError: duplicate names, or a name without 1 to 200 characters on one line.
     """
 
     names: tuple[str, ...]
@@ -98,7 +97,7 @@ class LabelMap:
     def __post_init__(self) -> None:
         _refuse_unfit(self.names)
         if len(set(self.names)) < len(self.names):
-            line = _("class names must differ, but they are: {names}; fix --classes")
+            line = _("class names must be different, but are: {names}; fix --classes")
             raise DataError(line.format(names=_join(self.names)), key="data.classes")
 
     @property
@@ -107,19 +106,20 @@ class LabelMap:
 
     @property
     def unmapped(self) -> tuple[int, ...]:
-        """The classes that no label value stands for: no mask can hold them."""
+        """The classes without a label value; no mask can contain them."""
         return tuple(number for number, values in enumerate(self.codes) if not values and number != self.others)
 
     @cached_property
     def _known(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        """All known codes, ascending, and their class index."""
+        """All known label values, ascending, and their class index."""
         index = {value: number for number, values in enumerate(self.codes) for value in values}
         index |= dict.fromkeys(self.ignored, IGNORED)
         values = np.array(sorted(index), np.int32)
         return values, np.array([index[int(value)] for value in values], np.uint8)
 
     def classify(self, values: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """(K,) codes -> (K,) class index or IGNORED, and (K,) whether the table knows the code, or a near one."""
+        """(K,) label values -> (K,) class index or IGNORED, and (K,) whether the table knows the value or a near
+        one."""
         known, index = self._known
         position = np.searchsorted(known, values).clip(max=len(known) - 1)
         exact = known[position] == values
@@ -132,7 +132,7 @@ class LabelMap:
         return out, found
 
     def _nearest(self, values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """For each code the place of the nearest known one, and whether it counts as found by `reach`."""
+        """For each label value the position of the nearest known one, and whether it is within `reach`."""
         known, index = self._known
         nearest, near = np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
         points = self._points(known)
@@ -153,10 +153,10 @@ class LabelMap:
         return np.stack(unpack_color(values), axis=-1).astype(np.float64)
 
     def translate(self, mask_values: LabelArray) -> "ClassMap":
-        """What a mask's codes mean.
+        """Convert a mask's label values to class indices.
 
         Raises:
-            DataError: masks of colours hold a value that is no colour, or the other way round.
+            DataError: a mask of values in a set of colour masks, or vice versa.
         """
         mask_values = mask_values.of_kind(self.kind)
         present, counts = count_label_values(mask_values.values)
@@ -165,7 +165,7 @@ class LabelMap:
         return ClassMap(replace_values(mask_values.values, present, index), present[~found], pixels)
 
     def in_order_of(self, names: tuple[str, ...], colors: tuple[tuple[int, int, int], ...]) -> "LabelMap":
-        """The same codes for the class table of a model; classes are matched by name.
+        """The same label values in the class order of a model; classes are matched by name.
 
         Raises:
             SettingError: a class that the model does not know.
@@ -191,13 +191,13 @@ class LabelMap:
 
 
 def background_class(names: Sequence[str]) -> int | None:
-    """The class that is no object: the one called background, if any."""
+    """The class named background, if any."""
     plain = [name.strip().lower() for name in names]
     return next((plain.index(name) for name in ("background", "bg", "nền") if name in plain), None)
 
 
 def class_colors(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
-    """(red, green, blue) per class: black for the background, wherever it stands, else for the first."""
+    """(red, green, blue) per class: black for the background, or for the first class if there is none."""
     black, *others = default_colors(len(names))
     others.insert(background_class(names) or 0, black)
     return tuple(others)
@@ -214,7 +214,7 @@ def default_colors(classes: int) -> tuple[tuple[int, int, int], ...]:
 def draw_colors(
     names: Sequence[str], table: Sequence[Sequence[int]], kind: ValueKind
 ) -> tuple[tuple[int, int, int], ...]:
-    """The masks' own colours, or those that the names bring."""
+    """The masks' own colours, or default ones, by name."""
     plain = class_colors(names)
     if kind == "value":
         return plain
@@ -231,24 +231,24 @@ def make_label_map(
     others: int | None = None,
     colors: tuple[tuple[int, int, int], ...] | None = None,
 ) -> LabelMap:
-    """A label map of one code per class; names and colours are made up where none are given.
+    """A label map with one label value per class; missing names and colours get defaults.
 
     Raises:
-        DataError: too many classes; too many or too few names, one twice, or a reserved one.
+        DataError: too many classes; too many or too few names; a duplicate or reserved name.
     """
     names = tuple(_generate_names(values, kind) if names is None else names)
     _refuse_unfit(names)
     if taken := [name for name in names if name in RESERVED_NAMES]:
-        line = _("a class cannot be called {names}: the word means something else here; rename it")
+        line = _("a class cannot be named {names}, which is a reserved word; rename it")
         raise DataError(line.format(names=", ".join(taken)), key="data.classes")
     if len(values) > MAX_CLASSES:
-        line = _("the masks hold {count} classes; at most {maximum} can be learnt")
+        line = _("the masks contain {count} classes; at most {maximum} are supported")
         raise DataError(line.format(count=len(values), maximum=MAX_CLASSES), key="data.classes")
     if len(names) != len(values):
         raise DataError(
             _(
-                "the masks hold {found} classes ({values}) but {given} class names were given ({names}); "
-                "give one name per value with --classes"
+                "the masks contain {found} classes ({values}), but {given} class names were given ({names}); give one "
+                "name per value with --classes"
             ).format(
                 found=len(values), values=format_values(values, kind, _SHOWN), given=len(names), names=_join(names)
             ),
@@ -259,7 +259,7 @@ def make_label_map(
 
 
 def _refuse_unfit(names: Sequence[str]) -> None:
-    """Fail on names that would not stay one short line; before they are shown in any other message."""
+    """Refuse names that are not one short line, before they are shown in other messages."""
     if validation_reason := [name for name in names if not re.fullmatch(NAME_PATTERN, name)]:
         line = _("the class name {name!r} must have 1 to 200 characters on one line")
         raise DataError(line.format(name=validation_reason[0][:50]), key="data.classes")
@@ -278,7 +278,7 @@ def _generate_names(values: Sequence[int], kind: ValueKind) -> list[str]:
 
 
 def name_color(color: tuple[int, int, int]) -> str:
-    """`red`, also of a colour that is nearly red; `#e6194b` of one that has no plain name."""
+    """`red` for red and nearly red colours; `#e6194b` for a colour without a common name."""
     points = np.array([ImageColor.getrgb(name)[:3] for name in _NAMES], np.float64)
     distance = np.linalg.norm(points - np.array(color), axis=1)
     return _NAMES[distance.argmin()] if distance.min() <= ROUNDING_REACH else "#{:02x}{:02x}{:02x}".format(*color)

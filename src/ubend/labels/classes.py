@@ -1,8 +1,7 @@
-"""The class table of a data set, from what its masks hold and what is reported.
+"""Find the class table of a data set, from its masks and from what the user or the folder states.
 
-What is reported goes before what is found: `--values` (codes and names), then `--classes` (names), then a
-class table in the folder. What cannot be read with certainty is an error that shows what the masks hold
-and the flag that settles it.
+Stated classes take precedence: `--values` (label values and names), then `--classes` (names), then a class table in
+    the folder. Ambiguous masks are an error that shows their label values and the flag that resolves it.
 """
 
 import re
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.errors import DataError
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.labels.class_table import (
     ANY_DISTANCE,
     IGNORED,
@@ -26,23 +25,25 @@ from ubend.labels.class_table import (
 from ubend.labels.label_values import LISTED, LabelScan, Tally, format_values, unpack_color, value_table
 from ubend.labels.value_table import parse_table, write_table
 
-MAX_FOUND = 64  # masks of more codes are resampled, lossy, or no masks
-MAIN_SHARE = 0.003  # a code of noisy masks is a class of its own if it holds this share of all pixels
-MAIN_DISTANCE = 24  # ... and no commoner code lies this near: JPEG's ringing stays well inside
+MAX_FOUND = 64  # masks with more label values are resampled, lossy, or not masks
+MAIN_SHARE = 0.003  # a label value of noisy masks is a class if it has this share of all pixels
+MAIN_DISTANCE = 24  # ... and no more frequent one is this near: JPEG's ringing stays well inside
 _PEAK_DISTANCE, _PEAK_SHARE = 6, 0.5  # ... and half of the colours around it are this near: blends are spread
-_VALUE_PEAK_SHARE = 0.65  # of values: soft edges, spread evenly, have 13 / 25 of the values around so near
+_VALUE_PEAK_SHARE = 0.65  # of values: evenly spread soft edges have 13 / 25 of the surrounding values this near
 _TWO_ENDS_SHARE = 0.97  # JPEG masks with this share of their pixels near 0 and near 255 are black and white
-_BLEND_DISTANCE = 64  # of noisy masks: a colour this near to the line between two classes is a blend of them
-_CLEAN_BLEND_DISTANCE = 4  # of masks that were resampled, but saved without loss
-_UNEXPLAINED_SHARE = 0.005  # of all pixels: more colours that are neither noise nor blends may be a class
-_BLENDS_SHARE = 0.05  # of all pixels: more blends than these, far from every class, may be a class between two
-_STRAY_SHARE = 0.01  # of its neighbour's pixels: a colour nearly like another one and so much rarer is a slip
-_SLIP_SHARE = 1e-4  # of all pixels: a class that nobody named and fewer pixels hold may be a slip
-_MAX_POINTS = 20_000  # colours, the commonest, among which classes are looked for
+_BLEND_DISTANCE = 64  # in noisy masks: colours this near to the line between two classes are blends of them
+_CLEAN_BLEND_DISTANCE = 4  # in masks that were resampled but saved losslessly
+_UNEXPLAINED_SHARE = (
+    0.005  # share of all pixels: more colours than this that are neither noise nor blends may be a class
+)
+_BLENDS_SHARE = 0.05  # share of all pixels: more blends than this, far from every class, may be a class between two
+_STRAY_SHARE = 0.01  # share of its neighbour's pixels: a colour nearly like another one and this much rarer is a slip
+_SLIP_SHARE = 1e-4  # share of all pixels: an unnamed class with fewer pixels may be a slip
+_MAX_POINTS = 20_000  # number of most frequent colours among which classes are searched
 
 
 def find_main_colors(tally: Tally, lossy: bool) -> tuple[list[int], bool]:
-    """The colours that are classes, ascending, and whether noise or blends of them lie around.
+    """The colours that are classes, ascending, and whether there are noise or blends around them.
 
     Raises:
         DataError: the colours do not define the classes.
@@ -55,10 +56,10 @@ def find_main_colors(tally: Tally, lossy: bool) -> tuple[list[int], bool]:
 
 
 def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
-    """The values that stand for classes in JPEG masks, whose noise spreads each over its neighbours.
+    """The values that are classes in JPEG masks, whose noise spreads each value over its neighbours.
 
     Args:
-        classes: how many there are; None: nothing is stated.
+        classes: number of classes; None: not stated.
     Raises:
         DataError: the values do not define the classes.
     """
@@ -78,7 +79,7 @@ def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
         shares = (f"{value} ({around(value, _PEAK_DISTANCE) / total:.2%})" for value in levels)
         raise DataError(
             _(
-                "these JPEG masks are nearly all 0 and 255, but hold {levels} too often for noise: if these are "
+                "these JPEG masks are mostly 0 and 255, but contain {levels} too often for noise: if these are "
                 'classes, name them: --values "{cure},*=nearest"; if they are soft edges: --values '
                 '"0=background,255=foreground,*=nearest"'
             ).format(
@@ -98,8 +99,8 @@ def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
     if len(main) > 2 and explain_decode_errors < (1 - _BLENDS_SHARE) * total:
         raise DataError(
             _(
-                "these JPEG masks do not define their classes: {table} are common, but {share:.1%} of the pixels hold "
-                'other values; name them: --values "{cure},*=nearest"'
+                "these JPEG masks do not define their classes: {table} are common, but {share:.1%} of the pixels "
+                'have other values; name them: --values "{cure},*=nearest"'
             ).format(
                 table=value_table(tally, "value"),
                 share=1 - explain_decode_errors / total,
@@ -111,11 +112,11 @@ def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
 
 
 def _levels_between(pixels: NDArray[np.int64]) -> list[int]:
-    """The values, ascending, between black and white in JPEG masks, around which at least half of the values between
-    lie: noise and soft edges are spread over all of them.
+    """Peaks between black and white in JPEG masks, ascending: values with at least half of the intermediate pixels
+    around them; noise and soft edges are spread over all values instead.
 
     Args:
-        pixels: (65536,) how many pixels hold each value.
+        pixels: (65536,) number of pixels with each value.
     """
     total, between = int(pixels.sum()), pixels[:256].copy()
     between[:MAIN_DISTANCE], between[256 - MAIN_DISTANCE :] = 0, 0
@@ -138,10 +139,10 @@ def _points(values: NDArray[np.int32]) -> NDArray[np.float64]:
 
 
 def _without_strays(tally: Tally) -> list[int]:
-    """All colours but those that are nearly like a far commoner one.
+    """All colours except those that nearly equal a far more frequent one.
 
     Raises:
-        DataError: two that are nearly alike, and both common.
+        DataError: two nearly equal colours are both common.
     """
     points, main = _points(tally.codes), list[int]()
     for number in np.argsort(-tally.pixels, kind="stable").tolist():
@@ -152,8 +153,8 @@ def _without_strays(tally: Tally) -> list[int]:
             pair = sorted((int(tally.codes[near[0]]), int(tally.codes[number])))
             raise DataError(
                 _(
-                    "the masks hold colours that are nearly alike: {pair} among {table}; if each is a class, name all: "
-                    '--values "{cure}", else give both of them one name'
+                    "the masks contain nearly equal colours: {pair} among {table}; if each is a class, name all: "
+                    '--values "{cure}"; otherwise give both of them the same name'
                 ).format(
                     pair=format_values(pair, "color"),
                     table=value_table(tally, "color"),
@@ -165,14 +166,14 @@ def _without_strays(tally: Tally) -> list[int]:
 
 
 def _mostly_blends(tally: Tally) -> bool:
-    """Are there more rare colours between two common ones than common ones? So it is after resampling."""
+    """Whether more rare colours lie between two common ones than there are common ones, as after resampling."""
     common = tally.pixels >= MAIN_SHARE * tally.pixels.sum()
     blends = _between(_points(tally.codes[~common]), tally.codes[common].tolist(), _CLEAN_BLEND_DISTANCE)
     return bool(blends.sum() > common.sum())
 
 
 def _main_colors(tally: Tally) -> list[int]:
-    """The colours that stand for classes among noise and blends: common, far from commoner ones, and peaks."""
+    """The colours that are classes among noise and blends: common, far from more frequent ones, and peaks."""
     total = int(tally.pixels.sum())
     points = _points(tally.codes)
     left, main = tally.pixels.copy(), list[int]()
@@ -181,7 +182,7 @@ def _main_colors(tally: Tally) -> list[int]:
         distance = np.linalg.norm(points - points[top], axis=1)
         around, peak = (int(tally.pixels[distance <= d].sum()) for d in (MAIN_DISTANCE, _PEAK_DISTANCE))
         if left[top] < MAIN_SHARE * total / 1000:
-            break  # the commonest that is left is a thousandth of a class: nothing but noise follows
+            break  # the most frequent remaining colour is a thousandth of a class: only noise follows
         if around >= MAIN_SHARE * total and peak >= _PEAK_SHARE * around:
             main.append(int(tally.codes[top]))
         left[distance <= 2 * MAIN_DISTANCE] = 0
@@ -207,11 +208,12 @@ def _near(points: NDArray[np.float64], values: list[int], reach: float) -> NDArr
 
 
 def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
-    """Fail when many pixels are neither near a main colour nor a blend of two: a class drawn in thin lines, say.
-
-    So is a class that lies between two others: JPEG makes the like of two.
+    """Fail if many pixels are neither near a main colour nor a blend of two, for example a class drawn in thin lines,
+    or a class whose colour lies between two others.
     """
-    bins, inverse = np.unique(tally.codes & 0xFCFCFC, return_inverse=True)  # in steps of 4: photographs hold millions
+    bins, inverse = np.unique(
+        tally.codes & 0xFCFCFC, return_inverse=True
+    )  # in steps of 4: photographs have millions of colours
     points, pixels = _points(bins) + 2, np.bincount(inverse, tally.pixels, len(bins))
     total = float(pixels.sum())
     doubtful = []
@@ -234,8 +236,8 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
     if not main:
         raise DataError(
             _(
-                "the masks hold {count} colours, and none is common ({table}): are these photographs, no masks? "
-                'If not, name every class: --values "#rrggbb=name,...,*=nearest"'
+                "the masks contain {count} colours, and none is common ({table}): are these photographs instead "
+                'of masks? If not, name every class: --values "#rrggbb=name,...,*=nearest"'
             ).format(count=len(tally.codes), table=value_table(rest, "color", int(total))),
             key="data.values",
         )
@@ -244,9 +246,9 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
     extra = [int(rest.codes[rest.pixels.argmax()])] if len(rest.codes) and len(main) < LISTED else []
     raise DataError(
         _(
-            "the masks hold {count} colours; {known} are common, but {share:.1%} of the pixels hold others ({table}), "
-            'which noise and resampling do not explain: name every class, such as --values "{cure},*=nearest"; '
-            "or are these photographs, no masks?"
+            "the masks contain {count} colours; {known} are common, but {share:.1%} of the pixels have "
+            "others ({table}), which noise and resampling do not explain: name every class, such as --values "
+            '"{cure},*=nearest"; or check whether these are photographs instead of masks'
         ).format(
             count=len(tally.codes),
             known=format_values(main, "color", LISTED),
@@ -258,18 +260,18 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
     )
 
 
-_FEW_CLASSES = 12  # more values than this, counted up in each mask, are objects
-_LOST_SHARE = 0.05  # of all pixels: more in-between colours than this make a set unclear
+_FEW_CLASSES = 12  # more consecutive values than this in each mask are object ids
+_LOST_SHARE = 0.05  # share of all pixels: more in-between colours than this make a set ambiguous
 
 
 @dataclass(frozen=True)
 class LabelHints:
-    """What the user or the folder says of the classes; None where nothing is stated.
+    """What the user or the folder states about the classes; None where not stated.
 
     Attributes:
         table: `code=name` each, see `--values`.
-        names: class names in the order of the codes.
-        values: the code of each class, when the layout tells them.
+        names: class names in the order of the label values.
+        values: the label value of each class, if the layout states it.
         colors: the colour of each class, from a table in the folder.
         ignored: values whose pixels are not scored, beside `values`.
     """
@@ -282,10 +284,10 @@ class LabelHints:
 
 
 def find_classes(label_scan: LabelScan, hints: LabelHints) -> tuple[LabelMap, list[str]]:
-    """What the codes of a data set mean, and remarks for the user.
+    """The label map of a data set, and remarks for the user.
 
     Raises:
-        DataError: the masks do not define which classes there are, or contradict what is reported.
+        DataError: the masks do not define the classes, or contradict what is stated.
         SettingError: `--values` cannot be read.
     """
     remarks: list[str]
@@ -296,7 +298,7 @@ def find_classes(label_scan: LabelScan, hints: LabelHints) -> tuple[LabelMap, li
     elif hints.values is not None:
         reach = ANY_DISTANCE if label_scan.lossy.any() else 0
         labels, remarks = make_label_map(hints.values, hints.names, ignored=hints.ignored, reach=reach), []
-    elif hints.colors is not None and label_scan.kind() == "value":  # masks hold the numbers of the table's lines
+    elif hints.colors is not None and label_scan.kind() == "value":  # masks contain the line numbers of the table
         reach = ANY_DISTANCE if label_scan.lossy.any() else 0
         ignored = (255,) if 255 in label_scan.codes and len(hints.colors) <= 255 else ()
         values = range(len(hints.colors))
@@ -311,8 +313,8 @@ def find_classes(label_scan: LabelScan, hints: LabelHints) -> tuple[LabelMap, li
     if labels.classes < 2:
         raise DataError(
             _(
-                "all masks are empty: they hold the single value {value}; segmentation needs at least two "
-                "classes, so check that these are the right masks"
+                "all masks are empty: they contain the single value {value}; segmentation needs at least two classes, "
+                "so check that these are the right masks"
             ).format(value=format_values(labels.codes[0], labels.kind) if labels.codes else "-"),
             key="data.masks",
         )
@@ -324,16 +326,16 @@ def find_classes(label_scan: LabelScan, hints: LabelHints) -> tuple[LabelMap, li
 
 
 def _describe_absent(label_scan: LabelScan, labels: LabelMap) -> list[str]:
-    """A line on classes that no mask holds."""
+    """A remark on classes that occur in no mask."""
     index, _found = labels.classify(label_scan.tally(labels.kind).codes)
     absent = [name for number, name in enumerate(labels.names) if number not in set(index.tolist())]
-    line = _("classes that occur in no mask ({count}): {names}; they cannot be learnt and have no score")
+    line = _("classes that occur in no mask ({count}): {names}; they cannot be learnt and get no score")
     names = ", ".join(absent[:LISTED] + ["..."] * (len(absent) > LISTED))
     return [line.format(count=len(absent), names=names)] if absent else []
 
 
 def _describe_stray(label_scan: LabelScan, labels: LabelMap) -> list[str]:
-    """A line on classes that nobody named and that so few pixels hold that they may be slips."""
+    """A remark on unnamed classes with so few pixels that they may be annotation slips."""
     tally = label_scan.tally(labels.kind)
     share = np.bincount(labels.classify(tally.codes)[0], tally.pixels, 256)[: labels.classes] / tally.pixels.sum()
     stray = [number for number in np.flatnonzero((share > 0) & (share < _SLIP_SHARE)).tolist() if labels.codes[number]]
@@ -346,15 +348,15 @@ def _describe_stray(label_scan: LabelScan, labels: LabelMap) -> list[str]:
         ignored=(*labels.ignored, *(value for number in stray for value in labels.codes[number])),
     )
     line = _(
-        "classes that hardly any pixel holds ({names}): if these are slips of the mouse or the program, correct the "
-        'masks, or leave the pixels out: --values "{cure}"'
+        "classes with very few pixels ({names}): if these are annotation errors, correct the masks, or "
+        'ignore the pixels: --values "{cure}"'
     )
     texts = (f"{labels.names[number]} {share[number]:.4%}" for number in stray[:LISTED])
     return [line.format(names=", ".join(texts), cure=",".join(write_table(cure)))]
 
 
 def _describe_alike(labels: LabelMap) -> list[str]:
-    """A line on classes whose names differ by case, spaces, hyphens or underscores alone."""
+    """A remark on classes whose names differ only by case, spaces, hyphens or underscores."""
     plain = [re.sub(r"[\s_-]+", "", name.casefold()) for name in labels.names]
     alike = [name for name, word in zip(labels.names, plain, strict=True) if plain.count(word) > 1]
     first = dict(zip(reversed(plain), reversed(labels.names), strict=True))
@@ -363,15 +365,17 @@ def _describe_alike(labels: LabelMap) -> list[str]:
     cure = ",".join(
         f"{values}={first[plain[int(name)]] if name.isdecimal() else name}" for values, _equals, name in table
     )
-    line = _('classes that differ only by case or spaces ({names}) are kept apart; to join them: --values "{cure}"')
+    line = _(
+        'classes whose names differ only by case or spaces ({names}) stay separate; to merge them: --values "{cure}"'
+    )
     return [line.format(names=", ".join(map(repr, alike[:LISTED])), cure=cure)] if alike else []
 
 
 def _describe_covered(label_scan: LabelScan, labels: LabelMap) -> list[str]:
-    """A line on classes whose regions lie on each other.
+    """A remark on classes whose regions overlap.
 
     Raises:
-        DataError: nothing of a class is left.
+        DataError: a class is covered completely.
     """
     if labels.kind == "color" or not len(label_scan.covered):
         return []
@@ -385,7 +389,11 @@ def _describe_covered(label_scan: LabelScan, labels: LabelMap) -> list[str]:
         here = label_scan.covered[(below == one) & (above == other)]
         name, upper, pixels = labels.names[one], labels.names[other], int(here[:, 3].sum())
         whole = left[one] + label_scan.covered[(below == one) & (above != one), 3].sum()
-        line = _("{upper} on {name} in {count} images, {share:.1%} of its pixels")
+        line = ngettext(
+            "{upper} on {name} in {count} image, {share:.1%} of its pixels",
+            "{upper} on {name} in {count} images, {share:.1%} of its pixels",
+            len(np.unique(here[:, 0])),
+        )
         texts.append(line.format(upper=upper, name=name, count=len(np.unique(here[:, 0])), share=pixels / whole))
         if not left[one]:
             lost.setdefault(name, []).append(upper)
@@ -393,8 +401,8 @@ def _describe_covered(label_scan: LabelScan, labels: LabelMap) -> list[str]:
         name, others = next(iter(lost.items()))
         raise DataError(
             _(
-                "nothing of the class {name} is left in any mask: {others} lies on all of it; leave out the masks of "
-                "one of the two, or redraw them so that they do not overlap"
+                "the class {name} is covered completely by {others} in every mask; remove the masks of one of the "
+                "two, or redraw them so that they do not overlap"
             ).format(name=name, others=", ".join(others)),
             key="data.masks",
         )
@@ -406,7 +414,7 @@ def _describe_covered(label_scan: LabelScan, labels: LabelMap) -> list[str]:
 
 
 def _with_palette(label_scan: LabelScan, labels: LabelMap) -> LabelMap:
-    """Classes of palette indices are drawn in the palette's colours, unless it is grey or gives one colour twice."""
+    """Use the palette's colours for classes of palette indices, unless it is grey or has duplicate colours."""
     shown = dict(zip(label_scan.codes.tolist(), label_scan.shown.tolist(), strict=True))
     colors = [shown[values[0]] for values in labels.codes if values[0] in shown] if labels.kind == "value" else []
     plain = len(colors) < labels.classes or len(set(colors)) < len(colors) or not label_scan.with_palette.all()
@@ -416,7 +424,7 @@ def _with_palette(label_scan: LabelScan, labels: LabelMap) -> LabelMap:
 
 
 def _shows(label_scan: LabelScan, colors: Sequence[tuple[int, int, int]]) -> bool:
-    """Are the masks painted in the colours of a table? Grey ids and palettes of other colours are not."""
+    """Whether the masks use the colours of a table; grey ids and palettes of other colours do not."""
     if label_scan.kind() == "color":
         return True
     known = [r << 16 | g << 8 | b for r, g, b in colors]
@@ -426,7 +434,9 @@ def _shows(label_scan: LabelScan, colors: Sequence[tuple[int, int, int]]) -> boo
 def _by_color_table(names: Sequence[str], colors: tuple[tuple[int, int, int], ...], lossy: bool) -> LabelMap:
     values = [r << 16 | g << 8 | b for r, g, b in colors]
     if len(set(values)) < len(values):
-        raise DataError(_("the class table of the folder gives one colour to two classes; fix it"), key="class table")
+        raise DataError(
+            _("the class table in the folder gives two classes the same colour; correct it"), key="class table"
+        )
     labels = make_label_map(values, names, "color", reach=ROUNDING_REACH, colors=colors)
     return _with_noise(labels) if lossy else labels
 
@@ -436,20 +446,21 @@ def _remark_255() -> str:
 
 
 def _with_noise(labels: LabelMap) -> LabelMap:
-    """Between two colours, each pixel belongs to the nearer one; a blend of two of many may look like a third."""
+    """Assign noisy pixels: between two colours to the nearer one; with more colours a blend may look like a third."""
     if labels.kind == "value" or labels.classes == 2:
         return replace(labels, reach=ANY_DISTANCE, others=None)
     return replace(labels, reach=NOISE_REACH, others=IGNORED)
 
 
 def _allow_noise(labels: LabelMap, label_scan: LabelScan) -> LabelMap:
-    """The labels of `--values` for JPEG masks, when nothing is stated of other codes."""
+    """The label map of `--values` for JPEG masks, if other label values are not mentioned."""
     explicit = labels.reach > ROUNDING_REACH or labels.others is not None
     return labels if explicit or not label_scan.lossy.any() else _with_noise(labels)
 
 
 def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
-    """Masks of values: two of them, numbers in a row, evenly spaced ones, or JPEG noise around a few."""
+    """Find the classes of masks of values: two values, consecutive or evenly spaced ones, or JPEG noise around a
+    few."""
     tally = label_scan.tally("value")
     if label_scan.lossy.any():
         classes = None if names is None else len(names)
@@ -462,8 +473,8 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
     if len(values) > MAX_FOUND or _count_objects(label_scan, values):
         raise DataError(
             _(
-                "the masks hold {count} different values ({table}): numbered objects (--values "
-                '"{objects}"), a resampled mask (--values "{resampled}"), or a photograph that is no mask'
+                'the masks contain {count} different values ({table}): object ids (--values "{objects}"), '
+                'resampled masks (--values "{resampled}"), or photographs instead of masks'
             ).format(
                 count=len(values),
                 table=value_table(tally, "value"),
@@ -478,8 +489,9 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
     if names is None and not _is_even(values):
         raise DataError(
             _(
-                "the masks hold {count} values that do not define the classes: {table}; if each is a class, name them: "
-                '--values "{cure}"; if they come from resampling, add *=nearest to the true ones'
+                "the masks contain {count} values that do not define the classes: {table}; if each is a class, "
+                'name them: --values "{cure}"; if some come from resampling, name only the true ones and add '
+                "*=nearest"
             ).format(
                 count=len(values),
                 table=value_table(tally, "value"),
@@ -494,9 +506,8 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
 
 
 def _number_names(names: Sequence[str], values: list[int]) -> tuple[LabelMap, list[str]] | None:
-    """More names than values: value k is the name in line k, counted from 0, and some classes occur in no mask.
-
-    None: values beyond the names, or names that could as well be counted from 1.
+    """If there are more names than values: value k is the name in line k, counted from 0, and some classes occur in
+    no mask. None: values beyond the names, or names that could also be counted from 1.
     """
     white = values[-1] == 255 and len(names) < 256
     numbers = values[:-1] if white else values
@@ -508,7 +519,7 @@ def _number_names(names: Sequence[str], values: list[int]) -> tuple[LabelMap, li
 
 
 def _refuse_mixed(label_scan: LabelScan, tally: Tally) -> None:
-    """Fail when some masks hold classes, and others 0 and 255: then 255 may be a class, not pixels to be ignored."""
+    """Fail if some masks contain class numbers and others 0 and 255: then 255 may be a class or the ignored value."""
     first = int(tally.codes[0])
     classed = set(label_scan.mask_of[(label_scan.codes > first) & (label_scan.codes < 255)].tolist())
     whites = set(label_scan.mask_of[label_scan.codes == 255].tolist())
@@ -518,8 +529,9 @@ def _refuse_mixed(label_scan: LabelScan, tally: Tally) -> None:
         ]
         raise DataError(
             _(
-                "{classed} masks hold {values}, {whites} hold 255, no mask holds both: is 255 a class (--values "
-                '"{table},255=class 1"), or is it not to be scored (--values "{table},255=ignored")?'
+                "masks with {values}: {classed}; with 255: {whites}; with both: none; if 255 is a "
+                'class, give --values "{table},255=class 1"; if it is not to be scored, give --values '
+                '"{table},255=ignored"'
             ).format(
                 classed=len(classed),
                 values=format_values(tally.codes[1:-1].tolist(), "value"),
@@ -531,7 +543,7 @@ def _refuse_mixed(label_scan: LabelScan, tally: Tally) -> None:
 
 
 def _count_objects(label_scan: LabelScan, values: list[int]) -> bool:
-    """Do the values count objects up in each mask (1, 2, ..., k), with another k in each?"""
+    """Whether the values are object ids (1, 2, ..., k in each mask, with varying k)."""
     if len(values) <= _FEW_CLASSES or not _is_run(values):
         return False
     objects = [some[some > 0].tolist() for some in np.split(label_scan.codes, label_scan.starts[1:-1])]
@@ -539,13 +551,14 @@ def _count_objects(label_scan: LabelScan, values: list[int]) -> bool:
 
 
 def _find_colors(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
-    """Masks of colours: each a class, when they are few; else the main ones, with noise or blends around them."""
+    """Find the classes of masks of colours: each colour if they are few; else the main ones, with noise or blends
+    around."""
     tally = label_scan.tally("color")
     if -1 in tally.codes:
         raise DataError(
             _(
-                "{colored} masks are coloured, {deep} others hold values above 255, which are no colours; "
-                "save all alike"
+                "masks in colour: {colored}; with values above 255, which are not colours: {deep}; save "
+                "all masks in the same way"
             ).format(
                 colored=int(label_scan.colored.sum()),
                 deep=len(np.unique(label_scan.mask_of[label_scan.entries("color") == -1])),
@@ -572,18 +585,18 @@ def _find_colors(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
 
 
 def _is_run(values: list[int]) -> bool:
-    """Are these consecutive numbers?"""
+    """Whether these are consecutive numbers."""
     return values == list(range(values[0], values[0] + len(values)))
 
 
 def _is_even(values: list[int]) -> bool:
-    """Are these consecutive or evenly spaced? 0, 128, 255 is, except for the rounding."""
+    """Whether these are consecutive or evenly spaced, within rounding: 0, 128, 255 is."""
     steps = np.diff(values)
     return len(steps) == 0 or bool(steps.max() == steps.min() or (steps.max() - steps.min() == 1 and steps.min() >= 8))
 
 
 def _refuse_other_lossless(label_scan: LabelScan, labels: LabelMap) -> None:
-    """Fail when JPEG masks settled the classes, but masks beside them hold other codes, saved exactly: no noise."""
+    """Fail if JPEG masks determined the classes, but lossless masks in the set have other label values."""
     if not label_scan.lossy.any():
         return
     entries, count = label_scan.entries(labels.kind), np.diff(label_scan.starts)
@@ -593,15 +606,15 @@ def _refuse_other_lossless(label_scan: LabelScan, labels: LabelMap) -> None:
     if not known.all():
         raise DataError(
             _(
-                "JPEG masks hold about {known}, but masks beside them, saved without loss, hold {others}: are they "
-                "coded differently? Say what each code means with --values, or keep masks of one kind"
+                "JPEG masks contain about {known}, but lossless masks in the same set contain {others}; give the "
+                "meaning of each label value with --values, or use masks of one kind"
             ).format(known=labels.describe(), others=format_values(values[~known].tolist(), labels.kind, LISTED)),
             key="data.values",
         )
 
 
 def _snapped(label_scan: LabelScan, labels: LabelMap) -> list[str]:
-    """What became of codes that are none of the classes'; an error when they are too many to be noise."""
+    """A remark on the treatment of label values between classes; an error if they are too many to be noise."""
     tally, remarks = label_scan.tally(labels.kind), list[str]()
     index, found = labels.classify(tally.codes)
     found &= ~np.isin(tally.codes, [value for values in (*labels.codes, labels.ignored) for value in values])
@@ -609,7 +622,10 @@ def _snapped(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     total = int(tally.pixels.sum())
     if moved.any() and labels.reach:
         remarks.append(
-            _("{count} pixels ({share:.2%}) with {kinds} in-between values went to the nearest class").format(
+            _(
+                "pixels with in-between values ({kinds} values, {count} pixels, {share:.2%}) were assigned to the "
+                "nearest class"
+            ).format(
                 count=int(tally.pixels[moved].sum()), share=tally.pixels[moved].sum() / total, kinds=int(moved.sum())
             )
         )
@@ -619,7 +635,7 @@ def _snapped(label_scan: LabelScan, labels: LabelMap) -> list[str]:
             known = zip(labels.codes, labels.names, strict=True)
             raise DataError(
                 _(
-                    "{share:.1%} of the pixels hold colours that are none of {classes}: {table}; name every class: "
+                    "{share:.1%} of the pixels have colours other than {classes}: {table}; name every class: "
                     '--values "{cure}"'
                 ).format(
                     share=share,
@@ -638,7 +654,7 @@ def _snapped(label_scan: LabelScan, labels: LabelMap) -> list[str]:
 
 
 def find_unknown_values(label_scan: LabelScan, labels: LabelMap) -> dict[int, NDArray[np.int32]]:
-    """Number of a mask -> its codes that the class table does not know (-1: of another kind)."""
+    """Index of a mask -> its label values that are not in the class table (-1: of another kind)."""
     entries = label_scan.entries(labels.kind)
     unique, inverse = np.unique(entries, return_inverse=True)
     _index, found = labels.classify(unique.astype(np.int32))

@@ -1,7 +1,7 @@
-"""What masks say of each pixel: values or colours, counted and replaced.
+"""Label values of masks, numbers or colours: counting and replacing them.
 
-*Codes* are what a mask file holds: a grey value, an id, a palette index, or a colour as 0xRRGGBB. The
-label map (`labels.py`) makes class indices of them.
+A *label value* is a pixel of a mask file: a grey value, an id, a palette index, or a colour as 0xRRGGBB. The label
+map (`class_table.py`) converts label values to class indices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,21 +18,21 @@ from ubend.core.i18n import _
 ValueKind = Literal["value", "color"]
 
 _Value = TypeVar("_Value", int, NDArray[np.int32])
-_GREY = 0x010101  # times a grey value: its colour code
-LISTED = 12  # codes shown in messages
+_GREY = 0x010101  # times a grey value: the same grey as 0xRRGGBB
+LISTED = 12  # label values shown in messages
 
 
 @dataclass(frozen=True)
 class LabelArray:
-    """What a mask says of each pixel.
+    """A mask as label values.
 
     Attributes:
         values: (H, W) uint8, uint16 or int32: a grey value or id (0..65535) or palette index, or a
             colour as 0xRRGGBB.
         kind: which of them.
         palette: of a palette image, (256, 3) uint8: index -> colour.
-        lossy: a JPEG: values are only about those that were saved.
-        covered: of regions that were drawn on top of each other: (value below, value above) -> pixels.
+        lossy: a JPEG: values are approximate.
+        covered: overlaps of drawn regions: (value below, value above) -> pixels.
     """
 
     values: NDArray[Any]
@@ -42,20 +42,24 @@ class LabelArray:
     covered: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
     def of_kind(self, kind: ValueKind) -> "LabelArray":
-        """The same as colours: grey values by their grey, palette indices by the palette.
+        """Convert values to colours: grey values by their grey, palette indices by the palette.
 
         Raises:
-            DataError: grey values above 255 asked for as colours, or colours asked for as values.
+            DataError: grey values above 255 cannot be colours, nor colours values.
         """
         if self.kind == kind:
             return self
         if kind == "value":
-            raise DataError(_("the mask is coloured, among masks of values; save it like the others"), key="color")
+            raise DataError(
+                _("the mask is coloured, but the others contain values; save it like the others"), key="color"
+            )
         if self.palette is not None:
             return LabelArray(pack_colors(self.palette)[self.values], "color", None, self.lossy)
         if self.values.size and int(self.values.max()) > 255:
             raise DataError(
-                _("holds the value {value} among masks of colours; give it a colour").format(value=self.values.max()),
+                _("the mask contains the value {value}, but the others are coloured; save it in colours").format(
+                    value=self.values.max()
+                ),
                 key="color",
             )
         return LabelArray(self.values.astype(np.int32) * _GREY, "color", None, self.lossy)
@@ -70,14 +74,14 @@ def pack_colors(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def unpack_color(value: _Value) -> tuple[_Value, _Value, _Value]:
-    """0xRRGGBB -> (red, green, blue), of a number or of an array of them."""
+    """0xRRGGBB -> (red, green, blue), for a number or an array."""
     return value >> 16, value >> 8 & 255, value & 255
 
 
 def count_label_values(values: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The distinct codes of a mask, ascending, and how many pixels hold each.
+    """The distinct label values of a mask, ascending, and their pixel counts.
 
-    Masks are runs of one code along their rows, so runs are sorted, not pixels.
+    Masks consist of runs of equal values along rows, so runs are sorted instead of pixels.
     """
     if values.dtype == np.uint8 and values.size:
         counts = np.array(Image.fromarray(values.reshape(1, -1)).histogram(), np.int64)  # faster than bincount
@@ -91,7 +95,7 @@ def count_label_values(values: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray
 def replace_values(
     values: NDArray[Any], old_values: NDArray[np.int32], replacements: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """(H, W) with every code of `old_values` (ascending, all that occur) replaced by its replacement."""
+    """(H, W) with every value of `old_values` (ascending, all that occur) replaced by its replacement."""
     if values.dtype == np.uint8:
         table = np.zeros(256, np.uint8)
         table[old_values] = replacements
@@ -104,7 +108,7 @@ def replace_values(
 
 
 def _runs(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where runs of equal values begin in the flattened array, and how long they are."""
+    """Starts and lengths of runs of equal values in the flattened array."""
     flat = values.reshape(-1)
     if not flat.size:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -113,25 +117,25 @@ def _runs(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def format_values(values: Sequence[int], kind: ValueKind, maximum: int = 4) -> str:
-    """Codes as people write them, by comma; of a long list the first few."""
+    """Label values as text, separated by commas; long lists are shortened."""
     texts = [f"#{value:06x}" if kind == "color" else str(value) for value in values[:maximum]]
     return ", ".join([*texts, "..."] if len(values) > maximum else texts)
 
 
 @dataclass(frozen=True)
 class LabelScan:
-    """What the masks of a data set hold. Axis letters: N masks, M entries (mask, code), mask by mask.
+    """The label values of all masks of a data set. Axis letters: N masks, M entries (mask, label value), mask by mask.
 
     Attributes:
         colored: (N,) bool: the mask is read as colours.
         with_palette: (N,) bool: values that are indices of a palette.
         lossy: (N,) bool: a JPEG.
-        starts: (N + 1,) where the entries of each mask begin.
+        starts: (N + 1,) index of the first entry of each mask.
         codes: (M,) int32, ascending in each mask.
-        pixels: (M,) int64: how many pixels hold the code.
-        shown: (M,) int32: the code as a colour 0xRRGGBB (grey values their grey, indices by their palette);
+        pixels: (M,) int64: pixel count of the label value.
+        shown: (M,) int32: the label value as a colour 0xRRGGBB (grey values their grey, indices by their palette);
             -1 where a value is above 255.
-        covered: (K, 4) int64: mask, value below, value above, pixels: where regions lie on regions of other values.
+        covered: (K, 4) int64: mask, value below, value above, pixels: overlaps of regions of different values.
     """
 
     colored: NDArray[np.bool_]
@@ -152,8 +156,8 @@ class LabelScan:
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
     def palettes_problem(self) -> Literal["differ", "invert"] | None:
-        """Why palette indices cannot be class indices: one index stands for different colours in different files,
-        or greys run from light to dark, so that index 0 is not the background."""
+        """Why palette indices cannot be class indices: one index has different colours in different files, or greys
+        run from light to dark, so that index 0 is not the background."""
         inside = self.with_palette[self.mask_of]
         both = np.unique(self.codes[inside].astype(np.int64) << 24 | self.shown[inside])
         if (np.diff(both >> 24) == 0).any():
@@ -166,13 +170,13 @@ class LabelScan:
         return "color" if self.colored.any() or self.palettes_problem() else "value"
 
     def entries(self, kind: ValueKind) -> NDArray[np.int32]:
-        """(M,) the codes read as values or as colours; -1 where that cannot be."""
+        """(M,) the label values read as values or as colours; -1 where impossible."""
         if kind == "color":
             return self.shown
         return np.where(self.colored[self.mask_of], -1, self.codes)
 
     def tally(self, kind: ValueKind) -> "Tally":
-        """The codes of all masks together."""
+        """The label values of all masks together."""
         entries = self.entries(kind)
         values, inverse = np.unique(entries, return_inverse=True)
         return Tally(values.astype(np.int32), np.bincount(inverse, self.pixels, len(values)).astype(np.int64))
@@ -180,7 +184,7 @@ class LabelScan:
 
 @dataclass(frozen=True)
 class Tally:
-    """The codes of a data set: (K,) codes, ascending; (K,) their pixels."""
+    """The label values of a data set: (K,) values, ascending; (K,) their pixel counts."""
 
     codes: NDArray[np.int32]
     pixels: NDArray[np.int64]
@@ -190,7 +194,7 @@ class Tally:
 
 
 def value_table(tally: Tally, kind: ValueKind, total: int | None = None) -> str:
-    """The commonest codes with their share of all pixels: `0 (85.10%), 255 (14.90%)`."""
+    """The most frequent label values with their share of all pixels: `0 (85.10%), 255 (14.90%)`."""
     whole = total or max(1, int(tally.pixels.sum()))
     common = np.sort(np.argsort(-tally.pixels, kind="stable")[:LISTED])
     texts = [f"{format_values([int(tally.codes[i])], kind)} ({tally.pixels[i] / whole:.2%})" for i in common]

@@ -1,7 +1,7 @@
-"""Where the mask of an image comes from, and what it says of each pixel.
+"""The source of an image's mask, and reading it as label values.
 
 A mask is one file of values or colours, several files of one class or object each, or shapes of an
-annotation file. All of them read as *codes*; `LabelMap` makes class indices of codes.
+annotation file. All are read as *label values*; `LabelMap` converts them to class indices.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from ubend.labels.cellpose import is_cellpose, read_cellpose
 from ubend.labels.label_values import LabelArray, count_label_values, pack_colors, unpack_color
 from ubend.labels.shapes import Canvas, Shape, draw_shapes
 
-_EDGES_SHARE = 0.1  # of the pixels of one object's mask that may be soft edges or noise
-_WHITE = 255  # what a JPEG layer holds for its object, except for noise
-_GREY_TOLERANCE = 24  # largest difference between the channels of a JPEG mask that is grey after all
+_EDGES_SHARE = 0.1  # share of pixels in one object's mask that may be soft edges or noise
+_WHITE = 255  # the value of an object in a JPEG layer, except for noise
+_GREY_TOLERANCE = 24  # largest difference between the channels of a JPEG mask that counts as grey
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class FileMask:
 
 @dataclass(frozen=True)
 class Layer:
-    """A file whose pixels that are not 0 (of a JPEG: above 127) belong to `value`."""
+    """A file whose nonzero pixels (for JPEG: above 127) belong to `value`."""
 
     path: Path
     value: int
@@ -49,14 +49,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayeredMask:
-    """Several files, one per object or one per class; in each image smaller ones lie on larger ones, later ones on
-    earlier ones of the same size; 0 where none is."""
+    """Several files, one per object or one per class; in each image smaller ones cover larger ones, later ones cover
+    earlier ones of equal size; 0 elsewhere."""
 
     layers: tuple[Layer, ...]
 
     @property
     def path(self) -> Path:
-        """The file that messages name."""
+        """The file for messages."""
         return self.layers[0].path
 
     @property
@@ -66,12 +66,12 @@ class LayeredMask:
 
 @dataclass(frozen=True)
 class DrawnMask:
-    """Shapes of an annotation file; later ones lie on earlier ones, 0 where none is.
+    """Shapes of an annotation file; later ones cover earlier ones; 0 elsewhere.
 
     Attributes:
         path: the annotation file.
         shapes: in the order in which they are drawn; none: all background.
-        size_hw: (height, width) of the image as the annotation states it; None when it does not.
+        size_hw: (height, width) of the image as the annotation states it; None: not stated.
     """
 
     path: Path
@@ -87,13 +87,13 @@ Mask = FileMask | LayeredMask | DrawnMask
 
 
 def read_label_values(mask: Mask, size_hw: tuple[int, int]) -> LabelArray:
-    """What a mask says of each pixel of its image.
+    """Read a mask as label values.
 
     Args:
         mask: any kind of mask.
         size_hw: (height, width) of the upright image, to draw shapes in; files keep their native size.
     Raises:
-        DataError: unreadable, no mask, or shapes for an image of another size.
+        DataError: unreadable, not a mask, or shapes for an image of another size.
     """
     if isinstance(mask, FileMask):
         return _read_file(mask.path)
@@ -101,13 +101,13 @@ def read_label_values(mask: Mask, size_hw: tuple[int, int]) -> LabelArray:
         return _read_layers(mask)
     if mask.size_hw is not None and mask.size_hw != size_hw:
         stated, real = ("x".join(map(str, hw[::-1])) for hw in (mask.size_hw, size_hw))
-        line = _("{path}: written for an image of {stated} px, but it is {real} px; export it again").format(
-            path=mask.path, stated=stated, real=real
-        )
+        line = _(
+            "{path}: annotates an image of {stated} px, but the image is {real} px; export the annotation again"
+        ).format(path=mask.path, stated=stated, real=real)
         if mask.size_hw == size_hw[::-1]:
             line = _(
-                "{path}: written for an image of {stated} px, but it is {real} px: is it turned by its EXIF "
-                "orientation? Images are turned upright; save it upright without EXIF, and annotate it so"
+                "{path}: annotates an image of {stated} px, but the image is {real} px after its EXIF orientation is "
+                "applied; save the image upright without EXIF orientation, and annotate it again"
             ).format(path=mask.path, stated=stated, real=real)
         raise DataError(
             line,
@@ -135,7 +135,7 @@ def _read_file(path: Path) -> LabelArray:
         return LabelArray(np.ascontiguousarray(pixels[:, :, 0]), "value", raster.palette[:, :3], lossy)
     if raster.alpha:
         pixels, alpha = pixels[:, :, :-1], pixels[:, :, -1]
-        if np.ptp(alpha) and (pixels == pixels[0, 0]).all():  # a cut-out: only the alpha says anything
+        if np.ptp(alpha) and (pixels == pixels[0, 0]).all():  # a cut-out: only its alpha carries information
             return _whole(path, alpha)
     if pixels.shape[2:] == (3,) and pixels.dtype == np.uint8:
         return _colored(pack_colors(pixels), lossy)
@@ -143,32 +143,32 @@ def _read_file(path: Path) -> LabelArray:
 
 
 def _colored(colors: NDArray[np.int32], lossy: bool) -> LabelArray:
-    """(H, W) 0xRRGGBB -> grey values when all of it is grey, else colours."""
+    """(H, W) 0xRRGGBB -> grey values if all pixels are grey, else colours."""
     if lossy:
         r, g, b = unpack_color(colors)
         spread = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
         grey = bool(spread.max(initial=0) <= _GREY_TOLERANCE)
     else:
-        # red is green, and green is blue; a few pixels mostly tell
+        # red equals green equals blue; a few pixels usually decide
         grey = not any(((some >> 8 ^ some) & 0xFFFF).any() for some in (colors[::8, ::8], colors))
     if grey:
         return LabelArray(
             (colors >> 8 & 255).astype(np.uint8), "value", None, lossy
-        )  # in JPEG green is nearest to the luma
+        )  # in JPEG, green is nearest to the luma
     return LabelArray(colors, "color", None, lossy)
 
 
 def _whole(path: Path, pixels: NDArray[Any], lossy: bool = False) -> LabelArray:
-    """(H, W) or (H, W, 1) values of any type -> codes, when they are whole numbers."""
+    """(H, W) or (H, W, 1) whole numbers of any type -> label values."""
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if pixels.ndim == 2 and pixels.dtype == np.uint8:
         return LabelArray(np.ascontiguousarray(pixels), "value", None, lossy)
     if pixels.ndim != 2 or pixels.dtype.kind not in "biuf":
         raise DataError(
-            _("{path}: a mask of shape {shape} and type {dtype}; save one whole number per pixel").format(
-                path=path, shape="x".join(map(str, pixels.shape)), dtype=pixels.dtype
-            ),
+            _(
+                "{path}: a mask of shape {shape} and type {dtype} is not supported; save one whole number per pixel"
+            ).format(path=path, shape="x".join(map(str, pixels.shape)), dtype=pixels.dtype),
             path=path,
             key="dtype",
         )
@@ -188,10 +188,11 @@ def _whole(path: Path, pixels: NDArray[Any], lossy: bool = False) -> LabelArray:
 
 
 def _read_layer(path: Path) -> NDArray[np.bool_]:
-    """(H, W) bool: where a file of one object or class is not 0; with noise or soft edges: above the middle.
+    """(H, W) bool: the nonzero pixels of a file of one object or class; with noise or soft edges, those above the
+    middle.
 
     Raises:
-        DataError: it holds more than one thing beside the ground.
+        DataError: it contains more than one object or class.
     """
     mask_values = _read_file(path)
     values = np.maximum.reduce(unpack_color(mask_values.values)) if mask_values.kind == "color" else mask_values.values
@@ -203,9 +204,10 @@ def _read_layer(path: Path) -> NDArray[np.bool_]:
     between = (present > top // 8) & (present < top - top // 8)
     if counts[between].sum() > _EDGES_SHARE * values.size:
         raise DataError(
-            _("{path}: a mask of one object or class holds it and 0, but here are {count} values; fix the file").format(
-                path=path, count=len(present)
-            ),
+            _(
+                "{path}: a mask of one object or class must contain 0 and one other value, but "
+                "contains {count} values; correct the file"
+            ).format(path=path, count=len(present)),
             path=path,
             key="value",
         )
@@ -221,7 +223,7 @@ def _read_layers(mask: LayeredMask) -> LabelArray:
         if on.shape != canvas.drawn.shape:
             sizes = [f"{shape[1]}x{shape[0]}" for shape in (on.shape, canvas.drawn.shape)]
             raise DataError(
-                _("{path}: {size} px, but {first} is {first_size} px; masks of one image are of its size").format(
+                _("{path}: {size} px, but {first} is {first_size} px; save all masks of an image in its size").format(
                     path=layer.path, size=sizes[0], first=mask.path.name, first_size=sizes[1]
                 ),
                 path=layer.path,
@@ -239,7 +241,7 @@ def _read_layers(mask: LayeredMask) -> LabelArray:
 
 
 def hash_masks(masks: Iterable[Mask], digest_of: dict[Path, str]) -> list[str]:
-    """A digest of what each mask is made of; `digest_of` has those of the files that are masks themselves."""
+    """A digest of each mask; `digest_of` returns the digests of files that are masks themselves."""
     return [_hash_mask(mask, digest_of) for mask in masks]
 
 
@@ -247,16 +249,16 @@ def _hash_mask(mask: Mask, digest_of: dict[Path, str]) -> str:
     if isinstance(mask, FileMask):
         return digest_of[mask.path]
     if isinstance(mask, LayeredMask):
-        # with the order in which they are laid, so that masks of earlier versions, laid otherwise, are other ones
+        # with the drawing order, so that masks drawn in another order by earlier versions differ
         parts: Any = ["smaller on larger", *((digest_of[layer.path], layer.value) for layer in mask.layers)]
-    else:  # of an annotation file only what is reported of this image
+    else:  # only this image's part of an annotation file
         parts = [vars(shape) for shape in mask.shapes]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 def mask_to_text(mask: Mask, resolve: Callable[[Path], str]) -> str:
-    """One line that `mask_from_text` understands: the path of a file, JSON for all others; `resolve` makes a
-    path one that can be found from anywhere."""
+    """A mask as one line for `mask_from_text`: the path of a file, or JSON for other masks; `resolve` makes paths
+    absolute."""
     if isinstance(mask, FileMask):
         return resolve(mask.path)
     if isinstance(mask, LayeredMask):
@@ -266,7 +268,7 @@ def mask_to_text(mask: Mask, resolve: Callable[[Path], str]) -> str:
 
 
 def mask_from_text(text: str) -> Mask:
-    """The mask of a line of `mask_to_text`."""
+    """Parse a line of `mask_to_text`."""
     if not text.startswith("{"):
         return FileMask(Path(text))
     facts = json.loads(text)

@@ -1,4 +1,4 @@
-"""The classes of one data set as those of a model: matched by name, never by number."""
+"""Match the classes of a data set to those of a model: by name, never by number."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -10,22 +10,22 @@ from ubend.core.i18n import _
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.labels.label_values import LabelScan, format_values
 
-_GENERATED_NAME = ("background", "foreground")  # names of two classes that nobody named
+_GENERATED_NAME = ("background", "foreground")  # default names of two unnamed classes
 
 
 def match_classes(labels: LabelMap, model: LabelMap, occurring: Collection[int], *, numbered: bool) -> LabelMap:
-    """What the masks of `labels` hold, in the order of the model's classes.
+    """The label map of a data set in the order of the model's classes.
 
-    Names count; case and other words for the background do not. A class that the model does not know is an error
-    if it occurs, with one exception: the model was trained on the same label values, of which it joins several.
+    Classes are matched by name, ignoring case and synonyms of background. An occurring class that the model does not
+    know is an error, unless the model was trained on the same label values and merges several of them.
 
     Args:
         labels: classes and label values of a data set.
         model: classes and label values of the model's training data.
         occurring: indices of the classes of `labels` that occur.
-        numbered: the label values are the files' own, not made up while annotations are read.
+        numbered: the label values are from the files, not assigned while reading annotations.
     Raises:
-        DataError: a class that the model does not know; `--values` settles it.
+        DataError: a class that the model does not know; `--values` resolves it.
     """
     target_of = {number: _find(name, labels, model) for number, name in enumerate(labels.names)}
     unknown = {number for number in occurring if target_of[number] is None}
@@ -39,8 +39,8 @@ def match_classes(labels: LabelMap, model: LabelMap, occurring: Collection[int],
     if unknown:
         raise DataError(
             _(
-                "classes that the model does not know: {unknown}; its classes are {known}. Say what each value is "
-                'to the model, ignored where it has no such class: --values "{cure}"'
+                "the model does not know the classes {unknown}; its classes are {known}. Give the model's class "
+                'for each label value, or ignored: --values "{cure}"'
             ).format(
                 unknown=", ".join(labels.names[number] for number in sorted(unknown)),
                 known=", ".join(model.names),
@@ -64,20 +64,21 @@ def match_classes(labels: LabelMap, model: LabelMap, occurring: Collection[int],
 
 
 def match_palettes(label_scan: LabelScan, model: LabelMap) -> LabelMap:
-    """What palette masks of classes without names hold, in the order of the model's classes.
+    """The label map of palette masks with unnamed classes, in the order of the model's classes.
 
-    Where all their colours are the model's, each pixel is the class of its colour; else indices are the model's own.
+    If all their colours are the model's, each pixel is the class of its colour; otherwise palette indices are class
+    indices.
 
     Raises:
-        DataError: the palettes of the masks differ, so their indices define no class; `--values` settles it.
+        DataError: the palettes differ, so indices do not define classes; `--values` resolves it.
     """
     if model.kind == "color" or not label_scan.with_palette.all():
         return model
     if label_scan.palettes_problem() == "differ":
         raise DataError(
             _(
-                "the palettes of the masks differ, so one index is several classes, but the model knows its classes by "
-                "index ({known}); say which colour is which class with --values, such as #000000={first}"
+                "the palettes of the masks differ, so one index means several classes, but the model knows its "
+                "classes by index ({known}); give the class of each colour with --values, such as #000000={first}"
             ).format(known=model.describe(), first=model.names[0]),
             key="data.values",
         )
@@ -93,9 +94,9 @@ def match_palettes(label_scan: LabelScan, model: LabelMap) -> LabelMap:
 
 
 def drop_absent(label_scan: LabelScan, model: LabelMap) -> LabelMap:
-    """The model's classes, without label values for those that masks whose classes nobody named do not hold.
+    """The model's classes, without label values for classes that do not occur in masks of unnamed classes.
 
-    Masks of fewer than two classes tell nothing: the model's classes are then returned as they are.
+    Masks with fewer than two classes are not informative: the model's classes are then returned unchanged.
     """
     index, found = model.classify(np.unique(label_scan.entries(model.kind)))
     occurring = set(index[found].tolist()) - {IGNORED}
@@ -120,8 +121,8 @@ def _find(name: str, labels: LabelMap, model: LabelMap) -> int | None:
 
 
 def _joined(labels: LabelMap, model: LabelMap, target_of: dict[int, int | None], unknown: set[int]) -> dict[int, int]:
-    """The model's class of each unknown one, by its label values; none unless all known names have the model's
-    values too, and the model joins several values where the unknown ones go."""
+    """The model's class for each unknown class, by label value; empty unless all known names have the model's values
+    too, and the model merges the unknown classes' values with others."""
 
     def meant(number: int) -> set[int]:
         index, found = model.classify(np.array(labels.codes[number], np.int32))

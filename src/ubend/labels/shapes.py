@@ -1,4 +1,4 @@
-"""Shapes of annotation files -> masks: one rasteriser, COCO's, draws them all."""
+"""Draw shapes of annotation files as masks, with COCO's rasteriser."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Shape:
         polygons: each (x0, y0, x1, y1, ...) in px of the upright image, the pixel (0, 0) reaching from 0 to 1;
             at least 3 points; the region is the union of all.
         rle: instead of polygons, COCO's run lengths: {"size": [h, w], "counts": list or str}.
-        relative: the polygons' numbers are shares of the image's width and height.
+        relative: polygon coordinates are fractions of the image's width and height.
     """
 
     value: int
@@ -31,12 +31,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Canvas:
-    """A mask on which regions are laid, later ones on earlier ones.
+    """A mask on which regions are drawn; later ones cover earlier ones.
 
     Attributes:
-        drawn: (H, W) uint8: the value of the last region that holds the pixel, 0 where none does.
-        covered: (value below, value above) -> how many pixels of the first the second was laid on; 0 and equal values
-            do not count.
+        drawn: (H, W) uint8: the value of the last region that covers the pixel, else 0.
+        covered: (value below, value above) -> pixels of the first covered by the second; 0 and equal values do not
+            count.
     """
 
     drawn: NDArray[np.uint8]
@@ -54,12 +54,12 @@ class Canvas:
 
 
 def draw_shapes(shapes: Sequence[Shape], size_hw: tuple[int, int]) -> Canvas:
-    """The mask that shapes make: a pixel whose centre lies in a shape has its value.
+    """Draw shapes: a pixel whose centre lies in a shape gets its value.
 
-    Polygons are rounded to 1/5 px (as COCO does); where one crosses itself, its regions count in turns (even-odd).
+    Polygons are rounded to 1/5 px (as COCO does); self-crossing polygons are filled by the even-odd rule.
 
     Args:
-        shapes: run lengths must be of this size; polygons may reach out of the image.
+        shapes: run lengths must be of this size; polygons may extend beyond the image.
         size_hw: (height, width) of the image.
     """
     canvas = Canvas(np.zeros(size_hw, np.uint8), Counter())
@@ -82,7 +82,7 @@ def coco_masks() -> Any:
 
 
 def _fill(canvas: Canvas, points: NDArray[np.float64], value: int) -> None:
-    """Set the pixels inside a polygon, (N, 2) x and y; only its own box is looked at."""
+    """Set the pixels inside a polygon, (N, 2) x and y; only its bounding box is processed."""
     size = np.array(canvas.drawn.shape[::-1])
     if (points < 0).any() or (points > size).any():
         points = _clip(points, size)
@@ -98,10 +98,10 @@ def _fill(canvas: Canvas, points: NDArray[np.float64], value: int) -> None:
 
 
 def _clip(points: NDArray[np.float64], size: NDArray[Any]) -> NDArray[np.float64]:
-    """The part of a polygon, (N, 2), in the box from (0, 0) to `size`; perhaps no points.
+    """Clip a polygon, (N, 2), to the box from (0, 0) to `size`; the result may be empty.
 
-    Edge by edge of the box (Sutherland and Hodgman 1974): points within stay, lines that cross the edge
-    get a point on it. Parts that fall apart stay joined along the edge, where no pixel's centre lies.
+    Clips edge by edge (Sutherland and Hodgman 1974). Separate pieces stay joined along the edge, where no pixel
+    centre lies.
     """
     for axis, sign, bound in ((0, 1, 0), (0, -1, -size[0]), (1, 1, 0), (1, -1, -size[1])):
         within = sign * points[:, axis] - bound  # below 0: outside
@@ -123,7 +123,7 @@ def measure_polygon(polygon: Sequence[float]) -> float:
 
 
 def decode_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
-    """(H, W) bool of run lengths: down the columns, first the run of pixels that are off.
+    """Decode run lengths to (H, W) bool: column by column, starting with a run of False.
 
     Raises:
         ValueError: the run lengths are broken, or do not fill the size.
@@ -134,10 +134,10 @@ def decode_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
 
 
 def read_counts(rle: dict[str, Any]) -> NDArray[np.int64]:
-    """The run lengths, which a str holds compressed as in the COCO API.
+    """Run lengths as numbers; a str is compressed as in the COCO API.
 
-    There each number is 5 bits per letter (48 added), the lowest first; bit 5 says that more follow, bit 4 of
-    the last is the sign; from the third number on, differences to the last but one.
+    In a str each number is 5 bits per letter (48 added), lowest first; bit 5 means that more follow, bit 4 of the
+    last is the sign; from the third number on, differences to the second last number.
 
     Raises:
         ValueError: they are broken, or do not fill the size.

@@ -1,4 +1,4 @@
-"""What the user says of the codes: `--values 0=background,255=polyp` -> a label map."""
+"""Parse the meaning of label values: `--values 0=background,255=polyp` -> a label map."""
 
 import re
 from collections.abc import Sequence
@@ -26,11 +26,11 @@ _RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 def parse_table(texts: Sequence[str]) -> LabelMap:
     """`0=background`, `255=polyp`, `1..20=cell`, `#ff0000=road`, `red=road`, `7=ignored`, `*=nearest` -> labels.
 
-    `*` is every other code: a class, `ignored`, `nearest` (the nearest class), or `near` (of colours: the
+    `*` is every other label value: a class, `ignored`, `nearest` (the nearest class), or `near` (of colours: the
     nearest class if it is near, else ignored).
 
     Raises:
-        SettingError: what cannot be read, with an example.
+        SettingError: the text cannot be parsed; with an example.
     """
     values: dict[str, list[int]] = {}
     kinds: set[ValueKind] = set()
@@ -47,7 +47,8 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
         except ValueError as error:
             raise SettingError(
                 _(
-                    "--values: cannot read {text}; write code=name by comma, such as 0=background,255=polyp or "
+                    "--values: cannot parse {text}; write VALUE=NAME, separated by commas, such as "
+                    "0=background,255=polyp or "
                     "#000000=background,#ff0000=polyp; also 1..9=cell, 255=ignored, *=nearest, *=ignored"
                 ).format(text=text),
                 key="data.values",
@@ -61,13 +62,14 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
     if len(kinds) != 1 or len(values) < 2 or len(set(every)) < len(every):
         raise SettingError(
             _(
-                "--values {text}: name at least two classes, each code once, either all by values or all by colours"
+                "--values {text}: name at least two classes and each label value once, either all by values or all by "
+                "colours"
             ).format(text=",".join(texts)),
             key="data.values",
         )
     if len(values) > MAX_CLASSES:
         raise SettingError(
-            _("--values names {count} classes; at most {maximum} can be learnt").format(
+            _("--values names {count} classes; at most {maximum} are supported").format(
                 count=len(values), maximum=MAX_CLASSES
             ),
             key="data.values",
@@ -81,10 +83,10 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
 
 
 def _parse_values(word: str) -> tuple[ValueKind, Sequence[int]]:
-    """The codes of `7`, `1..20`, `#ff0000` or `red`.
+    """The label values of `7`, `1..20`, `#ff0000` or `red`.
 
     Raises:
-        ValueError: none such, or beyond what a mask can hold.
+        ValueError: not a label value, or beyond the range of a mask.
     """
     if span := _RANGE.fullmatch(word):
         low, high = int(span[1]), int(span[2] or span[1])
@@ -96,7 +98,7 @@ def _parse_values(word: str) -> tuple[ValueKind, Sequence[int]]:
 
 
 def write_table(labels: LabelMap) -> tuple[str, ...]:
-    """The words of `--values` that `parse_table` makes these labels of (colours to draw with apart)."""
+    """A text for `--values` from which `parse_table` makes this label map, except its display colours."""
     spans = [
         f"{span}={name}"
         for values, name in zip(labels.codes, labels.names, strict=True)
@@ -113,7 +115,7 @@ def write_table(labels: LabelMap) -> tuple[str, ...]:
 
 
 def _format_spans(values: Sequence[int], labels: LabelMap) -> list[str]:
-    """Codes as words: colours one by one, numbers in a row as `3..7`."""
+    """Label values as text: colours one by one, consecutive numbers as `3..7`."""
     if labels.kind == "color":
         return [f"#{value:06x}" for value in values]
     spans: list[list[int]] = []

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ubend.core.files import regular_file
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.labels.cellpose import is_cellpose
 from ubend.layouts.naming import (
     IMAGE_SUFFIXES,
@@ -385,9 +385,11 @@ def read_lists(images: str, masks: str, problems: Problems) -> LayoutResult:
     both = {item.found.path for item in image_items} & {item.found.path for item in mask_items}
     if both:
         problems.add_line(
-            _("{count} files are on both sides ({names}); let --images and --masks name different files").format(
-                count=len(both), names=enumerate_names(sorted(map(problems.shorten, both)))
-            ),
+            ngettext(
+                "{count} file is on both sides ({names}); let --images and --masks name different files",
+                "{count} files are on both sides ({names}); let --images and --masks name different files",
+                len(both),
+            ).format(count=len(both), names=enumerate_names(sorted(map(problems.shorten, both)))),
             "both sides",
         )
     if not image_items or not mask_items or both:

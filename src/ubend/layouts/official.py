@@ -9,7 +9,7 @@ from typing import TypeVar
 from PIL import Image
 
 from ubend.core.files import regular_file
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.naming import IMAGE_SUFFIXES, SPLIT_WORDS
 from ubend.layouts.pairs import Layout, LayoutResult, Pair, SplitName
@@ -72,7 +72,13 @@ def _read_voc(root: Path, problems: Problems) -> LayoutResult:
         listed = dict.fromkeys(masks)
     pairs = _pair_listed(listed, images, masks, problems)
     if pairs and (extra := len(images.keys() - listed.keys())):
-        remarks.append(_("{count} images in no list and without a mask are skipped").format(count=extra))
+        remarks.append(
+            ngettext(
+                "{count} image in no list and without a mask is skipped",
+                "{count} images in no list and without a mask are skipped",
+                extra,
+            ).format(count=extra)
+        )
     reading = LayoutResult(pairs, remarks=tuple(remarks))
     named = pairs and all(_VOC_STEM.fullmatch(pair.name) for pair in pairs)
     if named and all(_has_voc_palette(pair.mask.path) for pair in pairs[:4]):
@@ -211,7 +217,11 @@ def _read_cities(root: Path, problems: Problems) -> LayoutResult:
     ]
     remarks = []
     if passed := len(every[0]) - len(images):
-        sentence = _("{count} images of the test split are skipped: their masks are not public")
+        sentence = ngettext(
+            "{count} image of the test split is skipped: its mask is not public",
+            "{count} images of the test split are skipped: their masks are not public",
+            passed,
+        )
         remarks = [sentence.format(count=passed)]
     names, values = tuple(_CITY_CLASSES.values()), tuple(_CITY_CLASSES)
     ignored = tuple(number for number in range(_CITY_IDS) if number not in _CITY_CLASSES)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.labels.cellpose import is_cellpose
 from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask
 from ubend.layouts.naming import (
@@ -393,7 +393,11 @@ def _without_overlays(claims: Mapping[int, list[Claim]]) -> tuple[dict[int, list
     dropped = sum(map(len, claims.values())) - sum(map(len, kept.values()))
     if not dropped or not all(kept.values()):
         return dict(claims), []
-    return kept, [_("{count} overlays beside the masks are skipped").format(count=dropped)]
+    return kept, [
+        ngettext(
+            "{count} overlay beside the masks is skipped", "{count} overlays beside the masks are skipped", dropped
+        ).format(count=dropped)
+    ]
 
 
 def _without_cellpose(claims: dict[int, list[Claim]]) -> tuple[dict[int, list[Claim]], list[str]]:

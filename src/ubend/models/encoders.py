@@ -42,7 +42,7 @@ class EncodedUNet(SegmentationNet):
         width: channels of the decoder at full size; twice as many at each deeper level.
         depth: log2 of the greatest stride that is used; None: all that the encoder has.
         skips: for each level, full size first, whether a map is joined if there is one; None: all.
-        growth: how the decoder doubles the resolution, see `UNet`; not `unpool`, as encoders pool in other ways.
+        upsampling: how the decoder doubles the resolution, see `UNet`; not `unpool`, as encoders pool in other ways.
         pretrained: the encoder's first weights: drawn; pretrained (of its pip package, or timm's, downloaded if need
             be); or of a local file.
         mean, std: see `UNet`.
@@ -52,7 +52,7 @@ class EncodedUNet(SegmentationNet):
         SettingError: see `describe_encoder` and `make_encoder`, or the encoder is not as deep.
     """
 
-    options = ("depth", "skips", "growth", "encoder")
+    options = ("depth", "skips", "upsampling", "encoder")
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class EncodedUNet(SegmentationNet):
         width: int = 16,
         depth: int | None = None,
         skips: Sequence[bool] | None = None,
-        growth: Upsampling = "transposed",
+        upsampling: Upsampling = "transposed",
         *,
         pretrained: bool | Path = False,
         mean: Sequence[float] | None = None,
@@ -77,7 +77,7 @@ class EncodedUNet(SegmentationNet):
                 ),
                 key="model.depth",
             )
-        super().__init__(channels, classes, width, depth, skips, growth, mean, std)
+        super().__init__(channels, classes, width, depth, skips, upsampling, mean, std)
         self.encoder_name = encoder
         self.levels = tuple(level for level in known if level <= depth)
         self.encoder = make_encoder(encoder, channels, len(self.levels), pretrained)
@@ -92,7 +92,7 @@ class EncodedUNet(SegmentationNet):
         self.decoders = nn.ModuleList()
         for level in reversed(range(depth)):
             outputs = width * 2**level
-            self.decoders.append(Decoder(inputs, outputs, self.skips[level], growth, skipped=known.get(level)))
+            self.decoders.append(Decoder(inputs, outputs, self.skips[level], upsampling, skipped=known.get(level)))
             inputs = outputs
         self.head = nn.Conv2d(width, classes, 1)
 

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,16 +22,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from pydantic.dataclasses import dataclass as checked_dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ubend.core.errors import Contradiction, DataError, ModelFileError, reason, validation_key, validation_reason
 from ubend.core.files import model_path, named_in_utf8, regular_file, write_file
 from ubend.core.i18n import _
-from ubend.core.settings import NetworkKind, Orientation, Precision, Upsampling
+from ubend.core.settings import CUSTOM, AnyNetwork, Orientation, Precision, Upsampling
 from ubend.io.images import Sizing
 from ubend.io.raster import MAX_CHANNELS
 from ubend.labels.class_table import IGNORED, MAX_CLASSES, NAME_PATTERN, LabelMap
 from ubend.layouts.pairs import SplitName
+from ubend.models.ensemble_net import MAX_MEMBERS, ViewKind
 from ubend.models.networks import Network, make_network
 
 SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
@@ -118,15 +119,17 @@ class NetworkFields(BaseModel):
 
     model_config = ConfigDict(frozen=True, **_CONFIG)
 
-    kind: NetworkKind = "unet"
+    kind: AnyNetwork = "unet"
     channels: int = Field(ge=1, le=MAX_CHANNELS)
     classes: int = Field(ge=1, le=MAX_CLASSES)
     width: int = Field(ge=1, le=1024)
     depth: int = Field(ge=1, le=8)
     skips: tuple[bool, ...] | None = None
-    growth: Upsampling = "transposed"
+    upsampling: Upsampling = Field("transposed", alias="growth")
     dropout: float = Field(0.5, ge=0, lt=1)
     encoder: str = Field("", pattern=f"^{NAME_PATTERN}$")
+    members: int = Field(1, ge=1, le=MAX_MEMBERS)
+    views: ViewKind = "plain"
 
 
 @checked_dataclass(config=_CONFIG, kw_only=True)
@@ -151,10 +154,12 @@ class Header(StoredFields):
             "labels.codes": len(labels.codes) != network.classes,
             "labels.colors": len(labels.colors) != network.classes,
             "labels.others": labels.others not in (None, IGNORED, *range(network.classes)),
-            "network.kind": network.kind == "paper" and bool(network.model_fields_set & {"skips", "growth", "encoder"}),
-            "network.dropout": network.kind == "unet" and "dropout" in network.model_fields_set,
+            "network.kind": network.kind != "unet"
+            and bool(network.model_fields_set & {"skips", "upsampling", "encoder"}),
+            "network.dropout": network.kind != "paper" and "dropout" in network.model_fields_set,
+            "network.views": "views" in network.model_fields_set and "members" not in network.model_fields_set,
             "network.skips": network.skips is not None and len(network.skips) != network.depth,
-            "network.growth": bool(network.encoder) and network.growth == "unpool",
+            "network.growth": bool(network.encoder) and network.upsampling == "unpool",
             "sizing.channels": self.sizing.channels != network.channels,
             "scale": self.scale is not None and self.scale[0] > self.scale[1],
         }
@@ -174,7 +179,7 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
     net = bundle.model
     entry = {
         "format": FORMAT,
-        "network": net.shape(),
+        "network": {"growth" if key == "upsampling" else key: value for key, value in net.shape().items()},
         "labels": asdict(bundle.labels),
         "sizing": asdict(bundle.sizing),
         **{stored.name: getattr(bundle, stored.name) for stored in fields(StoredFields)},
@@ -188,11 +193,13 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
     write_tensors(path, tensors, {_HEADER: text})
 
 
-def load_bundle(path: Path) -> Bundle:
+def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
     """Read a model file, or the one of a run folder.
 
     The header is checked before a network is built, and the tensors' names, shapes and dtypes before memory is taken.
 
+    Args:
+        network: of a file of kind custom: the module that was trained, with any weights; it is copied.
     Raises:
         ModelFileError: missing, truncated, changed, not ours, newer than this version, or holding values that do not
             fit; `key` is the header's field (`labels.colors`) or the tensor's name.
@@ -209,17 +216,17 @@ def load_bundle(path: Path) -> Bundle:
                     key="metadata",
                 )
             header, entry = read_header(path, text)
-            shape = header.network.model_dump(exclude_unset=True)
+            shape, more = header.network.model_dump(exclude_unset=True), _own_module(path, header, network)
             with torch.device("meta"):
-                wanted = make_network(shape).state_dict()
-            _check_tensors(path, file, wanted)
+                wanted = make_network(shape, **more).state_dict()
+            _check_tensors(path, file, wanted, _misfit if more else _refusal)
             tensors = {name: file.get_tensor(name) for name in wanted}
             for name, tensor in tensors.items():
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                     raise _refusal(path, name, _("holds values that are not finite"))
             if header.digest not in (None, find_digest(entry, tensors)):
                 raise _refusal(path, "digest", _("the file was changed after it was written"))
-            model = make_network(shape)
+            model = make_network(shape, **more)
             model.load_state_dict(tensors)
     except OSError as error:  # of the system; the content is not to blame
         cause = _("no such model file") if isinstance(error, FileNotFoundError) else reason(error)
@@ -281,17 +288,37 @@ def find_digest(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check_tensors(path: Path, file: Any, wanted: Mapping[str, Tensor]) -> None:
+def _own_module(path: Path, header: Header, network: nn.Module | None) -> dict[str, nn.Module]:
+    """What `make_network` needs beside the shape: the module of a network of kind custom."""
+    if header.network.kind == CUSTOM and network is None:
+        line = _("{path}: holds the weights of your own network, not its code; use it in Python: {call}")
+        call = "ubend.load(path, network=...)"
+        raise ModelFileError(line.format(path=path, call=call), path=path, key="network")
+    if header.network.kind != CUSTOM and network is not None:
+        line = _("{path}: holds one of ubend's networks; leave out network=...")
+        raise ModelFileError(line.format(path=path), path=path, key="network")
+    return {} if network is None else {"module": network}
+
+
+def _check_tensors(
+    path: Path, file: Any, wanted: Mapping[str, Tensor], refusal: Callable[[Path, str, str], ModelFileError]
+) -> None:
     """Refuse a file that holds other tensors than a network; none of them is read."""
     found = set(file.keys())
     for name in sorted(found ^ set(wanted)):
-        raise _refusal(path, name, _("is missing") if name in wanted else _("belongs to no layer of the network"))
+        raise refusal(path, name, _("is missing") if name in wanted else _("belongs to no layer of the network"))
     for name, tensor in wanted.items():
         stored = file.get_slice(name)
         kind = f"{'F' if tensor.is_floating_point() else 'I'}{8 * tensor.dtype.itemsize}"
         here, there = f"{stored.get_dtype()} {list(stored.get_shape())}", f"{kind} {list(tensor.shape)}"
         if here != there:
-            raise _refusal(path, name, _("is {found}, not {wanted}").format(found=here, wanted=there))
+            raise refusal(path, name, _("is {found}, not {wanted}").format(found=here, wanted=there))
+
+
+def _misfit(path: Path, key: str, cause: str) -> ModelFileError:
+    """The error of a module that is not the one that was trained."""
+    line = _("{path}: network=... is not the network that was trained: in the file, {key} {reason}")
+    return ModelFileError(line.format(path=path, key=key.removeprefix("module."), reason=cause), path=path, key=key)
 
 
 def _refusal(path: Path, key: str | None, cause: str) -> ModelFileError:

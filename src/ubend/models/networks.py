@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from ubend.core.settings import NO_ENCODER, ModelSettings
+from ubend.core.settings import CUSTOM, NO_ENCODER, ModelSettings
+from ubend.models.custom import CustomNetwork
 from ubend.models.encoders import EncodedUNet
+from ubend.models.ensemble_net import EnsembleNet
 from ubend.models.paper import PaperUNet
 from ubend.models.segmentation_net import SegmentationNet
 from ubend.models.unet import UNet
@@ -18,6 +20,8 @@ NETWORKS: dict[str, type[Network]] = {  # by `model.kind`; "encoder": of kind un
 
 def network_class(kind: str, encoder: str | None) -> type[Network]:
     """The class of networks of these settings; ValueError: the kind is not known."""
+    if kind == CUSTOM:
+        return CustomNetwork
     name = "encoder" if kind == "unet" and encoder not in (None, NO_ENCODER) else kind
     if name not in NETWORKS:
         raise ValueError(f"a network of kind {kind}")
@@ -34,10 +38,15 @@ def shape_from_settings(settings: ModelSettings, channels: int, classes: int, wi
 def make_network(shape: dict[str, Any], **more: Any) -> Network:
     """A randomly initialised network, from its `shape`, and further arguments such as `mean`.
 
+    One of kind custom also needs `module`.
+
     Raises:
         SettingError: as in `EncodedUNet`.
         ValueError: of a kind that is not known.
     """
     rest = dict(shape)
+    if "members" in rest:
+        count, views = rest.pop("members"), rest.pop("views", "plain")
+        return EnsembleNet([make_network(rest, **more) for _member in range(count)], views)
     kind = rest.pop("kind", "unet")  # files that do not say it have the one that there was
     return network_class(kind, rest.get("encoder"))(**rest, **more)

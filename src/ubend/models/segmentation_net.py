@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ubend.core.i18n import _, later, now
-from ubend.core.settings import NetworkKind, Upsampling
+from ubend.core.settings import AnyNetwork, Upsampling
 
 
 class SegmentationNet(nn.Module):
@@ -26,7 +26,7 @@ class SegmentationNet(nn.Module):
         width: channels of the first level; each deeper level has twice as many.
         depth: number of poolings, >= 1.
         skips: for each level, full size first, whether its skip connection is there; None: all.
-        growth: how the decoder doubles the resolution: the tutorial's transposed convolution; nearest or bilinear
+        upsampling: how the decoder doubles the resolution: the tutorial's transposed convolution; nearest or bilinear
             enlargement, then a 3x3 convolution; or a 3x3 convolution, then max unpooling.
         mean, std: per channel, in the image's own units (0..255 for 8 bit); stored as (1, C, 1, 1) buffers.
     Attributes:
@@ -39,10 +39,12 @@ class SegmentationNet(nn.Module):
         words: what `describe` says of it, with {width}, {depth}, {parameters} and {skips}.
         margin: px that `forward_tiles` takes from each side; 0: it pads, and tiles are blended where they overlap.
         encoder_name: of its encoder, as timm names it; None: the encoder is its own.
+        is_ensemble: whether it is several networks, `shape()["members"]` of them.
+        averages_views: whether a forward pass is the mean over mirror images already.
     """
 
-    kind: ClassVar[NetworkKind] = "unet"
-    options: ClassVar[tuple[str, ...]] = ("depth", "skips", "growth")
+    kind: ClassVar[AnyNetwork] = "unet"
+    options: ClassVar[tuple[str, ...]] = ("depth", "skips", "upsampling")
     has_batch_norm: ClassVar[bool] = True
     edge_px: ClassVar[int] = 0
     summary_template: ClassVar[str] = later(
@@ -52,6 +54,8 @@ class SegmentationNet(nn.Module):
     can_capture = False
     margin = 0
     encoder_name: str | None = None
+    is_ensemble = False
+    averages_views = False
     mean: Tensor
     std: Tensor
 
@@ -62,13 +66,13 @@ class SegmentationNet(nn.Module):
         width: int,
         depth: int,
         skips: Sequence[bool] | None,
-        growth: Upsampling,
+        upsampling: Upsampling,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
     ) -> None:
         super().__init__()
         self.channels, self.classes, self.width, self.depth = channels, classes, width, depth
-        self.skips, self.growth = (True,) * depth if skips is None else tuple(skips), growth
+        self.skips, self.upsampling = (True,) * depth if skips is None else tuple(skips), upsampling
         if len(self.skips) != depth:
             raise ValueError(f"skips has {len(self.skips)} entries for depth {depth}")
         for name, values in (("mean", mean or [0.0] * channels), ("std", std or [1.0] * channels)):
@@ -102,7 +106,7 @@ class SegmentationNet(nn.Module):
     def shape(self) -> dict[str, Any]:
         """The arguments of `make_network` that give a network of the same shape, fit for JSON."""
         shape = {"channels": self.channels, "classes": self.classes, "width": self.width, "depth": self.depth}
-        return shape | {"skips": list(self.skips), "growth": self.growth}
+        return shape | {"skips": list(self.skips), "upsampling": self.upsampling}
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """The parameters of an encoder, which have a learning rate of their own; of other networks none."""

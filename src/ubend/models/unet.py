@@ -67,17 +67,18 @@ class Decoder(nn.Module):
         inputs: int,
         outputs: int,
         skip: bool = True,
-        growth: Upsampling = "transposed",
+        upsampling: Upsampling = "transposed",
         skipped: int | None = None,
     ) -> None:
         super().__init__()
         self.up: nn.Module
-        if growth == "transposed":
+        if upsampling == "transposed":
             self.up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
-        elif growth == "unpool":
+        elif upsampling == "unpool":
             self.up = Unpooling(inputs, outputs)
         else:
-            grid = nn.Upsample(scale_factor=2, mode=growth, align_corners=None if growth == "nearest" else False)
+            aligned = None if upsampling == "nearest" else False
+            grid = nn.Upsample(scale_factor=2, mode=upsampling, align_corners=aligned)
             self.up = nn.Sequential(grid, nn.Conv2d(inputs, outputs, 3, padding=1))
         self.block = ConvBlock(outputs + (skipped or outputs) if skip else outputs, outputs)
         self.skip = skip
@@ -89,7 +90,20 @@ class Decoder(nn.Module):
 
 
 class UNet(SegmentationNet):
-    """U-Net for images of any size; padding and normalisation are inside. Args: see `SegmentationNet`."""
+    """U-Net, a plain nn.Module: (N, channels, H, W) raw images of any size -> (N, classes, H, W) float32 logits.
+
+    Args:
+        channels, classes: numbers of channels of the image, and of classes, the background included.
+        width: channels of the first level; each deeper level has twice as many.
+        depth: number of poolings, 1 or more.
+        skips: for each level, full size first, whether its skip connection is there; None: all.
+        upsampling: how the resolution is doubled: `transposed` convolution of kernel 4, `nearest` or `bilinear`
+            interpolation and a 3x3 convolution, or `unpool`: a 3x3 convolution and max unpooling.
+        mean: per channel, in the image's own units (0..255 for 8 bit); None: 0.
+        std: per channel, in the image's own units; None: 1.
+    Raises:
+        ValueError: `skips` has not `depth` entries, or `mean` or `std` not `channels`.
+    """
 
     can_capture = True
 
@@ -97,20 +111,20 @@ class UNet(SegmentationNet):
         self,
         channels: int = 3,
         classes: int = 2,
+        *,
         width: int = 64,
         depth: int = 4,
         skips: Sequence[bool] | None = None,
-        growth: Upsampling = "transposed",
-        *,
+        upsampling: Upsampling = "transposed",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(channels, classes, width, depth, skips, growth, mean, std)
+        super().__init__(channels, classes, width, depth, skips, upsampling, mean, std)
         widths = [width * 2**level for level in range(depth + 1)]
         self.stem = ConvBlock(channels, widths[0])
         self.encoders = nn.ModuleList(Encoder(widths[i], widths[i + 1]) for i in range(depth))
         self.decoders = nn.ModuleList(
-            Decoder(widths[i + 1], widths[i], self.skips[i], growth) for i in reversed(range(depth))
+            Decoder(widths[i + 1], widths[i], self.skips[i], upsampling) for i in reversed(range(depth))
         )
         self.head = nn.Conv2d(widths[0], classes, 1)
 

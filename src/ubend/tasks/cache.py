@@ -1,4 +1,4 @@
-"""What is kept between runs."""
+"""The cache: listing and clearing it."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -11,7 +11,7 @@ from ubend.tasks.runs import align, show_date
 
 
 def describe_cache() -> Iterator[str]:
-    """A line for each thing that is kept: size, date, what it is, folder of the data set, place; and one for all."""
+    """A line for each cached item (size, date, kind, data folder, path), and one for the total."""
     where = default_cache()
     entries = [(path, size, *describe_kept(path)) for path, size in list_stores(where)]
     entries += [(path, size, _("data set"), str(path)) for path, size in list_datasets(where)]
@@ -31,7 +31,7 @@ def describe_cache() -> Iterator[str]:
 
 
 def clear_cache() -> Iterator[str]:
-    """Delete all of it; a line that says how much it was."""
+    """Delete the cache; returns a line with the freed size."""
     where = default_cache()
     freed = clear_stores(where) + clear_datasets(where)
     yield _("{size:.1f} MiB freed in {path}").format(size=freed / 2**20, path=where)

@@ -1,6 +1,6 @@
-"""Cut-outs: what the model finds, on transparency or on another background.
+"""Cut-outs of a class, on transparency or on another background.
 
-H x W pixels of the image's own size. The edge is as soft as the model is unsure of it, or so many pixels wide.
+H x W pixels of the image's own size. The edge follows the model's probabilities, or has a fixed width.
 """
 
 import math
@@ -30,7 +30,7 @@ from ubend.tasks.record import Record
 _CLEAR, _SOLID = 0.25, 0.75  # probabilities at which the edge begins and ends; its middle is the mask's border
 _REACH_SHARE = 1 / 64  # of the image's longer side: how far from its middle the edge reaches, to either side
 _MIN_REACH_PX = 2.0
-_BYTES_PER_PIXEL = 2.0  # of a cut-out, as PNG; a guess: photographs without an edge take 1.5
+_BYTES_PER_PIXEL = 2.0  # bytes per pixel of a cut-out as PNG; a guess: photographs without an edge take 1.5
 _NONE = Conditions()
 _How = tuple[
     Mapping[int, float], Color | Image.Image | None, float | None
@@ -51,26 +51,26 @@ def cut_out_files(
     reporter: Reporter,
 ) -> list[Path]:
     """Cut a class out of images; for NAME.jpg writes `NAME.png` at the image's own size, and one `cutout.json`
-    that says what made them. What is wrong with one image does not stop the others.
+    that records how they were made. An error in one image does not stop the others.
 
     Args:
         model: a run folder or a model file.
         paths: as in `ImageJob`.
         out: folder for the cut-outs; files in it are not overwritten.
         classes: see `parse_classes`.
-        background: `transparent` (red, green, blue, alpha), or a colour or an image to lie behind (red, green, blue).
-        soft_px: width of the edge in px; None: as wide as the model is unsure, within limits.
-        conditions: more models, views, tiles; an edge follows the probabilities, so what changes masks alone is not
-            looked at.
-        resume: cut-outs that are there stay as they are.
+        background: `transparent` (RGBA output), or a colour or an image (RGB output).
+        soft_px: width of the edge in px; None: by the model's probabilities, within limits.
+        conditions: more models, views, tiles; conditions that only change masks are ignored, since the edge follows
+            the probabilities.
+        resume: keep existing cut-outs.
     Returns:
         The files, earlier ones included.
     Raises:
-        SettingError: no such class, colour, or width.
+        SettingError: an unknown class, colour or width.
         DataError, OutputError: as in `run_jobs`; or no images.
     """
     if soft_px is not None and not 0 <= soft_px < math.inf:
-        raise SettingError(_("--soft {width}: give a width in pixels, 0 or more").format(width=soft_px), key="--soft")
+        raise SettingError(_("--soft {width}: give a width in px, 0 or more").format(width=soft_px), key="--soft")
     masks, out = load_mask_predictor(model, device, conditions), Path(out)
     names = masks.labels.names
     weights = parse_classes(classes, names)
@@ -84,8 +84,8 @@ def cut_out_files(
 class _CutoutJob(ImageJob):
     what, title = later("cut-out"), later("cutting out")
     with_prob, as_stored = True, True
-    there = later("{count} cut-outs are there already and stay as they are")
-    done = later("{count} cut-outs in {out}")
+    there = later("cut-outs that exist already and stay as they are: {count}")
+    done = later("cut-outs in {out}: {count}")
 
     def __init__(
         self, masks: MaskPredictor, paths: Sequence[Path | str], out: Path, how: _How, *, resume: bool = False
@@ -103,7 +103,7 @@ class _CutoutJob(ImageJob):
     def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
         assert result.prob is not None
         alpha = make_alpha(weigh_classes(result.prob, self._weights), self._soft_px)
-        alpha[result.mask == IGNORED] = 0  # nothing was seen there
+        alpha[result.mask == IGNORED] = 0  # invalid pixels
         if not alpha.any():
             self._empty.append(number)
         colors = extend_colors(to_rgb(image), alpha)
@@ -112,12 +112,12 @@ class _CutoutJob(ImageJob):
     def finish(self, _numbers: Sequence[int], reporter: Reporter) -> None:
         sought = ", ".join(self.masks.labels.names[index] for index in self._weights)
         for number in sorted(self._empty):
-            message = _("{path}: nothing of {name} was found; its cut-out is empty")
+            message = _("{path}: no pixels of {name} were found; its cut-out is empty")
             reporter.report(message.format(path=self.paths[number], name=sought))
 
 
 def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float]:
-    """What to cut out: `pet` or `contour=0.5` of each `--class` -> class index -> weight of its probability.
+    """Parse what to cut out: `pet` or `contour=0.5` of each `--class` -> class index -> weight of its probability.
 
     Raises:
         SettingError: an unknown class, a weight outside 0..1, or none named where there are several.
@@ -127,9 +127,7 @@ def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float
         name, weight = (text, 1.0) if text in names or "=" not in text else split_number(text)
         if not 0 < weight <= 1:
             raise SettingError(
-                _("--class {text}: write it as CLASS or CLASS=WEIGHT, the weight above 0 and up to 1").format(
-                    text=text
-                ),
+                _("--class {text}: write CLASS or CLASS=WEIGHT, with a weight above 0 and at most 1").format(text=text),
                 key="--class",
             )
         weights[find_class(name or "", names)] = weight
@@ -140,12 +138,12 @@ def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float
         return {objects[0]: 1.0}
     known = ", ".join(names[index] for index in objects)
     raise SettingError(
-        _("the model knows several classes; say by --class which one of {known}").format(known=known), key="--class"
+        _("the model has several classes; choose with --class: {known}").format(known=known), key="--class"
     )
 
 
 def weigh_classes(prob: NDArray[np.float32], weights: Mapping[int, float]) -> NDArray[np.float32]:
-    """(C, H, W) probabilities -> (H, W) that a pixel belongs to what is cut out, 0..1."""
+    """(C, H, W) probabilities -> (H, W) probability that a pixel belongs to the cut-out, 0..1."""
     total = np.zeros(prob.shape[1:], np.float32)
     for index, weight in weights.items():
         total += np.float32(weight) * prob[index]
@@ -155,14 +153,13 @@ def weigh_classes(prob: NDArray[np.float32], weights: Mapping[int, float]) -> ND
 def make_alpha(prob: NDArray[np.float32], soft_px: float | None = None) -> NDArray[np.float32]:
     """(H, W) probabilities of belonging -> (H, W) alpha, 0 clear .. 1 solid.
 
-    Its middle is where the probability is one half. It rises with the probability, between two bounds, but never
-    further from that line than a small share of the image, since half of an object is of no use to anybody; with
-    `soft_px` it rises with the distance from the line alone, over so many pixels.
+    Alpha is one half where the probability is one half. It rises with the probability between two bounds, within a
+    small distance of that line; with `soft_px` it rises with the distance from the line, over that width.
     """
     inside = prob >= 0.5
     if soft_px == 0 or not inside.any() or inside.all():
         return inside.astype(np.float32)
-    # from the line between pixels: the nearest pixel of the other side is half a pixel beyond it
+    # distance to the line between pixels, half a pixel before the nearest pixel of the other side
     depth_px = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
     depth_px = (depth_px - 0.5 * np.sign(depth_px)).astype(np.float32)
     alpha: NDArray[np.float32]
@@ -175,10 +172,10 @@ def make_alpha(prob: NDArray[np.float32], soft_px: float | None = None) -> NDArr
 
 
 def extend_colors(image: NDArray[np.uint8], alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Colours of the object alone: on the edge, pixels show a mix with the old background, which would be a halo.
+    """Replace colours on the edge, where pixels mix with the old background and would form a halo.
 
-    There each pixel takes on the colour of the nearest solid pixel, the more so the less solid it is. Where nothing is
-    solid, colours stay. Clear pixels are black, as nothing of the image is to be in the file.
+    Each edge pixel is blended with the colour of the nearest solid pixel, more where alpha is lower. Without solid
+    pixels colours stay. Clear pixels become black, so that the file contains nothing of the background.
 
     Args:
         image: (H, W, 3) the image.
@@ -192,7 +189,7 @@ def extend_colors(image: NDArray[np.uint8], alpha: NDArray[np.float32]) -> NDArr
     if solid.any() and edge.any():
         rows, columns = ndimage.distance_transform_edt(~solid, return_distances=False, return_indices=True)
         nearest = image[rows[edge], columns[edge]].astype(np.float32)
-        own = alpha[edge][:, None] ** 2  # by alpha itself, half of the halo was left
+        own = alpha[edge][:, None] ** 2  # with alpha itself, half of the halo remained
         out[edge] = np.rint(own * image[edge] + (1 - own) * nearest)
     return out
 
@@ -221,8 +218,8 @@ def _read_background(text: str) -> Color | Image.Image | None:
     except ValueError as error:
         raise SettingError(
             _(
-                "--background {text}: neither an image that is there nor a colour; give a file, a name such as "
-                "white, #rrggbb, or transparent"
+                "--background {text}: neither an existing image nor a colour; give a file, a name such as white, "
+                "#rrggbb, or transparent"
             ).format(text=text),
             key="--background",
         ) from error

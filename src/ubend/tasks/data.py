@@ -1,4 +1,4 @@
-"""Understand a folder before training: say what it is, draw it, write it down so that it can be edited."""
+"""Check a data set before training: describe it, draw it, and write it as editable files."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from ubend.core.autoconfig import percent
 from ubend.core.device import pick_device, set_up
 from ubend.core.errors import OutputError
 from ubend.core.files import default_cache, read_text, refuse_existing, write_text
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, change_settings, dump_toml
 from ubend.dataset.dataset import Dataset, open_dataset
@@ -21,13 +21,11 @@ from ubend.labels.value_table import write_table
 from ubend.layouts.pairs import SPLITS
 from ubend.tasks.show import draw_pairs
 
-_STAMP = (
-    "# as written by ubend: "  # the digest of all lines below and of split.csv; another one: somebody has edited them
-)
+_STAMP = "# as written by ubend: "  # digest of all lines below and of split.csv; shows whether they were edited
 
 
 def report_dataset(reporter: Reporter, data: Dataset) -> None:
-    """Say what was understood of a folder."""
+    """Report how a folder is read."""
     counts = {split: len(data.numbers(split)) for split in SPLITS}
     reporter.report(_("{folder}: {layout}").format(folder=data.folder.root, layout=data.folder.layout))
     reporter.report(_("images: {train} training, {val} validation, {test} test").format(**counts))
@@ -36,7 +34,9 @@ def report_dataset(reporter: Reporter, data: Dataset) -> None:
     pixels = data.store.class_pixels[:, : data.labels.classes]
     total = max(1, int(pixels.sum()))
     shares = [
-        _("{name} {share} (in {count} images)").format(name=name, share=percent(all_pixels / total), count=images)
+        ngettext("{name} {share} (in {count} image)", "{name} {share} (in {count} images)", images).format(
+            name=name, share=percent(all_pixels / total), count=images
+        )
         for name, all_pixels, images in zip(
             data.labels.names, pixels.sum(axis=0).tolist(), (pixels > 0).sum(axis=0).tolist(), strict=True
         )
@@ -55,7 +55,7 @@ def _describe_images(data: Dataset) -> str:
     size = (
         texts[0]
         if len(set(texts)) == 1
-        else _("{low} to {high}, middle {middle}").format(low=texts[0], high=texts[2], middle=texts[1])
+        else _("{low} to {high}, median {middle}").format(low=texts[0], high=texts[2], middle=texts[1])
     )
     return _("sizes: {size} px (width x height); {channels} channels of {dtype}").format(
         size=size, channels=data.store.channels, dtype=data.store.dtype
@@ -65,18 +65,17 @@ def _describe_images(data: Dataset) -> str:
 def describe_data(
     settings: Settings, out: Path, *, count: int = 8, show: bool = False, reporter: Reporter | None = None
 ) -> Path:
-    """Read a folder as `fit` would, say what was understood, and write it down.
+    """Read a folder as `fit` does, report it, and write its settings to files.
 
     Args:
-        settings: of which only the section `data` and the seed matter; `data.folder` names the folder.
-        out: the folder to write: `data.toml`, which `fit` takes instead of the folder, `split.csv`, and
+        settings: only the section `data` and the seed are used; `data.folder` names the folder.
+        out: the output folder: `data.toml`, which `fit` accepts instead of the folder, `split.csv`, and
             `samples.png`, a grid of images with masks.
         count: images in the grid.
         show: also display it.
     Raises:
-        DataError: what cannot be understood.
-        OutputError: `data.toml` or `split.csv` is there and was edited, or a file is there that is not of an earlier
-            call.
+        DataError: the folder cannot be read.
+        OutputError: `data.toml` or `split.csv` exists and was edited, or another file exists.
     """
     path = out / "data.toml"
     if path.exists():
@@ -93,9 +92,9 @@ def describe_data(
         for subset in SPLITS[1:]:
             images = len(data.numbers(subset))
             for line in describe_few(images, subset) if images else ():  # that there is no test split is reported above
-                template = _("{note}; add images, or give {split} more of them: --set data.{split}_share=0.3")
+                template = _("{note}; add images, or increase this split: --set data.{split}_share=0.3")
                 if subset in {pair.split for pair in data.folder.pairs}:
-                    template = _("{note}; add images, or put more of them into {split}")
+                    template = _("{note}; add images, or move more of them to {split}")
                 log.report(template.format(note=line, split=subset))
         if data.skipped or data.folder.skipped:
             write_text(out / "skipped.csv", data.skipped_table())
@@ -104,7 +103,7 @@ def describe_data(
         write_text(out / "split.csv", split)
         write_text(path, f"{_STAMP}{_digest(text + split)}\n{text}")
         log.report(
-            _("look at {image}; edit {file} if anything is wrong, and train with `ubend fit {file}`").format(
+            _("check {image}; edit {file} if anything is wrong, then train with `ubend fit {file}`").format(
                 image=out / "samples.png", file=path
             )
         )
@@ -112,7 +111,7 @@ def describe_data(
 
 
 def _write_data_files(settings: Settings, data: Dataset, out: Path) -> str:
-    """The settings with what was found instead of what was left open."""
+    """Write the settings, with open ones replaced by what was found."""
     found: Mapping[str, Any] = {
         "data.split": str((out / "split.csv").resolve()),
         "data.values": write_table(data.labels),
@@ -126,7 +125,7 @@ def _digest(text: str) -> str:
 
 
 def _refuse_edited(path: Path, split: Path) -> None:
-    """Fail when the files of an earlier call were changed since.
+    """Fail if the files of an earlier call were edited.
 
     Raises:
         OutputError: they were.

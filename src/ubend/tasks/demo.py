@@ -1,4 +1,4 @@
-"""From nothing to a scored model in a minute: the drawn sample, trained on, scored and predicted."""
+"""The demo: draw a sample, train, score and predict, in about a minute."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from ubend.core.files import model_path, refuse_existing_results
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.dataset.sample import draw_sample
-from ubend.tasks.evaluate import score_lines
+from ubend.evaluation.report import score_lines
 from ubend.tasks.fit import fit
 from ubend.tasks.predict import predict_paths
 from ubend.tasks.show import draw_predictions, draw_samples
@@ -15,11 +15,11 @@ from ubend.training.run_folder import free_run_name
 
 # The sample's cells are small and look alike everywhere, so windows at full resolution teach more than
 # whole images shrunk, and they are few, so small batches, which make more steps (docs/experiments.md).
-_SETTINGS = {"data.size": 256, "data.window": 128, "train.batch": 4, "train.epochs": 12, "train.warmup": 0.1}
+_SETTINGS = {"data.size": 256, "data.crop": 128, "train.batch": 4, "train.epochs": 12, "train.warmup": 0.1}
 
 
 def run_demo(out: Path | str | None, *, reporter: Reporter, seed: int = 0) -> Path:
-    """Draw the sample, fit, score, predict; says where to look.
+    """Draw the sample, train, score, predict, and report the files.
 
     Args:
         out: the folder to make; None: `ubend-demo-1`, `-2`, ... in the working folder.
@@ -34,17 +34,17 @@ def run_demo(out: Path | str | None, *, reporter: Reporter, seed: int = 0) -> Pa
     result = fit(sample, run, settings=_SETTINGS, seed=seed, reporter=reporter)
     if result.scores is None:
         return out
-    for line in score_lines(result.scores):
+    for line in score_lines(result.scores.data):
         reporter.report(line)
     panel = draw_predictions(run)
     images = sorted((sample / "images").iterdir())[:4]
     predict_paths(run, images, masks, reporter=reporter)
     reporter.report("")
-    reporter.report(_("Look at:"))
+    reporter.report(_("Results:"))
     for path, what in (
         (grid, _("the images and their masks")),
         (panel, _("test images: input, truth, prediction")),
-        (run / "curves.png", _("how training went")),
+        (run / "curves.png", _("loss and Dice of each epoch")),
         (run / "panels", _("the same images after every epoch")),
         (masks, _("masks and overlays as files")),
         (model_path(run), _("the model, for `ubend predict`")),

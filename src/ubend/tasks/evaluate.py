@@ -2,16 +2,17 @@
 
 import csv
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
+from torch import nn
 
 from ubend.core.errors import DataError, OutputError
 from ubend.core.files import csv_cell
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
+from ubend.dataset.arrays import refuse_lost
 from ubend.dataset.dataset import match_folder, read_usable
 from ubend.dataset.store import hash_pairs
 from ubend.evaluation.caveats import (
@@ -22,21 +23,19 @@ from ubend.evaluation.caveats import (
     only_training_images,
     some_names,
 )
-from ubend.evaluation.scores import DISTANCES, evaluate_pairs
+from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.extremes import ExtremeValues
 from ubend.inference.input_checks import take_pixels
 from ubend.inference.predictor import Predictor, load
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.io.images import LoadedImage
 from ubend.io.raster import Header
-from ubend.labels.class_table import LabelMap, background_class
+from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import format_values
 from ubend.labels.mask_files import mask_from_text
 from ubend.layouts.pairs import Folder, Pair, SplitName
 from ubend.tasks.user_settings import read_user_settings
 from ubend.training.run_folder import RunFolder
-
-_ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class
 
 
 def evaluate(
@@ -46,32 +45,34 @@ def evaluate(
     subset: SplitName | None = None,
     device: str | None = None,
     tiles: int | None = None,
+    network: nn.Module | None = None,
     reporter: Reporter | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Scores of a model.
 
     Images of a folder that were in the model's training split are recognised by their pixels and left out, unless
-    `subset` is train. Where all images of a folder are the model's own (the data of its run, moved), they are in the
-    splits that they were in. With `skip_bad`, pairs that cannot be used are left out and named under `skipped`.
+    `subset` is train. If all images of a folder are the model's own (the moved data of its run), they keep their
+    splits. With `skip_bad`, pairs that cannot be used are left out and named under `skipped`.
 
     Args:
         model: a run folder or a model file.
         folder: images with masks, or a data set by name; None: those of the run (then `model` is a run folder).
-        subset: which of them; None: test where there is one, else validation, else all.
-        device: None: the best one here.
+        subset: which split; None: test if there is one, else validation, else all.
+        device: None: the best one available.
         tiles: side of the tiles in px, 0: whole images; None: as the model was trained.
-        words: images, masks, split, skip_bad, root: see `fit`. And values: what the masks of `folder` hold, where
-            that differs from the model's own masks; the names are the model's. Without it, classes that a folder names
-            (annotations, class lists, ...) are matched by name; else the values are those of the model's own masks.
-            Classes of the model that the masks of `folder` cannot hold have no score.
+        network: the module of a model of your own network.
+        options: images, masks, split, skip_bad, root: see `fit`. And values: the meaning of the label values of
+            `folder`, if it differs from the model's own masks; the names are the model's. Without it, classes that a
+            folder names (annotations, class lists, ...) are matched by name; else the values are those of the model's
+            own masks. Classes of the model without a label value in `folder` have no score.
     Returns:
         As `ubend.evaluation.scores.evaluate_pairs`, and `split`.
     Raises:
         PairError: pairs that cannot be used, all at once.
-        DataError: no images in that part, or only training images.
+        DataError: no images in that split, or only training images.
     """
-    predictor = load(model, device, tiles=tiles)
+    predictor = load(model, device, tiles=tiles, network=network)
     split_lookup, skip_bad = SplitLookup([predictor.bundle]), bool(options.get("skip_bad"))
 
     def score(
@@ -105,11 +106,11 @@ def evaluate(
 
 
 def _describe_unmapped(labels: LabelMap) -> list[str]:
-    """A line on the classes of the model that no mask can hold, if any."""
+    """A warning about classes of the model without a label value, if any."""
     unmapped = [labels.names[number] for number in labels.unmapped]
     line = _(
-        "WARNING: the masks are read as {known}; no value stands for {unmapped}, which has no score and does not "
-        "count in the means. If their values mean something else, say what with --values"
+        "WARNING: the masks are read as {known}; no label value is assigned to {unmapped}, which gets no score and is "
+        "not part of the means. If the values have another meaning, give it with --values"
     )
     mapped = ((values, name) for values, name in zip(labels.codes, labels.names, strict=True) if values)
     known = [f"{format_values(values, labels.kind)} -> {name}" for values, name in mapped]
@@ -119,11 +120,11 @@ def _describe_unmapped(labels: LabelMap) -> list[str]:
 def choose_subset(
     pairs: Sequence[Pair], subset: SplitName | None, split_lookup: SplitLookup | None = None
 ) -> tuple[SplitName | None, list[Pair]]:
-    """A subset and its pairs; of None, the test split where there is one, else validation, else all (None).
+    """Choose a subset and its pairs; None: the test split if there is one, else validation, else all (None).
 
     Args:
-        known: a model's images that may be among the pairs: which of them count is then known only when they are read,
-            so all pairs are returned unless the folder states a test split.
+        known: a model's images that may be among the pairs; they are recognised only when read, so all pairs are
+            returned unless the folder states a test split.
     Raises:
         DataError: there are none.
     """
@@ -139,31 +140,31 @@ def choose_subset(
 
 
 def _scored_split(splits: Iterable[SplitName | None]) -> SplitName | None:
-    """The part to score, of those that there are: test, else validation, else all."""
+    """The split to score among the existing ones: test, else validation, else all."""
     there = set(splits)
     return next((name for name in cast(tuple[SplitName, ...], ("test", "val")) if name in there), None)
 
 
 def _no_images(split: SplitName | None, splits: Iterable[SplitName | None]) -> DataError:
     there = ", ".join(sorted({name for name in splits if name}))
-    line = _("no images in the subset {subset}; there are: {found}")
+    line = _("no images in the subset {subset}; available: {found}")
     if not there:
-        line = _("no images in the subset {subset}: nothing states subsets; leave out --subset, or give --split")
+        line = _("no images in the subset {subset}: the folder states no splits; leave out --subset, or give --split")
     return DataError(line.format(subset=split, found=there), key="--subset")
 
 
 class _LookedAt:
-    """A predictor for `evaluate_pairs` that looks for values far beyond those of the training images.
+    """A predictor for `evaluate_pairs` that detects values far beyond those of the training images.
 
     Attributes:
-        extremes: what it has found.
+        extremes: the values found.
     """
 
     def __init__(self, predictor: Predictor) -> None:
         self.labels, self.inspect, self.run = predictor.labels, predictor.inspect, predictor.run
         self._predictor, self.extremes = predictor, ExtremeValues(predictor.bundle)
 
-    def prepare(self, image: Path, header: Header) -> Source | None:
+    def prepare(self, image: Path, header: Header) -> TileSource | None:
         loaded = take_pixels(image, self._predictor.bundle, header)
         if not self._is_scored(image, loaded):
             return None
@@ -177,14 +178,14 @@ class _LookedAt:
 class _WithoutTrainingImages(_LookedAt):
     """A predictor for `evaluate_pairs` that skips training images of its model.
 
-    An image counts to the part that its folder states and to the split of the model that it was in.
+    An image belongs to the split that its folder states, and to its split in the model's training.
 
     Args:
         known: the model's images.
         pairs: those that are read.
-        part: the part to score; None: `select` decides.
+        subset: the split to score; None: `select` decides.
     Attributes:
-        part: the part that is scored; None: all.
+        subset: the split that is scored; None: all.
         left_out: names of the training images that are not scored.
         validation: number of scored images that are validation images.
     """
@@ -206,14 +207,14 @@ class _WithoutTrainingImages(_LookedAt):
         return wanted and not seen
 
     def select(self, read: list[int]) -> list[int]:
-        """The images to score, of those that were read; `split` may still be open.
+        """Choose the images to score among those read; the subset may still be open.
 
         Raises:
             DataError: there are none.
         """
         splits = [self._splits.get(pair.image) for pair in self._pairs]
         present = [splits[n] or pair.split for n, pair in enumerate(self._pairs) if pair.image in self._splits]
-        if self.split is None:  # images that neither the folder nor the model places are new: all are scored
+        if self.split is None:  # images without a split in the folder or the model are new: all are scored
             self.split = _scored_split(present if None not in present else self._stated.values())
         chosen = [n for n in read if self.split in (None, splits[n], self._pairs[n].split)]
         there = [n for n, pair in enumerate(self._pairs) if pair.image in self._splits]
@@ -221,7 +222,7 @@ class _WithoutTrainingImages(_LookedAt):
         if self.split != "train":
             self.left_out = [self._pairs[n].name for n in stated if splits[n] == "train"]
         if self.left_out and len(self.left_out) == len(stated):
-            cure = _("name other images, or score these by --subset train")
+            cure = _("name other images, or score these with --subset train")
             raise DataError(only_training_images(self.left_out, cure), key="--subset")
         if not chosen:
             raise _no_images(self.split, present)
@@ -230,14 +231,18 @@ class _WithoutTrainingImages(_LookedAt):
 
 
 def _describe_changed(rows: Sequence[tuple[Pair, list[str]]]) -> list[str]:
-    """A line when images or masks are not what they were in the training, else none.
+    """A note if images or masks have changed since the training.
 
     Args:
         rows: pairs, and the hashes of their images and masks in the training.
     """
     now = hash_pairs([pair for pair, _hashes in rows])
     changed = [pair.name for (pair, then), here in zip(rows, now, strict=True) if then != here]
-    line = _("note: the image or mask of {count} scored pairs was changed since the training: {names}")
+    line = ngettext(
+        "note: the image or mask of {count} scored pair was changed since the training: {names}",
+        "note: the images or masks of {count} scored pairs were changed since the training: {names}",
+        len(changed),
+    )
     return [line.format(count=len(changed), names=some_names(changed))] if changed else []
 
 
@@ -252,12 +257,13 @@ def read_run_subset(run: Path, subset: SplitName | None) -> tuple[SplitName | No
 
 
 def _choose_present(run: Path, listed: Sequence[Pair], subset: SplitName | None) -> tuple[SplitName | None, list[Pair]]:
-    """A subset and its pairs, of all that are listed; DataError if none of their images is there."""
+    """Choose a subset and its pairs among the listed ones; DataError if none of their images exists."""
     split, pairs = choose_subset(listed, subset)
     if not any(os.path.exists(pair.image) for pair in pairs):
+        refuse_lost(pairs[0].image)
         line = _(
-            "{run}: the images of the run are no longer in {folder}; put them back there, as `ubend show` needs, "
-            "or score them where they are: `ubend evaluate {run} FOLDER`"
+            "{run}: the images of the run are no longer in {folder}; move them back (`ubend show` needs them there), "
+            "or score them in their new folder: `ubend evaluate {run} FOLDER`"
         )
         folder = pairs[0].image.parent
         raise DataError(line.format(run=run, folder=folder), path=folder, key="folder")
@@ -293,121 +299,12 @@ def _read_rows(run: Path) -> list[tuple[Pair, list[str]]]:
             ]
     except (OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise OutputError(
-            _("{run}: no run folder with a data list; name a folder of images and masks to score on").format(run=run),
+            _("{run}: not a run folder with a data list; name a folder of images and masks to score on").format(
+                run=run
+            ),
             path=run,
         ) from error
     if not rows:
         line = _("{path}: the run's list of images is empty; name a folder instead: `ubend evaluate {run} FOLDER`")
         raise OutputError(line.format(path=path, run=run), path=path)
     return rows
-
-
-def score_lines(scores: Mapping[str, Any]) -> list[str]:
-    """The scores as plain lines of a table, fit for a terminal."""
-    lines = []
-    if left_out := scores.get("skipped"):
-        lines.append(
-            _("note: {count} pairs that cannot be used are left out of the scores:").format(count=len(left_out))
-        )
-        lines += [f"  {problem}" for problems in left_out.values() for problem in problems]
-    if scores["model_size"] == scores["native"]:
-        lines.append(_("the model takes these images at native size, so there is no other size to score at"))
-        scores = {name: summary for name, summary in scores.items() if name != "model_size"}
-    for size, title in (("native", _("at native size")), ("model_size", _("at model size"))):
-        if size not in scores:
-            continue
-        summary = scores[size]
-        lines.append(
-            _("{title}: {count} images of part {split}, pixel accuracy {accuracy}, cross entropy {loss}").format(
-                title=title,
-                count=summary["pictures"],
-                split=scores["part"],
-                accuracy=_figure(summary["pixel_accuracy"]),
-                loss=_figure(summary["cross_entropy"]),
-            )
-        )
-        columns = [("dice", "per_image"), ("dice", "pooled"), ("iou", "per_image"), ("iou", "pooled")]
-        rows = list(summary["dice"]["per_image"])
-        # of two classes it is the other class, without a background the mean
-        if len(rows) == 4 or background_class(rows) is None:
-            rows.remove("mean_foreground")
-        wide = max(len(_row_name(row)) for row in rows)
-        heads = [_("Dice per image"), _("Dice pooled"), _("IoU per image"), _("IoU pooled")]
-        lines.append(" " * (wide + 2) + "  ".join(f"{head:>14}" for head in heads))
-        for row in rows:
-            cells = "  ".join(f"{_figure(summary[kind][averaging][row]):>14}" for kind, averaging in columns)
-            lines.append(f"  {_row_name(row):<{wide}}{cells}")
-        if size == "native":
-            lines += _interval_lines(scores, _main_row([row for row in rows if row not in ("mean", "mean_foreground")]))
-    return lines
-
-
-def _main_row(names: list[str]) -> str:
-    """The class that is not the background, or the mean over all such classes."""
-    background = background_class(names)
-    if background is None:
-        return "mean"
-    return names[1 - background] if len(names) == 2 else "mean_foreground"
-
-
-def _interval_lines(scores: Mapping[str, Any], row: str) -> list[str]:
-    """The main figures with their 95% intervals, of a class or a mean over classes."""
-    intervals, boundary = scores["intervals"], scores["boundary"]
-    names = {
-        "dice": _("Dice"),
-        "iou": _("IoU"),
-        "precision": _("precision"),
-        "recall": _("recall"),
-        "boundary_f1": _("boundary F1 at {px:g} px").format(px=boundary["tolerance_px"]),
-        "hausdorff_95": _("95th-percentile Hausdorff distance"),
-        "surface_distance": _("mean surface distance"),
-    }
-    unit = {"um": "µm"}.get(boundary["unit"], boundary["unit"])
-    found = {name: intervals[name][row] for name in names}
-    cells = {name: _with_interval(value, name in DISTANCES) for name, value in found.items()}
-    cells |= {name: f"{cells[name]} {unit}" for name in DISTANCES}
-    over = _("{count} images") if intervals["over"] == "images" else _("{count} groups")
-    line = _("per image, {row}, with 95% intervals over {units}:").format(
-        row=_row_name(row), units=over.format(count=intervals["count"])
-    )
-    overlap = ", ".join(f"{names[name]} {cells[name]}" for name in ("dice", "iou", "precision", "recall"))
-    outlines = ", ".join(f"{names[name]} {cells[name]}" for name in ("boundary_f1", *DISTANCES))
-    lines = [line, f"  {overlap}", f"  {outlines}"]
-    if any(value is not None and value["rough"] for value in found.values()):
-        lines.append(
-            "  " + _("rough, by Student's t: under 50 images or 20 groups, or nearly all of them score the same")
-        )
-    if scores["calibration"] is not None:
-        error = scores["calibration"]["expected_error"]
-        lines.append("  " + _("expected calibration error {error}").format(error=_figure(error)))
-    return lines
-
-
-def _with_interval(value: Mapping[str, Any] | None, is_distance: bool) -> str:
-    """The mean and the ends of its interval; of Student's t where that of the bootstrap is rough."""
-    if value is None:
-        return "-"
-    ends = [value["t_low"], value["t_high"]] if value["rough"] else [value["low"], value["high"]]
-    mean, *shown = (f"{one:.3g}" if is_distance else f"{one:.3f}" for one in (value["mean"], *ends) if one is not None)
-    return _("{mean} ({low} to {high})").format(mean=mean, low=shown[0], high=shown[1]) if shown else mean
-
-
-def warn_one_class(scores: Mapping[str, Any]) -> str | None:
-    """A loud sentence when the model says one class everywhere, with the usual causes."""
-    shares = scores["native"]["predicted_share"]
-    alive = [name for name, share in shares.items() if share > _ONE_CLASS_SHARE]
-    if not alive:
-        return None
-    return _(
-        "WARNING: the model predicts one class ({name}) nearly everywhere; it has learnt nothing yet. Usual causes: "
-        "too few epochs, a learning rate that is too high, masks that do not belong to the images "
-        "(look at them with `ubend samples FOLDER`)"
-    ).format(name=alive[0])
-
-
-def _row_name(row: str) -> str:
-    return {"mean": _("mean"), "mean_foreground": _("mean without background")}.get(row, row)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None or np.isnan(value) else f"{value:.4f}"

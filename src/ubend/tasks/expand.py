@@ -1,11 +1,11 @@
-"""The files that a path on the command line stands for, and folders in it that are skipped."""
+"""Expand paths of the command line to files, and report skipped folders."""
 
 import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from ubend.core.i18n import _
+from ubend.core.i18n import ngettext
 from ubend.core.progress import Reporter
 from ubend.io.scans import is_scan
 from ubend.io.video import VIDEO_SUFFIXES
@@ -20,12 +20,14 @@ def expand_input(path: Path, reporter: Reporter) -> list[Path]:
     say_deeper([path], reporter)
     others = list[Path]()
     if os.path.isdir(path) and not is_scan(path):
-        with suppress(OSError):  # told by those that read it
+        with suppress(OSError):  # reported when the folder is read
             inside = sorted(one for one in path.iterdir() if one.name[0] != ".")
             others = [one for one in inside if is_scan(one) or is_video(one)]
     if others and images_in(path):
-        message = _(
-            "note: {count} scans and videos in {folder} are left out, because it holds images; name them instead"
+        message = ngettext(
+            "note: {count} scan or video in {folder} is left out, because it holds images; name it instead",
+            "note: {count} scans and videos in {folder} are left out, because it holds images; name them instead",
+            len(others),
         )
         reporter.report(message.format(count=len(others), folder=path))
         return [path]
@@ -33,15 +35,17 @@ def expand_input(path: Path, reporter: Reporter) -> list[Path]:
 
 
 def say_deeper(paths: Iterable[Path | str], reporter: Reporter) -> None:
-    """Say which folders among the paths hold folders of images, which are not looked into."""
+    """Report folders among the paths that contain folders of images, which are not searched."""
     for folder in (Path(path) for path in paths if os.path.isdir(path) and not is_scan(Path(path))):
         deeper = 0
-        with suppress(OSError):  # told by those that read it
+        with suppress(OSError):  # reported when the folder is read
             inside = (one for one in folder.iterdir() if one.is_dir() and one.name[0] != ".")
             deeper = sum(bool(images_in(one)) and not is_scan(one) for one in inside)
         if deeper:
-            message = _(
-                "note: {count} folders of images in {folder} are skipped; name them, or the pattern '{folder}/**'"
+            message = ngettext(
+                "note: {count} folder of images in {folder} is skipped; name it, or the pattern '{folder}/**'",
+                "note: {count} folders of images in {folder} are skipped; name them, or the pattern '{folder}/**'",
+                deeper,
             )
             reporter.report(message.format(count=deeper, folder=folder))
 

@@ -131,7 +131,7 @@ class FileJob(ABC, Generic[_Facts]):
             DataError: duplicate output names.
             OutputError: an output exists already (with `resume`: one that this command did not write), or is an input.
         """
-        inspected = dict(self.attempt(self.inspect, range(len(self.paths))))
+        inspected = dict(self.map_inputs(self.inspect, range(len(self.paths))))
         self.found = {number: facts for number, facts in inspected.items() if self._has_good_names(number, facts)}
         if not self.found:
             return []
@@ -142,8 +142,8 @@ class FileJob(ABC, Generic[_Facts]):
         if not self.resume:
             own = self.record is not None and not any(map(self.record.foreign, groups))
             refuse_existing([path for group in groups for path in group], resumable=own)
-        is_done = dict(self.attempt(lambda number: self.resume and self.is_done(number), [*self.found]))
-        sizes = dict(self.attempt(self.size, [number for number, done in is_done.items() if not done]))
+        is_done = dict(self.map_inputs(lambda number: self.resume and self.is_done(number), [*self.found]))
+        sizes = dict(self.map_inputs(self.size, [number for number, done in is_done.items() if not done]))
         self.found = {number: facts for number, facts in self.found.items() if number not in self.wrong}
         self.todo = [*sizes]
         if self.resume and self.record is not None:
@@ -157,7 +157,7 @@ class FileJob(ABC, Generic[_Facts]):
         self.found[number] = facts
         for path in self.files(number):
             if is_too_long(path):
-                line = _("{path}: its result would be named {name}, which is too long for a file; rename it")
+                line = _("{path}: the name of its result, {name}, is too long for a file; rename the input")
                 self.wrong[number] = [Problem(line.format(path=self.paths[number], name=path.name), path, "name")]
                 return False
         return True
@@ -172,7 +172,7 @@ class FileJob(ABC, Generic[_Facts]):
         if there and self.there:
             reporter.report(now(self.there).format(count=there))
         if self._remade:
-            message = _("note: {count} of the files are recreated: their input has changed, or they are not whole")
+            message = _("note: {count} of the files are recreated: their input has changed, or they are incomplete")
             reporter.report(message.format(count=self._remade))
         clear_leftovers(path for number in self.found for path in self.files(number))
         self.make(reporter)
@@ -210,13 +210,13 @@ class FileJob(ABC, Generic[_Facts]):
         except ImportError as error:
             raise missing_package(error) from error
         except MemoryError:
-            self.wrong[number] = [Problem(_("{path}: too large for the memory").format(path=path), path, "memory")]
+            self.wrong[number] = [Problem(_("{path}: not enough memory").format(path=path), path, "memory")]
         except OSError as error:
             self.wrong[number] = [Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)]
         except Exception as error:
-            message = _("{path}: failed by an internal error, which please report ({reason})")
+            message = _("{path}: failed with an internal error; please report it ({reason})")
             if is_out_of_memory(error):
-                message = _("{path}: too large for the memory of the device; try --tiles, or --device cpu")
+                message = _("{path}: not enough memory on the device; try --tiles, or --device cpu")
             else:
                 _log.debug("%s", path, exc_info=True)
             cause = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
@@ -229,7 +229,7 @@ class FileJob(ABC, Generic[_Facts]):
         path = self.paths[number]
         return Problem(_("{path}: {problem}").format(path=path, problem=line), path, line.key)
 
-    def attempt(
+    def map_inputs(
         self, work: Callable[[int], _Result], numbers: Iterable[int], weigh: Callable[[int], int] = lambda _number: 0
     ) -> Iterator[tuple[int, _Result]]:
         """(number, result) of successful inputs, in order; computed ahead in threads, see `prefetch`."""
@@ -305,7 +305,7 @@ class ImageJob(FileJob[Header]):
         started: list[int] = []
 
         def given() -> Iterator[tuple[tuple[int, NDArray[Any]], LoadedImage]]:
-            for number, (image, shown) in self.attempt(self._read, numbers, self._bytes):
+            for number, (image, shown) in self.map_inputs(self._read, numbers, self._bytes):
                 started.append(number)
                 yield (number, shown), image
 
@@ -332,7 +332,7 @@ class ImageJob(FileJob[Header]):
         self.note_source(number)
         given, shown = read_with_channels(path, (channels, None if self.as_stored else channels))
         if given.pixels.shape[:2] != header.size_hw or given.pixels.dtype != header.dtype:
-            raise DataError(_("{path}: was changed while it was read; start again").format(path=path), path=path)
+            raise DataError(_("{path}: changed while it was read; run the command again").format(path=path), path=path)
         self.extremes.look(path, given.pixels)
         return given, shown.pixels
 

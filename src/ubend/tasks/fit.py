@@ -6,8 +6,8 @@ Each stage is one function that is called once and returns one frozen value:
 
     scan       the folder: pairs, headers, labels, images decoded once, splits    Scan (dataset and Facts)
     resolve    settings + facts -> a value and a reason for every setting         Plan
-    prepare    batches and validation images, on the device                       Prepared
-    build      network, EMA, optimizer, loss                                      Built
+    prepare    batches and validation images, on the device                       TrainData
+    build      network, EMA, optimizer, loss                                      ModelSetup
     train      the loop (training/loop.py)                                        the state, and files in the run folder
     evaluate   the saved model on the test split                                  scores
 """
@@ -24,8 +24,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
-from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network
+from ubend.accel.accelerate import accelerate_augmentation, accelerate_loss, accelerate_network, compile_network
 from ubend.accel.captured import capture_steps
 from ubend.accel.warmup import warmed_up
 from ubend.core.autoconfig import choose_network, resolve
@@ -43,39 +44,28 @@ from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.prepare import TrainData, prepare
 from ubend.drawing.curves import draw_curves
 from ubend.evaluation.caveats import describe_few
+from ubend.evaluation.report import Scores
 from ubend.evaluation.scores import DecodedImage, evaluate_pairs
 from ubend.inference.predictor import Predictor
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.models.encoders import fetch_weights, pretrained_normalisation
 from ubend.models.model_file import load_bundle
 from ubend.tasks.data import report_dataset
+from ubend.tasks.fit_result import FitResult
 from ubend.tasks.user_settings import read_user_settings, source_name
-from ubend.training.build import ModelSetup, build, compile_network, run_bytes
-from ubend.training.checkpoint import Saver, TrainingState, load_state, save_state, save_trained
+from ubend.training.build import ModelSetup, build
+from ubend.training.checkpoint import Saver, TrainingState, load_state, run_bytes, save_state, save_trained
 from ubend.training.distributed import ALONE, ProcessGroup, join_group
 from ubend.training.distributed_runtime import DistributedRuntime, EarlySums
 from ubend.training.interrupts import stop_on_signals
 from ubend.training.launcher import process_rank
 from ubend.training.loop import PlainRuntime, Runtime, Training, train
 from ubend.training.memory import LimitedMemoryRuntime, refuse_lone_values
+from ubend.training.own_parts import NO_PARTS, LossFunction, OwnParts, take_own_parts
 from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder, free_run_name
 from ubend.training.transfer import InitialModel, initialise_from
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """Result of a training.
-
-    Attributes:
-        run: the run folder.
-        scores: see scores.json; None if training was interrupted before scoring, and in all processes but the
-            first.
-    """
-
-    run: Path
-    scores: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -97,11 +87,12 @@ class _Session:
 
     Attributes:
         run: the run folder.
-        ranks: the processes that train together.
+        group: the processes that train together.
         reporter: reports progress.
         show: display each epoch's panel.
         resumed: whether this resumes a run.
-        start: the initial model; None: a new one.
+        initial: the initial model; None: a new one.
+        own: network and loss of the user's own.
     """
 
     run: RunFolder
@@ -110,10 +101,11 @@ class _Session:
     show: bool
     resumed: bool = False
     initial: InitialModel | None = None
+    own: OwnParts = NO_PARTS
 
 
 def fit(
-    folder: Path | str | None,
+    folder: Path | str | None = None,
     out: Path | str | None = None,
     *,
     recipe: Recipe | None = None,
@@ -136,10 +128,8 @@ def fit(
         config: a TOML file of settings.
         settings: dotted key -> value of any settings, such as {"train.learning_rate": 3e-4}.
         show: also display each epoch's panel.
-        flags: command-line options: images, masks, split, classes, channels, size, patches, width, encoder, loss,
-            skips, epochs, batch, patience, seed, device, deterministic, values, skip_bad, init_from (a trained model
-            to initialise from), root (folder that the named data set is in, or is downloaded to). `classes` and
-            `values` may be strings with commas, `skips` a string such as "none" or "1,2".
+        flags: the other keywords of `ubend.fit`: images, masks, groups (arrays: `arrays_to_files`), network
+            (`CustomNetwork`), loss (a function: `CustomLoss`), split, classes, size, ...
     Raises:
         UbendError: bad input; the message says what, where, and how to fix it.
     """
@@ -152,6 +142,7 @@ def fit(
             ).format(count=gpus),
             key="--gpus",
         )
+    own = take_own_parts(flags)
     if out is not None and process_rank().is_first:
         RunFolder(Path(out)).refuse_existing_results()
     with join_group() as group, _rank_reporter(group, reporter) as log, explain_out_of_memory(_no_memory()):
@@ -159,11 +150,18 @@ def fit(
             requested = read_user_settings(folder, recipe, config, settings, flags, log)
         run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(requested.settings))))
         with locked(run.path) if group.is_first else nullcontext():
-            return _fit(_Session(run, group, log, show, initial=requested.initial), requested.settings)
+            return _fit(_Session(run, group, log, show, initial=requested.initial, own=own), requested.settings)
 
 
-def resume(run: Path | str, *, show: bool = False, reporter: Reporter | None = None) -> FitResult:
-    """Resume an interrupted training, as if it had not been interrupted.
+def resume(
+    run: Path | str,
+    *,
+    network: nn.Module | None = None,
+    loss: LossFunction | None = None,
+    show: bool = False,
+    reporter: Reporter | None = None,
+) -> FitResult:
+    """Resume an interrupted training, as if it had not been interrupted; one with an own network or loss needs them.
 
     Raises:
         OutputError: there is no run to resume, or it is from an older version.
@@ -181,14 +179,14 @@ def resume(run: Path | str, *, show: bool = False, reporter: Reporter | None = N
         if started["processes"] != group.count:
             log.report(
                 _(
-                    "note: started in {then} processes, continues in {now}: the images of each step stay, but batch "
-                    "norm looks at another number of them"
+                    "note: started in {then} processes, continues in {now}: each step uses the same images, but batch "
+                    "norm sees another number of them at a time"
                 ).format(then=started["processes"], now=group.count)
             )
         with locked(folder.path) if group.is_first else nullcontext(), explain_out_of_memory(_no_memory()):
             if group.is_first:
                 folder.clear_leftovers()
-            return _fit(_Session(folder, group, log, show, resumed=True), settings)
+            return _fit(_Session(folder, group, log, show, resumed=True, own=OwnParts(network, loss)), settings)
 
 
 def _rank_reporter(group: ProcessGroup, reporter: Reporter | None) -> Reporter:
@@ -203,11 +201,12 @@ def _no_memory() -> str:
 
 def _fit(session: _Session, settings: Settings) -> FitResult:
     """Run all stages in order."""
+    session.own.check(settings)
     run, group, reporter = session.run, session.group, session.reporter
     prepare_process(settings.train.deterministic)
     device = group.pick_device(settings.device)
     set_up(device, settings.train.deterministic)
-    fresh = not (session.resumed and run.state.exists())  # otherwise the weights come from the saved state
+    fresh = not (session.resumed and run.state_path.exists())  # otherwise the weights come from the saved state
     with warmed_up(device), group.first_rank_first():  # the other processes reuse what the first one has decoded
         split = read_text(run.data) if session.resumed else None
         found = scan(settings, device, reporter, split, pretrained=fresh)
@@ -215,7 +214,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     group.refuse_uneven(plan.train.batch)
     _report_start(session, found.data, plan, device)
     prepared = prepare(found.data, plan, device, (group.rank, group.count), accelerate_augmentation(augment))
-    built = build(found.data, plan, device, group, pretrained=fresh)
+    built = build(found.data, plan, device, group, pretrained=fresh, own=session.own)
     if plan.train.border_weight:
         reporter.report(describe_objects(found.data))
     if note := prepared.validation.note():
@@ -228,7 +227,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         _begin(session, plan, found.data, training.state, device)
     group.refuse_different(f"{found.data.store.hashes}{found.data.splits}{plan!r}{training.state.progress}")
     drawing = EpochDrawing(run, found.data, training, show=session.show)
-    with Saver(run.state, partial(save_trained, run.model, built.bundle)) as saver:
+    with Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
         try:
             with stop_on_signals(group) as stop:
                 train(runtime, Recorder(run, saver, reporter, drawing, writes=group.is_first), stop)
@@ -244,7 +243,8 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         if training.state.progress.stopped:
             reporter.report(_("stopped early: {reason}").format(reason=training.state.progress.stopped))
         saver.begin(partial(_draw_curves, run, found.data, training.state))
-        return FitResult(run.path, evaluate(run, found.data, plan, device, reporter))
+        predictor = Predictor(load_bundle(run.model_path, session.own.network), device)
+        return FitResult(run.path, Scores(evaluate(run, found.data, plan, predictor, reporter)))
 
 
 def scan(
@@ -292,25 +292,24 @@ def assemble(
     return training, capture_steps(LimitedMemoryRuntime(plain, reporter), reporter)
 
 
-def evaluate(run: RunFolder, data: Dataset, plan: Plan, device: torch.device, reporter: Reporter) -> dict[str, Any]:
+def evaluate(run: RunFolder, data: Dataset, plan: Plan, predictor: Predictor, reporter: Reporter) -> dict[str, Any]:
     """Score the saved model on the test split, which is not used in training."""
     split = data.scored_split
     pairs = data.pairs(split)
     if not pairs:
         raise DataError(_("no images to score"), path=run.path)
-    reporter.report(_("scoring {count} images of the {split} split").format(count=len(pairs), split=split))
+    reporter.report(_("scoring the {split} split, images: {count}").format(count=len(pairs), split=split))
     for line in describe_few(len(pairs), split):
         reporter.report(line)
     numbers, store = data.numbers(split).tolist(), data.store
 
     whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # stored images are at full resolution
-    predictor = Predictor(load_bundle(run.model), device)
 
     def take_stored(number: int) -> DecodedImage:  # decoded data, as if read from the files
         if store.has_invalid[numbers[number]]:  # where, at native size, only the file states
             return DecodedImage(predictor.prepare(pairs[number].image))
         height, width = store.native_hw[numbers[number]].tolist()
-        image = Source.of_pixels(store.image(numbers[number]), (height, width))
+        image = TileSource.of_pixels(store.image(numbers[number]), (height, width))
         return DecodedImage(image, store.mask(numbers[number]) if whole else None)
 
     found = evaluate_pairs(predictor, pairs, decoded=take_stored if whole or predictor.tiling is None else None)
@@ -345,17 +344,17 @@ def _check_disk_space(session: _Session, plan: Plan, training: Training) -> None
 def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
     """Continue from the run's saved state; tensors are filled in place, so what wraps the network sees it."""
     run = session.run
-    if run.state.exists():
-        load_state(run.state, state)
+    if run.state_path.exists():
+        load_state(run.state_path, state)
         done = len(state.progress.history) == epochs or state.progress.stopped
         session.reporter.report(
-            _("the training was finished already; it is scored again")
+            _("the training was already finished; scoring it again")
             if done
             else _("resuming after step {step}").format(step=state.progress.step)
         )
     else:
         session.reporter.report(
-            _("{run} ended before it saved anything, so the training begins from the start").format(run=run.path)
+            _("{run} ended before its first save, so the training starts from the beginning").format(run=run.path)
         )
     if session.group.is_first:
         run.trim_timing(len(state.progress.history))
@@ -371,9 +370,10 @@ def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, d
         return
     run.create()
     run.started.touch()
-    run.state.unlink(missing_ok=True)  # left by a killed start
-    if initial is not None or plan.model.pretrained or plan.model.weights is not None:
-        save_state(run.state, state)  # so that the run can be resumed from the first step without the initial model
+    run.state_path.unlink(missing_ok=True)  # left by a killed start
+    weights = initial, plan.model.weights, session.own.network
+    if plan.model.pretrained or any(one is not None for one in weights):
+        save_state(run.state_path, state)  # --resume then works from the first step, without the initial model
     facts = {
         "begun_with": initial and {"path": str(initial.path), "sha256": initial.sha256, "kept": kept},
         "began": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -388,11 +388,11 @@ def _report_interrupted(session: _Session, data: Dataset, state: TrainingState) 
     if not session.group.is_first:
         return
     _draw_curves(run, data, state)
-    if run.model.exists():
+    if run.model_path.exists():
         message = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` continues")
     else:  # a second Ctrl-C, before anything was saved
-        message = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` begins again")
-    session.reporter.report(message.format(step=state.progress.step, model=run.model, run=run.path))
+        message = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` starts again")
+    session.reporter.report(message.format(step=state.progress.step, model=run.model_path, run=run.path))
 
 
 def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:

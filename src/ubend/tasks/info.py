@@ -1,4 +1,4 @@
-"""What a model file says of itself, and its run folder of its training."""
+"""Describe a model, from its file and its run folder."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -7,7 +7,7 @@ from typing import Any
 
 from ubend.core.errors import UbendError
 from ubend.core.files import model_path
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.labels.label_values import format_values
 from ubend.models.model_file import load_bundle
 from ubend.tasks.runs import Dice, read_dice, read_summary, show_date, show_dice
@@ -18,8 +18,7 @@ def describe_model(path: Path | str) -> list[str]:
     """Lines for people: network, classes with colours and mask values, size, normalisation, origin, scores.
 
     Args:
-        path: a run folder, or a model file; what the model file does not state (date, test scores) is taken from the
-            run folder that it lies in.
+        path: a run folder, or a model file; date and test scores are read from the run folder that contains it.
     """
     bundle = load_bundle(Path(path))
     net, labels, sizing = bundle.model, bundle.labels, bundle.sizing
@@ -53,8 +52,8 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
     shown = {key: value for key, value in about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
     lines = [f"{titles.get(key, key)}: {value}" for key, value in shown.items()]
     run = RunFolder(path.parent)
-    summary, cause = None, _("date and test scores: in the run folder, which this file does not lie in")
-    if path == run.model and run.facts.exists():
+    summary, cause = None, _("date and test scores: unknown, because the file is not in its run folder")
+    if path == run.model_path and run.facts.exists():
         try:
             summary = read_summary(path.parent)
         except UbendError as error:
@@ -73,7 +72,9 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
         lines.append(_describe_dice(_("validation, at training size"), summary.val_dice))
     if summary.test_dice is None:
         return [*lines, _("test: not scored; `ubend evaluate {run}` scores it").format(run=path.parent)]
-    title = _("{subset}, {count} images at native size").format(subset=summary.scored, count=summary.images)
+    title = ngettext(
+        "{subset}, {count} image at native size", "{subset}, {count} images at native size", summary.images
+    ).format(subset=summary.scored, count=summary.images)
     return [*lines, _describe_dice(title, summary.test_dice)]
 
 

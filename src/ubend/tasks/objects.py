@@ -12,21 +12,14 @@ from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, MissingPackageError
 from ubend.core.files import DiskRequirement, write_file, write_json
-from ubend.core.i18n import _, later
+from ubend.core.i18n import _, later, ngettext
 from ubend.core.progress import Reporter
 from ubend.drawing.object_overlay import draw_objects
 from ubend.drawing.overlay import to_rgb
 from ubend.drawing.panels import save_png
 from ubend.evaluation.caveats import SplitLookup, describe_seen, only_training_images
 from ubend.inference.conditions import Conditions, MaskPredictor, MaskResult, load_mask_predictor
-from ubend.io.images import load_image
-from ubend.io.pixel_size import PixelSize, SpatialInfo, read_spatial_info
-from ubend.io.raster import Header
-from ubend.labels.class_table import IGNORED
-from ubend.labels.shapes import coco_masks
-from ubend.layouts.pairs import SplitName
-from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.objects.export import (
+from ubend.instances.export import (
     Entry,
     Export,
     Row,
@@ -43,19 +36,28 @@ from ubend.objects.export import (
     write_summary,
     write_table,
 )
-from ubend.objects.instances import Method, choose_method, object_classes, separate
-from ubend.objects.truth import Files, find_truth, keep_valid, looks_like_mask, read_truth, score, score_lines
+from ubend.instances.instances import Method, choose_method, object_classes, separate
+from ubend.instances.truth import Files, find_truth, keep_valid, looks_like_mask, read_truth, score, score_lines
+from ubend.io.images import load_image
+from ubend.io.pixel_size import PixelSize, SpatialInfo, read_spatial_info
+from ubend.io.raster import Header
+from ubend.labels.class_table import IGNORED
+from ubend.labels.shapes import coco_masks
+from ubend.layouts.pairs import SplitName
+from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.tasks.expand import say_deeper
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 
 _TABLE, _SUMMARY, _COCO, _PANOPTIC, _SCORES = "objects.csv", "images.csv", "coco.json", "panoptic.json", "scores.json"
-_MERGED_SHARE = 0.05  # of the objects, from which on it is reported that they touch; measured (docs/experiments.md)
+_MERGED_SHARE = (
+    0.05  # share of objects that probably touch, above which a note is shown; measured (docs/experiments.md)
+)
 _NONE = Conditions()
 
 
 @dataclass(frozen=True)
 class CountingOptions:
-    """What is asked of objects.
+    """Options of finding objects.
 
     Attributes:
         method: see `separate`; None: by the names of the classes.
@@ -86,19 +88,18 @@ def find_objects(
     for all one `objects.csv` (a row for each object) and one `images.csv` (a row for each image).
 
     `NAME_ids.tif` holds 0 where there is no object, else its number (16 bit, 32 where that is not enough), and the
-    georeference of the image. See `measure` and `summarize` for the tables, `draw_objects` for the overlay. With
-    exports also `coco.json`, `NAME.geojson`, or
-    `panoptic.json` and `panoptic/NAME.png`; with a truth `scores.json`.
+    georeference of the image. See `measure` and `summarize` for the tables, `draw_objects` for the overlay. Exports
+    write `coco.json`, `NAME.geojson`, or `panoptic.json` and `panoptic/NAME.png`; with a truth `scores.json`.
 
     Args:
         model: a run folder or a model file.
         paths: as in `ImageJob`.
-        out: folder for what is written; nothing in it is overwritten.
+        out: the output folder; files in it are not overwritten.
         conditions: more models, views, tiles, thresholds, holes.
     Returns:
         The id images.
     Raises:
-        SettingError: the method does not go with the classes; or MissingPackageError.
+        SettingError: the method does not fit the classes; or MissingPackageError.
         DataError, OutputError: as in `run_jobs`; or no images, or only training images to score.
     """
     _refuse_missing(counting.exports)
@@ -112,7 +113,7 @@ def find_objects(
 
 @dataclass
 class _ImageObjects:
-    """What is kept of an image until all are done; `split`: of the model, that it was in."""
+    """Results of an image that are kept until all are done; `split`: its split in the model's training."""
 
     rows: list[Row]
     summary: list[Row]
@@ -125,7 +126,7 @@ class _ImageObjects:
 
 class _ObjectJob(ImageJob):
     what, title = later("ids"), later("finding objects")
-    done = later("objects of {count} images in {out}")
+    done = later("images with numbered objects in {out}: {count}")
 
     def __init__(
         self, masks: MaskPredictor, paths: Sequence[Path | str], out: Path, counting: CountingOptions, method: Method
@@ -157,14 +158,17 @@ class _ObjectJob(ImageJob):
         return header
 
     def notes(self) -> list[str]:
-        """Also that `--pixel-size` replaces what files say."""
+        """Also notes that `--pixel-size` overrides the files."""
         lines = super().notes()
         if self._replaced:
             number, pixel = min(self._replaced.items())
             lines.append(
-                _(
+                ngettext(
+                    "--pixel-size replaces the pixel size that {count} of {total} files states"
+                    " ({name}: {height:g} x {width:g} {unit})",
                     "--pixel-size replaces the pixel size that {count} of {total} files state"
-                    " ({name}: {height:g} x {width:g} {unit})"
+                    " ({name}: {height:g} x {width:g} {unit})",
+                    len(self._replaced),
                 ).format(
                     count=len(self._replaced),
                     total=len(self._spatial),
@@ -177,7 +181,7 @@ class _ObjectJob(ImageJob):
         return lines
 
     def files(self, number: int) -> list[Path]:
-        """Ids, overlay, table; GeoJSON and the panoptic PNG where they are asked for."""
+        """Ids, overlay and table; GeoJSON and panoptic PNG if requested."""
         stem = self.paths[number].stem
         files = [self.out / f"{stem}{end}" for end in ("_ids.tif", "_objects.png", "_objects.csv")]
         files += [self.out / f"{stem}.geojson"] if "geojson" in self._exports else []
@@ -192,7 +196,7 @@ class _ObjectJob(ImageJob):
             def find(number: int) -> dict[Path, Files]:
                 return find_truth(folder, {self.paths[number]: self.found[number].size_hw}, self._names)
 
-            for _number, files in self.attempt(find, [*self.found]):
+            for _number, files in self.map_inputs(find, [*self.found]):
                 self._truth |= files
             self.found = {number: header for number, header in self.found.items() if number not in self.wrong}
             self.todo = [number for number in self.todo if number in self.found]
@@ -206,7 +210,7 @@ class _ObjectJob(ImageJob):
     def _is_training_image(self, number: int) -> bool:
         try:
             image = load_image(self.paths[number], self.masks.channels)
-        except DataError:  # told when it is predicted
+        except DataError:  # reported when it is predicted
             return False
         return self._split_lookup.find_split(image.pixels) == "train"
 
@@ -246,7 +250,7 @@ class _ObjectJob(ImageJob):
         self._kept[number] = kept
 
     def finish(self, numbers: Sequence[int], reporter: Reporter) -> None:
-        """The files that tell of all images."""
+        """Write the summary files."""
         kept = {number: self._kept[number] for number in numbers}
         pixels = [self._spatial[number].pixel for number in numbers]
         write_table(self.out / _TABLE, [row for own in kept.values() for row in own.rows], self._channels, pixels)
@@ -258,7 +262,11 @@ class _ObjectJob(ImageJob):
         count = sum(pixel is not None for pixel in pixels)
         if count and self._counting.pixel_size is None:
             reporter.report(
-                _("{count} of {total} files state the size of a pixel").format(count=count, total=len(pixels))
+                ngettext(
+                    "{count} of {total} files states the size of a pixel",
+                    "{count} of {total} files state the size of a pixel",
+                    count,
+                ).format(count=count, total=len(pixels))
             )
         if self._truth:
             self._write_scores(kept, reporter)
@@ -270,8 +278,8 @@ class _ObjectJob(ImageJob):
             counts = [int(own.summary[index]["count"]) for own in kept]
             areas = [int(row["area_px"]) for own in kept for row in own.rows if row["class"] == name]
             message = _(
-                "{name}: {count} objects in {images} images ({minimum} to {maximum} per image, median {median:g});"
-                " median area {area:.10g} px; each image: {table}"
+                "{name}: objects {count}, images {images} ({minimum} to {maximum} objects per image, "
+                "median {median:g}); median area {area:.10g} px; each image: {table}"
             )
             lines.append(
                 message.format(
@@ -288,14 +296,17 @@ class _ObjectJob(ImageJob):
         return lines
 
     def _warn_merged(self, images: Sequence[Sequence[Row]], reporter: Reporter) -> None:
-        """Say that objects touch, when they probably do and another method would separate them."""
+        """A note if objects probably touch and another method would separate them."""
         merged, total = sum(map(count_probably_merged, images)), sum(map(len, images))
         if self._method == "parts" and merged > _MERGED_SHARE * total:
             better = choose_method(self._names)
             reporter.report(
-                _(
-                    "note: {count} of {total} objects probably are several that touch (solidity below .9, larger than"
-                    " the median of their image); --method {method} separates them"
+                ngettext(
+                    "note: {count} of {total} objects is probably several that touch (solidity below .9, larger than"
+                    " the median of its image); --method {method} separates them",
+                    "note: {count} of {total} objects are probably several that touch (solidity below .9, larger than"
+                    " the median of their image); --method {method} separates them",
+                    merged,
                 ).format(count=merged, total=total, method="distance" if better == "parts" else better)
             )
 
@@ -327,17 +338,19 @@ class _ObjectJob(ImageJob):
         scores = {"method": self._method, "min_area": self._counting.min_area, **score(qualities, self._names)}
         write_json(self.out / _SCORES, scores)
         reporter.report(
-            _("objects by {method} against {folder}, {count} images; matched above an IoU of .5").format(
-                method=self._method, folder=self._counting.truth, count=len(qualities)
-            )
+            ngettext(
+                "objects by {method} against {folder}, {count} image; matched above an IoU of .5",
+                "objects by {method} against {folder}, {count} images; matched above an IoU of .5",
+                len(qualities),
+            ).format(method=self._method, folder=self._counting.truth, count=len(qualities))
         )
         for line in score_lines(scores):
             reporter.report(line)
         if all(own.odd_truth for own in kept.values()):
             reporter.report(
                 _(
-                    "WARNING: every true image holds one number in several places; are these masks of classes? "
-                    "--truth takes a number for each object"
+                    "WARNING: in every true image, one id occurs in several places; --truth needs one id per object, "
+                    "not a class mask"
                 )
             )
 
@@ -345,13 +358,13 @@ class _ObjectJob(ImageJob):
 def _refuse_missing(exports: Sequence[Export]) -> None:
     if find_spec("skimage") is None:
         raise MissingPackageError(
-            _("objects need scikit-image; install it by pip install 'ubend[objects]'"), key="scikit-image"
+            _("objects need scikit-image; install it with: pip install 'ubend[objects]'"), key="scikit-image"
         )
     if "coco" in exports:
         coco_masks()
     polygons = [name for name in exports if name != "panoptic"]
     if polygons and find_spec("shapely") is None:
         raise MissingPackageError(
-            _("--export {name} needs shapely; install it by pip install 'ubend[objects]'").format(name=polygons[0]),
+            _("--export {name} needs shapely; install it with: pip install 'ubend[objects]'").format(name=polygons[0]),
             key="--export",
         )

@@ -1,8 +1,9 @@
-"""What commands share: options that say the same everywhere, progress, scores."""
+"""Shared options of commands, progress, and the display of scores."""
 
 import atexit
 import gc
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from ubend.core.terminal import echo
 
 if TYPE_CHECKING:
     from ubend.core.progress import Reporter
+    from ubend.evaluation.report import Scores
     from ubend.inference.conditions import Conditions
 
 PATH = click.Path(path_type=Path)
@@ -23,12 +25,12 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 # Where images and masks are, and what they mean: the same words in every command that reads them.
 _FOLDER_OPTIONS = {
     "images": option("--images", help=later("Folder or quoted pattern of the images, instead of FOLDER.")),
-    "masks": option("--masks", help=later("Folder or quoted pattern of the masks, with --images.")),
+    "masks": option("--masks", help=later("Folder or quoted pattern of the masks, together with --images.")),
     "split": option(
         "--split", type=PATH, help=later("CSV file,split[,group] or file,group: which image is in which split.")
     ),
-    "classes": option("--classes", help=later("Class names in the order of the mask values, by comma.")),
-    "values": option("--values", help=later('What masks hold: 0=background,255=polyp or "#ff0000=road,..."')),
+    "classes": option("--classes", help=later("Class names in the order of the mask values, separated by commas.")),
+    "values": option("--values", help=later('Meaning of mask values: 0=background,255=polyp or "#ff0000=road,..."')),
     "channels": option(
         "--channels", type=int, help=later("Channels: 1 grey, 3 colour, or another number  [as stored]")
     ),
@@ -52,7 +54,11 @@ _MODEL_OPTIONS = {
     "with": option(
         "--with", "models", type=PATH, multiple=True, help=later("Another model, to average with; repeatable.")
     ),
-    "tta": option("--tta", is_flag=True, help=later("Average over mirror images, and turns where trained with them.")),
+    "tta": option(
+        "--tta",
+        is_flag=True,
+        help=later("Test-time augmentation: average over flips, and over rotations if trained with them."),
+    ),
     "threshold": option(
         "--threshold", metavar="CLASS=P", multiple=True, help=later("Probability threshold of CLASS; repeatable.")
     ),
@@ -60,8 +66,30 @@ _MODEL_OPTIONS = {
         "--fill-holes", metavar="[CLASS=]PX", multiple=True, help=later("Fill holes up to PX, or all; repeatable.")
     ),
     "resume": option("--resume", is_flag=True, help=later("Skip outputs that exist already.")),
-    "subset": option("--subset", type=click.Choice(["train", "val", "test"]), help=later("Images to take  [test]")),
+    "subset": option(
+        "--subset", type=click.Choice(["train", "val", "test"]), help=later("Subset of the images  [test]")
+    ),
     "device": option("--device", help=later("cuda, mps or cpu  [the fastest here]")),
+}
+
+# How a model is trained: options of `ubend fit` alone.
+_FIT_OPTIONS = {
+    "effort": option(
+        "--effort",
+        type=click.Choice(["quick", "normal", "best"]),
+        help=later("quick shows a quarter of the images; best averages the models of 5 folds  [normal]"),
+    ),
+    "folds": option(
+        "--folds",
+        type=click.IntRange(2, 100),
+        metavar="K",
+        help=later("Cross-validation: K models, each without one K-th of the images, averaged in one model file."),
+    ),
+    "test": option(
+        "--test",
+        type=click.Choice(["none"]),
+        help=later("none: no test split; with --folds, every image is in one fold."),
+    ),
 }
 
 
@@ -70,7 +98,7 @@ def options(*names: str) -> Callable[[_F], _F]:
 
     def add(command: _F) -> _F:
         for name in reversed(names):
-            command = (_FOLDER_OPTIONS | _MODEL_OPTIONS)[name](command)
+            command = (_FOLDER_OPTIONS | _MODEL_OPTIONS | _FIT_OPTIONS)[name](command)
         return command
 
     return add
@@ -82,7 +110,7 @@ def folder_options(*names: str) -> Callable[[_F], _F]:
 
 
 def take_conditions(flags: dict[str, Any]) -> "Conditions":
-    """The conditions among the flags of a command; they are taken out."""
+    """Remove the conditions from the flags of a command and return them."""
     from dataclasses import fields
 
     from ubend.inference.conditions import Conditions
@@ -92,7 +120,7 @@ def take_conditions(flags: dict[str, Any]) -> "Conditions":
 
 
 def parse_tiles(text: str | None) -> int | None:
-    """What --tiles says: a side in px, 0 for `whole`; None where nothing was reported."""
+    """Parse --tiles: a side in px, 0 for `whole`; None if not given."""
     if text is None or text == "whole":
         return None if text is None else 0
     if not text.isdecimal():
@@ -103,7 +131,7 @@ def parse_tiles(text: str | None) -> int | None:
 
 
 def prepare(deterministic: bool) -> None:
-    """torch, and a process that ends soon after its last word: all its memory goes back at once, garbage or not."""
+    """Import torch, and make the process exit quickly, without collecting garbage."""
     from ubend.core.device import prepare_process
 
     prepare_process(deterministic)
@@ -111,18 +139,48 @@ def prepare(deterministic: bool) -> None:
 
 
 def make_reporter() -> "Reporter":
-    """What tells of progress."""
+    """The reporter of progress for this terminal."""
     from ubend.core.progress import Reporter
 
     return Reporter()
 
 
-def print_scores(scores: dict[str, Any]) -> None:
+def print_scores(scores: Mapping[str, Any]) -> None:
     """Print scores, and a warning where they are worth little."""
-    from ubend.tasks.evaluate import score_lines, warn_one_class
+    from ubend.evaluation.report import score_lines, warn_one_class
 
     for line in score_lines(scores):
         echo(line)
     warning = warn_one_class(scores)
     if warning:
         echo(warning, err=True)
+
+
+def launch_ranks(gpus: int, arguments: Sequence[str]) -> int:
+    """Run this command line in `gpus` processes that train together; returns their exit code."""
+    from ubend.training.launcher import launch, process_rank
+
+    if process_rank().count > 1:
+        raise SettingError(
+            _(
+                "--gpus {count}: torchrun has started {there} processes already; leave --gpus out, "
+                "and use torchrun's --nproc-per-node"
+            ).format(count=gpus, there=process_rank().count),
+            key="--gpus",
+        )
+    return launch([sys.executable, "-m", "ubend", *arguments], gpus)
+
+
+def report_result(reporter: "Reporter", run: Path, scores: "Scores | None") -> None:
+    """Print the scores of a training and where its model is; exit with 130 if it was interrupted."""
+    from ubend.core.files import model_path
+    from ubend.training.launcher import process_rank
+
+    if not process_rank().is_first:
+        return
+    if scores is None:
+        sys.exit(130)
+    print_scores(scores.data)
+    reporter.report(
+        _("model: {model}; see its predictions with `ubend show {run}`").format(model=model_path(run), run=run)
+    )

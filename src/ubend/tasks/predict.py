@@ -1,7 +1,6 @@
 """Masks of images, videos and scans: separate jobs, shared options."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.inference.conditions import Conditions, MaskPredictor, MaskResult, load_mask_predictor
 from ubend.inference.describe import describe_masks
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.io.decode import read_header
 from ubend.io.images import write_mask
 from ubend.io.probabilities import BYTES_PER_VALUE, ProbKind, prob_path, write_probabilities, written_beside
@@ -42,7 +41,7 @@ class _Tiff(NamedTuple):
 
     Attributes:
         georeference: see `TiffRowReader`.
-        has_unseen: whether its file can tell invalid pixels.
+        has_invalid: whether its file marks invalid pixels.
         by_rows: whether it is read, predicted and written by rows.
     """
 
@@ -55,18 +54,17 @@ class MaskImageJob(ImageJob):
     """Masks of images.
 
     For NAME.jpg writes `NAME.png` (class indices with a palette, at the image's own size), `NAME_overlay.png`,
-    with `prob` the probabilities `NAME_prob.tif` or `.npz`, and one `shares.csv` for all. Pixels that were not seen
-    (nodata, alpha 0, NaN) are 255. A georeferenced image gets a georeferenced mask `NAME.tif`. A TIFF above
-    64 * 2**20 pixels also gets a `NAME.tif` if it is predicted in tiles: it is processed by rows, in bounded memory,
-    and gets no overlay.
+    with `prob` the probabilities `NAME_prob.tif` or `.npz`, and one `shares.csv` for all. Invalid pixels (nodata,
+    alpha 0, NaN) are 255. A georeferenced image gets a georeferenced mask `NAME.tif`. A TIFF above 64 * 2**20 pixels
+    also gets a `NAME.tif` if it is predicted in tiles: it is processed by rows, in bounded memory, and gets no overlay.
 
     Args:
         prob: see `write_probabilities`.
     """
 
     what, title = later("mask or overlay"), later("predicting")
-    there = later("{count} masks are there already and stay as they are")
-    done = later("{count} masks and overlays in {out}")
+    there = later("masks that exist already and stay as they are: {count}")
+    done = later("masks and overlays in {out}: {count}")
     together = (SHARES,)
 
     def __init__(
@@ -100,9 +98,11 @@ class MaskImageJob(ImageJob):
         """Also whether the mask is as large as the image."""
         if not super().is_done(number):
             return False
-        with TiffRowReader(mask) if (mask := self.files(number)[0]).suffix == ".tif" else nullcontext() as rows_reader:
-            size_hw = read_header(mask).size_hw if rows_reader is None else rows_reader.size_hw
-        return size_hw == self.found[number].size_hw
+        mask = self.files(number)[0]
+        if mask.suffix != ".tif":
+            return read_header(mask).size_hw == self.found[number].size_hw
+        with TiffRowReader(mask) as rows_reader:
+            return rows_reader.size_hw == self.found[number].size_hw
 
     def size(self, number: int) -> float:
         values = BYTES_PER_VALUE[self._prob] * self._labels.classes if self._prob is not None else 0.0
@@ -169,7 +169,7 @@ class MaskImageJob(ImageJob):
 
     def _predict_rows(self, number: int, rows_reader: TiffRowReader, reporter: Reporter) -> Iterator[MaskResult]:
         """Masks and probabilities of (h, W) rows, from top to bottom."""
-        source = Source(self.extremes.watch(rows_reader), rows_reader.size_hw, rows_reader.size_hw)
+        source = TileSource(self.extremes.watch(rows_reader), rows_reader.size_hw, rows_reader.size_hw)
         for rows, result in self.masks.predict_rows(source, with_prob=self.with_prob):
             if (invalid := rows_reader.invalid(rows.start, rows.stop)) is not None:
                 result.mask[invalid] = IGNORED
@@ -219,11 +219,11 @@ def predict_paths(
     images = [path for path in named if path not in (*scans, *videos)]
     if window is not None and not scans:
         raise SettingError(
-            _("--window is for scans (NIfTI files, folders of DICOM files); there are none"), key="--window"
+            _("--window applies to scans (NIfTI, folders of DICOM files), but there are none"), key="--window"
         )
     if prob is not None and (scans or videos):
         raise SettingError(
-            _("--prob is for images, not for videos and scans; predict these by themselves"), key="--prob"
+            _("--prob applies to images, not to videos and scans; predict these separately"), key="--prob"
         )
     masks = load_mask_predictor(model, device, conditions)
     jobs: list[FileJob[Any]] = []

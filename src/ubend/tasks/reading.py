@@ -1,4 +1,4 @@
-"""What ubend reads of a folder, an image and a scan, for use from Python; needs no torch."""
+"""Reading folders, images and scans from Python, without torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ubend.core.files import default_cache
 from ubend.core.progress import Reporter
+from ubend.core.settings import Settings
 from ubend.dataset.dataset import read_usable, scan_folder
 from ubend.dataset.store import read_class_map
 from ubend.io import scans
@@ -19,7 +20,6 @@ from ubend.io.images import finish_pixels
 from ubend.io.pixel_size import PixelSize, read_spatial_info
 from ubend.labels.class_table import ClassMap
 from ubend.layouts.pairs import Folder, Pair, SplitName
-from ubend.tasks.user_settings import read_user_settings
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class DataPair:
     _read: Callable[[], ClassMap] = field(repr=False, compare=False)
 
     def class_map(self) -> NDArray[np.uint8]:
-        """(H, W) class index, a place in `DataFolder.class_names`, or 255 (not scored); at native size.
+        """(H, W) class index, an index into `DataFolder.class_names`, or 255 (not scored); at native size.
 
         Raises:
-            DataError: the mask was changed since the folder was read.
+            DataError: the mask has changed since the folder was read.
         """
         return self._read().classes
 
@@ -94,20 +94,8 @@ class ScanData:
     affine: NDArray[np.float64]
 
 
-def read_folder(folder: Path | str | None, **data_settings: Any) -> DataFolder:
-    """Find the image and mask pairs of a folder and their classes, as `ubend.fit` does; images are not decoded.
-
-    Args:
-        folder: as for `ubend.fit`: images and masks, the name of a data set, or a `data.toml`; None: with `images`
-            and `masks`.
-        data_settings: keys of the section `[data]` of the settings, such as `classes`, `values`, `split`,
-            `channels`, `skip_bad`.
-    Raises:
-        SettingError: an unknown key, or a value that does not fit.
-        DataError: everything that is wrong with the folder, at once.
-        OutputError: the cache cannot be written.
-    """
-    settings = read_user_settings(folder, flags={f"data.{key}": value for key, value in data_settings.items()}).settings
+def read_folder(settings: Settings) -> DataFolder:
+    """The image and mask pairs of the folder that the settings name, and their classes; see `ubend.read_folder`."""
 
     def read(found: Folder, skipped: list[tuple[Pair, list[str]]]) -> DataFolder:
         label_scan = scan_folder(found, settings, default_cache(), Reporter())
@@ -126,6 +114,8 @@ def read_folder(folder: Path | str | None, **data_settings: Any) -> DataFolder:
 def read_image(path: Path | str) -> ImageData:
     """Read an image file: JPEG, PNG, BMP, WebP or TIFF.
 
+    Args:
+        path: the file.
     Raises:
         DataError: missing, damaged, no image, several images, or infinite values.
     """
@@ -139,6 +129,8 @@ def read_image(path: Path | str) -> ImageData:
 def read_scan(path: Path | str) -> ScanData:
     """Read a scan: a NIfTI file, a DICOM file, or a folder of one DICOM series.
 
+    Args:
+        path: the file or the folder.
     Raises:
         DataError: not readable, several values for each voxel, or slices that do not make a stack.
         MissingPackageError: nibabel (NIfTI) or pydicom (DICOM) is not installed.

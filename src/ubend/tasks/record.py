@@ -1,4 +1,4 @@
-"""The JSON file in a folder of results that says what made them, and from which files."""
+"""The JSON record in a folder of results: how they were made, and from which files."""
 
 import gzip
 import hashlib
@@ -26,14 +26,14 @@ _FREE = ("ubend", "path")  # may differ
 
 @dataclass
 class Record:
-    """What made the files of a folder.
+    """The record of the files in a folder.
 
-    Before an input's files are written, and when they are done, a line is added to a hidden journal, so that nothing
-    is lost where the process is killed; at the end the lines become the entry `files`, in the order of the inputs.
+    A line is added to a hidden journal before an input's files are written and when they are done, so that nothing is
+    lost if the process is killed. At the end the lines become the entry `files`, in the order of the inputs.
 
     Attributes:
         path: of the JSON file.
-        facts: the models' hashes, the conditions, what else decides over what is written.
+        facts: the models' hashes, the conditions, and everything else that determines the results.
         files: name of an input's first output -> size and digest of the input, and bytes of each output, None until
             all of them are written. The summary files of a command are an entry without an input.
     """
@@ -53,10 +53,10 @@ class Record:
         return self.path.with_name(f".{self.path.stem}.jsonl")
 
     def read_files(self) -> None:
-        """Take over what is recorded of the files in the folder.
+        """Read the existing record and journal of the folder.
 
         Raises:
-            OutputError: the record cannot be read, or other facts made the files.
+            OutputError: the record cannot be read, or has other facts.
         """
         if not self.path.exists():
             return
@@ -73,8 +73,8 @@ class Record:
         if differ:
             raise OutputError(
                 _(
-                    "{folder}: what is there was made by another model or under other conditions ({path} differs in "
-                    "{keys}); choose another --out"
+                    "{folder}: its files were made by another model or with other options ({path} differs in {keys}); "
+                    "choose another --out"
                 ).format(folder=self.path.parent, path=self.path.name, keys=", ".join(differ)),
                 path=self.path,
                 key=differ[0],
@@ -85,11 +85,11 @@ class Record:
                     self.files.update(json.loads(line))
 
     def begin(self, outputs: Sequence[Path], source: Mapping[str, Any]) -> None:
-        """An input's files are going to be written; `source` as from `describe_source`."""
+        """Record that writing an input's files starts; `source` is from `describe_source`."""
         self._add(outputs[0].name, {**source, "outputs": {path.name: None for path in outputs}})
 
     def add(self, outputs: Sequence[Path], source: Mapping[str, Any]) -> None:
-        """An input's files are whole."""
+        """Record that an input's files are complete."""
         self._add(outputs[0].name, {**source, "outputs": {path.name: _bytes(path) for path in outputs}})
 
     def _add(self, name: str, entry: Mapping[str, Any]) -> None:
@@ -99,7 +99,7 @@ class Record:
                 file.write(json.dumps({name: entry}) + "\n")
 
     def close(self, names: Iterable[str]) -> None:
-        """Write the entries of these outputs, in their order, with all others whose files are there; no entries, no
+        """Write the entries of these outputs, in order, and all others whose files exist; without entries, remove the
         record."""
         ordered = {name: self.files[name] for name in names if name in self.files}
         files = {name: entry for name, entry in self.files.items() if name not in ordered and self._is_there(entry)}
@@ -113,7 +113,7 @@ class Record:
         self._journal.unlink(missing_ok=True)
 
     def is_current(self, outputs: Sequence[Path], source: Path) -> bool:
-        """Whether the files are those that were made from this very input, as far as is recorded, and are whole."""
+        """Whether the files are complete and were made from the current content of this input."""
         sizes = self._sizes(outputs)
         if None in sizes.values() or not all(path.name in sizes and os.path.exists(path) for path in outputs):
             return False
@@ -123,8 +123,8 @@ class Record:
         return same and all(map(_opens, outputs)) and describe_source(source).items() <= entry.items()
 
     def foreign(self, outputs: Sequence[Path]) -> list[Path]:
-        """Those files of an input that are there and were not written by this command, or were changed since; what is
-        cut or damaged does not count."""
+        """The existing files of an input that this command did not write, or that were changed later; truncated or
+        damaged files do not count."""
         sizes = self._sizes(outputs)
         return [path for path in outputs if os.path.exists(path) and not _is_own(path, sizes)]
 
@@ -146,7 +146,7 @@ class Record:
 
 
 def describe_source(path: Path) -> dict[str, Any]:
-    """Size in bytes and digest of an input: of a file, or of all files in a folder.
+    """Size in bytes and digest of an input, a file or a folder.
 
     Raises:
         DataError: it cannot be read.
@@ -174,12 +174,12 @@ def _is_own(path: Path, sizes: Mapping[str, int | None]) -> bool:
 
 
 def _detects_truncation(path: Path) -> bool:
-    """Whether `_opens`, or the one that reads it next, finds out that a file is cut."""
+    """Whether truncation of a file is detected, by `_opens` or by its next reader."""
     return path.is_dir() or path.suffix in (".png", ".tif", ".gz")
 
 
 def _opens(path: Path) -> bool:
-    """Whether a file is no part of one: it is not empty, and an image or archive has its end and its check sums."""
+    """Whether a file is complete: not empty, and for an image or archive with its end and correct check sums."""
     try:
         if path.is_dir():
             return any(path.iterdir())

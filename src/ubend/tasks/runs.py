@@ -1,4 +1,4 @@
-"""What is known of finished and unfinished trainings: from the files of their run folders, without the model."""
+"""Summaries of trainings, from the files in their run folders, without reading the model."""
 
 import json
 import math
@@ -26,14 +26,14 @@ class RunSummary:
     Attributes:
         began: local time; of runs of an earlier version, when run.json was written.
         data: name of the data folder.
-        epochs: planned; `done`: so many of them are finished.
+        epochs: planned epochs; `done`: finished epochs.
         kept_epoch: of the weights in the model file; None: before the first validation.
-        size_px: at which images are learnt; None: at their own.
-        crop_px: side of the crops of them; None: whole images.
+        size_px: `data.size`; None: native size.
+        crop_px: side of the crops; None: whole images.
         val_dice: validation scores of the kept weights, at training size.
         scored: the split that was scored at the end; None: not yet.
-        images: so many of it.
-        test_dice: its scores, at native size.
+        images: number of scored images.
+        test_dice: scores at native size.
     """
 
     started: datetime
@@ -55,7 +55,7 @@ def read_summary(path: Path) -> RunSummary:
     """Read a run folder.
 
     Raises:
-        OutputError: a file of it is missing, cannot be read, or does not hold what it should.
+        OutputError: a file of it is missing, unreadable or damaged.
     """
     run = RunFolder(path)
     file = run.facts
@@ -67,9 +67,11 @@ def read_summary(path: Path) -> RunSummary:
         settings = tomllib.loads(read_text(file))
         data, train = settings["data"], settings["train"]
         epochs, seed = int(train["epochs"]), int(train["seed"])
-        size, crop = (None if (px := data.get(key)) is None else int(px) for key in ("size", "window"))
+        size, crop = (None if (px := data.get(key)) is None else int(px) for key in ("size", "crop"))
         source = Path(str(data.get("folder") or data.get("images") or "?"))
         file = run.metrics
+        if data.get("folds") and not data.get("held_out"):  # of the last fold: the others were trained before it
+            file = RunFolder(path / f"fold-{int(data['folds'])}").metrics
         rows = [json.loads(line) for line in read_text(file).splitlines()] if file.exists() else []
         best = next((row for row in reversed(rows) if row["best"]), None)
         val_dice = None if best is None else read_dice(best["val_dice"])
@@ -103,22 +105,24 @@ def read_summary(path: Path) -> RunSummary:
 
 
 def list_runs(folder: Path) -> list[str]:
-    """A table of the runs in a folder, the newest first; a line for each one that is damaged.
+    """A table of the runs in a folder, newest first; a line for each damaged run.
 
     Args:
         folder: of run folders, or a run folder itself.
     Raises:
-        OutputError: there is no such folder, or no run in it.
+        OutputError: the folder is missing, or contains no run.
     """
     try:
         paths = [folder] if _is_run(folder) else sorted(path for path in folder.iterdir() if _is_run(path))
     except OSError as error:
         raise OutputError(
-            _("{path}: {reason}; name the folder that holds the runs").format(path=folder, reason=reason(error)),
+            _("{path}: {reason}; name the folder that contains the runs").format(path=folder, reason=reason(error)),
             path=folder,
         ) from error
     if not paths:
-        raise OutputError(_("{path}: no run in this folder; `ubend fit` makes one").format(path=folder), path=folder)
+        raise OutputError(
+            _("{path}: no run in this folder; create one with `ubend fit`").format(path=folder), path=folder
+        )
     found: list[tuple[Path, RunSummary]] = []
     damaged: list[str] = []
     for path in paths:
@@ -136,7 +140,7 @@ def list_runs(folder: Path) -> list[str]:
 
 
 def mean_dice(dice: Dice | None) -> float | None:
-    """The mean over the classes without the background; None where it is not known."""
+    """The mean over the classes without the background; None if unknown."""
     if dice is None:
         return None
     background = background_class(list(dice))
@@ -180,7 +184,7 @@ def _cells(run: RunSummary) -> list[str]:
 
 def _is_run(path: Path) -> bool:
     run = RunFolder(path)
-    return any(map(os.path.isfile, (run.facts, run.settings, run.metrics, run.model)))
+    return any(map(os.path.isfile, (run.facts, run.settings, run.metrics, run.model_path)))
 
 
 def _changed(path: Path) -> datetime:

@@ -21,20 +21,20 @@ _MASK_SHARE = 0.5  # of a scan's bytes, which are mostly 16 bit; a mask in DICOM
 
 
 class ScanJob(FileJob[None]):
-    """Masks of scans (NIfTI files, or folders with one DICOM series each), by models of images of 1 or 3 channels.
+    """Masks of scans (NIfTI files, or folders with one DICOM series each), by models with 1 or 3 input channels.
 
     Writes `NAME_mask.nii.gz`, or the DICOM series `NAME_mask/`, and `volumes.csv`. A mask has the scan's geometry:
-    orientation, spacing, place. `volumes.csv` tells each class's voxels and millilitres
-    (empty where the scan states no voxel size).
+    orientation, spacing, position. `volumes.csv` has each class's voxels and millilitres (empty if the scan states no
+    voxel size).
 
     Args:
-        window: a preset's name or CENTER,WIDTH: the scan's values become 8 bit by it; None: they are used as they are.
+        window: a preset's name or CENTER,WIDTH: it maps the scan's values to 8 bit; None: values are used unchanged.
     Raises:
-        SettingError: no such window; from `look`: one is needed, or there must be none.
+        SettingError: an unknown window; from `look`: a window is required, or not allowed.
     """
 
     what = later("mask")
-    done = later("{count} masks of scans in {out}")
+    done = later("masks of scans in {out}: {count}")
     together = (_TABLE,)
 
     def __init__(
@@ -94,26 +94,30 @@ class ScanJob(FileJob[None]):
         bundle = self.masks.bundle
         if not self.masks.takes_color:
             raise DataError(
-                _("the model was trained on images of {channels} channels; a scan has one").format(
-                    channels=self.masks.channels
-                ),
+                _(
+                    "the model was trained on images with {channels} channels, but a scan has one; "
+                    "use a model of 1 or 3 channels"
+                ).format(channels=self.masks.channels),
                 key="data.channels",
             )
         if bundle.dtype == "uint8" and self._window is None:
             raise SettingError(
-                _("the model was trained on 8 bit images; say by --window (lung, or 40,400) what becomes 0 to 255"),
+                _(
+                    "the model was trained on 8 bit images; give the intensity window that is mapped "
+                    "to 0..255 with --window (lung, or 40,400)"
+                ),
                 key="--window",
             )
         if bundle.dtype != "uint8" and self._window is not None:
             raise SettingError(
-                _("the model was trained on {dtype} values, which --window would make 8 bit; leave it out").format(
-                    dtype=bundle.dtype
-                ),
+                _(
+                    "the model was trained on {dtype} values, but --window converts them to 8 bit; leave --window out"
+                ).format(dtype=bundle.dtype),
                 key="--window",
             )
 
     def _read_before(self, scan: Scan, target: Path) -> NDArray[np.uint8] | None:
-        """The mask that is there already; None: slices of its series are missing.
+        """Read the existing mask; None: slices of its series are missing.
 
         Raises:
             DataError: a file that is no mask of this scan.
@@ -127,7 +131,7 @@ class ScanJob(FileJob[None]):
         if before.shape == scan.slices.shape:
             return before.astype(np.uint8)
         if not target.is_dir():
-            line = _("{path} is no mask of {scan}: its shape is another one; move it away, or choose another --out")
+            line = _("{path} is not a mask of {scan}: its shape differs; move it away, or choose another --out")
             raise DataError(line.format(path=target, scan=scan.path), path=target, key="shape")
         return None
 
@@ -141,7 +145,7 @@ class ScanJob(FileJob[None]):
         return mask
 
     def _images(self, scan: Scan) -> Iterator[NDArray[Any]]:
-        """Each slice as the models take it: (H, W, channels) uint8, or float32 in their units."""
+        """Each slice as input of the models: (H, W, channels) uint8, or float32 in the scan's units."""
         for values in scan.slices:
             image = values.astype(np.float32) if self._window is None else self._window.apply(values)
             yield np.repeat(image[:, :, None], self.masks.channels, axis=2)

@@ -1,4 +1,4 @@
-"""The table of predicted masks: each class's share of the pixels of each image."""
+"""The table shares.csv: the share of each class in the pixels of each predicted mask."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ _REPORTED = 10  # images
 
 
 class ClassShares:
-    """Counts the pixels of each class while masks are written; several threads may do so for several images.
+    """Counts the pixels of each class while masks are written; thread-safe.
 
     Args:
         labels: the class table.
@@ -36,17 +36,17 @@ class ClassShares:
         """Add (h, W) rows of an image's mask: class index, or IGNORED, which does not count.
 
         Raises:
-            DataError: it holds no class of the model.
+            DataError: it contains values that are not classes of the model.
         """
         counts = np.bincount(mask.reshape(-1), minlength=IGNORED + 1)
         if counts[self._labels.classes : IGNORED].any():
             raise DataError(
-                _("a mask of another model lies in the folder; choose another --out"), path=self._out, key="--out"
+                _("the folder contains a mask of another model; choose another --out"), path=self._out, key="--out"
             )
         self._pixels[image] = self._pixels.get(image, 0) + counts[: self._labels.classes]
 
     def write(self, masks: Mapping[Path, Path], reporter: Reporter) -> None:
-        """Write the shares of each image, and say some; masks that were not counted are read.
+        """Write the shares of all images and print some; masks that were not counted are read.
 
         Args:
             masks: image -> its mask.

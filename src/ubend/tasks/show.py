@@ -1,4 +1,4 @@
-"""Images to look at: a data set before training, a model's answers after it."""
+"""Image grids: samples of a data set, and predictions of a model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,10 +28,10 @@ _CELL_PX = 192
 
 
 def draw_samples(settings: Settings, out: Path | str, *, count: int = 8, show: bool = False) -> Path:
-    """A grid of images with their masks, evenly taken from a folder, before any training.
+    """Draw a grid of images with masks, evenly spaced in a folder.
 
     Args:
-        settings: of which only the section `data` matters.
+        settings: only the section `data` is used.
         out: the PNG to write.
         count: images.
         show: also display it.
@@ -79,7 +79,7 @@ def draw_predictions(
     show: bool = False,
     device: str | None = None,
 ) -> Path:
-    """The first images of a run's subset, or those that are predicted worst: input, truth, prediction.
+    """Draw the first or the worst images of a run's subset: input, truth, prediction.
 
     Args:
         run: a run folder.
@@ -137,7 +137,7 @@ def score_images(per_image: Mapping[str, Any], labels: LabelMap) -> dict[str, fl
 
 
 def _error_legend(labels: LabelMap) -> list[tuple[str, Color]]:
-    """The kinds of errors that are possible between these classes."""
+    """Legend of the possible kinds of errors between these classes."""
     background = background_class(labels.names)
     names = {"positive": _("false positive"), "negative": _("false negative"), "class": _("wrong class")}
     if background is None:
@@ -148,7 +148,7 @@ def _error_legend(labels: LabelMap) -> list[tuple[str, Color]]:
 
 
 def _read_small(pair: Pair, labels: LabelMap, channels: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Image and class indices, shrunk to twice the size at which they are drawn."""
+    """Read an image and class indices, reduced to twice the drawing size."""
     image = read_image(pair.image, channels)
     truth = read_class_map(pair, image.shape[:2], labels).classes
     factor = min(1.0, 2 * _CELL_PX / max(truth.shape))

@@ -1,10 +1,11 @@
-"""The words of the command line and of the Python functions -> settings."""
+"""Command-line options and Python arguments -> settings."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ubend.core.errors import SettingError
+from ubend.core.files import default_cache
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.core.settings import (
@@ -17,13 +18,14 @@ from ubend.core.settings import (
     make_settings,
     read_config,
 )
+from ubend.dataset.arrays import arrays_to_files
 from ubend.dataset.named_sets import find_dataset, named_set
 from ubend.layouts.layouts import list_root
 
 if TYPE_CHECKING:
     from ubend.training.transfer import InitialModel
 
-# The words of the flags and of `ubend.fit(...)`, and the settings that they stand for.
+# Options of the command line and of `ubend.fit(...)`, and their settings.
 FLAGS = {
     "images": "data.images",
     "masks": "data.masks",
@@ -43,19 +45,22 @@ FLAGS = {
     "device": "device",
     "deterministic": "train.deterministic",
     "init_from": "train.init_from",
+    "effort": "train.effort",
+    "folds": "data.folds",
+    "test": "data.test",
 }
 _PLACE = ("data.folder", "data.images", "data.masks")  # where the data is
-_MEANING = ("data.classes", "data.values")  # what its masks hold
-# made absolute: a resumed run may stand elsewhere
+_MEANING = ("data.classes", "data.values")  # the meaning of its masks
+# made absolute, since a run may be resumed from another folder
 _PATHS = ("data.images", "data.masks", "data.split", "model.weights", "train.init_from")
 
 
 class UserSettings(NamedTuple):
-    """What a user asks of a training.
+    """The settings and the initial model that a user requests.
 
     Attributes:
-        settings: checked; what is left open is decided later.
-        start: the initial model, if any.
+        settings: validated; open ones are chosen later.
+        initial: the initial model, if any.
     """
 
     settings: Settings
@@ -70,23 +75,23 @@ def read_user_settings(
     flags: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
 ) -> UserSettings:
-    """All that is reported, as settings: `data.toml` < a `config` file < flags < `settings`.
+    """Combine all settings; precedence: `data.toml` < a `config` file < flags < `settings`.
 
-    But `folder`, or images in the flags or settings, win over a `config` file that names other data: what this file
-    says of the place and the split of its data is not used, nor its classes and values where a `data.toml` has some.
+    If `folder`, or images in the flags or settings, differ from the data of a `config` file, that file's paths and
+    split are not used, nor its classes and values if a `data.toml` has some.
 
-    A data set that is named is downloaded if need be, after all else was found right.
+    A named data set is downloaded if needed, after everything else has been validated.
 
     Args:
         folder: images and masks, or the name of a data set, or a `data.toml` written by `ubend data`, or None.
         recipe, config, settings, flags: see `ubend.fit`.
-        teller: told of a download, and of what of the `config` file is not used.
+        reporter: reports downloads and unused keys of the `config` file.
     Raises:
-        SettingError: an unknown word, or a value that does not fit.
+        SettingError: an unknown option, or an invalid value.
         ModelFileError: the initial model cannot be used.
-        DataError: see `find_dataset`.
+        DataError: see `find_dataset` and `arrays_to_files`.
     """
-    flags, described = dict(flags or {}), dict[str, Any]()
+    flags, described = arrays_to_files(flags or {}, default_cache()), dict[str, Any]()
     if folder is not None and Path(folder).suffix == ".toml" and Path(folder).is_file():
         described = dict(flatten(read_config(Path(folder))))
     elif folder is not None:
@@ -96,7 +101,7 @@ def read_user_settings(
         explicit = {FLAGS.get(key, key): value for key, value in [*flags.items(), *(settings or {}).items()]}
         given |= _read_rest(Path(config), described, explicit, reporter)
     if flags.pop("patches", None):
-        given |= {"data.resize": "native", "data.window": flags.pop("size", None) or given.get("data.window")}
+        given |= {"data.resize": "native", "data.crop": flags.pop("size", None) or given.get("data.crop")}
         given.pop("data.size", None)  # that of a file
     skips, root = flags.pop("skips", None), flags.pop("root", None)
     changes = {FLAGS.get(key, key): value for key, value in flags.items() if value is not None}
@@ -125,14 +130,36 @@ def read_user_settings(
     return UserSettings(chosen, initial)
 
 
+def asks_for_folds(
+    folder: Path | str | None,
+    config: Path | str | None,
+    settings: Mapping[str, Any] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> bool:
+    """Whether these arguments of `read_user_settings` ask for several folds: by `data.folds`, or `train.effort` = best.
+
+    Raises:
+        SettingError: a file cannot be read.
+    """
+    given = dict[str, Any]()
+    for file in (folder, config):
+        if file is not None and Path(file).suffix == ".toml" and Path(file).is_file():
+            given |= dict(flatten(read_config(Path(file))))
+    given |= {FLAGS.get(key, key): value for key, value in (flags or {}).items() if value is not None}
+    given |= dict(settings or {})
+    return given.get("data.held_out") is None and (
+        given.get("data.folds") is not None or given.get("train.effort") == "best"
+    )
+
+
 def _read_rest(
     config: Path, described: Mapping[str, Any], explicit: Mapping[str, Any], reporter: Reporter | None
 ) -> dict[str, Any]:
-    """The settings of a file, without those that are about other data than is named beside it.
+    """The settings of a file, without those of data that is named explicitly instead.
 
     Args:
-        described: what FOLDER says: the folder, or all of a `data.toml`.
-        words: flags and settings, by dotted key.
+        described: settings from FOLDER: the folder, or the content of a `data.toml`.
+        explicit: flags and settings, by dotted key.
     """
     given = dict(flatten(read_config(config)))
     named = {key: one[key] for one in (described, explicit) for key in _PLACE if one.get(key) is not None}
@@ -150,7 +177,7 @@ def _read_rest(
 
 
 def _load_initial_model(path: str | None) -> "InitialModel | None":
-    """The initial model, read once."""
+    """Read the initial model."""
     if path is None:
         return None
     from ubend.training.transfer import load_initial_model
@@ -159,7 +186,7 @@ def _load_initial_model(path: str | None) -> "InitialModel | None":
 
 
 def _with_dataset(settings: Settings, root: Path | str | None, reporter: Reporter) -> Settings:
-    """The settings with the folder of a named data set, and what is known of it where nothing else tells it."""
+    """Resolve a named data set: its folder, and its classes and channels unless they are set."""
     name, classes, channels = settings.data.folder or "", settings.data.classes, settings.data.channels
     known = named_set(name, root)
     if known is not None:
@@ -177,7 +204,7 @@ def _absolute(path: Path | str) -> str:
 
 
 def source_name(settings: Settings) -> str:
-    """What the images are called, for names of new folders: the folder, or the place of the images."""
+    """A name for new folders: the data folder, or the folder of the images."""
     data = settings.data
     if data.folder is None and data.images is not None and data.masks is not None:
         return str(list_root(data.images, data.masks))
@@ -185,7 +212,8 @@ def source_name(settings: Settings) -> str:
 
 
 def parse_skips(skips: str | Sequence[bool], depth: int) -> tuple[bool, ...]:
-    """`all`, `none`, or levels such as `1,2` (1 is full size) -> for each level whether its skip stays."""
+    """`all`, `none`, or levels such as `1,2` (1 is full size) -> for each level, whether its skip connection is
+    kept."""
     if not isinstance(skips, str):
         return tuple(skips)
     if skips in ("all", "none"):

@@ -22,18 +22,21 @@ _ENDS = ("_mask.mkv", "_overlay.mp4", "_shares.csv")
 class VideoJob(FileJob[Video]):
     """Masks of videos, by models of 8 bit images of 1 or 3 channels.
 
-    For NAME.mp4 writes `NAME_overlay.mp4` with its sound, `NAME_mask.mkv` and `NAME_shares.csv`. A mask's grey values
-    are the class indices, without loss (FFV1). The table has each frame's time in seconds from the start of the file,
-    and its shares. The frames of both videos have the same times. Of a video that is damaged, or whose end is missing,
-    what can be read is written, and the damage is reported at the end.
+    For NAME.mp4 writes `NAME_overlay.mp4` with its sound, `NAME_mask.mkv` and `NAME_shares.csv`. Masks are lossless
+    grey values, the class indices (FFV1). The table has each frame's time in seconds from the start of the file, and
+    its shares. Both videos have the input's time stamps. Of a damaged or truncated video, the readable frames are
+    written, and the damage is reported at the end.
     """
 
     what = later("mask or overlay")
-    done = later("{count} masks and overlays of videos in {out}")
+    done = later("masks and overlays of videos in {out}: {count}")
 
     def look(self) -> list[DiskRequirement]:
         if not self.masks.takes_color or self.masks.bundle.dtype != "uint8":
-            message = _("the model was not trained on 8 bit images in grey or colour, which frames of videos are")
+            message = _(
+                "the model was not trained on 8 bit grey or colour images, so it cannot be "
+                "used on videos; use another model"
+            )
             raise DataError(message, key="data.channels")
         return super().look()
 
@@ -51,12 +54,12 @@ class VideoJob(FileJob[Video]):
             with self.collect_problems(number):
                 self.note_source(number)
                 if damage := self._predict(number, reporter):
-                    self.damaged[number] = [damage]  # not recorded: --resume recreates it, and tells it again
+                    self.damaged[number] = [damage]  # not recorded, so that --resume recreates and reports it
                 else:
                     self.note_done(number)
 
     def _predict(self, number: int, reporter: Reporter) -> Problem | None:
-        """Write the files of a video; returns what is wrong with it."""
+        """Write the files of a video; returns its problems."""
         video, (mask, overlay, table) = self.found[number], self.files(number)
         labels, rows = self.masks.labels, list[list[str | int]]()
         reader = VideoReader(video)
@@ -70,7 +73,7 @@ class VideoJob(FileJob[Video]):
                 written_video(overlay_path, size, video, exact=False, start=start) as shown,
                 written_video(mask_path, size, video, exact=True, start=start) as masks,
             ):
-                # all have one size, so batches get full in order
+                # all frames have one size, so batches fill in order
                 given = ((timed, self._fit(timed[1])) for timed in chain([first], frames))
                 for (seconds, frame), (index, _prob) in self.masks.predict(given):
                     colored = overlay_mask(frame, index, labels.colors, background=background_class(labels.names))

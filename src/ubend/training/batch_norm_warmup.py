@@ -1,8 +1,9 @@
-"""The first steps, in which batch norm's running statistics, and their EMA, still hold much of their initial values.
+"""Batch norm warm-up: the first steps, while running statistics and their EMA still contain much of their initial
+values.
 
-The network that is validated is then worse than what training has learned: on small data sets it predicts one class for
-ten epochs (measured: docs/experiments.md). With the statistics of the validation images themselves, the same weights
-show what was learned. That is for people only: no weights are chosen by it.
+Validation scores are then too low: on small data sets the network predicts one class for ten epochs (measured:
+    docs/experiments.md). With the statistics of the validation images, the same weights show what has been learned.
+    These scores are only displayed; no weights are chosen by them.
 """
 
 import math
@@ -22,9 +23,9 @@ BATCH_NORM_WARMUP_STEPS = 60
 
 
 def in_batch_norm_warmup(training: "Training", step: int) -> bool:
-    """Whether a validation after `step` steps needs the score with batch statistics beside it."""
+    """Whether a validation after `step` steps should also show the score with batch statistics."""
     model, canvas_hw = training.state.model, training.validation.canvas_hw
-    values = math.prod(math.ceil(side / 2**model.depth) for side in canvas_hw)  # of one there is no variance
+    values = math.prod(math.ceil(side / 2**model.depth) for side in canvas_hw)  # one value has no variance
     # processes validate unequal numbers of batches, for which layers that synchronise would wait
     synchronised = training.plan.sync_batch_norm and training.state.ema is model
     return model.has_batch_norm and step <= BATCH_NORM_WARMUP_STEPS and values > 1 and not synchronised

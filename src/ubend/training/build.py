@@ -1,19 +1,18 @@
-"""A data set and a plan -> network, optimizer and loss, as they are before the first step."""
+"""Build network, optimizer and loss from a data set and a plan."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ubend._version import __version__
-from ubend.core.device import has_compiler
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.plan import Plan
-from ubend.core.progress import Reporter
+from ubend.core.settings import LossKind
 from ubend.dataset.dataset import Dataset
 from ubend.layouts.pairs import SPLITS
 from ubend.models.encoders import describe_weights, pretrained_weights
@@ -23,8 +22,7 @@ from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.distributed import ALONE, ProcessGroup
 from ubend.training.losses import Loss, sums_dtype
 from ubend.training.optim import make_optimizer
-
-_PANEL_BYTES = 2**19  # estimated PNG size of one panel; one is written per epoch
+from ubend.training.own_parts import NO_PARTS, OwnParts
 
 
 @dataclass(frozen=True)
@@ -43,26 +41,33 @@ class ModelSetup:
 
 
 def build(
-    data: Dataset, plan: Plan, device: torch.device, group: ProcessGroup = ALONE, *, pretrained: bool = True
+    data: Dataset,
+    plan: Plan,
+    device: torch.device,
+    group: ProcessGroup = ALONE,
+    *,
+    pretrained: bool = True,
+    own: OwnParts = NO_PARTS,
 ) -> ModelSetup:
-    """Network, optimizer and loss; weights are initialised on the CPU, so that every device and process starts alike.
+    """Build network, optimizer and loss. Weights are initialised on the CPU, so all devices and processes start equal.
 
     Args:
         pretrained: load the pretrained weights that the plan names; False: a checkpoint will replace the weights.
+        own: network and loss in place of those of the plan.
     Raises:
-        SettingError: a setting does not fit the number of channels or classes.
+        SettingError: a setting, or an own part, does not fit the number of channels or classes.
     """
-    model = _initialise_network(data, plan, pretrained).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ema: nn.Module = copy.deepcopy(model).requires_grad_(False) if plan.train.average_decay else model
+    model = _initialise_network(data, plan, pretrained, own).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss = own.try_out(model, make_loss(data, plan, device))
+    ema: nn.Module = copy.deepcopy(model).requires_grad_(False) if plan.train.ema_decay else model
     if plan.train.sync_batch_norm and group.count > 1:
         from ubend.training.sync_batch_norm import synchronise_batch_norm  # imports torch's compiler: 1.3 s or more
 
         synchronise_batch_norm(model, group)
-    optimizer, sums = (
-        make_optimizer(model, plan.train, model.encoder_parameters()),
-        torch.zeros(4, dtype=sums_dtype(device), device=device),
-    )
-    warps, training = plan.augment.kind == "warp", data.numbers("train")
+    optimizer = make_optimizer(model, plan.train, model.encoder_parameters())
+    sums = torch.zeros(4, dtype=sums_dtype(device), device=device)
+    warps = plan.augment.kind == "warp"
+    training = data.numbers("train")
     scales = np.sqrt(data.store.shapes_hw[training].prod(axis=1) / data.store.native_hw[training].prod(axis=1))
     bundle = Bundle(
         model,
@@ -78,16 +83,16 @@ def build(
         },
         dtype=data.store.dtype.name,
         precision=plan.train.precision,
-        window_px=plan.data.window if warps else None,
+        window_px=plan.data.crop if warps else None,
         scale=(float(scales.min()), float(scales.max())),
         orientation=plan.augment.orientation if warps else None,
         flips=not warps or plan.augment.flip_share > 0,
         image_hashes={split: pack_hashes(data.store.pixel_hashes[data.numbers(split)]) for split in SPLITS},
     )
-    return ModelSetup(TrainingState(model, ema, optimizer, sums, Progress()), make_loss(data, plan, device), bundle)
+    return ModelSetup(TrainingState(model, ema, optimizer, sums, Progress()), loss, bundle)
 
 
-def _initialise_network(data: Dataset, plan: Plan, pretrained: bool) -> Network:
+def _initialise_network(data: Dataset, plan: Plan, pretrained: bool, own: OwnParts) -> Network:
     channels, classes = data.store.channels, data.labels.classes
     mean, std = data.mean_std()
     if plan.data.mean is not None and plan.data.std is not None:
@@ -105,9 +110,11 @@ def _initialise_network(data: Dataset, plan: Plan, pretrained: bool) -> Network:
         )
     weights = pretrained_weights(plan.model) if pretrained else False
     shape = shape_from_settings(plan.model, channels, classes, plan.model.width)
+    more: dict[str, Any] = {"pretrained": weights} if weights else {}
+    more |= {} if own.network is None else {"module": own.network}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.train.seed)
-        return make_network(shape, mean=mean, std=std, **({"pretrained": weights} if weights else {}))
+        return make_network(shape, mean=mean, std=std, **more)
 
 
 def make_loss(data: Dataset, plan: Plan, device: torch.device) -> Loss:
@@ -117,8 +124,9 @@ def make_loss(data: Dataset, plan: Plan, device: torch.device) -> Loss:
         SettingError: the number of class weights is not the number of classes.
     """
     weights = plan.train.class_weights
+    kind: LossKind = "ce" if plan.train.loss == "custom" else plan.train.loss  # custom: `OwnParts.try_out` replaces it
     if weights is None:
-        return Loss(plan.train.loss)
+        return Loss(kind)
     if len(weights) != data.labels.classes:
         raise SettingError(
             _("train.class_weights has {count} numbers for {classes} classes: {names}").format(
@@ -126,26 +134,4 @@ def make_loss(data: Dataset, plan: Plan, device: torch.device) -> Loss:
             ),
             key="train.class_weights",
         )
-    return Loss(plan.train.loss, torch.tensor(weights, dtype=torch.float32, device=device))
-
-
-def compile_network(model: nn.Module, reporter: Reporter) -> Callable[[Tensor], Tensor]:
-    """The network compiled by `torch.compile`, or unchanged where there is no C compiler."""
-    if has_compiler():
-        compiled: Callable[[Tensor], Tensor] = torch.compile(model)
-        return compiled
-    reporter.report(_("note: no C compiler was found, so training continues uncompiled (the same results, slower)"))
-    return model
-
-
-def run_bytes(state: TrainingState, epochs: int, *, resumed: bool) -> int:
-    """Estimated bytes that a run still writes; a new file is written beside the one that it replaces.
-
-    Everything is float32; the state holds weights, best and EMA weights, and the optimizer's two moments.
-
-    Args:
-        epochs: of the whole run; one panel is written per epoch.
-    """
-    model: int = sum(4 * tensor.numel() for tensor in state.model.state_dict().values())
-    kept = model * (5 if state.ema is not state.model else 4)
-    return kept + model + (0 if resumed else kept + epochs * _PANEL_BYTES)
+    return Loss(kind, torch.tensor(weights, dtype=torch.float32, device=device))

@@ -1,7 +1,7 @@
-"""Atomic save and exact resume: one safetensors file holds everything that a step depends on.
+"""Atomic save and exact resume: one safetensors file contains everything that a step depends on.
 
-Tensors are stored contiguous and copied back into tensors of the network's own memory format. What is
-not a tensor stands as JSON in the file's header, so that there are not two files to get out of step.
+Tensors are stored contiguous and copied back into tensors of the network's own memory format. Everything else is JSON
+in the file's header, so that a single file stays consistent.
 """
 
 import json
@@ -24,24 +24,25 @@ from ubend.core.i18n import _
 from ubend.models.model_file import Bundle, save_bundle, write_tensors
 from ubend.models.networks import Network
 
-_SHARE = 20  # a state is saved when this many times the last save's duration has passed: 5% of the time at most
-_MAX_WAITING = 8  # panels of an epoch that are not drawn yet, where epochs are short
+_SHARE = 20  # a state is saved after this many times the duration of the last save: at most 5% of the time
+_PANEL_BYTES = 2**19  # estimated PNG size of one panel; one is written per epoch
+_MAX_WAITING = 8  # maximum number of panels waiting to be drawn, if epochs are short
 # names in the file
 _HEADER, _MODEL, _EMA, _BEST, _OPTIMIZER, _SUMS = "ubend_state", "model.", "average.", "best.", "optimizer.", "sums"
 
 
 @dataclass
 class Progress:
-    """Where a training stands; the part of its state that is not tensors.
+    """The progress of a training: the part of its state that is not tensors.
 
     Attributes:
         step: steps done.
         history: one row per finished epoch, as in metrics.jsonl.
-        best_value: validation figure of the kept weights, greater is better; None before the first.
+        best_value: validation score of the kept weights, greater is better; None before the first validation.
         best_epoch: its epoch.
         stopped: why training ended before its last step; None while it continues.
-        micro_batch: images in memory at once, since more ran out of it; None: as the settings say.
-        validation_batch: likewise, while validating.
+        micro_batch: images in memory at once, reduced after running out of memory; None: as in the settings.
+        validation_batch: the same for validation.
     """
 
     step: int = 0
@@ -54,9 +55,9 @@ class Progress:
 
 
 class RunningStatistics:
-    """Batch norm's running statistics, kept for a step that may have to begin again.
+    """Backup of batch norm's running statistics, for a step that may have to be repeated.
 
-    The copies are made once and filled in two launches, so that a GPU's step does not wait for Python.
+    The copies are allocated once and filled in two launches, so that a GPU's step does not wait for Python.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -80,7 +81,7 @@ class TrainingState:
 
     Attributes:
         model: being trained.
-        ema: the EMA of the weights; the model itself when nothing is averaged.
+        ema: the EMA of the weights; the model itself if there is no EMA.
         optimizer: with its moments.
         sums: (4,) float64 on the device: cross entropy, pixels, 1 - Dice, regions of the unfinished epoch.
         best: the weights of the best epoch, by name; undefined before the first validation. They and the copies of
@@ -99,14 +100,13 @@ class TrainingState:
 
 
 class Saver:
-    """Writes states, and what else a run leaves, in the background; training waits only for the copy of the tensors.
+    """Writes states and other files of a run in the background; training waits only for the copy of the tensors.
 
-    Use it as a context manager: no write is left under way behind it, which would come in the way of a run that goes
-    on in the same process; errors of writes that nobody has waited for are raised at its end.
+    Use it as a context manager: all writes are complete at its end, and errors of background writes are raised there.
 
     Args:
         path: the state's file.
-        save_model: writes the model file, given the weights that are kept, by name, and the history up to there.
+        save_model: writes the model file from the kept weights, by name, and the history so far.
     """
 
     def __init__(
@@ -132,12 +132,12 @@ class Saver:
             self.wait()
 
     def is_due(self, after_s: float = 0.0) -> bool:
-        """Whether saving now costs little: at most a 20th of the time, and no write is under way."""
+        """Whether saving now is cheap: at most a 20th of the time, with no other write in progress."""
         since = time.monotonic() - self._started
         return (self._write is None or self._write.done()) and since >= max(after_s, self._pause_s)
 
     def save(self, state: TrainingState) -> None:
-        """Copy the state, and begin to write it, the model first; errors of the write before are raised here."""
+        """Copy the state and start writing it, the model first; errors of the previous write are raised here."""
         self._wait_for_files()
         self._started = time.monotonic()
         tensors, header = snapshot_state(state)
@@ -149,19 +149,19 @@ class Saver:
         self._write = self._saving.submit(self._write_state, tensors, header, list(self._drawn))
 
     def begin(self, work: Callable[[], None]) -> None:
-        """Begin other writing, which is done before any state that is saved later; for errors see `save`."""
+        """Start another write, which finishes before any state that is saved later; for errors see `save`."""
         while self._drawn and (self._drawn[0].done() or len(self._drawn) >= _MAX_WAITING):
             self._drawn.popleft().result()
         self._drawn.append(self._drawing.submit(work))
 
     def wait_for_model(self) -> None:
-        """Until the model file is written that belongs to the last state saved."""
+        """Wait until the model file of the last saved state is written."""
         model, self._model = self._model, None
         if model is not None:
             model.result()
 
     def wait(self) -> None:
-        """Until nothing is being written."""
+        """Wait until all writes are finished."""
         while self._drawn:
             self._drawn.popleft().result()
         self._wait_for_files()
@@ -186,13 +186,13 @@ def snapshot_state(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, s
 
 
 def save_state(path: Path, state: TrainingState) -> None:
-    """Write the state, whole or not at all."""
+    """Write the state atomically."""
     write_tensors(path, *snapshot_state(state))
 
 
 @torch.no_grad()
 def load_state(path: Path, state: TrainingState) -> None:
-    """Fill a freshly made state from a file.
+    """Load a file into a newly built state.
 
     Raises:
         ModelFileError: truncated, not a training state, or of another network.
@@ -205,14 +205,14 @@ def load_state(path: Path, state: TrainingState) -> None:
             if any(name.startswith(_OPTIMIZER) for name in names):
                 for parameter in _parameters(state.optimizer):
                     parameter.grad = torch.zeros_like(parameter)
-                state.optimizer.step()  # makes the moments; what it does to the weights is overwritten below
+                state.optimizer.step()  # creates the moments; its change of the weights is overwritten below
                 state.optimizer.zero_grad()
             targets = _tensors(state)
             if set(targets) != names:
                 raise KeyError(next(iter(set(targets) ^ names)))
             for name, tensor in targets.items():
                 saved = file.get_tensor(name)
-                if saved.shape != tensor.shape:  # copy_ would stretch one channel over three
+                if saved.shape != tensor.shape:  # copy_ would broadcast one channel to three
                     raise ValueError(f"{name}: {tuple(saved.shape)} instead of {tuple(tensor.shape)}")
                 tensor.copy_(saved)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
@@ -243,10 +243,10 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 def save_trained(
     path: Path, bundle: Bundle, weights: Mapping[str, Tensor], history: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Write the model file; its `about` tells how far the training went, and the validation scores of these weights.
+    """Write the model file; its `about` states the training progress and the validation scores of these weights.
 
     Args:
-        weights: by name, those of the last row of `history` that is the best so far.
+        weights: by name, of the best row of `history`.
         history: one row per epoch, as in metrics.jsonl.
     Raises:
         OutputError: it cannot be written.
@@ -255,3 +255,16 @@ def save_trained(
     for row in [row for row in history if row["best"]][-1:]:
         about |= {"kept_epoch": row["epoch"], "val_dice": row["val_dice"]}
     save_bundle(path, replace(bundle, about=about), weights)
+
+
+def run_bytes(state: TrainingState, epochs: int, *, resumed: bool) -> int:
+    """Estimated bytes that a run still writes; a new file exists beside the one it replaces until it is complete.
+
+    Everything is float32; the state holds weights, best and EMA weights, and the optimizer's two moments.
+
+    Args:
+        epochs: of the whole run; one panel is written per epoch.
+    """
+    model: int = sum(4 * tensor.numel() for tensor in state.model.state_dict().values())
+    kept = model * (5 if state.ema is not state.model else 4)
+    return kept + model + (0 if resumed else kept + epochs * _PANEL_BYTES)

@@ -1,6 +1,6 @@
-"""The processes that train together: who they are, and how they talk.
+"""Process groups: the processes that train together, and their communication.
 
-How a training is shared by them: distributed_runtime.py. They are started by launcher.py, or by torchrun.
+The distributed training step is in distributed_runtime.py. Processes are started by launcher.py or torchrun.
 """
 
 import hashlib
@@ -19,42 +19,43 @@ from ubend.core.errors import SettingError, TrainingError, reason
 from ubend.core.i18n import _
 from ubend.training.launcher import ProcessRank, process_rank
 
-_STEP_TIMEOUT = timedelta(minutes=30)  # for the others' part of a step; a state may be written meanwhile
-_HOST_TIMEOUT = timedelta(days=2)  # for the first rank, which may have to download and decode a data set
-_BEREAVED_S = 10.0  # a rank that has lost another waits this long to be ended by whoever knows why
+_STEP_TIMEOUT = timedelta(minutes=30)  # timeout for the other ranks' part of a step; a state may be written meanwhile
+_HOST_TIMEOUT = timedelta(days=2)  # timeout for the first rank, which may download and decode a data set
+_BEREAVED_S = 10.0  # after losing a peer, a rank waits this long to be ended by the launcher, which knows the cause
 
 
 @dataclass(frozen=True)
 class ProcessGroup(ProcessRank):
-    """The processes that train together, and this one's place among them; alone, all of this does nothing.
+    """The processes that train together, and the rank of this one; a no-op for a single process.
 
     Attributes:
-        host: through which they talk in main memory, whatever the device.
+        host: the backend for tensors in main memory.
     """
 
     host: dist.ProcessGroup | None = None
 
     def pick_device(self, name: str | None) -> torch.device:
-        """This rank's device: its own GPU, or the CPU where that is asked for; alone as `device.pick_device`.
+        """This rank's device: its own GPU, or the CPU if requested; for a single process as `device.pick_device`.
 
         Raises:
-            SettingError: there is no such device, or there are fewer GPUs than ranks on this computer.
+            SettingError: the device is unavailable, or this computer has fewer GPUs than ranks.
         """
         if self.count == 1 or name == "cpu":
             return pick_device(name)
         if name not in (None, "cuda"):
             raise SettingError(
-                _("device {name} is one device, for {count} processes; give cuda, or cpu, or nothing").format(
-                    name=name, count=self.count
-                ),
+                _(
+                    "device {name} is a single device, but there are {count} processes; give --device "
+                    "cuda or cpu, or leave it out"
+                ).format(name=name, count=self.count),
                 key="device",
             )
         there = torch.cuda.device_count()
         if self.local >= there:
             raise SettingError(
                 _(
-                    "there are {there} GPUs here, too few for {count} processes; give a smaller --gpus, or --device "
-                    "cpu for processes on the CPU"
+                    "this computer has {there} GPUs, too few for {count} processes; give a smaller --gpus, or "
+                    "--device cpu for processes on the CPU"
                 ).format(there=there, count=self.count),
                 key="--gpus",
             )
@@ -62,22 +63,22 @@ class ProcessGroup(ProcessRank):
         return pick_device(f"cuda:{self.local}")
 
     def refuse_uneven(self, batch: int) -> None:
-        """Fail where a batch cannot be shared evenly: ranks of different sizes would take different times."""
+        """Refuse batches that cannot be split evenly: ranks would take different times."""
         if batch % self.count:
             less = batch // self.count * self.count
             raise SettingError(
-                _("train.batch = {batch} cannot be shared evenly by {count} processes; use --batch {near}").format(
+                _("train.batch = {batch} cannot be split evenly over {count} processes; use --batch {near}").format(
                     batch=batch, count=self.count, near=less or self.count
                 ),
                 key="train.batch",
             )
 
     def shard(self, items: int) -> range:
-        """This rank's share of so many items, in their order; it may be empty."""
+        """This rank's share of the items, in order; may be empty."""
         return range(self.rank * items // self.count, (self.rank + 1) * items // self.count)
 
     def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
-        """Every tensor becomes its sum over all ranks, the same bits on each; one message for each dtype.
+        """Sum tensors over all ranks in place, bitwise equal on each; one message per dtype.
 
         Args:
             tensors: dense, all on this rank's device, of the same shapes on all ranks; changed in place.
@@ -88,7 +89,7 @@ class ProcessGroup(ProcessRank):
             some = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.empty(sum(tensor.numel() for tensor in some), dtype=dtype, device=some[0].device)
             parts, start = [], 0
-            for tensor in some:  # in the order of its memory, so that all are copied in one launch
+            for tensor in some:  # in memory order, so that all are copied in one launch
                 parts.append(flat.as_strided(tensor.size(), tensor.stride(), start))
                 start += tensor.numel()
             torch._foreach_copy_(parts, some)
@@ -98,7 +99,8 @@ class ProcessGroup(ProcessRank):
 
     @contextmanager
     def first_rank_first(self) -> Iterator[None]:
-        """One rank of each computer goes in first; the others when it has come out, and find its work done."""
+        """A context that one rank of each computer enters first; the others enter when it is done and reuse its
+        work."""
         if self.local > 0:
             self._meet()
         yield
@@ -106,7 +108,7 @@ class ProcessGroup(ProcessRank):
             self._meet()
 
     def refuse_different(self, facts: str) -> None:
-        """Fail where `facts` are not the same on all ranks: they would train on different things.
+        """Refuse to train if `facts` differ between ranks.
 
         Raises:
             TrainingError: they differ.
@@ -120,14 +122,14 @@ class ProcessGroup(ProcessRank):
         if int(extremes.sum()) != 0:
             raise TrainingError(
                 _(
-                    "the processes do not see the same images, settings or run; put them where all of them read the "
-                    "same files"
+                    "the processes do not see the same images, settings or run; use a location where all of them read "
+                    "the same files"
                 ),
                 key="--gpus",
             )
 
     def leave(self) -> None:
-        """Each goes its own way; to be called when all are at the same place."""
+        """Leave the group; all ranks must call it at the same point."""
         if self.count > 1 and dist.is_initialized():
             self._meet()
             dist.destroy_process_group()
@@ -143,7 +145,7 @@ ALONE = ProcessGroup()
 
 @contextmanager
 def join_group() -> Iterator[ProcessGroup]:
-    """Meet the other ranks, if there are any; until the end, unless they have left before.
+    """Join the other ranks, if any, until the context ends.
 
     Raises:
         TrainingError: they cannot be reached.
@@ -154,7 +156,8 @@ def join_group() -> Iterator[ProcessGroup]:
         return
     if not (dist.is_available() and dist.is_gloo_available()):
         raise TrainingError(
-            _("this torch has no distributed training; install another, or train in one process"), key="--gpus"
+            _("this build of torch has no distributed training; install another one, or train in one process"),
+            key="--gpus",
         )
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     try:
@@ -170,14 +173,14 @@ def join_group() -> Iterator[ProcessGroup]:
     assert isinstance(host, dist.ProcessGroup)  # no rank is left out
     group = ProcessGroup(own_rank.rank, own_rank.count, own_rank.local, host)
     yield group
-    group.leave()  # not after an error: the others are elsewhere, and are ended by whoever started them all
+    group.leave()  # not after an error: the launcher ends the other ranks
 
 
 class Vote:
-    """Whether any rank wants to stop, asked by all of them at the same places.
+    """Agreement on stopping: whether any rank wants to stop; all ranks ask at the same points.
 
-    The answer is that of the time before: it travels while a step is computed, and no step waits for it. All
-    ranks get the same answers, so they stop after the same step.
+    The answer is that of the previous call: it is exchanged while a step is computed, so no step waits for it. All
+        ranks get the same answers and stop after the same step.
     """
 
     def __init__(self, group: ProcessGroup) -> None:
@@ -185,7 +188,7 @@ class Vote:
         self._travelling: tuple[dist.Work, Tensor] | None = None
 
     def any(self, own: bool) -> bool:
-        """Give this rank's vote; whether anyone's of the time before was True (alone: `own`)."""
+        """Give this rank's vote; returns whether any vote of the previous call was True (single process: `own`)."""
         if self._ranks.count == 1:
             return own
         before = self.close()
@@ -208,9 +211,9 @@ class Vote:
 
 @contextmanager
 def explain_lost_peers() -> Iterator[None]:
-    """Where a message does not come through, another rank has died of something that it tells itself.
+    """A context that handles lost peers: if communication fails, another rank has died and reports the cause itself.
 
-    So this one first waits to be ended by whoever started all of them, and sees to it that the cause is heard.
+    This rank first waits to be ended by the launcher, so that the cause is reported.
     """
     try:
         yield
@@ -219,7 +222,7 @@ def explain_lost_peers() -> Iterator[None]:
             raise
         time.sleep(_BEREAVED_S)
         raise TrainingError(
-            _("the other processes cannot be reached any more ({reason}); continue with --resume").format(
+            _("the other processes can no longer be reached ({reason}); continue with --resume").format(
                 reason=_first_line(error)
             ),
             key="--gpus",

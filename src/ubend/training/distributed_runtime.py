@@ -1,12 +1,11 @@
-"""Training in several processes: one order of images, sums over all of them.
+"""Training in several processes: one order of images, with sums over all processes.
 
-A loss is a sum over the batch divided by counts of its targets (losses.py). So each process (rank) works off its part
-of every batch, and what is summed over the batch is summed over the ranks: the counts before the loss is divided by
-them, the gradients before the optimizer's step (those of convolutions at once, see `EarlySums`). All ranks then take
-the same step, and nothing else has to be exchanged. No wrapper around the network, and no wait for the device inside a
-step.
+A loss is a sum over the batch divided by counts of its targets (losses.py). So each process (rank) handles its part
+of every batch, and sums over the batch become sums over the ranks: the counts before the loss is divided by them, and
+    the gradients before the optimizer's step (large ones early, see `EarlySums`). All ranks then take the same step.
+    There is no wrapper around the network, and no wait for the device inside a step.
 
-What looks at the images of one rank alone is batch norm (see `sum_step`, and sync_batch_norm.py for the other way).
+Only batch norm sees the images of one rank alone (see `sum_step`; sync_batch_norm.py synchronises it).
 """
 
 from collections.abc import Callable, Set
@@ -51,12 +50,13 @@ class EarlySums:
 
     @property
     def hook(self) -> Callable[[nn.Parameter, Tensor], None] | None:
-        """For networks that tell of each gradient as soon as it is there (`accelerate_network`); alone: None."""
+        """A hook for networks that report each gradient when it is ready (`accelerate_network`); single process:
+        None."""
         return None if self._ranks.count == 1 else self.add
 
     def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        """`gradient`, which is dense, becomes the whole batch's; it travels on while other gradients are computed."""
-        # its memory, not a view of it: autograd copies a gradient that somebody else holds
+        """Start summing a dense gradient over the ranks while other gradients are computed."""
+        # its memory, not a view: autograd copies gradients that are referenced elsewhere
         flat = gradient.new_empty(0).set_(
             gradient.untyped_storage(), gradient.storage_offset(), (gradient.numel(),), (1,)
         )
@@ -65,11 +65,11 @@ class EarlySums:
         assert work is not None
         self._travelling.append((work, flat))
         self._done.add(id(parameter))
-        if parameter.grad is not None:  # of an earlier micro-batch, to which this one will be added at once
+        if parameter.grad is not None:  # of an earlier micro-batch, to which this one is added
             self._wait()
 
     def take(self) -> set[int]:
-        """The ids of the parameters whose gradients have arrived, and begin again."""
+        """Return the ids of the parameters whose gradients have been summed, and reset."""
         self._wait()
         done, self._done = self._done, set()
         return done
@@ -82,14 +82,14 @@ class EarlySums:
 
 
 def sum_step(group: ProcessGroup, model: nn.Module, sums: Tensor, done: Set[int]) -> None:
-    """After a step's backward pass: gradients and `sums` become those of the whole batch.
+    """Sum gradients and `sums` over the ranks after a step's backward pass.
 
     Args:
         done: ids of parameters whose gradients are the whole batch's already.
 
-    Batch norm's running statistics become their mean over the ranks, in the same message. (The mean of the
-    variances within the ranks' parts; how far the parts' means lie apart is not in it, as it is not in those
-    of micro-batches.) So they are the same on all ranks after every step, whenever a state is saved.
+    Batch norm's running statistics become their mean over the ranks, in the same message. (The variance between the
+    ranks' means is not included, as with micro-batches.) So they are equal on all ranks after every step, whenever a
+    state is saved.
     """
     if group.count == 1:
         return
@@ -100,7 +100,7 @@ def sum_step(group: ProcessGroup, model: nn.Module, sums: Tensor, done: Set[int]
         for buffer in (module.running_mean, module.running_var)
         if buffer is not None
     ]
-    if statistics:  # not every network has batch norm
+    if statistics:  # some networks have no batch norm
         torch._foreach_div_(statistics, group.count)
     gradients = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in done]
     group.sum_tensors([*gradients, *statistics, sums])

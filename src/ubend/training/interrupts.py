@@ -10,10 +10,10 @@ from ubend.training.distributed import ALONE, ProcessGroup, Vote
 
 
 class StopRequest:
-    """Whether somebody has asked this training to stop; in several processes, any of them.
+    """A request to stop the training, by a signal; with several processes, to any of them.
 
     Attributes:
-        received: the number of the signal, once there is one.
+        received: the number of the signal, or None.
     """
 
     def __init__(self, group: ProcessGroup = ALONE) -> None:
@@ -21,11 +21,11 @@ class StopRequest:
         self._vote = Vote(group)
 
     def requested(self) -> bool:
-        """To be asked by all processes at the same places; all get the same answer."""
+        """Whether to stop; all processes must call it at the same points and get the same answer."""
         return self._vote.any(bool(self.received))
 
     def close(self) -> None:
-        """After the last question: wait for the answer that is still on its way."""
+        """After the last call: wait for the pending answer."""
         self._vote.close()
 
 
@@ -33,7 +33,7 @@ class StopRequest:
 def stop_on_signals(group: ProcessGroup = ALONE) -> Iterator[StopRequest]:
     """The first Ctrl-C or SIGTERM requests a stop; the second one raises KeyboardInterrupt at once.
 
-    In several processes, SIGTERM comes from the launcher as a Ctrl-C. In a thread, signals go elsewhere.
+    In several processes, SIGTERM comes from the launcher as a Ctrl-C. Outside the main thread, signals are not handled.
     """
     request = StopRequest(group)
 

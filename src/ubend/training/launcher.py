@@ -1,6 +1,6 @@
-"""The same command line in several processes, one for each GPU; standard library only.
+"""Run the same command line in several processes, one per GPU; standard library only.
 
-torchrun does it for several computers too. Whoever started a process, it finds its place in the environment
+torchrun does the same for several computers. In both cases a process reads its rank from the environment
 (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), as torch.distributed expects it.
 """
 
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -20,20 +20,20 @@ from types import FrameType
 from ubend.core.errors import TrainingError
 from ubend.core.i18n import _
 
-_INTERRUPTED = 130  # exit code of a process that Ctrl-C has ended: it is no failure
-_LOOK_S = 0.05  # between looks at the processes
-_GRACE_S = 5.0  # for a process to end by itself, before it is ended
-_SAVE_S = 20.0  # likewise after SIGTERM, which batch systems follow by SIGKILL after 30 s
+_INTERRUPTED = 130  # exit code of a process ended by Ctrl-C, which is not a failure
+_LOOK_S = 0.05  # seconds between checks of the processes
+_GRACE_S = 5.0  # seconds for a process to end by itself, before it is killed
+_SAVE_S = 20.0  # the same after SIGTERM, which batch systems follow by SIGKILL after 30 s
 
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """The place of this process among those that train together.
+    """The rank of this process in its group.
 
     Attributes:
-        rank: 0..count-1; the first one speaks and writes.
-        count: processes in all.
-        local: number among those of this computer.
+        rank: 0..count-1; rank 0 prints and writes.
+        count: number of processes.
+        local: rank on this computer.
     """
 
     rank: int = 0
@@ -42,12 +42,12 @@ class ProcessRank:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks and writes."""
+        """Whether this process prints and writes."""
         return self.rank == 0
 
 
 def process_rank() -> ProcessRank:
-    """This process's place, from the environment; alone where nobody has set one."""
+    """This process's rank, from the environment; a single process if it is not set."""
     environ = os.environ
     try:
         own_rank = ProcessRank(int(environ["RANK"]), int(environ["WORLD_SIZE"]), int(environ["LOCAL_RANK"]))
@@ -57,9 +57,9 @@ def process_rank() -> ProcessRank:
 
 
 def exit_at_once(code: int) -> None:
-    """Where this is one of several processes: end it without waiting for the others; else nothing.
+    """End this process without waiting for the others; a no-op for a single process.
 
-    Python's own way out would first let torch wait for what the others have not sent.
+    Python's normal exit would let torch wait for messages of the others.
     """
     if process_rank().count > 1:
         sys.stdout.flush()
@@ -70,21 +70,33 @@ def exit_at_once(code: int) -> None:
 def launch(command: Sequence[str], count: int) -> int:
     """Run `command` in `count` processes of this computer until all have ended.
 
-    The first one's standard output is this process's. What they write to standard error is kept, and shown at
-    the end: that of the one that failed first, or else the first one's. One that fails ends all within seconds.
-    Ctrl-C reaches each of them once, and so does SIGTERM, as a Ctrl-C.
+    The first one's standard output is this process's. Their standard errors are collected; that of the first process
+    to fail is shown at the end, otherwise rank 0's. If one fails, all end within seconds. Each receives Ctrl-C once;
+    SIGTERM is passed on as Ctrl-C.
 
     Returns:
-        The exit code of the one that failed first, or else the first one's; 143 if SIGTERM has ended them.
+        The exit code of the first process to fail, otherwise rank 0's; 143 after SIGTERM.
     Raises:
         TrainingError: one of them was killed.
     """
-    processes: list[subprocess.Popen[bytes]] = []
+    return run_processes([command] * count, _environments(count), together=True)
+
+
+def run_processes(
+    commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], *, together: bool
+) -> int:
+    """Run several commands at once; see `launch`.
+
+    Args:
+        environments: of each process.
+        together: none is of use without the first one: when that has ended, the others have seconds left.
+    """
+    count, processes = len(commands), list[subprocess.Popen[bytes]]()
     with ExitStack() as stack:
-        errors = [stack.enter_context(tempfile.TemporaryFile()) for _rank in range(count)]
+        errors = [stack.enter_context(tempfile.TemporaryFile()) for _process in commands]
         stack.callback(_end, processes)
         interrupts = stack.enter_context(_signals_forwarded(processes))
-        for rank, environment in enumerate(_environments(count)):
+        for rank, (command, environment) in enumerate(zip(commands, environments, strict=True)):
             processes.append(
                 subprocess.Popen(
                     command,
@@ -92,22 +104,23 @@ def launch(command: Sequence[str], count: int) -> int:
                     stdin=subprocess.DEVNULL,
                     stdout=None if rank == 0 else subprocess.DEVNULL,
                     stderr=errors[rank],
-                    start_new_session=os.name == "posix",  # so that Ctrl-C comes from here alone, and once
+                    start_new_session=os.name == "posix",  # so that they receive Ctrl-C only from here, and once
                 )
             )
-        shown = _wait(processes, interrupts)
+        shown = _wait(processes, interrupts, together)
         code = processes[shown].poll()
         _end(processes)
         errors[shown].seek(0)
         sys.stderr.write(errors[shown].read().decode(errors="replace"))
         sys.stderr.flush()
-    if code is None or code == _INTERRUPTED:  # None: it did not end by itself in time
+    # None: it did not end by itself in time
+    if code in (None, _INTERRUPTED) or (interrupts and not together):
         return 128 + interrupts[0] if interrupts else _INTERRUPTED
     if code < 0:
         raise TrainingError(
             _(
-                "process {rank} of {count} was ended by {signal} (out of memory?), and the others too; continue with "
-                "`ubend fit --resume RUN --gpus {count}`"
+                "process {rank} of {count} was ended by {signal} (possibly out of memory), so all were ended; "
+                "continue with `ubend fit --resume RUN --gpus {count}`"
             ).format(rank=shown, count=count, signal=signal.Signals(-code).name),
             key="--gpus",
         )
@@ -119,9 +132,8 @@ def _environments(count: int) -> list[dict[str, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     defaults = {
-        "OMP_NUM_THREADS": str(max(1, cores // count)),
+        "OMP_NUM_THREADS": share_of_cores(count),
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # torch's remarks on its connections are for its developers
     }
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -129,7 +141,13 @@ def _environments(count: int) -> list[dict[str, str]]:
     return [defaults | os.environ | {key: str(value) for key, value in own_rank.items()} for own_rank in places]
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]], interrupts: Sequence[int]) -> int:
+def share_of_cores(count: int) -> str:
+    """Threads of each of `count` processes of this computer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return str(max(1, cores // count))
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], interrupts: Sequence[int], together: bool = True) -> int:
     """Until all have ended, or one has failed, or patience is out; returns the one whose errors are to be shown."""
     deadline = math.inf
     while True:
@@ -139,7 +157,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], interrupts: Sequence[int
             return failed[0]
         if None not in codes or time.monotonic() > deadline:
             return 0
-        if codes[0] is not None or len(interrupts) > 1:
+        if (together and codes[0] is not None) or len(interrupts) > 1:
             deadline = min(deadline, time.monotonic() + _GRACE_S)
         elif signal.SIGTERM in interrupts:
             deadline = min(deadline, time.monotonic() + _SAVE_S)

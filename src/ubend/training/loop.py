@@ -27,7 +27,7 @@ from ubend.core.errors import TrainingError
 from ubend.core.i18n import _
 from ubend.core.plan import TrainPlan
 from ubend.dataset.batches import Batch, TrainingBatches
-from ubend.dataset.sources import Source
+from ubend.dataset.sources import ItemSource
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.training.batch_norm_warmup import batch_statistics, in_batch_norm_warmup
 from ubend.training.checkpoint import TrainingState
@@ -57,7 +57,7 @@ class Training:
     plan: TrainPlan
     class_names: tuple[str, ...]
     batches: TrainingBatches
-    validation: Source
+    validation: ItemSource
     loss: Loss
     state: TrainingState
     forward: Forward
@@ -75,7 +75,8 @@ class Training:
     @property
     def micro_batch(self) -> int:
         """Images in memory at once: as many as the plan and memory allow."""
-        return min(self.batches.batch, self.plan.micro_batch, self.state.progress.micro_batch or self.batches.batch)
+        batch = self.batches.batch_per_process
+        return min(batch, self.plan.micro_batch, self.state.progress.micro_batch or batch)
 
     def autocast(self) -> AbstractContextManager[object]:
         """A context in which networks compute in the precision of the plan."""
@@ -113,7 +114,7 @@ class Runtime(ABC):
                                                     those of the runtime in it
 
     Attributes:
-        ranks: the processes that train together; a no-op for a single process.
+        group: the processes that train together; a no-op for a single process.
     """
 
     def __init__(self, training: Training, group: ProcessGroup = ALONE) -> None:
@@ -138,7 +139,7 @@ class Runtime(ABC):
         state.optimizer.step()
         state.optimizer.zero_grad()
         if state.ema is not state.model:
-            update_ema(state.ema, state.model, ema_decay(step, training.plan.average_decay))
+            update_ema(state.ema, state.model, ema_decay(step, training.plan.ema_decay))
 
 
 class PlainRuntime(Runtime):
@@ -217,7 +218,7 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
                 shown = _by_name(training, _score_validation(runtime)[1])  # displayed only; nothing is chosen by it
             progress.history[-1]["batch_statistics_dice"] = shown
         if plan.patience is not None and epoch - progress.best_epoch >= plan.patience:
-            progress.stopped = _("no better validation figure for {count} epochs").format(count=plan.patience)
+            progress.stopped = _("epochs without a better validation score: {count}").format(count=plan.patience)
         timing = EpochTiming(train_s, time.monotonic() - started - train_s, waited_s, progress.step - first_step)
         recorder.after_epoch(training, timing)
     stop.close()
@@ -233,7 +234,7 @@ def validate(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
 
 
 def _score_validation(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
-    """As `validate`, with batch norm in the mode in which it is."""
+    """As `validate`, in the current mode of batch norm."""
     training, classes = runtime.training, len(runtime.training.class_names)
     images, own = training.validation, runtime.group.shard(len(training.validation))
     sums, start = torch.zeros_like(training.state.sums), own.start
@@ -290,7 +291,7 @@ def seed_random_layers(training: Training, position: int) -> None:
 def keep_generators(training: Training) -> AbstractContextManager[None]:
     """A context that restores torch's random state on exit, if the network has random layers."""
     device = training.state.sums.device
-    devices = [device] if device.type == "cuda" else []  # the CPU's is restored without being named
+    devices = [device] if device.type == "cuda" else []  # the CPU's state is always restored
     return torch.random.fork_rng(devices, enabled=training.state.model.is_stochastic)
 
 
@@ -298,8 +299,8 @@ def diverged(training: Training) -> TrainingError:
     """The error of a loss that is not finite."""
     return TrainingError(
         _(
-            "the loss is not a finite number any more after step {step}; use a smaller learning rate "
-            "(--set train.learning_rate={rate:g}) or --set train.precision=float32"
+            "the loss became infinite or NaN at step {step}; use a smaller learning rate (--set "
+            "train.learning_rate={rate:g}) or --set train.precision=float32"
         ).format(step=training.state.progress.step, rate=training.plan.learning_rate / 10),
         key="train.learning_rate",
     )

@@ -1,4 +1,4 @@
-"""(logits, target) -> sums and counts, float32; pure.
+"""The training loss as pure functions: (logits, target) -> sums and counts, float32.
 
 A loss is a sum over the batch divided by a count that depends only on the targets. So it does not depend on how
 the batch is split into micro-batches or spread over processes.
@@ -7,7 +7,7 @@ N images, C classes, H x W pixels.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from ubend.core.settings import LossKind
 
-MIN_DICE = 1e-6  # below it, -log(Dice) grows no more
-_FOCUS = 2.0  # exponent of the focal loss, as its authors recommend
+MIN_DICE = 1e-6  # lower limit of Dice in -log(Dice)
+EPSILON = 1e-6  # keeps 0 / 0 finite: the Dice of a class without a pixel, true or predicted
+_FOCUS = 2.0  # exponent of the focal loss, as recommended by its authors
 
 
 class LossCounts(NamedTuple):
@@ -58,6 +59,7 @@ class Loss:
 
     kind: LossKind
     class_weights: Tensor | None = None
+    can_capture: ClassVar[bool] = True  # in a CUDA graph
 
     def count(self, target: Tensor, classes: int, pixel_weights: Tensor | None = None) -> LossCounts:
         """The denominators for `sum` of the same targets.
@@ -105,7 +107,7 @@ class Loss:
         overlap = (prob * hot).sum(dim=(2, 3))
         truth = hot.sum(dim=(2, 3))
         claimed = (prob * hot.sum(dim=1, keepdim=True)).sum(dim=(2, 3))  # over scored pixels
-        dice = 2.0 * overlap / (claimed + truth).clamp_min(1e-6)
+        dice = 2.0 * overlap / (claimed + truth).clamp_min(EPSILON)
         lost = -dice.clamp_min(MIN_DICE).log() if self.kind == "logdice+ce" else 1.0 - dice
         return LossSums(cross_entropy, torch.where(truth > 0, lost, 0.0).sum())
 

@@ -1,4 +1,4 @@
-"""When memory runs out, a step is repeated in smaller micro-batches, and validation continues in smaller batches.
+"""Out-of-memory handling: a step is repeated with smaller micro-batches, and validation continues with smaller batches.
 
 Gradients and sums are still those of the whole batch (loop.py); batch norm then sees fewer images at a time.
 """
@@ -53,9 +53,7 @@ class LimitedMemoryRuntime(Runtime):
     def _halve_micro_batch(self) -> None:
         training, before = self.training, self.training.micro_batch
         size = before // 2
-        if (
-            self.group.count > 1
-        ):  # all must halve together, and telling the others would take a synchronisation in every step
+        if self.group.count > 1:  # all must halve together, which would take a synchronisation in every step
             raise SettingError(
                 _(
                     "the device of process {rank} ran out of memory with {count} images at a time; use --set "
@@ -68,8 +66,8 @@ class LimitedMemoryRuntime(Runtime):
         if size == 0:
             raise SettingError(
                 _(
-                    "the device ran out of memory with {count} images at a time, and fewer cannot be trained on; "
-                    "use a smaller --size, --width or data.window, or --device cpu"
+                    "the device ran out of memory with {count} images at a time, and training needs at least that "
+                    "many; use a smaller --size, --width or data.crop, or --device cpu"
                 ).format(count=before),
                 key="train.micro_batch",
             )
@@ -78,7 +76,7 @@ class LimitedMemoryRuntime(Runtime):
             _(
                 "note: out of memory with {before} images at a time; the step is repeated, and training continues, "
                 "with {size} at a time (the steps stay those of {batch} images)"
-            ).format(before=before, size=size, batch=training.batches.batch)
+            ).format(before=before, size=size, batch=training.batches.batch_per_process)
         )
 
     def _halve_validation_batch(self, before: int) -> None:
@@ -97,7 +95,7 @@ class LimitedMemoryRuntime(Runtime):
 
 def has_lone_values(training: Training, micro_batch: int) -> bool:
     """Whether batch norm would see one value per channel (it needs two) at the deepest level of a micro-batch."""
-    smallest, depth = training.batches.batch % micro_batch or micro_batch, training.state.model.depth
+    smallest, depth = training.batches.batch_per_process % micro_batch or micro_batch, training.state.model.depth
     values = smallest * math.prod(math.ceil(side / 2**depth) for side in training.batches.crop_hw)
     return training.state.model.has_batch_norm and values < 2
 
@@ -107,8 +105,9 @@ def refuse_lone_values(training: Training) -> None:
     if has_lone_values(training, training.micro_batch):
         raise SettingError(
             _(
-                "train.batch = {batch} (in steps of {micro}) leaves one image of a single pixel at the deepest of "
-                "{depth} levels; use a larger --batch, a larger --size or a smaller model.depth"
+                "train.batch = {batch} (in steps of {micro}) leaves a single value per channel at the deepest of "
+                "{depth} levels, for which batch norm is undefined; use a larger --batch, a larger --size or a "
+                "smaller model.depth"
             ).format(batch=training.plan.batch, micro=training.micro_batch, depth=training.state.model.depth),
             key="train.batch",
         )

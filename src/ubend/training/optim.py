@@ -1,4 +1,4 @@
-"""Adam and SGD, learning rate of a step, EMA of the weights."""
+"""Optimizers (Adam, SGD), learning rate schedules and the EMA of the weights."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ _ONE_CYCLE_END = 1e4  # first rate / last rate: final_div_factor of torch's OneC
 
 
 def without_compiler(kind: type[torch.optim.Optimizer]) -> Any:
-    """The optimizer class, without the wrappers of its methods that import torch's compiler, which takes 1.3 to 2 s."""
+    """An optimizer class whose methods do not import torch's compiler, which takes 1.3 to 2 s."""
     methods = {name: unwrap(getattr(kind, name)) for name in ("add_param_group", "zero_grad", "step")}
     return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(methods["step"])})
 
@@ -52,10 +52,10 @@ def make_optimizer(
     Each group of parameters has its `rate_share`, by which `learning_rate_at` is multiplied.
 
     Args:
-        encoder: those of the parameters that learn at `encoder_rate`.
+        encoder: the parameters whose learning rate is `encoder_rate`.
     """
     inside = set(encoder)
-    parts = [([p for p in model.parameters() if p not in inside], 1.0)]
+    parts = [([p for p in model.parameters() if p not in inside and p.requires_grad], 1.0)]
     parts += [([*encoder], settings.encoder_rate)] if encoder else []
     groups = [
         {"params": [p for p in part if (p.ndim > 1) is decays], "weight_decay": decay, "rate_share": share}

@@ -1,4 +1,4 @@
-"""What is drawn after each epoch: a panel of validation images, and the curves."""
+"""Drawings after each epoch: a panel of validation images, and the curves."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,10 +20,10 @@ _PANEL_IMAGES = 3  # of the validation split
 
 
 class EpochDrawing:
-    """Draws an epoch of a training; call it with the state, and what it returns in the thread that writes.
+    """Draws an epoch of a training. Call it with the state; it returns a function for the writing thread.
 
     Args:
-        run: where panels and curves go.
+        run: the run folder, for panels and curves.
         show: also display each panel.
     """
 
@@ -33,7 +33,7 @@ class EpochDrawing:
 
     def __call__(self, state: TrainingState) -> Callable[[], None]:
         draw_panel, history = self._inspect(state), list(state.progress.history)
-        if self._show:  # a notebook shows what its own thread gives it
+        if self._show:  # notebooks only display output of their own thread
             draw_panel()
 
         def write() -> None:
@@ -44,9 +44,9 @@ class EpochDrawing:
         return write
 
     def _inspect(self, state: TrainingState) -> Callable[[], None]:
-        """The panel of an epoch: input, prediction and truth of a few validation images, the same ones each time.
+        """The panel of an epoch: input, prediction and truth of a few fixed validation images.
 
-        The network looks at them here; the drawing is left to what is returned, which needs neither device nor state.
+        The forward pass runs here; the returned function draws and needs neither device nor state.
         """
         training, data = self._training, self._data
         validation = training.validation

@@ -1,4 +1,4 @@
-"""What a training writes and says while it runs; files are written in the background."""
+"""Logs, states and progress of a running training; files are written in the background."""
 
 import time
 from collections.abc import Callable
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from ubend.training.loop import Training
 
 _READING_LIMITS = 0.2  # share of the training time spent waiting for images
-_SAVE_AFTER_S = 300.0  # without a save, inside an epoch; at its end one is made whenever it costs little
+_SAVE_AFTER_S = 300.0  # seconds without a save within an epoch; at its end a state is saved if that is cheap
 
 
 @dataclass(frozen=True)
 class EpochTiming:
-    """Seconds of an epoch: its steps, its validation, and of its steps those spent waiting for images."""
+    """Seconds of an epoch: steps, validation, and the part of the steps spent waiting for images."""
 
     train_s: float
     validation_s: float
@@ -32,15 +32,15 @@ class EpochTiming:
 
 
 class _StepTimer:
-    """Measures what a step takes, validations in between included, in the steps after the warm-up."""
+    """Measures the duration of steps after the warm-up, including validations between them."""
 
     def __init__(self, device: torch.device) -> None:
-        # on a GPU, kernels are compiled and the step is captured in the first ones, and a step is short
+        # on a GPU, the first steps compile kernels and capture the graph, and steps are short
         self._first, self._last = (1, 6) if device.type == "cpu" else (5, 25)
         self._steps, self._since = 0, 0.0
 
     def after_step(self, sums: torch.Tensor) -> float | None:
-        """Seconds per step, once, when enough steps are timed; the device is waited for at both ends."""
+        """Seconds per step, returned once when enough steps are timed; synchronises with the device at both ends."""
         self._steps += 1
         if self._steps in (self._first, self._last):
             sums.cpu()
@@ -50,15 +50,14 @@ class _StepTimer:
 
 
 class Recorder:
-    """Metrics, timing, states and the model of a run; progress for people.
+    """Writes metrics, timing, states and the model of a run, and reports progress.
 
     Args:
-        run: where files go.
+        run: the run folder.
         saver: of the run's state and model.
-        reporter: told of progress.
-        after_epoch: called with the state after each epoch's row is in the history; what it returns is called in the
-            thread that writes.
-        writes: False in all but the first of several processes: these write and say nothing.
+        reporter: reports progress.
+        after_epoch: called with the state after each epoch; the function it returns runs in the writing thread.
+        writes: False in all processes except the first: they write and print nothing.
     """
 
     def __init__(
@@ -79,9 +78,9 @@ class Recorder:
         self._reporter.begin(_("training"), training.steps, done)
         if in_batch_norm_warmup(training, training.steps_until(len(training.state.progress.history) + 1)):
             line = _(
-                "note: the validation scores of the first {steps} steps say little, because the running statistics of "
-                "batch norm are not settled yet; the scores in brackets, made with the statistics of the validation "
-                "images, show what the network has learned"
+                "note: validation scores in the first {steps} steps are not informative, because the running "
+                "statistics of batch norm have not converged yet; the scores in brackets use the statistics of the "
+                "validation images and show what the network has learned"
             )
             self._reporter.report(line.format(steps=BATCH_NORM_WARMUP_STEPS))
 
@@ -113,13 +112,13 @@ class Recorder:
         self._saver.begin(self._after_epoch(state))
         if self._saver.is_due():
             self._saver.save(state)
-        if self._epochs == 2:  # in the first one, kernels are compiled and the step is captured
+        if self._epochs == 2:  # the first epoch compiles kernels and captures the graph
             self._reporter.report(describe_limit(timing.waited_s / timing.train_s, state.sums.device))
         if line := describe_unlearned(training):
             self._reporter.report(line)
 
     def finish(self, state: TrainingState) -> None:
-        """The model is written when this returns; the state still is being written."""
+        """End the training; the model is written when this returns, the state may still be in progress."""
         self._reporter.end()
         if self._writes:
             self._run.write_metrics(state.progress.history)
@@ -128,17 +127,17 @@ class Recorder:
 
 
 def describe_duration(seconds: float, epochs: int, *, is_resumed: bool) -> str:
-    """One line: how long the training takes, and what makes another one shorter.
+    """One line: the estimated duration of the training, and how to shorten it.
 
     Args:
-        seconds: estimated, of all its steps; of a resumed one, of those that are left.
+        seconds: estimated for all steps; for a resumed training, for the remaining ones.
         epochs: of the whole training.
     """
-    if is_resumed:  # with the settings that it has
+    if is_resumed:  # with its own settings
         return _("about {duration} to go").format(duration=rough_duration(seconds))
     return _(
-        "about {duration} for all {epochs} epochs; shorter with fewer --epochs, a smaller --size, or --patience N, "
-        "which stops after N epochs without a better validation score"
+        "about {duration} for all {epochs} epochs; to shorten it, use fewer --epochs, a smaller --size, or --patience "
+        "N, which stops after N epochs without a better validation score"
     ).format(duration=rough_duration(seconds), epochs=epochs)
 
 

@@ -1,4 +1,4 @@
-"""Every file name in a run folder, and what is in each."""
+"""The files of a run folder."""
 
 import contextlib
 import json
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from ubend.core.plan import Plan
     from ubend.dataset.dataset import Dataset
 
-FORMAT = 2  # of run.json; grows when this version could not continue with an older run
+FORMAT = 2  # of run.json; increased when older runs cannot be resumed
 
 
 class RunFolder:
-    """One training, everything about it.
+    """The folder of one training.
 
     Attributes:
         settings: resolved settings; `--config` takes it back.
-        facts: data folder, class table, versions, device, the reasons of what was chosen.
+        facts: data folder, class table, versions, device, reasons of automatic choices.
         data: `name,image,mask,split,group,image_hash,mask_hash` of every pair.
-        skipped: `name,problem` of the pairs that `--skip-bad` left out; not there when there are none.
+        skipped: `name,problem` of the pairs that `--skip-bad` left out; missing if there are none.
         metrics: one JSON line per epoch; nothing in it depends on the clock.
         timing: one JSON line per epoch: seconds, images per second.
         curves: losses and Dice of all epochs.
-        model: the best weights and everything needed to use them.
-        state: what `--resume` continues from.
+        model_path: the best weights and everything needed to use them.
+        state_path: the training state for `--resume`.
         scores: of the test split.
         predictions: made by `ubend show`: test images, input | truth | prediction.
         worst: made by `ubend show --worst`: the same and the errors, the worst image first.
-        begun: empty; there until the first files are written, by which those of a killed process are known.
+        started: an empty file that exists until the first files are complete; marks files of a killed process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,8 +53,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.timing = path / "timing.jsonl"
         self.curves = path / "curves.png"
-        self.model = path / MODEL_FILE
-        self.state = path / "resume.safetensors"
+        self.model_path = path / MODEL_FILE
+        self.state_path = path / "resume.safetensors"
         self.scores = path / "scores.json"
         self.predictions = path / "predictions.png"
         self.worst = path / "worst.png"
@@ -64,19 +64,19 @@ class RunFolder:
         return self.path / "panels" / f"epoch_{epoch:04d}.png"
 
     def refuse_existing_results(self) -> None:
-        """Before anything slow happens: fail when the folder holds something already.
+        """Fail early if the folder is not empty.
 
         Raises:
             OutputError: it exists and is not empty.
         """
         if not self.path.exists():
             return
-        # A run that was killed before run.json was written, the last file of its beginning, holds nothing.
-        written = (self.settings, self.data, self.skipped, self.state) if self.started.exists() else ()
+        # run.json is the last file written at the start: a run killed before that contains nothing.
+        written = (self.settings, self.data, self.skipped, self.state_path) if self.started.exists() else ()
         names = {path.name for path in written}
         if self.path.is_dir() and all(p.name in names or p.name[0] == "." for p in self.path.iterdir()):
             return
-        line = _("{path} exists already and is no run; choose another --out, nothing was written")
+        line = _("{path} exists already and is not a run folder; choose another --out (nothing was written)")
         if self.facts.is_file():
             line = _("{path} exists already; choose another --out, or resume it with --resume {path}")
         raise OutputError(line.format(path=self.path), path=self.path, key="--out")
@@ -85,8 +85,8 @@ class RunFolder:
         """The content of run.json: device, threads, torch, processes, ...
 
         Raises:
-            OutputError: there is no run to resume, or one of an older version, or its state is missing, unless it
-                ended before the first one was saved.
+            OutputError: not a run; a run of an incompatible version; or its state is missing, unless it ended before
+                the first save.
         """
         try:
             facts: dict[str, Any] = json.loads(read_text(self.facts))
@@ -97,43 +97,46 @@ class RunFolder:
             self.data.stat()
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise OutputError(
-                _("{path}: no run to resume ({name}: {reason}); begin one with `ubend fit FOLDER --out NEW`").format(
-                    path=self.path, name=self.facts.name, reason=reason(error)
-                ),
+                _(
+                    "{path}: not a run that can be resumed ({name}: {reason}); start one with `ubend "
+                    "fit FOLDER --out NEW`"
+                ).format(path=self.path, name=self.facts.name, reason=reason(error)),
                 path=self.path,
             ) from error
         if not current:
             raise OutputError(
                 _(
-                    "{path}: a run of another version of ubend ({version}), which this one cannot resume; use its "
-                    "model, initialise from it: `ubend fit FOLDER --from {path}`"
+                    "{path}: a run of another version of ubend ({version}), which cannot be resumed; initialise a new "
+                    "training from its model: `ubend fit FOLDER --from {path}`"
                 ).format(path=self.path, version=facts.get("ubend", "?")),
                 path=self.path,
                 key="format",
             )
-        was_killed = (self.path / LOCK).exists()  # perhaps in its first save, when the model is there and no state yet
-        if self.state.exists():
+        was_killed = (self.path / LOCK).exists()  # it may have been killed in its first save, between model and state
+        if self.state_path.exists():
             return facts
-        if facts.get("begun_with") or (self.model.exists() and not was_killed):
+        if facts.get("begun_with") or (self.model_path.exists() and not was_killed):
             line = _(
-                "{path} is missing, so the training cannot continue; its model stays usable, and `ubend fit FOLDER "
-                "--from {run}` begins another training with it"
+                "{path} is missing, so the training cannot be resumed; its model is still usable: initialise a new "
+                "training from it with `ubend fit FOLDER --from {run}`"
             )
-            if not self.model.exists():
-                line = _("{path} is missing, so the training cannot continue; begin another one")
-            raise OutputError(line.format(path=self.state, run=self.path), path=self.state)
+            if not self.model_path.exists():
+                line = _("{path} is missing, so the training cannot be resumed; start a new one")
+            raise OutputError(line.format(path=self.state_path, run=self.path), path=self.state_path)
         if not was_killed and self.metrics.exists() and read_text(self.metrics).strip():
             raise OutputError(
                 _(
-                    "{path}: {model} and {state} are missing, so the training cannot continue; put them back, or begin "
-                    "another one: `ubend fit --config {settings} --out NEW`"
-                ).format(path=self.path, model=self.model.name, state=self.state.name, settings=self.settings),
-                path=self.state,
+                    "{path}: {model} and {state} are missing, so the training cannot be resumed; restore them, or "
+                    "start a new one: `ubend fit --config {settings} --out NEW`"
+                ).format(
+                    path=self.path, model=self.model_path.name, state=self.state_path.name, settings=self.settings
+                ),
+                path=self.state_path,
             )
         return facts
 
     def create(self) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises:
             OutputError: it exists and is not empty, or cannot be made.
@@ -152,12 +155,12 @@ class RunFolder:
             ) from error
 
     def begin(self, plan: "Plan", data: "Dataset", facts: Mapping[str, Any]) -> None:
-        """Write what a run begins with; `facts` go to run.json, beside layout, classes, choices and versions."""
+        """Write the initial files; `facts` go to run.json, with layout, classes, choices and versions."""
         write_text(self.settings, dump_toml(plan))
         write_text(self.data, data.table())
         if data.skipped or data.folder.skipped:
             write_text(self.skipped, data.skipped_table())
-        import torch  # late: most that asks for a run's files needs no torch
+        import torch  # imported late: most users of run folders need no torch
 
         about = {
             "format": FORMAT,
@@ -173,15 +176,15 @@ class RunFolder:
             "numpy": np.__version__,
             "python": platform.python_version(),
         }
-        write_json(self.facts, {**about, **facts, **versions})  # last: a run folder with it is whole
+        write_json(self.facts, {**about, **facts, **versions})  # last: it marks a complete run folder
         self.started.unlink(missing_ok=True)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """All epochs so far, as the whole file."""
+        """Write metrics.jsonl with all epochs so far."""
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in history))
 
     def append_timing(self, row: dict[str, Any]) -> None:
-        """One more epoch.
+        """Append an epoch to timing.jsonl.
 
         Raises:
             OutputError: the disk is full, or the file cannot be written.
@@ -200,7 +203,7 @@ class RunFolder:
             ) from error
 
     def trim_timing(self, epochs: int) -> None:
-        """Keep the first `epochs` epochs; a killed run may have reported later ones, or half a line."""
+        """Keep the first `epochs` epochs; a killed run may have written later ones, or half a line."""
         if not self.timing.exists():
             return
         rows: dict[int, str] = {}
@@ -210,16 +213,15 @@ class RunFolder:
         write_text(self.timing, "".join(f"{rows[epoch]}\n" for epoch in sorted(rows) if epoch <= epochs))
 
     def clear_leftovers(self) -> None:
-        """Delete what a killed process was writing: the hidden files that `write_file` makes beside its targets."""
-        clear_leftovers(
-            (self.settings, self.facts, self.data, self.metrics, self.curves, self.model, self.state, self.scores)
-        )
+        """Delete temporary files of a killed process."""
+        clear_leftovers([self.settings, self.facts, self.data, self.metrics, self.curves])
+        clear_leftovers([self.model_path, self.state_path, self.scores])
         for path in [*self.path.glob(".tmp??????"), *self.panel(0).parent.glob(".epoch_*-????????.png")]:
             path.unlink(missing_ok=True)  # the first are safetensors' own
 
 
 def free_run_name(data: Path, parent: Path = Path("runs")) -> Path:
-    """`runs/NAME-1`, or the first number that is not taken."""
+    """`runs/NAME-1`, or the first free number."""
     stem = data.resolve().name.lower().replace(" ", "-") or "run"
     number = 1
     while (parent / f"{stem}-{number}").exists():

@@ -1,6 +1,6 @@
-"""Batch norm over the images of all ranks, as in one process; on the CPU too, where torch has none.
+"""Synchronised batch norm over the images of all ranks; also on the CPU, where torch has none.
 
-N images of this rank, C channels, H x W pixels; every rank holds as many.
+N images of this rank, C channels, H x W pixels; every rank has the same number.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from ubend.training.distributed import ProcessGroup
 
 
 def synchronise_batch_norm(model: nn.Module, group: ProcessGroup) -> None:
-    """Let the model's batch norms look at the images of all ranks while training; parameters stay the same."""
+    """Replace the model's batch norms by synchronised ones with the same parameters."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
@@ -32,7 +32,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler must not reorder messages
     def forward(self, input: Tensor) -> Tensor:
-        """Statistics of all ranks while training; the running ones else."""
+        """Normalise with statistics of all ranks while training, with running statistics otherwise."""
         if not self.training:
             return super().forward(input)
         out, mean, var = _Normalised.apply(input, self.weight, self.bias, self.eps, self._ranks)
@@ -52,13 +52,13 @@ class SyncedBatchNorm(nn.BatchNorm2d):
 class _Normalised(torch.autograd.Function):
     """Normalise by mean and variance over all ranks.
 
-    To the gradient with fixed statistics, which torch has for every device, comes what flows through mean and
-    variance; per channel it is affine in the input:
+    The gradient with fixed statistics, which torch has for every device, plus the gradient through mean and variance,
+    which is affine in the input of each channel:
 
         dx = w s (dy - sum(dy) / n - x^ sum(dy x^) / n),   s = 1 / sqrt(var + eps),   x^ = (x - mean) s
 
-    where n and the sums are of all ranks. The gradients of weight and bias stay this rank's own part: they are
-    summed with all the others after the backward pass.
+    where n and the sums are of all ranks. The gradients of weight and bias are this rank's part; they are summed with
+    all others after the backward pass.
     """
 
     @staticmethod
@@ -66,7 +66,7 @@ class _Normalised(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, group: ProcessGroup
     ) -> tuple[Tensor, Tensor, Tensor]:
         own_var, own_mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
-        mean64 = own_mean.double()  # so that the difference of squares below costs no digits
+        mean64 = own_mean.double()  # so that the difference of squares below loses no precision
         moments = torch.stack([mean64, own_var.double() + mean64.square()])
         group.sum_tensors([moments])
         moments /= group.count

@@ -1,4 +1,4 @@
-"""Begin with the weights of a trained model: of other classes, or of another number of channels."""
+"""Initialise from a trained model, also one with other classes or channels."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ubend.core.errors import SettingError
+from ubend.core.errors import ModelFileError, SettingError
 from ubend.core.files import model_path
 from ubend.core.i18n import _
 from ubend.core.settings import NO_ENCODER
@@ -27,7 +27,7 @@ class InitialModel:
     Attributes:
         path: its file or run folder, as it was named.
         sha256: of the model file.
-        bundle: what is in it.
+        bundle: the content of the model file.
     """
 
     path: Path
@@ -39,32 +39,42 @@ def load_initial_model(path: Path) -> InitialModel:
     """Read the initial model.
 
     Raises:
-        ModelFileError: the file is missing, truncated, not ours, or newer than this version.
+        ModelFileError: the file is missing, truncated, not ours, newer than this version, or of several networks.
     """
     bundle = load_bundle(path)
+    if bundle.model.is_ensemble:
+        line = _("{path}: holds {count} networks; name the model of one fold, such as the folder fold-1 beside it")
+        raise ModelFileError(
+            line.format(path=path, count=bundle.model.shape()["members"]), path=path, key="network.members"
+        )
     with model_path(path).open("rb") as file:
         return InitialModel(path, hashlib.file_digest(file, "sha256").hexdigest(), bundle)
 
 
 def shape_settings(initial: InitialModel, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that make a network of the model's shape.
+    """The settings for a network of the model's shape.
 
     Args:
         given: what the user set, by dotted key.
     Raises:
-        SettingError: one of them asks for another shape.
+        SettingError: one of them contradicts the model's shape.
     """
     net = initial.bundle.model
     shape: dict[str, Any] = {"model.kind": net.kind, "model.encoder": net.encoder_name or NO_ENCODER}
     shape |= {"model.pretrained": False, "model.weights": None}
-    shape |= {"model.width": net.width, "model.depth": net.depth, "model.skips": net.skips, "model.growth": net.growth}
+    shape |= {
+        "model.width": net.width,
+        "model.depth": net.depth,
+        "model.skips": net.skips,
+        "model.upsampling": net.upsampling,
+    }
     for key, theirs in shape.items():
         own = given.get(key)
         if own is not None and (tuple(own) if isinstance(own, list) else own) != theirs:
             raise SettingError(
-                _("{key} = {own}, but the model {path} has {theirs}; leave it out, or train without --from").format(
-                    key=key, own=own, path=initial.path, theirs=_("none") if theirs is None else theirs
-                ),
+                _(
+                    "{key} = {own}, but the model {path} has {theirs}; leave this setting out, or train without --from"
+                ).format(key=key, own=own, path=initial.path, theirs=_("none") if theirs is None else theirs),
                 path=initial.path,
                 key=key,
             )
@@ -73,12 +83,12 @@ def shape_settings(initial: InitialModel, given: Mapping[str, Any]) -> dict[str,
 
 @torch.no_grad()
 def initialise_from(initial: InitialModel, state: TrainingState, classes: Sequence[str]) -> list[str]:
-    """Copy what fits into a fresh state; returns lines that say what was kept and what is new.
+    """Copy matching weights into a new state; returns lines that describe what was kept and what is new.
 
     The network has the model's width, depth and skip connections. Every tensor is copied, except:
     the first convolution, where the number of channels differs (`fit_channels`); the head, of which the
-    rows of classes with the same name are copied; and the normalisation, which stays the new images'.
-    Averaged weights begin alike. The optimiser is not touched.
+    rows of classes with the same name are copied; and the normalisation, which is that of the new images.
+    The EMA is initialised in the same way. The optimizer is not changed.
 
     Args:
         classes: names of the new classes, in their order.
@@ -100,9 +110,9 @@ def initialise_from(initial: InitialModel, state: TrainingState, classes: Sequen
 
 
 def match_classes(known: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
-    """For each wanted class the number of the known one of that name, in capitals or not; None: there is none."""
+    """For each wanted class the index of the known class with that name, ignoring case; None: no match."""
     first_wins = list(enumerate(known))[::-1]
-    exact = {name: row for row, name in first_wins}  # where two differ in capitals only
+    exact = {name: row for row, name in first_wins}  # if two differ only in case
     folded = {name.strip().casefold(): row for row, name in first_wins}
     return [exact.get(name, folded.get(name.strip().casefold())) for name in wanted]
 
@@ -126,4 +136,4 @@ def _report(
         lines.append(_("first convolution: kept, {channels} channels").format(channels=now))
     else:
         lines.append(_("first convolution: {before} channels spread evenly over {now}").format(before=before, now=now))
-    return [*lines, _("new: the normalisation (of these images), the optimiser's state")]
+    return [*lines, _("new: the normalisation (of these images) and the optimizer's state")]

@@ -1,4 +1,4 @@
-"""Classes that training has not learned so far: their validation Dice stays at 0."""
+"""Classes that have not been learned: their validation Dice is still 0."""
 
 from typing import TYPE_CHECKING
 
@@ -8,15 +8,15 @@ from ubend.layouts.problems import enumerate_names
 if TYPE_CHECKING:
     from ubend.training.loop import Training
 
-_SHOWN_AS_ZERO = 0.0005  # epoch lines show three decimals
-_HIGHER_RATE = 3  # times the learning rate
+_SHOWN_AS_ZERO = 0.0005  # threshold: epoch lines show three decimals
+_HIGHER_RATE = 3  # suggested factor of the learning rate
 
 
 def describe_unlearned(training: "Training") -> str | None:
-    """One line that names the unlearned classes and what helps, once a third of the epochs is done and after the last.
+    """One line with the unlearned classes and remedies, after a third of the epochs and after the last.
 
     Returns:
-        None: not after this epoch, or all classes are learned.
+        None: no report after this epoch, or all classes are learned.
     """
     plan, progress = training.plan, training.state.progress
     epoch = len(progress.history)
@@ -24,17 +24,17 @@ def describe_unlearned(training: "Training") -> str | None:
     if not (is_last or epoch == -(-plan.epochs // 3)) or not (names := find_unlearned(training)):
         return None
     return _(
-        "note: {names}: validation Dice is still 0.000 after {epoch} of {epochs} epochs; what helps: more steps (more "
-        "--epochs, or a smaller --batch), a higher learning rate (--set train.learning_rate={rate:g}), and, where "
-        "images are resized, crops at native scale (--patches)"
+        "note: {names}: validation Dice is still 0.000 after {epoch} of {epochs} epochs; try more steps (more "
+        "--epochs, or a smaller --batch), a higher learning rate (--set train.learning_rate={rate:g}), or, if images "
+        "are resized, crops at native scale (--patches)"
     ).format(names=enumerate_names(names), epoch=epoch, epochs=plan.epochs, rate=_HIGHER_RATE * plan.learning_rate)
 
 
 def find_unlearned(training: "Training") -> list[str]:
-    """The classes whose validation Dice was 0.000 in the later half of the epochs so far, in the order of their index.
+    """The classes whose validation Dice was 0.000 in the second half of the epochs so far, in class order.
 
-    While batch norm's statistics are not settled, the Dice with batch statistics counts. A class that no validation
-    mask holds is not among them: its Dice is 0 where it is predicted by mistake.
+    During batch norm warm-up the Dice with batch statistics is used. Classes without validation pixels are excluded:
+    their Dice is 0 wherever they are predicted.
     """
     history = training.state.progress.history
     later = [row.get("batch_statistics_dice", row["val_dice"]) for row in history[len(history) // 2 :]]

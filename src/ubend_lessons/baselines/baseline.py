@@ -17,9 +17,9 @@ from ubend.inference.input_checks import given_image
 from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.predictor import Logits
 from ubend.inference.prefetch import prefetch
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.io.decode import read_header
-from ubend.io.images import Sizing, load_image, model_size, resize_array
+from ubend.io.images import LoadedImage, Sizing, load_image, model_size, resize_array
 from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED, LabelMap
 from ubend_lessons.baselines.methods import Method, Parameters, count_levels, list_parameters, refuse_missing, segment
@@ -65,31 +65,37 @@ class Baseline:
         Args:
             image: a file, or (H, W, channels) values in the units of the training images.
         Returns:
-            The mask; `prob` is 1 for its class, except for borders where the answer was enlarged.
+            The mask; `probabilities` is 1 for its class, except for borders where the answer was enlarged.
         Raises:
             DataError: the file cannot be read, or has other channels.
         """
-        (logits,) = self.run([self.prepare(image)])
+        loaded = self._read(image)
+        (logits,) = self.run([self._resize(loaded)])
         prob = logits.native()[0]
-        return Prediction(class_index(prob).numpy(), prob.numpy(), self.labels)
+        return Prediction(class_index(prob).numpy(), self.labels, loaded.pixels, prob.numpy())
 
     def inspect(self, path: Path) -> Header:
         """A file's header; DataError: it cannot be read, or has other channels."""
         return read_header(path, self.sizing.channels)
 
-    def prepare(self, image: NDArray[Any] | Path | str, _header: Header | None = None) -> Source:
+    def prepare(self, image: NDArray[Any] | Path | str, _header: Header | None = None) -> TileSource:
         """An image at the size at which the method works; for arguments and errors see a call."""
-        loaded = load_image(Path(image), self.sizing.channels) if isinstance(image, str | Path) else given_image(image)
+        return self._resize(self._read(image))
+
+    def _read(self, image: NDArray[Any] | Path | str) -> LoadedImage:
+        return load_image(Path(image), self.sizing.channels) if isinstance(image, str | Path) else given_image(image)
+
+    def _resize(self, loaded: LoadedImage) -> TileSource:
         pixels = loaded.pixels
         native_hw = pixels.shape[0], pixels.shape[1]
         size_hw = model_size(native_hw, self.sizing.size_px, self.sizing.keep_aspect)
-        return Source.of_pixels(resize_array(pixels, size_hw), native_hw, invalid=loaded.invalid)
+        return TileSource.of_pixels(resize_array(pixels, size_hw), native_hw, invalid=loaded.invalid)
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+    def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
         """What the method says of images: 1 for a pixel's class and 0 for the others instead of a network's
         logits, so that its answers are enlarged and scored just as those are."""
 
-        def answer(source: Source) -> tuple[tuple[int, int], Tensor]:
+        def answer(source: TileSource) -> tuple[tuple[int, int], Tensor]:
             classes = self.classify(source.read(0, source.size_hw[0]))
             hot = np.eye(self.labels.classes, dtype=np.float32)[classes]
             return source.native_hw, torch.from_numpy(hot).permute(2, 0, 1)[None]

@@ -19,7 +19,7 @@ from ubend.drawing.panels import save_png
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits
-from ubend.inference.tiling import Source
+from ubend.inference.tiling import TileSource
 from ubend.io.images import read_image, write_mask
 from ubend.io.raster import Header
 from ubend.labels.class_table import LabelMap, background_class
@@ -80,14 +80,14 @@ def run_baseline(
     if not pairs:
         found = ", ".join(sorted(set(dataset.splits)))
         raise DataError(
-            _("no images in the subset {subset}; there are: {found}").format(subset=subset, found=found),
+            _("no images in the subset {subset}; available: {found}").format(subset=subset, found=found),
             key="--subset",
         )
     target = None if out is None else Path(out)
     if target is not None:
         _refuse_there(pairs, target)
     examples = _take_examples(dataset, _TAUGHT)
-    reporter.report(_("learning from {count} training images").format(count=len(examples)))
+    reporter.report(_("learning from training images: {count}").format(count=len(examples)))
     baseline = learn_baseline(name, examples, dataset.labels, dataset.sizing, dataset.value_range())
     shown = ", ".join(f"{key} {value}" for key, value in baseline.parameters.items())
     reporter.report(_("chosen on the training split: {parameters}").format(parameters=shown))
@@ -100,7 +100,7 @@ def run_baseline(
     scores = {"part": subset, "method": name, "parameters": dict(baseline.parameters), **scores}
     if target is not None:
         write_json(target / _SCORES, scores)
-        reporter.report(_("{count} masks and overlays in {out}").format(count=len(pairs), out=target))
+        reporter.report(_("masks and overlays in {out}: {count}").format(count=len(pairs), out=target))
     return BaselineResult(baseline, scores)
 
 
@@ -142,10 +142,10 @@ class _Watched:
     def inspect(self, path: Path) -> Header:
         return self._baseline.inspect(path)
 
-    def prepare(self, image: Path, header: Header) -> Source:
+    def prepare(self, image: Path, header: Header) -> TileSource:
         return self._baseline.prepare(image, header)
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Logits]:
+    def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
         for done, logits in enumerate(self._baseline.run(sources), 1):
             if self._out is not None:
                 self._write(self._out, logits)

@@ -1,0 +1,658 @@
+"""The functions of `import ubend`: each subcommand as one call, with the command's words as keywords.
+
+A keyword is called as the flag is (`--min-area` is `min_area`), except where Python needs another word:
+
+| flag | keyword |
+|---|---|
+| `--with MODEL` | `model=[first, second]` |
+| `--class NAME` | `classes=` |
+| `--from MODEL` | `init_from=` |
+| `--set KEY=VALUE` | `settings={KEY: VALUE}` |
+
+A flag that may be repeated takes a list, and one of `CLASS=NUMBER` a dict. Each function reports what its command
+prints, in the same words, through `reporter`: notes and warnings are the log of a work of minutes or hours and stand
+in their place in it. Python's `warnings` would show a line once per process, with a line number of ubend, and under
+`-W error` end a training at its last step.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ubend.core.progress import Reporter
+    from ubend.core.settings import Effort, LossKind, Recipe
+    from ubend.dataset.arrays import Arrays
+    from ubend.evaluation.report import Scores
+    from ubend.inference.conditions import Conditions
+    from ubend.instances.export import Export
+    from ubend.instances.instances import Method
+    from ubend.io.probabilities import ProbKind
+    from ubend.layouts.pairs import SplitName
+    from ubend.tasks.fit_result import FitResult
+    from ubend.tasks.reading import DataFolder
+    from ubend.training.own_parts import LossFunction
+
+
+def fit(
+    folder: Path | str | None = None,
+    *,
+    out: Path | str | None = None,
+    images: "Path | str | Arrays | None" = None,
+    masks: "Path | str | Arrays | None" = None,
+    split: Path | str | Sequence[str] | None = None,
+    groups: Sequence[str | int | None] | None = None,
+    classes: str | Sequence[str] | None = None,
+    values: str | Sequence[str] | None = None,
+    channels: int | None = None,
+    skip_bad: bool | None = None,
+    root: Path | str | None = None,
+    recipe: "Recipe | None" = None,
+    size: int | None = None,
+    patches: bool | None = None,
+    width: int | None = None,
+    encoder: str | None = None,
+    network: "nn.Module | None" = None,
+    loss: "LossKind | LossFunction | None" = None,
+    effort: "Effort | None" = None,
+    folds: int | None = None,
+    test: Literal["none"] | None = None,
+    epochs: int | None = None,
+    batch: int | None = None,
+    patience: int | None = None,
+    skips: str | Sequence[bool] | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    gpus: int | None = None,
+    deterministic: bool | None = None,
+    config: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    init_from: Path | str | None = None,
+    show: bool = False,
+    reporter: "Reporter | None" = None,
+) -> "FitResult":
+    """Train a U-Net on a folder of images and masks, score it, and write model, scores and logs to a run folder.
+
+    What is None is chosen from the images and the device; the choice is reported with its reason. A keyword is
+    stronger than `config`, and `settings` than a keyword. Ctrl-C stops after the current step and keeps the model;
+    `ubend.resume` continues. Under torchrun all processes train together; only the first one reports and writes.
+
+    Args:
+        folder: images and masks in any of the layouts of docs/formats.md, or the name of a data set (oxford-pet,
+            kvasir-seg), or a `data.toml` of `ubend.data`; None: with `images` and `masks`.
+        out: the run folder, new or empty; None: `runs/NAME-1`, `-2`, ...
+        images: folder or pattern of the images, instead of `folder`. Or N arrays (H, W) or (H, W, C), or one array
+            (N, H, W[, C]): uint8, uint16 or float (used as float32, in any unit, NaN is invalid); they are written
+            into the cache once, as files named 0000, 0001, ...
+        masks: folder or pattern of the masks, with `images`. Or N arrays (H, W), or one array (N, H, W), of integers
+            0..65535 or bool.
+        split: CSV `file,split[,group]` or `file,group`: which image is in which split (train, val, test); None: as
+            the folder states, else drawn: 15% validation, 15% test, whole groups. With arrays also a list of N words.
+        groups: with arrays: the patient, video or site of each image; images of one group stay in one split.
+        classes: class names in the order of the mask values, as a list or with commas; None: from the folder, or
+            made up.
+        values: what masks hold, `value=name` each, as a list or with commas, such as
+            `["0=background", "255=polyp"]` or `"#ff0000=road"`; None: found in the masks.
+        channels: 1 reads grey, 3 colour, 1..16; None: as stored.
+        skip_bad: leave out pairs that cannot be used, and name them; None: False.
+        root: folder that a named data set is in, or is downloaded to; None: the cache.
+        recipe: group of settings to start from: `modern`, `tutorial` (the course text's settings, with its faults
+            fixed) or `paper` (the original U-Net and its training); None: `modern`, unless `config` names another.
+        size: px, 8..8192; images are resized to the area of a square of this side.
+        patches: train on crops at native scale; `size` is then the side of a crop, px, 16..8192.
+        width: channels of the network's first level, 1..1024; each deeper level has twice as many.
+        encoder: name of an encoder with ImageNet weights, such as tf_efficientnet_lite2 or resnet18; `none`: the
+            U-Net's own; None: tf_efficientnet_lite0, unless `width` or another shape is given.
+        network: your own module: (N, C, H, W) float32 normalised images -> (N, K, H, W) logits of K classes. If it has
+            the attribute `input_multiple`, H and W are padded to multiples of it, else they are any. It is copied; its
+            weights are the initial ones. `ubend.load` needs it, and `ubend.evaluate` and `ubend.resume` too.
+        loss: `ce`: cross entropy; `ce-sum`: its sum over the pixels; `dice+ce`: and 1 - soft Dice; `logdice+ce`:
+            and -log(soft Dice); `dice+focal`: with pixels that are right already counting little; None: `logdice+ce`.
+            Or your own function of (logits (N, K, H, W) float32, target (N, H, W) int64 class index, 255 where nothing
+            is scored, weights (N, H, W) float32, 0 there) -> scalar; over micro-batches and processes it is averaged,
+            weighted by their images.
+        effort: `quick`: a quarter of the epochs; `best`: `folds` 5, mirror images averaged in prediction, and weights
+            of the classes where they help; sets only what nothing else sets; None: `normal`.
+        folds: train so many models, 2 to 100, each without one fold of the images, and pack them into one model; see
+            docs/folds.md.
+        test: none: no test split; with `folds`, every image is in one fold.
+        epochs: how often every image is shown, 1 or more.
+        batch: images per step, 1 or more, of all processes together.
+        patience: stop after this many epochs without a better validation score; None: never.
+        skips: skip connections to keep: `all`, `none`, levels such as `1,2` (1 is full size), or a bool for each
+            level; None: all.
+        seed: of every random draw, 0..2^63 - 1; None: 0.
+        device: cuda, cuda:1, mps or cpu; None: the fastest here.
+        gpus: with `folds`, so many are trained at once, each on its GPU; else it must be the number of processes that
+            run: they are started by `ubend fit --gpus N` or torchrun.
+        deterministic: bitwise reproducible on a GPU; slower; None: False.
+        config: TOML file of settings, such as a run's settings.toml.
+        settings: dotted key -> value of any setting of docs/settings.md, such as {"train.epochs": 5}.
+        init_from: run folder or model file of a trained model, from whose weights the training starts.
+        show: also display each epoch's panel, in a notebook or a window.
+        reporter: reports notes, choices and epochs; None: prints them, as the command does.
+    Returns:
+        The run folder, and the scores on the test split.
+    Raises:
+        SettingError: an unknown setting, a value out of range, or settings that contradict each other.
+        PairError, DataError: everything that is wrong with the folder, at once.
+        ModelFileError: `init_from` cannot be used.
+        OutputError: `out` holds something already, or cannot be written.
+        TrainingError: the loss is no longer finite.
+    """
+    from ubend.tasks.folds import fit as run_fit
+
+    result = run_fit(
+        folder,
+        out,
+        recipe=recipe,
+        config=config,
+        settings=settings,
+        show=show,
+        reporter=reporter,
+        images=images,
+        masks=masks,
+        split=split,
+        groups=groups,
+        classes=classes,
+        values=values,
+        channels=channels,
+        skip_bad=skip_bad,
+        root=root,
+        size=size,
+        patches=patches,
+        width=width,
+        encoder=encoder,
+        network=network,
+        loss=loss,
+        effort=effort,
+        folds=folds,
+        test=test,
+        epochs=epochs,
+        batch=batch,
+        patience=patience,
+        skips=skips,
+        seed=seed,
+        device=device,
+        gpus=gpus,
+        deterministic=deterministic,
+        init_from=init_from,
+    )
+    _report_one_class(result.scores, reporter)
+    return result
+
+
+def resume(
+    run: Path | str,
+    *,
+    network: "nn.Module | None" = None,
+    loss: "LossFunction | None" = None,
+    gpus: int | None = None,
+    show: bool = False,
+    reporter: "Reporter | None" = None,
+) -> "FitResult":
+    """Resume an interrupted training, as if it had not been interrupted; a finished one is scored again.
+
+    Args:
+        run: the run folder.
+        network: your own module, if the run was started with one; its weights do not matter.
+        loss: your own loss function, if the run was started with one.
+        gpus: see `fit`.
+        show: also display each epoch's panel.
+        reporter: reports notes and epochs; None: prints them, as the command does.
+    Raises:
+        OutputError: there is no run to resume, or it is from an older version.
+        SettingError: `network` or `loss` is missing, or is not of the run.
+        TrainingError: the images have changed since.
+    """
+    from ubend.tasks.folds import resume as run_resume
+
+    result = run_resume(run, network=network, loss=loss, gpus=gpus, show=show, reporter=reporter)
+    _report_one_class(result.scores, reporter)
+    return result
+
+
+def evaluate(
+    model: Path | str,
+    *,
+    folder: Path | str | None = None,
+    images: "Path | str | Arrays | None" = None,
+    masks: "Path | str | Arrays | None" = None,
+    split: Path | str | None = None,
+    values: str | Sequence[str] | None = None,
+    skip_bad: bool = False,
+    root: Path | str | None = None,
+    subset: "SplitName | None" = None,
+    network: "nn.Module | None" = None,
+    device: str | None = None,
+    tiles: int | None = None,
+    out: Path | str | None = None,
+    reporter: "Reporter | None" = None,
+) -> "Scores":
+    """Score a model on the test split of its own run, or on any folder of images and masks.
+
+    Images of a folder that the model was trained on are recognised by their pixels and left out, unless `subset` is
+    train. Where all images of a folder are the model's own (the data of its run, moved), they are in the splits that
+    they were in. Classes that the masks of `folder` cannot hold have no score.
+
+    Args:
+        model: a run folder or a model file.
+        folder: images with masks, or a data set by name; None: those of the run (then `model` is a run folder).
+        images: folder or pattern of the images, instead of `folder`; or arrays, see `ubend.fit`.
+        masks: folder or pattern of the masks, or arrays, with `images`.
+        split: CSV `file,split[,group]` or `file,group`: which image is in which split.
+        values: what the masks of `folder` hold, `value=name` each, with the model's class names; None: matched by
+            the names that the folder states, else the values of the model's own masks.
+        skip_bad: leave out pairs that cannot be used; they are named in `skipped` of the scores.
+        root: folder that a named data set is in, or is downloaded to; None: the cache.
+        subset: which images: train, val or test; None: test where there is one, else validation, else all.
+        network: your own module, if the model is one of it; its weights do not matter.
+        device: cuda, cuda:1, mps or cpu; None: the fastest here.
+        tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
+        out: JSON file to write the scores to as well; it must not exist yet.
+        reporter: reports notes and warnings; None: prints them, as the command does.
+    Raises:
+        PairError: pairs that cannot be used, all at once.
+        DataError: no images in the subset, or only training images.
+        ModelFileError: the model cannot be read.
+        OutputError: `out` is there already, or `model` has no data list.
+        SettingError: there is no such device, or `tiles` is negative.
+    """
+    from ubend.core.files import refuse_existing, write_json
+    from ubend.evaluation.report import Scores
+    from ubend.tasks.evaluate import evaluate as run_evaluate
+
+    refuse_existing([] if out is None else [Path(out)])
+    scores = Scores(
+        run_evaluate(
+            model,
+            folder,
+            subset=subset,
+            device=device,
+            tiles=tiles,
+            network=network,
+            reporter=reporter,
+            images=images,
+            masks=masks,
+            split=split,
+            values=values,
+            skip_bad=skip_bad,
+            root=root,
+        )
+    )
+    _report_one_class(scores, reporter)
+    if out is not None:
+        write_json(Path(out), scores.to_dict())
+    return scores
+
+
+def predict(
+    model: Path | str | Sequence[Path | str],
+    *,
+    paths: Path | str | Sequence[Path | str],
+    out: Path | str,
+    tiles: int | None = None,
+    overlap: float = 0.25,
+    tta: bool = False,
+    threshold: Mapping[str, float] | None = None,
+    min_area: float | Mapping[str, float] | None = None,
+    fill_holes: "float | Literal['all'] | Mapping[str, float | Literal['all']] | None" = None,
+    prob: "ProbKind | None" = None,
+    resume: bool = False,
+    window: str | None = None,
+    device: str | None = None,
+    reporter: "Reporter | None" = None,
+) -> list[Path]:
+    """Write masks of images, videos and scans to a folder, with overlays and a table of the class shares.
+
+    For arrays, or one image at a time, use `ubend.load(model)(image)`. docs/predictions.md says what each file holds.
+
+    Args:
+        model: a run folder or a model file; or several of the same classes, whose probabilities are averaged.
+        paths: files, folders or patterns of images; videos; scans (NIfTI files, folders of DICOM).
+        out: folder for masks, overlays and shares.csv; files in it are not overwritten.
+        tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
+        overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
+        tta: test-time augmentation: average over mirror images, and turns where the model was trained with them.
+        threshold: class name -> probability above which a pixel is of the class, 0 < p <= 1.
+        min_area: remove smaller regions, px: one number for all classes but the background, or class name -> px.
+        fill_holes: fill holes up to this area, px, or `all`: for all classes but the background, or class name -> px.
+        prob: also write probabilities, for images: `uint8` or `uint16` TIFF, or `npz`.
+        resume: keep outputs that exist already, and write the missing ones.
+        window: intensity window of scans: `lung`, ..., or `CENTER,WIDTH` in the scan's units.
+        device: cuda, cuda:1, mps or cpu; None: the fastest here.
+        reporter: reports notes and progress; None: prints them, as the command does.
+    Returns:
+        The mask files, including existing ones.
+    Raises:
+        SettingError: a keyword does not fit the model or the paths.
+        FilesError: some inputs failed; the others have their files.
+        DataError: nothing to predict, or no input can be used.
+        ModelFileError: a model cannot be read, or the models do not fit together.
+        OutputError: an output exists already, or cannot be written.
+    """
+    from ubend.tasks.predict import predict_paths
+
+    first, conditions = _conditions(model, tiles, overlap, tta, threshold, min_area, fill_holes)
+    with _reporter(reporter) as log:
+        return predict_paths(
+            first,
+            _as_list(paths),
+            out,
+            device=device,
+            window=window,
+            conditions=conditions,
+            prob=prob,
+            resume=resume,
+            reporter=log,
+        )
+
+
+def objects(
+    model: Path | str | Sequence[Path | str],
+    *,
+    paths: Path | str | Sequence[Path | str],
+    out: Path | str,
+    method: "Method | None" = None,
+    min_area: int = 1,
+    export: "Export | Sequence[Export]" = (),
+    pixel_size: str | None = None,
+    truth: Path | str | None = None,
+    tiles: int | None = None,
+    overlap: float = 0.25,
+    tta: bool = False,
+    threshold: Mapping[str, float] | None = None,
+    fill_holes: "float | Literal['all'] | Mapping[str, float | Literal['all']] | None" = None,
+    device: str | None = None,
+    reporter: "Reporter | None" = None,
+) -> list[Path]:
+    """Number the objects in images, measure and outline them: `objects.csv`, `images.csv`, `NAME_ids.tif`, overlays.
+
+    docs/objects.md says what each file and column holds. Needs the extra `objects`.
+
+    Args:
+        model: a run folder or a model file; or several of the same classes, whose probabilities are averaged.
+        paths: files, folders or patterns of images.
+        out: folder for ids, outlines and tables; files in it are not overwritten.
+        method: how touching objects are separated: `contour`: by a class of that name; `parts`: connected regions;
+            `distance`: at narrow places; None: by the names of the classes.
+        min_area: smaller objects are left out, px, 1 or more.
+        export: also write them for other programs: `coco`, `geojson`, `panoptic`, or several of these.
+        pixel_size: side of a pixel, such as `0.325um`, instead of what the files state.
+        truth: folder of true ids, `NAME.png` or `NAME_ids.tif`, to score against; writes scores.json.
+        tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
+        overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
+        tta: test-time augmentation: average over mirror images, and turns where the model was trained with them.
+        threshold: class name -> probability above which a pixel is of the class, 0 < p <= 1.
+        fill_holes: fill holes up to this area, px, or `all`: for all classes but the background, or class name -> px.
+        device: cuda, cuda:1, mps or cpu; None: the fastest here.
+        reporter: reports notes and progress; None: prints them, as the command does.
+    Returns:
+        The id images, `NAME_ids.tif`.
+    Raises:
+        SettingError: the method does not go with the classes, or a keyword does not fit.
+        MissingPackageError: the extra `objects` is not installed.
+        FilesError: some inputs failed; the others have their files.
+        DataError: no images, or only training images to score.
+        ModelFileError: a model cannot be read, or the models do not fit together.
+        OutputError: an output exists already, or cannot be written.
+    """
+    from ubend.io.pixel_size import parse_pixel_size
+    from ubend.tasks.objects import CountingOptions, find_objects
+
+    counting = CountingOptions(
+        method,
+        min_area,
+        [export] if isinstance(export, str) else list(export),
+        None if truth is None else Path(truth),
+        None if pixel_size is None else parse_pixel_size(pixel_size),
+    )
+    first, conditions = _conditions(model, tiles, overlap, tta, threshold, None, fill_holes)
+    with _reporter(reporter) as log:
+        return find_objects(
+            first, _as_list(paths), out, counting=counting, device=device, conditions=conditions, reporter=log
+        )
+
+
+def cutout(
+    model: Path | str | Sequence[Path | str],
+    *,
+    paths: Path | str | Sequence[Path | str],
+    out: Path | str,
+    classes: str | Sequence[str] | Mapping[str, float] = (),
+    background: str = "transparent",
+    soft: float | None = None,
+    tiles: int | None = None,
+    overlap: float = 0.25,
+    tta: bool = False,
+    resume: bool = False,
+    device: str | None = None,
+    reporter: "Reporter | None" = None,
+) -> list[Path]:
+    """Cut a class out of images, onto transparency, a colour or another image.
+
+    Args:
+        model: a run folder or a model file; or several of the same classes, whose probabilities are averaged.
+        paths: files, folders or patterns of images.
+        out: folder for the cut-outs; files in it are not overwritten.
+        classes: what to cut out: one class, several, or class name -> weight of its probability, 0 < weight <= 1;
+            empty: the only class but the background.
+        background: `transparent`, a colour such as `white` or `#rrggbb`, or an image file.
+        soft: width of the edge in px, 0 or more; None: as wide as the model is unsure.
+        tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
+        overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
+        tta: test-time augmentation: average over mirror images, and turns where the model was trained with them.
+        resume: keep cut-outs that exist already, and write the missing ones.
+        device: cuda, cuda:1, mps or cpu; None: the fastest here.
+        reporter: reports notes and progress; None: prints them, as the command does.
+    Returns:
+        The cut-outs, including existing ones.
+    Raises:
+        SettingError: no such class, colour, or width.
+        FilesError: some inputs failed; the others have their files.
+        DataError: no images, or no input can be used.
+        ModelFileError: a model cannot be read, or the models do not fit together.
+        OutputError: an output exists already, or cannot be written.
+    """
+    from ubend.tasks.cutout import cut_out_files
+
+    chosen = _texts(classes) if isinstance(classes, Mapping) else [str(name) for name in _as_list(classes)]
+    first, conditions = _conditions(model, tiles, overlap, tta)
+    with _reporter(reporter) as log:
+        return cut_out_files(
+            first,
+            _as_list(paths),
+            out,
+            classes=chosen,
+            background=background,
+            soft_px=None if soft is None else float(soft),
+            conditions=conditions,
+            resume=resume,
+            device=device,
+            reporter=log,
+        )
+
+
+def data(
+    folder: Path | str | None = None,
+    *,
+    images: Path | str | None = None,
+    masks: Path | str | None = None,
+    split: Path | str | None = None,
+    classes: str | Sequence[str] | None = None,
+    values: str | Sequence[str] | None = None,
+    channels: int | None = None,
+    skip_bad: bool | None = None,
+    root: Path | str | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: Path | str | None = None,
+    show: bool = False,
+    reporter: "Reporter | None" = None,
+) -> Path:
+    """Report what a folder holds, draw it, and write data.toml, which `ubend.fit` takes in place of the folder.
+
+    Also writes split.csv and samples.png. For the pairs and classes as Python objects use `ubend.read_folder`.
+
+    Args:
+        folder: images and masks, the name of a data set, or a data.toml; None: with `images` and `masks`.
+        images: folder or pattern of the images, instead of `folder`.
+        masks: folder or pattern of the masks, with `images`.
+        split: CSV `file,split[,group]` or `file,group`: which image is in which split; None: as the folder states,
+            else drawn.
+        classes: class names in the order of the mask values, as a list or with commas; None: from the folder, or
+            made up.
+        values: what masks hold, `value=name` each, as a list or with commas; None: found in the masks.
+        channels: 1 reads grey, 3 colour, 1..16; None: as stored.
+        skip_bad: leave out pairs that cannot be used, and name them in skipped.csv; None: False.
+        root: folder that a named data set is in, or is downloaded to; None: the cache.
+        seed: of the split, 0..2^63 - 1; None: 0.
+        settings: dotted key -> value of any setting of docs/settings.md, such as {"data.val_share": 0.2}.
+        out: folder to write; None: `NAME-data`.
+        show: also display samples.png, in a notebook or a window.
+        reporter: reports what was understood; None: prints it, as the command does.
+    Returns:
+        The path of data.toml.
+    Raises:
+        SettingError: an unknown setting, or a value that does not fit.
+        PairError, DataError: everything that is wrong with the folder, at once.
+        OutputError: data.toml or split.csv is there and was edited, or cannot be written.
+    """
+    from ubend.tasks.data import describe_data
+    from ubend.tasks.user_settings import read_user_settings, source_name
+
+    flags = _folder_flags(images, masks, split, classes, values, channels, skip_bad, root) | {"seed": seed}
+    with _reporter(reporter) as log:
+        chosen = read_user_settings(folder, settings=settings, flags=flags, reporter=log).settings
+        folder_out = Path(f"{Path(source_name(chosen)).name}-data" if out is None else out)
+        return describe_data(chosen, folder_out, show=show, reporter=log)
+
+
+def read_folder(
+    folder: Path | str | None = None,
+    *,
+    images: Path | str | None = None,
+    masks: Path | str | None = None,
+    split: Path | str | None = None,
+    classes: str | Sequence[str] | None = None,
+    values: str | Sequence[str] | None = None,
+    channels: int | None = None,
+    skip_bad: bool | None = None,
+    root: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> "DataFolder":
+    """Find the image and mask pairs of a folder and their classes, as `ubend.fit` does; images are not decoded.
+
+    Args:
+        folder: images and masks, the name of a data set, or a data.toml; None: with `images` and `masks`.
+        images: folder or pattern of the images, instead of `folder`.
+        masks: folder or pattern of the masks, with `images`.
+        split: CSV `file,split[,group]` or `file,group`: which image is in which split; None: as the folder states.
+        classes: class names in the order of the mask values, as a list or with commas; None: from the folder, or
+            made up.
+        values: what masks hold, `value=name` each, as a list or with commas; None: found in the masks.
+        channels: 1 reads grey, 3 colour, 1..16; None: as stored.
+        skip_bad: leave out pairs that cannot be used; they are named in `notes`; None: False.
+        root: folder that a named data set is in, or is downloaded to; None: the cache.
+        settings: dotted key -> value of any setting of docs/settings.md.
+    Raises:
+        SettingError: an unknown setting, or a value that does not fit.
+        PairError, DataError: everything that is wrong with the folder, at once.
+        OutputError: the cache cannot be written.
+    """
+    from ubend.tasks.reading import read_folder as read
+    from ubend.tasks.user_settings import read_user_settings
+
+    flags = _folder_flags(images, masks, split, classes, values, channels, skip_bad, root)
+    return read(read_user_settings(folder, settings=settings, flags=flags).settings)
+
+
+def draw_sample(folder: Path | str, *, count: int = 64, size: int = 256, seed: int = 0) -> None:
+    """Draw microscope images with masks into a folder: a data set to try the other functions on.
+
+    Writes `images/`, `masks/` (classes background, cell, contour), `ids/` (the number of the cell at each pixel, for
+    `truth` of `ubend.objects`) and classes.txt.
+
+    Args:
+        folder: must not exist yet, or be empty.
+        count: number of images, 1 or more.
+        size: height and width in px, 64 or more.
+        seed: 0..2^64 - 1; another seed draws other images.
+    Raises:
+        SettingError: an argument is out of range.
+        OutputError: `folder` holds something already, or cannot be written.
+    """
+    from ubend.dataset.sample import draw_sample as draw
+
+    draw(Path(folder), count, size, seed)
+
+
+def _folder_flags(
+    images: Path | str | None,
+    masks: Path | str | None,
+    split: Path | str | None,
+    classes: str | Sequence[str] | None,
+    values: str | Sequence[str] | None,
+    channels: int | None,
+    skip_bad: bool | None,
+    root: Path | str | None,
+) -> dict[str, Any]:
+    """What says where images and masks are, and what they mean, for `read_user_settings`."""
+    return {
+        "images": images,
+        "masks": masks,
+        "split": split,
+        "classes": classes,
+        "values": values,
+        "channels": channels,
+        "skip_bad": skip_bad,
+        "root": root,
+    }
+
+
+def _conditions(
+    model: Path | str | Sequence[Path | str],
+    tiles: int | None,
+    overlap: float,
+    tta: bool,
+    threshold: Mapping[str, float] | None = None,
+    min_area: float | Mapping[str, float] | None = None,
+    fill_holes: "float | str | Mapping[str, float | Literal['all']] | None" = None,
+) -> "tuple[Path | str, Conditions]":
+    """The first model, and the conditions with the others; SettingError: there is no model."""
+    from ubend.core.errors import SettingError
+    from ubend.core.i18n import _
+    from ubend.inference.conditions import Conditions
+
+    models = _as_list(model)
+    if not models:
+        raise SettingError(_("no model to predict with; name at least one"), key="models")
+    areas, holes = (_texts(area) for area in (min_area, fill_holes))
+    return models[0], Conditions(models[1:], tta, _texts(threshold), areas, holes, tiles, overlap)
+
+
+def _as_list(some: Path | str | Sequence[Path | str]) -> Sequence[Path | str]:
+    return [some] if isinstance(some, Path | str) else list(some)
+
+
+def _texts(value: Any) -> list[str]:
+    """A number, or class name -> number, in the words of the command line."""
+    if isinstance(value, Mapping):
+        return [f"{name}={number}" for name, number in value.items()]
+    return [] if value is None else [str(value)]
+
+
+def _reporter(reporter: "Reporter | None") -> "Reporter":
+    from ubend.core.progress import Reporter
+
+    return reporter or Reporter()
+
+
+def _report_one_class(scores: "Scores | None", reporter: "Reporter | None") -> None:
+    """The warning that the command prints below the scores."""
+    from ubend.evaluation.report import warn_one_class
+
+    if scores is not None and (warning := warn_one_class(scores.data)):
+        _reporter(reporter).report(warning)

@@ -1,0 +1,88 @@
+"""Commands that take objects out of images: cutout, objects."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ubend.core.click_i18n import command, option
+from ubend.core.i18n import later
+from ubend.tasks.options import PATH, make_reporter, options, take_conditions
+
+
+@command(help=later("Cut a class out of PATHS: onto transparency, a colour or another image."))
+@click.argument("model", type=PATH)
+@click.argument("paths", type=PATH, nargs=-1, required=True)
+@option("--out", type=PATH, required=True, help=later("Folder for the cut-outs."))
+@option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="CLASS",
+    help=later("Class to cut out; repeatable; contour=0.5 counts half  [the only one]"),
+)
+@option(
+    "--background",
+    default="transparent",
+    show_default=True,
+    metavar="COLOR|IMAGE",
+    help=later("Background: transparent, a colour, or an image."),
+)
+@option(
+    "--soft",
+    "soft_px",
+    type=float,
+    metavar="PX",
+    help=later("Width of the soft edge, px  [by the model's probabilities]"),
+)
+@options("tiles", "overlap", "with", "tta", "resume", "device")
+def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
+    from ubend.tasks.cutout import cut_out_files
+
+    conditions = take_conditions(flags)
+    with make_reporter() as reporter:
+        cut_out_files(model, paths, out, conditions=conditions, reporter=reporter, **flags)
+
+
+@command(help=later("Number, measure and outline the objects in PATHS."))
+@click.argument("model", type=PATH)
+@click.argument("paths", type=PATH, nargs=-1, required=True)
+@option(
+    "--out",
+    type=PATH,
+    required=True,
+    help=later(
+        "Folder for ids, outlines and tables: objects.csv (file, id, class, area_px, ... of each object) and "
+        "images.csv (count, mean_area_px, ... of each image); docs/objects.md explains the columns."
+    ),
+)
+@option(
+    "--method",
+    type=click.Choice(["contour", "parts", "distance"]),
+    help=later("Method that separates touching objects."),
+)
+@option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=later("Minimum object area, px."))
+@option(
+    "--export",
+    "exports",
+    type=click.Choice(["coco", "geojson", "panoptic"]),
+    multiple=True,
+    help=later("Also export the objects in this format; repeatable."),
+)
+@option("--pixel-size", metavar="LENGTH", help=later("Side of a pixel, such as 0.325um; overrides the files' own."))
+@option(
+    "--truth",
+    type=PATH,
+    metavar="FOLDER",
+    help=later("Folder of true ids, NAME.png or NAME_ids.tif, to score against."),
+)
+@options("tiles", "overlap", "with", "tta", "threshold", "fill-holes", "device")
+def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
+    from ubend.io.pixel_size import parse_pixel_size
+    from ubend.tasks.objects import CountingOptions, find_objects
+
+    flags["pixel_size"] = None if flags["pixel_size"] is None else parse_pixel_size(flags["pixel_size"])
+    counting = CountingOptions(*(flags.pop(name) for name in ("method", "min_area", "exports", "truth", "pixel_size")))
+    conditions = take_conditions(flags)
+    with make_reporter() as reporter:
+        find_objects(model, paths, out, counting=counting, conditions=conditions, reporter=reporter, **flags)

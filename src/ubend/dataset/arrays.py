@@ -1,0 +1,228 @@
+"""Arrays given in Python -> a folder of lossless files in the cache, named by their content, read as any other.
+
+    KEY.arrays/arrays/images/0000.tif    one TIFF for each image and mask; KEY follows from all of them
+    KEY.arrays/arrays/masks/0000.tif
+    KEY.arrays/HASH.csv                  a split, see `ReadOptions.split`
+
+N images, H x W pixels, C channels.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.core.errors import DataError
+from ubend.core.files import DiskRequirement, check_disk_space, csv_text, write_text
+from ubend.core.i18n import _
+from ubend.dataset.scan import cache_error
+from ubend.io.raster import MAX_CHANNELS
+from ubend.layouts.naming import SPLIT_WORDS
+from ubend.layouts.split_file import SPLIT_COLUMNS
+
+Arrays = NDArray[Any] | Sequence[NDArray[Any]]
+ARRAYS_SUFFIX = ".arrays"
+_VERSION = 1  # grows when the same arrays give other files
+_IMAGE_DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
+_MAX_VALUE = 65535  # of a mask
+_UNIT, _BYTES = 1.0, 100.0  # greatest values of float images that were divided by 255, and that surely were not
+
+
+def arrays_to_files(words: Mapping[str, Any], cache: Path) -> dict[str, Any]:
+    """The words of `ubend.fit` with arrays replaced by the paths of files in the cache; without arrays the same words.
+
+    Args:
+        words: see `ubend.fit`. Of these are replaced or taken out:
+            images: N arrays (H, W) or (H, W, C), or one (N, H, W[, C]): uint8, uint16 or float, all alike. Floats are
+                used as float32, in any unit; pixels of NaN are invalid, see `LoadedImage`.
+            masks: N arrays (H, W), or one (N, H, W), of integers 0..65535 or bool; what the values mean is found out,
+                or said by `classes` and `values`, as of files.
+            split: N words train, val or test; or a split file of the names 0000, 0001, ...
+            groups: N numbers or names, None: no group; images of one group stay in one split.
+        cache: where the files are written, unless they are there.
+    Raises:
+        DataError: arrays that cannot be images and masks; the message names the first, such as `masks[3]`.
+        OutputError: the cache cannot be written, or there is not enough room.
+    """
+    flags = dict(words)
+    images, masks, split, groups = (
+        flags.get("images"),
+        flags.get("masks"),
+        flags.get("split"),
+        flags.pop("groups", None),
+    )
+    given = [name for name in ("images", "masks") if not isinstance(flags.get(name), str | Path | None)]
+    listed = groups is not None or not isinstance(split, str | Path | None)
+    if not given and not listed:
+        return flags
+    if given != ["images", "masks"]:
+        line = _("images and masks: give arrays for both, or paths for both; split and groups as lists go with arrays")
+        raise DataError(line, key="data.images")
+    pixels, labels = _check_images(images), _check_masks(masks)
+    if len(pixels) != len(labels):
+        line = _("{images} images but {masks} masks; give one mask for each image, in the same order")
+        raise DataError(line.format(images=len(pixels), masks=len(labels)), key="data.masks")
+    for number, (image, mask) in enumerate(zip(pixels, labels, strict=True)):
+        if image.shape[:2] != mask.shape:
+            line = _("masks[{number}] has the shape {mask}, but images[{number}] {image}; height and width must agree")
+            line = line.format(number=number, mask=mask.shape, image=image.shape)
+            raise DataError(line, key="data.masks")
+    digits = max(4, len(str(len(pixels) - 1)))
+    names = [f"{number:0{digits}d}" for number in range(len(pixels))]
+    folder = _write(names, {"images": pixels, "masks": labels}, cache)
+    flags |= {side: folder / "arrays" / side for side in ("images", "masks")}
+    if listed:
+        flags["split"] = _write_split(names, split, groups, folder)
+    return flags
+
+
+def refuse_lost(path: Path) -> None:
+    """DataError: a path of `arrays_to_files` that is no longer in the cache."""
+    folder = next((parent for parent in (path, *path.parents) if parent.name.endswith(ARRAYS_SUFFIX)), None)
+    if folder is not None and re.fullmatch("[0-9a-f]{24}", folder.stem) and not folder.exists():
+        line = _(
+            "{folder}: the arrays of this run are no longer in the cache; call ubend.fit with the same images and "
+            "masks (another run folder will do), which writes them again"
+        )
+        raise DataError(line.format(folder=folder), path=folder, key="folder")
+
+
+def _as_arrays(values: Any, name: str) -> list[NDArray[Any]]:
+    """The arrays of a sequence, or along the first axis of an array."""
+    try:
+        arrays = [value if isinstance(value, np.ndarray) else np.asarray(value) for value in values]
+    except (TypeError, ValueError, RuntimeError) as error:
+        line = _("{name}: not a sequence of arrays ({reason})").format(name=name, reason=error)
+        raise DataError(line, key=f"data.{name}") from error
+    if not arrays:
+        raise DataError(_("{name}: is empty; give at least one array").format(name=name), key=f"data.{name}")
+    for number, array in enumerate(arrays):
+        if isinstance(array, np.ma.MaskedArray):
+            line = _("{name}[{number}] is a masked array; fill it: NaN in float images, 255 in masks")
+            raise DataError(line.format(name=name, number=number), key=f"data.{name}")
+    return arrays
+
+
+def _check_images(images: Any) -> list[NDArray[Any]]:
+    """(H, W, C) uint8, uint16 or float32 each, all of one dtype."""
+    found: list[NDArray[Any]] = []
+    highest: list[float] = []
+    for number, image in enumerate(_as_arrays(images, "images")):
+        name = f"images[{number}]"
+        if image.dtype.name not in _IMAGE_DTYPES:
+            line = _("{name} is {dtype}; give uint8, uint16 or float").format(name=name, dtype=image.dtype)
+            raise DataError(line, key="data.images")
+        if image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and image.shape[2] > MAX_CHANNELS):
+            line = _("{name} has the shape {shape}; give (H, W) or (H, W, C), channels last and at most {maximum}")
+            raise DataError(line.format(name=name, shape=image.shape, maximum=MAX_CHANNELS), key="data.images")
+        if image.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                image = image.astype(np.float32)
+            if np.isinf(image).any():
+                raise DataError(_("{name} holds infinite values; replace them").format(name=name), key="data.images")
+            if np.isnan(image).all():
+                raise DataError(_("{name} holds nothing but NaN; leave it out").format(name=name), key="data.images")
+            highest.append(float(np.nanmax(image)))
+        if found and image.dtype != found[0].dtype:
+            line = _("{name} is {dtype}, but images[0] is {first}; give all images in one dtype")
+            line = line.format(name=name, dtype=image.dtype, first=found[0].dtype)
+            raise DataError(line, key="data.images")
+        found.append(image if image.ndim == 3 else image[:, :, None])
+    low = [number for number, value in enumerate(highest) if 0 < value <= _UNIT]
+    high = [number for number, value in enumerate(highest) if _BYTES <= value <= 255]
+    if low and high and min(float(np.nanmin(found[number])) for number in (low[0], high[0])) >= 0:
+        line = _(
+            "images[{low}] goes up to {one:g}, but images[{high}] up to {other:g}; give all in 0..1, or all in 0..255"
+        )
+        line = line.format(low=low[0], one=highest[low[0]], high=high[0], other=highest[high[0]])
+        raise DataError(line, key="data.images")
+    return found
+
+
+def _check_masks(masks: Any) -> list[NDArray[Any]]:
+    """(H, W) each, all uint8, or all uint16 where a value needs it."""
+    found = _as_arrays(masks, "masks")
+    for number, mask in enumerate(found):
+        name = f"masks[{number}]"
+        if mask.dtype.kind not in "bui":
+            line = _("{name} is {dtype}; give whole numbers, such as masks.astype(np.uint8)")
+            raise DataError(line.format(name=name, dtype=mask.dtype), key="data.masks")
+        if mask.ndim != 2 or not mask.size:
+            line = _("{name} has the shape {shape}; give (H, W), one value for each pixel")
+            raise DataError(line.format(name=name, shape=mask.shape), key="data.masks")
+        low, high = int(mask.min()), int(mask.max())
+        if low < 0 or high > _MAX_VALUE:
+            line = _("{name} holds {value}; give values from 0 to {maximum} (255: pixels that are not scored)")
+            line = line.format(name=name, value=low if low < 0 else high, maximum=_MAX_VALUE)
+            raise DataError(line, key="data.masks")
+    dtype = np.uint8 if max(int(mask.max()) for mask in found) <= 255 else np.uint16
+    return [mask.astype(dtype) for mask in found]
+
+
+def _write(names: Sequence[str], sides: Mapping[str, Sequence[NDArray[Any]]], cache: Path) -> Path:
+    """The folder of these arrays; written beside and renamed when whole."""
+    import imagecodecs  # noqa: F401 - as in io/tiff.py
+    import tifffile
+
+    digest, size = hashlib.blake2b(f"{_VERSION}".encode(), digest_size=12), 0
+    for side, arrays in sides.items():
+        for array in arrays:
+            digest.update(f"{side} {array.shape} {array.dtype.name}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+            size += array.nbytes
+    folder = cache / f"{digest.hexdigest()}{ARRAYS_SUFFIX}"
+    if folder.is_dir():
+        return folder
+    check_disk_space([DiskRequirement(cache, size, _("set UBEND_CACHE to another disk"))])
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.stem}-", dir=cache))
+        try:
+            for side, arrays in sides.items():
+                (temporary / "arrays" / side).mkdir(parents=True)
+                for name, array in zip(names, arrays, strict=True):
+                    colors = "rgb" if array.shape[2:] == (3,) else "minisblack"
+                    bands: dict[str, Any] = {"planarconfig": "contig"} if array.ndim == 3 and array.shape[2] > 1 else {}
+                    stored = array[:, :, 0] if array.shape[2:] == (1,) else array
+                    path = temporary / "arrays" / side / f"{name}.tif"
+                    # equal arrays give equal bytes, so that a run can be resumed when they are written again
+                    tifffile.imwrite(path, stored, photometric=colors, metadata=None, software=False, **bands)
+            os.rename(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        if not folder.is_dir():  # else another process was faster
+            raise cache_error(cache, error) from error
+    return folder
+
+
+def _write_split(names: Sequence[str], split: Any, groups: Any, folder: Path) -> Path:
+    """The split file of these lists."""
+    columns: dict[str, list[Any]] = {"file": list(names)}
+    if isinstance(split, str | Path):
+        line = _("groups: give split as a list too, or put the groups into {path}, column group").format(path=split)
+        raise DataError(line, key="data.split")
+    for name, values in (("split", split), ("group", groups)):
+        if values is not None:
+            columns[name] = ["" if value is None else str(value) for value in values]
+            if len(columns[name]) != len(names):
+                line = _("{name}: {found} entries for {count} images").format(
+                    name="groups" if name == "group" else name, found=len(columns[name]), count=len(names)
+                )
+                raise DataError(line, key="data.split")
+    for number, word in enumerate(columns.get("split", [])):
+        if word.lower() not in SPLIT_WORDS:
+            line = _("split[{number}] is {word}; give train, val or test").format(number=number, word=word or None)
+            raise DataError(line, key="data.split")
+    text = csv_text([[name for name in SPLIT_COLUMNS if name in columns], *zip(*columns.values(), strict=True)])
+    path = folder / f"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}.csv"
+    if not path.exists():
+        write_text(path, text)
+    return path

@@ -1,0 +1,327 @@
+"""Scores as a typed object, and as a table: plain lines for a terminal, HTML for a notebook."""
+
+import copy
+import html
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ubend.core.i18n import _, ngettext
+from ubend.labels.class_table import background_class
+
+_ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class
+_MEANS = ("mean", "mean_foreground")
+DISTANCES = ("hausdorff_95", "surface_distance")  # measures without an upper limit
+_COLUMNS = (("dice", "per_image"), ("dice", "pooled"), ("iou", "per_image"), ("iou", "pooled"))
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """One measure of each class, and the means over the classes; 0..1, NaN where it is undefined.
+
+    `scores["cell"]` is the value of a class.
+
+    Attributes:
+        classes: class name -> value; a class that is itself called `mean` is `class mean`, as in scores.json.
+        mean: over the classes where it is defined.
+        mean_foreground: the same without the background class.
+    """
+
+    classes: Mapping[str, float]
+    mean: float
+    mean_foreground: float
+
+    def __getitem__(self, name: str) -> float:
+        return self.classes[name]
+
+
+@dataclass(frozen=True)
+class Averages:
+    """A measure under both averagings.
+
+    Attributes:
+        per_image: a class's value in each image, averaged over the images where it is defined: every image counts
+            the same.
+        pooled: the value of the counts summed over all images: every pixel counts the same.
+    """
+
+    per_image: PerClass
+    pooled: PerClass
+
+
+@dataclass(frozen=True)
+class SizeScores:
+    """Scores at one size of the images.
+
+    Attributes:
+        dice: 2 |truth and prediction| / (|truth| + |prediction|).
+        iou: |truth and prediction| / |truth or prediction|.
+        pixel_accuracy: share of the scored pixels that have the right class, 0..1.
+        cross_entropy: mean per pixel, nats; NaN of methods without probabilities.
+        images: number of scored images.
+        defined: class name -> number of images in which the class is in the truth or the prediction.
+        true_share, predicted_share: class name -> share of the scored pixels, 0..1.
+    """
+
+    dice: Averages
+    iou: Averages
+    pixel_accuracy: float
+    cross_entropy: float
+    images: int
+    defined: Mapping[str, int]
+    true_share: Mapping[str, float]
+    predicted_share: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """Scores of one image at its own size.
+
+    Attributes:
+        dice, iou: class name -> value, 0..1; NaN where the class is in neither truth nor prediction.
+    """
+
+    dice: Mapping[str, float]
+    iou: Mapping[str, float]
+
+
+@dataclass(frozen=True, repr=False)
+class Scores:
+    """Scores of a model on images with masks. `print(scores)` gives the table of `ubend evaluate`; notebooks show it.
+
+    For example `scores.native.dice.per_image["cell"]`, `scores.native.iou.pooled.mean`.
+
+    Args:
+        data: what scores.json holds.
+    """
+
+    data: Mapping[str, Any]
+
+    @property
+    def native(self) -> SizeScores:
+        """At each image's own size, against the untouched mask."""
+        return _size_scores(self.data["native"])
+
+    @property
+    def model_size(self) -> SizeScores:
+        """At the size at which the network sees the images; the same as `native` where it sees them at their own."""
+        return _size_scores(self.data["model_size"])
+
+    @property
+    def subset(self) -> str:
+        """The scored split: train, val or test; or all."""
+        return str(self.data["part"])
+
+    @property
+    def per_image(self) -> Mapping[str, ImageScores]:
+        """Name of the image -> its scores, at native size."""
+        return {name: ImageScores(_numbers(row["dice"]), _numbers(row["iou"])) for name, row in self._images.items()}
+
+    @property
+    def skipped(self) -> Mapping[str, Sequence[str]]:
+        """Name of each pair that could not be used -> what is wrong with it; only with `skip_bad`."""
+        return {name: tuple(problems) for name, problems in self.data.get("skipped", {}).items()}
+
+    @property
+    def _images(self) -> Mapping[str, Any]:
+        images: Mapping[str, Any] = self.data["per_picture"]
+        return images
+
+    def to_dict(self) -> dict[str, Any]:
+        """A copy of what scores.json holds; None stands for NaN."""
+        return copy.deepcopy(dict(self.data))
+
+    def __str__(self) -> str:
+        return "\n".join(score_lines(self.data))
+
+    def __repr__(self) -> str:
+        means = self.native.dice.per_image
+        return (
+            f"Scores(subset={self.subset!r}, images={len(self._images)}, native Dice per image: mean {means.mean:.4f}, "
+            f"without background {means.mean_foreground:.4f})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The table, for notebooks."""
+        parts = [f"<p>{html.escape(line)}</p>" for line in _notes(self.data)]
+        for table in _tables(self.data):
+            heads = "".join(f"<th>{html.escape(head)}</th>" for head in ("", *table.heads))
+            rows = "".join(
+                f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+                for name, cells in table.rows
+            )
+            parts.append(
+                f"<table><caption>{html.escape(table.title)}</caption><thead><tr>{heads}</tr></thead>"
+                f"<tbody>{rows}</tbody></table>"
+            )
+        return "".join(parts)
+
+
+def _size_scores(data: Mapping[str, Any]) -> SizeScores:
+    def averages(measure: str) -> Averages:
+        found = data[measure]
+        return Averages(_per_class(found["per_image"]), _per_class(found["pooled"]))
+
+    return SizeScores(
+        averages("dice"),
+        averages("iou"),
+        _number(data["pixel_accuracy"]),
+        _number(data["cross_entropy"]),
+        data["pictures"],
+        dict(data["defined"]),
+        dict(data["true_share"]),
+        dict(data["predicted_share"]),
+    )
+
+
+def _per_class(data: Mapping[str, float | None]) -> PerClass:
+    classes = {name: value for name, value in data.items() if name not in _MEANS}
+    return PerClass(_numbers(classes), *(_number(data[name]) for name in _MEANS))
+
+
+def _numbers(data: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: _number(value) for name, value in data.items()}
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+class _Table(NamedTuple):
+    """Scores at one size: (name, one cell per column) of each row."""
+
+    title: str
+    heads: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+def _notes(scores: Mapping[str, Any]) -> list[str]:
+    """What stands above the tables."""
+    lines = []
+    if left_out := scores.get("skipped"):
+        lines.append(
+            ngettext(
+                "note: {count} pair that cannot be used is left out of the scores:",
+                "note: {count} pairs that cannot be used are left out of the scores:",
+                len(left_out),
+            ).format(count=len(left_out))
+        )
+        lines += [f"  {problem}" for problems in left_out.values() for problem in problems]
+    if scores["model_size"] == scores["native"]:
+        lines.append(_("the model takes these images at native size, so there is no other size to score at"))
+    return lines
+
+
+def _tables(scores: Mapping[str, Any]) -> Iterator[_Table]:
+    same = scores["model_size"] == scores["native"]
+    for size, title in (("native", _("at native size")), ("model_size", _("at model size"))):
+        if same and size == "model_size":
+            continue
+        summary = scores[size]
+        title = ngettext(
+            "{title}: {count} image of the {split} split, pixel accuracy {accuracy}, cross entropy {loss}",
+            "{title}: {count} images of the {split} split, pixel accuracy {accuracy}, cross entropy {loss}",
+            summary["pictures"],
+        ).format(
+            title=title,
+            count=summary["pictures"],
+            split=scores["part"],
+            accuracy=_figure(summary["pixel_accuracy"]),
+            loss=_figure(summary["cross_entropy"]),
+        )
+        names = list(summary["dice"]["per_image"])
+        # of two classes it is the other class, without a background the mean
+        if len(names) == 4 or background_class(names) is None:
+            names.remove("mean_foreground")
+        yield _Table(
+            title,
+            [_("Dice per image"), _("Dice pooled"), _("IoU per image"), _("IoU pooled")],
+            [
+                (_row_name(name), [_figure(summary[kind][averaging][name]) for kind, averaging in _COLUMNS])
+                for name in names
+            ],
+        )
+
+
+def score_lines(scores: Mapping[str, Any]) -> list[str]:
+    """The scores as plain lines of a table, fit for a terminal."""
+    lines = _notes(scores)
+    for table in _tables(scores):
+        wide = max(len(name) for name, _cells in table.rows)
+        lines += [table.title, " " * (wide + 2) + "  ".join(f"{head:>14}" for head in table.heads)]
+        lines += [f"  {name:<{wide}}{'  '.join(f'{cell:>14}' for cell in cells)}" for name, cells in table.rows]
+    if "intervals" in scores:
+        lines += _interval_lines(scores, _main_row([*scores["native"]["predicted_share"]]))
+    return lines
+
+
+def _main_row(names: list[str]) -> str:
+    """The class that is not the background, or the mean over all such classes."""
+    background = background_class(names)
+    if background is None:
+        return "mean"
+    return names[1 - background] if len(names) == 2 else "mean_foreground"
+
+
+def _interval_lines(scores: Mapping[str, Any], row: str) -> list[str]:
+    """The main figures with their 95% intervals, of a class or a mean over classes."""
+    intervals, boundary = scores["intervals"], scores["boundary"]
+    names = {
+        "dice": _("Dice"),
+        "iou": _("IoU"),
+        "precision": _("precision"),
+        "recall": _("recall"),
+        "boundary_f1": _("boundary F1 at {px:g} px").format(px=boundary["tolerance_px"]),
+        "hausdorff_95": _("95th-percentile Hausdorff distance"),
+        "surface_distance": _("mean surface distance"),
+    }
+    unit = {"um": "µm"}.get(boundary["unit"], boundary["unit"])
+    found = {name: intervals[name][row] for name in names}
+    cells = {name: _with_interval(value, name in DISTANCES) for name, value in found.items()}
+    cells |= {name: f"{cells[name]} {unit}" for name in DISTANCES}
+    over = _("{count} images") if intervals["over"] == "images" else _("{count} groups")
+    line = _("per image, {row}, with 95% intervals over {units}:").format(
+        row=_row_name(row), units=over.format(count=intervals["count"])
+    )
+    overlap = ", ".join(f"{names[name]} {cells[name]}" for name in ("dice", "iou", "precision", "recall"))
+    outlines = ", ".join(f"{names[name]} {cells[name]}" for name in ("boundary_f1", *DISTANCES))
+    lines = [line, f"  {overlap}", f"  {outlines}"]
+    if any(value is not None and value["rough"] for value in found.values()):
+        lines.append(
+            "  " + _("rough, by Student's t: under 50 images or 20 groups, or nearly all of them score the same")
+        )
+    if scores["calibration"] is not None:
+        error = scores["calibration"]["expected_error"]
+        lines.append("  " + _("expected calibration error {error}").format(error=_figure(error)))
+    return lines
+
+
+def _with_interval(value: Mapping[str, Any] | None, is_distance: bool) -> str:
+    """The mean and the ends of its interval; of Student's t where that of the bootstrap is rough."""
+    if value is None:
+        return "-"
+    ends = [value["t_low"], value["t_high"]] if value["rough"] else [value["low"], value["high"]]
+    mean, *shown = (f"{one:.3g}" if is_distance else f"{one:.3f}" for one in (value["mean"], *ends) if one is not None)
+    return _("{mean} ({low} to {high})").format(mean=mean, low=shown[0], high=shown[1]) if shown else mean
+
+
+def warn_one_class(scores: Mapping[str, Any]) -> str | None:
+    """A loud sentence when the model says one class everywhere, with the usual causes."""
+    shares = scores["native"]["predicted_share"]
+    alive = [name for name, share in shares.items() if share > _ONE_CLASS_SHARE]
+    if not alive:
+        return None
+    return _(
+        "WARNING: the model predicts one class ({name}) nearly everywhere; it has learnt nothing yet. Usual causes: "
+        "too few epochs, a learning rate that is too high, masks that do not belong to the images "
+        "(look at them with `ubend preview FOLDER`)"
+    ).format(name=alive[0])
+
+
+def _row_name(row: str) -> str:
+    return {"mean": _("mean"), "mean_foreground": _("mean without background")}.get(row, row)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"

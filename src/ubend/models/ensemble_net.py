@@ -1,0 +1,123 @@
+"""Several networks of one shape as one network: what the models of several folds are packed into.
+
+N images of a batch, C channels, H x W pixels.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ubend.core.i18n import _
+from ubend.models.segmentation_net import SegmentationNet
+
+ViewKind = Literal["plain", "mirror", "square"]
+MAX_MEMBERS = 100
+# Symmetries of the square in which an image is shown: quarter turns against the clock, then whether left and right
+# are exchanged.
+_VIEWS: dict[ViewKind, tuple[tuple[int, bool], ...]] = {
+    "plain": ((0, False),),
+    "mirror": ((0, False), (0, True)),
+    "square": tuple((turns, mirrored) for turns in range(4) for mirrored in (False, True)),
+}
+
+
+class EnsembleNet(SegmentationNet):
+    """The mean of the networks' softmax, over each view of the image, as logits.
+
+    The logits are the logarithm of the mean probabilities, plus one number for each class: `class_bias`. Of two
+    classes it is a threshold (0 for one of them and b for the other: that one is chosen from the probability
+    1 / (1 + exp(b)) on), of more the weight of each class in the choice of the most probable one. It is 0 unless set.
+
+    Args:
+        members: networks of one shape.
+        views: plain: the image; mirror: and its mirror image; square: its eight turns and flips.
+    """
+
+    is_ensemble = True
+    class_bias: Tensor
+
+    def __init__(self, members: Sequence[SegmentationNet], views: ViewKind = "plain") -> None:
+        nn.Module.__init__(self)
+        first = members[0]
+        self.channels, self.classes, self.width, self.depth = first.channels, first.classes, first.width, first.depth
+        self.skips, self.upsampling = first.skips, first.upsampling
+        self.margin, self.encoder_name = first.margin, first.encoder_name
+        self.views, self.averages_views = views, views != "plain"
+        self.members = nn.ModuleList(members)
+        self.register_buffer("class_bias", torch.zeros(first.classes))
+
+    @property
+    def mean(self) -> Tensor:  # type: ignore[override]
+        """(1, C, 1, 1), of the members' numbers, which normalise by their own."""
+        return torch.stack([net.mean for net in self._nets]).mean(dim=0)
+
+    @property
+    def std(self) -> Tensor:  # type: ignore[override]
+        """See `mean`."""
+        return torch.stack([net.std for net in self._nets]).mean(dim=0)
+
+    @property
+    def _nets(self) -> list[SegmentationNet]:
+        return [net for net in self.members if isinstance(net, SegmentationNet)]
+
+    @property
+    def _first(self) -> SegmentationNet:
+        return self._nets[0]
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.average(self._nets, image)
+
+    def forward_tiles(self, image: Tensor) -> Tensor:
+        return self.average([net.forward_tiles for net in self._nets], image)
+
+    def average(self, members: Iterable[Callable[[Tensor], Tensor]], image: Tensor) -> Tensor:
+        """Logits of a batch from functions that stand for the members.
+
+        Args:
+            members: each (N, C, H, W) raw values -> (N, classes, h, w) logits.
+            image: (N, C, H, W) raw values.
+        Returns:
+            (N, classes, h, w) float32.
+        """
+        views, probs = _VIEWS[self.views], list[Tensor]()
+        for member in members:
+            for turns, mirrored in views:
+                shown = torch.rot90(image, turns, (2, 3)) if turns else image
+                shown = shown.flip(3) if mirrored else shown
+                logits = member(shown.contiguous(memory_format=torch.channels_last)).float()
+                prob = logits.softmax(dim=1)
+                prob = prob.flip(3) if mirrored else prob
+                prob = torch.rot90(prob, -turns, (2, 3)) if turns else prob
+                probs = [probs[0] + prob] if probs else [prob]  # one sum: memory does not grow with the members
+        mean = probs[0] / (len(views) * len(self.members))
+        return mean.clamp_min(torch.finfo(torch.float32).tiny).log() + self.class_bias[:, None, None]
+
+    @property
+    def input_multiple(self) -> int:
+        return self._first.input_multiple
+
+    def padded_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """See `SegmentationNet`; where views are averaged nothing may be added on one side only."""
+        return size_hw if self.averages_views else self._first.padded_hw(size_hw)
+
+    def shape(self) -> dict[str, Any]:
+        return {**self._first.shape(), "members": len(self.members), "views": self.views}
+
+    def first_weight(self) -> str:
+        return f"members.0.{self._first.first_weight()}"
+
+    def describe(self) -> list[str]:
+        lines = [_("{count} networks, whose probabilities are averaged").format(count=len(self.members))]
+        if self.averages_views:
+            line = _(
+                "{count} networks, whose probabilities are averaged, each over {views} turns and flips of an image"
+            )
+            lines = [line.format(count=len(self.members), views=len(_VIEWS[self.views]))]
+        if self.class_bias.any():
+            weights = ", ".join(f"{weight:.3g}" for weight in self.class_bias.exp().tolist())
+            lines.append(
+                _("weights of the classes in the choice of the most probable one: {weights}").format(weights=weights)
+            )
+        return [*lines, *self._first.describe()]
