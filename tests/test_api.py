@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,10 @@ def test_scores_are_a_table(place: Path) -> None:
     html = scores._repr_html_()
     cells = re.findall(r"<td>([^<]+)</td>", html)
     assert f"{scores.native.dice.per_image['foreground']:.4f}" in cells
-    rows = [line.split()[-4:] for line in str(scores).splitlines() if line.startswith("  ") and line[-1].isdigit()]
+    table, _line, intervals = str(scores).partition("with 95% intervals")
+    rows = [line.split()[-4:] for line in table.splitlines() if line.startswith("  ") and line[-1].isdigit()]
     assert cells == [cell for row in rows for cell in row]
+    assert all(f"<p>{escape(line.strip())}</p>" in html for line in intervals.splitlines()[1:])
     assert "\n" not in repr(scores)
 
 

@@ -130,7 +130,7 @@ class AugmentSettings(_Section):
     """greatest rotation to either side; open: 180 when free, 15 when upright"""
     flip_share: float = Field(0.5, ge=0, le=1)
     """share of the images that are mirrored left-right, and, when free, share that are mirrored up-down; 0
-    where left and right differ, as of hearts and of letters"""
+    where left and right differ, as in hearts and letters"""
     scale: float = Field(0.25, ge=0, le=2)
     """greatest zoom to either side, natural logarithm"""
     stretch: float = Field(0.1, ge=0, le=1)

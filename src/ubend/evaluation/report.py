@@ -155,6 +155,7 @@ class Scores:
                 f"<table><caption>{html.escape(table.title)}</caption><thead><tr>{heads}</tr></thead>"
                 f"<tbody>{rows}</tbody></table>"
             )
+        parts += [f"<p>{html.escape(line.strip())}</p>" for line in _interval_lines(self.data)]
         return "".join(parts)
 
 
@@ -251,9 +252,7 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
         wide = max(len(name) for name, _cells in table.rows)
         lines += [table.title, " " * (wide + 2) + "  ".join(f"{head:>14}" for head in table.heads)]
         lines += [f"  {name:<{wide}}{'  '.join(f'{cell:>14}' for cell in cells)}" for name, cells in table.rows]
-    if "intervals" in scores:
-        lines += _interval_lines(scores, _main_row([*scores["native"]["predicted_share"]]))
-    return lines
+    return lines + _interval_lines(scores)
 
 
 def _main_row(names: list[str]) -> str:
@@ -264,8 +263,11 @@ def _main_row(names: list[str]) -> str:
     return names[1 - background] if len(names) == 2 else "mean_foreground"
 
 
-def _interval_lines(scores: Mapping[str, Any], row: str) -> list[str]:
-    """The main figures with their 95% intervals, of a class or a mean over classes."""
+def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
+    """The main figures with their 95% intervals; none of scores of versions that had no intervals."""
+    if "intervals" not in scores:
+        return []
+    row = _main_row([*scores["native"]["predicted_share"]])
     intervals, boundary = scores["intervals"], scores["boundary"]
     names = {
         "dice": _("Dice"),
