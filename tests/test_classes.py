@@ -169,8 +169,8 @@ def test_jpeg_of_black_and_white(quality: int) -> None:
     assert set(np.unique(out)) == {0, 1}
     assert (out != index).mean() < 0.005
     assert remarks == [
-        f"{pixels[1:255].sum()} pixels ({pixels[1:255].sum() / pixels.sum():.2%}) with "
-        f"{np.count_nonzero(pixels[1:255])} in-between values were assigned to the nearest class"
+        f"pixels with in-between values ({np.count_nonzero(pixels[1:255])} values, {pixels[1:255].sum()} pixels, "
+        f"{pixels[1:255].sum() / pixels.sum():.2%}) were assigned to the nearest class"
     ]
 
 
@@ -222,7 +222,7 @@ def test_a_table_of_colours() -> None:
     assert "(1): sky;" in remarks[0]
     labels, remarks = find(colors({0: 9, 0x804080: 3, 0x83427D: 1}), **TABLE)  # off by a few
     assert labels.classify(np.array([0x83427D], np.int32))[0].tolist() == [1]
-    assert remarks[1].startswith("1 pixels")
+    assert "1 pixels" in remarks[1]
 
 
 def test_a_wholly_unknown_colour_is_found() -> None:

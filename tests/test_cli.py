@@ -87,7 +87,7 @@ def test_fit_says_what_it_understood_in_plain_lines(fitted: tuple[Path, str]) ->
     assert any(line.startswith("images: ") for line in lines)
     assert any(line.startswith("chosen: data.channels = 3: ") for line in lines)
     assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["1/3", "2/3", "3/3"]
-    assert lines[-1] == f"model: {run / 'model.safetensors'}; inspect it with `ubend show {run}`"
+    assert lines[-1] == f"model: {run / 'model.safetensors'}; see its predictions with `ubend show {run}`"
 
 
 def test_evaluate_gives_the_scores_of_the_run(run: Path, tmp_path: Path) -> None:
@@ -282,8 +282,8 @@ def test_runs(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "shown"),
     [
-        ("size = 256\nwindow = 128", ["256", "128"]),
-        ('resize = "native"\nwindow = 128', ["native", "128"]),
+        ("size = 256\ncrop = 128", ["256", "128"]),
+        ('resize = "native"\ncrop = 128', ["native", "128"]),
         ('resize = "native"', ["native"]),
     ],
 )
@@ -390,7 +390,7 @@ def test_resume_of_a_finished_run_changes_nothing(run: Path, tmp_path: Path) -> 
 
 
 def test_resume_takes_nothing_else(run: Path) -> None:
-    assert "--resume takes" in ubend("fit", "--resume", run, "--epochs", 9, status=2).stderr
+    assert "--resume uses" in ubend("fit", "--resume", run, "--epochs", 9, status=2).stderr
 
 
 def test_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,7 +174,7 @@ def test_saved_list_gives_the_split_back(discs: Path, shared_cache: Path) -> Non
     path.write_bytes(path.read_bytes() + b"\0")
     with raises(TrainingError, path="discs", named=["disc05"]) as caught:
         understand(discs, shared_cache).with_splits_of(data.table())
-    assert "1 pairs" in str(caught.value)
+    assert "1 pair" in str(caught.value)
     with raises(TrainingError, path="discs", named=["disc00"]):
         data.with_splits_of(data.table().replace("disc00,", "disc99,"))
 

@@ -257,7 +257,7 @@ def test_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: Patch) -> 
 
 def test_the_smaller_of_what_is_set_and_what_fits() -> None:
     """As when somebody follows the advice to set less, for a run that continues."""
-    batches: Any = SimpleNamespace(batch=7)
+    batches: Any = SimpleNamespace(batch_per_process=7)
     for given, kept, wanted in ((7, None, 7), (4, None, 4), (9, None, 7), (7, 3, 3), (4, 3, 3), (2, 3, 2)):
         state: Any = SimpleNamespace(progress=SimpleNamespace(micro_batch=kept))
         plan: Any = SimpleNamespace(micro_batch=given)

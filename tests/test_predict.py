@@ -122,7 +122,7 @@ def test_how_images_are_taken_is_said(good: Path, images: Path, tiler: Path, tmp
     said = predict(tiler, image, "--out", tmp_path / "b").output
     assert "chosen: --tiles = 512: trained on windows of 32 px of images at native scale" in said
     said = predict(tiler, image, "--out", tmp_path / "c", "--tiles", "whole").output
-    assert "WARNING: the model was trained on windows" in said
+    assert "WARNING: the model was trained on crops" in said
     said = predict(good / "run", image, "--out", tmp_path / "d", "--tiles", 64, "--overlap", 0.5).output
     assert "WARNING: the model was trained on images at 0.73 to 0.73 of their size" in said
     assert "WARNING: the model" not in predict(tiler, image, "--out", tmp_path / "e", "--tiles", 64).output

@@ -74,8 +74,8 @@ class LimitedMemoryRuntime(Runtime):
         training.state.progress.micro_batch = size
         self._reporter.report(
             _(
-                "note: out of memory with {before} images at a time; the step is repeated, and training continues, "
-                "with {size} at a time (the steps stay those of {batch} images)"
+                "note: out of memory with {before} images at a time; the step is repeated, and training continues with "
+                "{size} at a time (the steps stay those of {batch} images)"
             ).format(before=before, size=size, batch=training.batches.batch_per_process)
         )
 
