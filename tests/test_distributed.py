@@ -354,8 +354,8 @@ def test_stopped_in_two_goes_on_in_one(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (["--batch", "7"], "train.batch = 7 cannot be shared evenly by 2 processes; use --batch 6"),
-        (["--device", "cuda:1"], "device cuda:1 is one device, for 2 processes"),
+        (["--batch", "7"], "train.batch = 7 cannot be split evenly over 2 processes; use --batch 6"),
+        (["--device", "cuda:1"], "device cuda:1 is a single device, but there are 2 processes"),
     ],
 )
 def test_bad_settings(words: list[str], wanted: str, folder: Path, tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_fine_tuning(old: Path, tmp_path: Path) -> None:
     ubend.fit(tmp_path / "data", out=run, init_from=old / "run", reporter=listener, **SMALL)
     assert "classes kept: Disc, ground; new: Core; dropped: none" in listener.said
     assert "first convolution: 3 channels spread evenly over 1" in listener.said
-    assert "new: the normalisation (of these images), the optimiser's state" in listener.said
+    assert "new: the normalisation (of these images) and the optimizer's state" in listener.said
     facts = json.loads((run / "run.json").read_text())["begun_with"]
     assert facts["path"] == str(old / "run")
     assert len(facts["sha256"]) == 64

@@ -92,7 +92,7 @@ def load_extension(extension: Extension) -> click.Command:
         extension.name,
         callback=fail,
         help=problem,
-        params=[click.Argument(["words"], nargs=-1)],
+        params=[click.Argument(["arguments"], nargs=-1)],
         add_help_option=False,
         context_settings={"ignore_unknown_options": True},
     )
