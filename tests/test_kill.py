@@ -65,8 +65,8 @@ def test_terminated_and_resumed_is_the_same(tmp_path: Path) -> None:
     assert not (run / "scores.json").exists()
     program = "from support.training import MODERN, Listener; from ubend.tasks.fit import fit, resume; import sys; "
     for last in (
-        f"resume({str(run)!r}, teller=Listener())",
-        f"fit({str(tmp_path / 'discs')!r}, {str(whole)!r}, settings=MODERN, device='cpu', teller=Listener())",
+        f"resume({str(run)!r}, reporter=Listener())",
+        f"fit({str(tmp_path / 'discs')!r}, {str(whole)!r}, settings=MODERN, device='cpu', reporter=Listener())",
     ):
         subprocess.run([sys.executable, "-c", program + last], env=place, check=True)
     assert contents(run) == contents(whole)
