@@ -83,7 +83,7 @@ def train_recorded(
     Args:
         folder, split, device: see `fit`.
         settings: by dotted key.
-        teller: told of nothing but the counting.
+        reporter: reports only the progress of counting.
     Raises:
         UbendError: see `fit`.
     """

@@ -9,7 +9,7 @@ from ubend.core import errors
 
 # Our errors, and the calls whose first argument people read.
 ERRORS = [name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, errors.UbendError)]
-TELLERS = ("echo", "say", "begin", "print", "UsageError", "BadParameter", "warning", "set_title", "set_xlabel")
+REPORTING = ("echo", "report", "begin", "print", "UsageError", "BadParameter", "warning", "set_title", "set_xlabel")
 LOOKUPS = ("_", "later", "ngettext")
 UNITS = ("MiB",)
 
@@ -21,7 +21,7 @@ def bare_sentences(tree: ast.AST) -> list[int]:
         if not isinstance(node, ast.Call):
             continue
         name = _name(node)
-        if name in (*ERRORS, *TELLERS) and any(map(_is_bare, node.args[:1])):
+        if name in (*ERRORS, *REPORTING) and any(map(_is_bare, node.args[:1])):
             found.append(node.lineno)
         if name == "draw_grid" and any(map(_is_bare, node.args[1:2])):  # its headings
             found.append(node.lineno)

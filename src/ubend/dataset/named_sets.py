@@ -99,7 +99,7 @@ def find_dataset(name_or_folder: str | Path, root: str | Path | None, reporter: 
     Args:
         name_or_folder: a folder that exists is taken as it is.
         root: where a named set lies (unpacked, or its archives), or is to be put; None: the cache.
-        teller: told what is downloaded, and under which terms.
+        reporter: reports what is downloaded, and under which terms.
     Raises:
         DataError: the set cannot be had, or a copy of it is not whole.
         OutputError: no room, or the place cannot be written.
