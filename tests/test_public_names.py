@@ -1,6 +1,7 @@
 """What others may rely on: the public names, quick imports, docstrings."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,60 @@ def _has_help(node: ast.AST) -> bool:
     """A subcommand whose help, which is translated, says what it does."""
     calls = [one for one in getattr(node, "decorator_list", []) if isinstance(one, ast.Call)]
     return any(word.arg == "help" for call in calls for word in call.keywords)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(SOURCE.glob("ubend*/**/*.py")), ids=lambda path: path.relative_to(SOURCE).as_posix()
+)
+def test_documented_names_exist(path: Path) -> None:
+    """Names under Args and Attributes are arguments and attributes."""
+    wrong = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or not (text := ast.get_docstring(node)):
+            continue
+        function, attributes = node, set[str]()
+        if isinstance(node, ast.ClassDef):
+            made = [
+                one for one in node.body if isinstance(one, ast.FunctionDef) and one.name in ("__init__", "__new__")
+            ]
+            function = made[0] if made else None
+            attributes = attributes_of(node)
+        names = {arg.arg for arg in arguments_of(function)} if isinstance(function, ast.FunctionDef) else attributes
+        wrong += [f"{node.name}: {name}" for name in entries_of(text, "Args:") if name not in names]
+        wrong += [f"{node.name}: {name}" for name in entries_of(text, "Attributes:") if name not in attributes]
+    assert wrong == []
+
+
+def attributes_of(node: ast.ClassDef) -> set[str]:
+    """Names that the body of a class declares, and those that its methods set on `self` or read from it."""
+    declared = {
+        one.target.id for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+    }
+    declared |= {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
+    declared |= {
+        target.id
+        for one in node.body
+        if isinstance(one, ast.Assign)
+        for target in one.targets
+        if isinstance(target, ast.Name)
+    }
+    used = (one for one in ast.walk(node) if isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name))
+    return declared | {one.attr for one in used if one.value.id == "self"}  # type: ignore[attr-defined]
+
+
+def arguments_of(node: ast.FunctionDef) -> list[ast.arg]:
+    own = node.args
+    return [*own.posonlyargs, *own.args, *own.kwonlyargs, *(arg for arg in (own.vararg, own.kwarg) if arg)]
+
+
+def entries_of(text: str, head: str) -> list[str]:
+    """Names that a docstring's section explains: `name: ...` or `name, other: ...`."""
+    found, inside = list[str](), False
+    for line in text.splitlines():
+        if line == head:
+            inside = True
+        elif inside and line and not line.startswith("    "):
+            break
+        elif inside and (entry := re.match(r"    ([a-z_][\w, *]*):(?: |$)", line)):
+            found += [name.strip(" *") for name in entry[1].split(",")]
+    return found

@@ -92,7 +92,7 @@ class Breeds:
         plan: the settings, decided.
         device: where all is computed.
         names: of the breeds.
-        of_picture: (images of the store,) the breed of each.
+        of_image: (images of the store,) the breed of each.
     """
 
     data: Dataset

@@ -113,7 +113,7 @@ def store_example(example: Example, size_px: int, folder: Path) -> Store:
 
     Args:
         size_px: as in `Sizing`.
-        place: an empty folder; image, mask and store are written there.
+        folder: an empty folder; image, mask and store are written there.
     """
     import tifffile
 

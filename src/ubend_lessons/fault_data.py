@@ -41,8 +41,8 @@ class ResizedData:
         images: (N, S, S, C) uint8.
         masks: (N, S, S) uint8 class index or IGNORED, resized by nearest pixel.
         blurred: the same, resized bilinearly as the numbers that they are, each then taken for the nearest class.
-        strange: (N, S, S) bool: the bilinear value is that of no class.
-        parts: train, val or test, of each.
+        unknown: (N, S, S) bool: the bilinear value is that of no class.
+        splits: train, val or test, of each.
         native_hw: (N, 2) px.
         labels: the class table.
     """
@@ -189,7 +189,7 @@ def write_leak(root: Path, sized: ResizedData, maximum: int, seed: int) -> dict[
     the copy's.
 
     Args:
-        most: images; more are thinned out evenly.
+        maximum: images; more are thinned out evenly.
     """
     random = np.random.default_rng([seed, 8])
     chosen = np.unique(np.linspace(0, len(sized.images) - 1, min(maximum, len(sized.images))).astype(np.int64))

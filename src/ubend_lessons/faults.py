@@ -58,7 +58,7 @@ class Finding:
         fault: of `FAULTS`, the same in every language.
         measure: what is counted, for people.
         text: as the tutorial does it.
-        fixed: done right.
+        mended: done right.
         form: of both numbers, see `format`.
     """
 
@@ -155,7 +155,7 @@ def find_faults(
     """Up to four trainings (plain, grey, on bilinear masks, on leaking copies), and every fault's figures from them.
 
     Args:
-        place: folder to make, for the images that are trained on.
+        work_dir: folder to make, for the images that are trained on.
         settings, device: see `teach_faults`.
         copied: images, at most, of which copies are made; each is five in training.
         leave_out: of `FAULTS`: not measured; the copies that leak are written all the same, to be looked at.

@@ -21,7 +21,7 @@ class Step:
 
     Attributes:
         kind: `last` is a 1x1 convolution.
-        words: the layers that made it, for people; "" for the image.
+        label: the layers that made it, for people; "" for the image.
         features: (1, C, H, W) its values.
         parameters: of those layers.
         source: number of the step whose map was copied and joined to the input; None: nothing was.

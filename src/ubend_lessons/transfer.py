@@ -135,7 +135,7 @@ def train_subset(breeds: Breeds, count: int, initial: InitialModel | None, out: 
 
     Args:
         count: training images; the same ones whenever it is asked with the same count, spread over the breeds.
-        start: initial model; None: random weights.
+        initial: initial model; None: random weights.
     """
     data, device = _take_subset(breeds, count), breeds.device
     whole = len(breeds.data.numbers("train"))

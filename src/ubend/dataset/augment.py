@@ -243,7 +243,7 @@ def augment(
         images, masks: (n, h, w, C) of any dtype and (n, h, w) uint8 class index or IGNORED, each at the top left.
         items: (N,) int32, which of them.
         numbers: (N, K) float32, `WarpParams.pack`, the (h, w) of the image, and one number more, which is not read.
-        window_hw: (H, W) px of the output.
+        crop_hw: (H, W) px of the output.
         value_range: (low, high), each (1, C, 1, 1).
         noise: (C, S, S), from `noise_field`; None: colours stay as they are.
         ignore_outside: the mask is IGNORED outside the image, else reflected with it.

@@ -61,14 +61,14 @@ class TrainingBatches:
     """The batches of a training; `draw(step)` may be asked for any step, at best in order.
 
     Args:
-        images: the training split; each item is shown as often as it says.
+        source: the training split; each item is shown as often as it says.
         settings: what is done to them.
         seed: of the whole run.
         batch: images per step, of all processes together.
-        window_hw: (H, W) of a training image.
+        crop_hw: (H, W) of a training image.
         value_range: (low, high), each (C,), of the channels.
         foreground: the crops that are placed on objects; None: all lie anywhere.
-        part: (rank, number of processes): which part of each batch is drawn here; their number divides the batch.
+        shard: (rank, number of processes): which part of each batch is drawn here; their number divides the batch.
         pixel_weights: (images, H, W) what pixels weigh beyond their class, on the images' canvas; None: nothing.
         augment: `augment`, or a faster function of the same arguments.
     Attributes:

@@ -65,7 +65,7 @@ class Dataset:
         folder: as found on disk.
         store: the decoded images, numbered as `folder.pairs`.
         labels: the class table.
-        parts: the split of each pair.
+        splits: the split of each pair.
         widths: class name -> width of its objects, of a sample.
         images: how the images are read, and sizing: the same, for a file.
         remarks: what the user should know.

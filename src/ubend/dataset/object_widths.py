@@ -62,7 +62,7 @@ def find_widths(
     Args:
         shapes_hw: native (height, width) of each image.
         digests: of each mask's content.
-        cache, tell: see `cached_arrays`.
+        cache, log: see `cached_arrays`.
     """
     numbers = [number for number, pair in enumerate(pairs) if pair.split in (None, "train")] or range(len(pairs))
     sample = sorted({numbers[index] for index in np.linspace(0, len(numbers) - 1, _IMAGES).astype(int).tolist()})

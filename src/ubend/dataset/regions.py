@@ -50,7 +50,7 @@ def find_regions(
     Where that is more than `region_hw` (an elastic field in a thousand), the crop's border is the image's.
 
     Args:
-        draws: on images as wholes.
+        params: on images as wholes.
         shapes_hw: (N, 2) of the images.
         points: a side of the elastic field, see `elastic_basis`.
     Returns:

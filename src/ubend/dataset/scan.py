@@ -174,7 +174,7 @@ def scan_masks(
         digests: of each mask's content.
         cache: folder of stores and surveys.
         report: called with (masks done, masks in all).
-        tell: called with a sentence where the file in the cache was damaged and is made again.
+        log: called with a sentence where the file in the cache was damaged and is made again.
     Raises:
         PairError: masks that cannot be read, or are not of the size of their images; all at once.
         OutputError: the cache cannot be written.
@@ -205,7 +205,7 @@ def cached_arrays(
         suffix: of the file.
         names: of the arrays that are needed.
         make: gives the arrays where the file does not exist, or is damaged.
-        tell: called with a sentence if it was damaged.
+        log: called with a sentence if it was damaged.
     Raises:
         OutputError: the cache cannot be written.
     """

@@ -95,8 +95,8 @@ class ItemSource:
         """What the warps of crops look at of items, where only that is read; else the arguments as they are.
 
         Args:
-            draws: on the items as wholes.
-            crops: the items, from `regions`.
+            params: on the items as wholes.
+            regions: the items, from `regions`.
             points: a side of the elastic field, see `elastic_basis`.
         Returns:
             The draws on the crops, and these.
@@ -159,7 +159,7 @@ class RandomCrops(ItemSource):
     Args:
         store, numbers, device: see `ItemSource`.
         crops: how many of them an epoch shows; each image in proportion to its area, and at least once.
-        window_hw: (H, W) px.
+        crop_hw: (H, W) px.
         settings: of the warp; they say how much of an image a crop may look at.
     """
 
@@ -191,8 +191,8 @@ class FixedCrops(ItemSource):
 
     Args:
         store, numbers, device: see `ItemSource`.
-        window_hw: (H, W) px, at most; smaller where all images are.
-        most: crops; of more, so many are taken evenly.
+        crop_hw: (H, W) px, at most; smaller where all images are.
+        maximum: crops; of more, so many are taken evenly.
     Attributes:
         cover: how many crops cover all images.
     """
@@ -250,7 +250,7 @@ def open_sources(
     Images that keep their native size stay in the store, and crops of them are read.
 
     Args:
-        window_hw: (H, W) px of a training crop.
+        crop_hw: (H, W) px of a training crop.
     """
     numbers, others = data.numbers("train"), data.numbers("val")
     if plan.data.resize == "native":

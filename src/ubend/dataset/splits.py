@@ -39,7 +39,7 @@ class SplitResult:
     """The split of each pair.
 
     Attributes:
-        parts: one per pair, in the order of the pairs.
+        splits: one per pair, in the order of the pairs.
         remarks: what the user should know about this split, one sentence each.
     """
 

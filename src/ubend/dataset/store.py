@@ -219,7 +219,7 @@ def open_store(
         hashes: of each image and mask, from `hash_pairs`.
         cache: folder of stores.
         report: called with (images done, images in all) while building.
-        tell: called with a sentence where the store was damaged and is built again.
+        log: called with a sentence where the store was damaged and is built again.
     Raises:
         PairError: images or masks that cannot be read, or whose sizes differ; all at once.
         OutputError: no room, or the cache cannot be written.
@@ -437,7 +437,7 @@ def ignore_invalid(mask: ClassMap, invalid: NDArray[np.bool_] | None, pair: Pair
 
     Args:
         mask: at native size.
-        unseen: (H, W), see `LoadedImage`.
+        invalid: (H, W), see `LoadedImage`.
     Raises:
         DataError: none of the pixels that have a class was seen.
     """

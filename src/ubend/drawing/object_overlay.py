@@ -55,7 +55,7 @@ def write_inside(
     """Write text where a region is widest, moved into the page.
 
     Args:
-        there: (H, W) the region.
+        region: (H, W) the region.
         offset: row and column of its first pixel in the page.
     """
     y, x, _depth = _find_widest(region)

@@ -50,7 +50,7 @@ def describe_seen(split_lookup: SplitLookup, left_out: Sequence[str], validation
     """Notes on scored images that the models have seen, one line each.
 
     Args:
-        known: the images of the models.
+        split_lookup: the images of the models.
         left_out: names of the images that were not scored because they are training images.
         validation: number of scored images that are validation images.
     """

@@ -60,10 +60,10 @@ class MaskPredictor:
     """Model(s) and post-processing; predicts images, video frames, scan slices.
 
     Args:
-        answering: the model or the ensemble.
+        base: the model or the ensemble.
         wanted: the post-processing; false if there is none.
         paths: the model files or run folders.
-        tiles_asked: whether --tiles was given.
+        tiles_requested: whether --tiles was given.
     Attributes:
         predictor, labels, bundle: those of the first model.
         channels: channels to load: the maximum over the models.

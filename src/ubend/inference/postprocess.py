@@ -45,7 +45,7 @@ def postprocess(
 
     Args:
         prob: (C, H, W) probabilities.
-        unseen: (H, W) where the image is invalid.
+        invalid: (H, W) where the image is invalid.
     Returns:
         (H, W) uint8 class index; IGNORED where the image is invalid.
     """

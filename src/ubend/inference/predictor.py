@@ -133,7 +133,7 @@ class Predictor:
 
         Args:
             image: a file, or (H, W) or (H, W, channels) values in the units that the model was trained on
-                (0..255 for 8 bit), of its dtype or float; masked values of a masked array were not seen.
+                (0..255 for 8 bit), of its dtype or float; masked values of a masked array are invalid.
             probabilities: also give the probability of each class; 4 bytes per pixel and class.
         Raises:
             DataError: unreadable, empty, with other channels or another depth than the model's, or with values that

@@ -17,10 +17,10 @@ _R = TypeVar("_R")
 def prefetch(
     work: Callable[[_T], _R], items: Iterable[_T], size_of: Callable[[_T], int] = lambda _item: 0
 ) -> Iterator[_R]:
-    """`map` in threads, in order; holds at most _READ_AHEAD results per thread, and about _AHEAD_BYTES in all.
+    """`map` in threads, in order; holds at most _READ_PREFETCH results per thread, and about _PREFETCH_BYTES in all.
 
     Args:
-        weigh: bytes of the result of an item.
+        size_of: bytes of the result of an item.
     """
     source, buffered_bytes = iter(items), 0
     pending: deque[tuple[Future[_R], int]] = deque()

@@ -33,7 +33,7 @@ class TileSource:
         size_hw: (h, w), px.
         native_hw: (H, W) of the native image, px.
         held_bytes: memory in use until its logits are there, besides tiles; whole images only.
-        unseen: (H, W) where the native image was not seen, see `LoadedImage`; None: all of it was, or it is read by
+        invalid: (H, W) where the native image was not seen, see `LoadedImage`; None: all of it was, or it is read by
             rows.
     """
 

@@ -78,7 +78,7 @@ def summarize(
     Args:
         rows: of the image, see `measure`.
         names: of the classes.
-        seen_px: pixels of the image that were seen, to which density and share refer.
+        valid_px: pixels of the image that were seen, to which density and share refer.
     """
     summary = []
     for name in (names[index] for index in object_classes(names)):
@@ -221,7 +221,7 @@ def write_geojson(
     Args:
         outlines: of `trace`.
         properties: of each object.
-        place: coordinates are those of the map; None: px, x to the right and y down, 0, 0 the upper left corner.
+        transform: coordinates are those of the map; None: px, x to the right and y down, 0, 0 the upper left corner.
     """
     import shapely
 

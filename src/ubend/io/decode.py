@@ -41,7 +41,7 @@ def read_raster(path: Path, channels: int | None = None, out: NDArray[Any] | Non
     Args:
         path: JPEG, PNG, BMP, WebP or TIFF; the format is detected by content, not by suffix.
         channels: the requested number of channels, see `read_tiff`.
-        place: see `read_image`.
+        out: see `read_image`.
     Raises:
         DataError: missing, empty, damaged, not an image, or several images.
     """
@@ -194,7 +194,7 @@ def _decode_jpeg(data: bytes, start: int, out: NDArray[np.uint8] | None = None) 
 
     Args:
         start: position in the file after any previews, from which the end marker occurs only at the end.
-        place: (H, W, C) to decode into; it is returned.
+        out: (H, W, C) to decode into; it is returned.
     """
     import imagecodecs
 

@@ -35,7 +35,7 @@ class LoadedImage:
 
     Attributes:
         pixels: (H, W, C), see `read_image`; invalid pixels are set to the mean of the valid ones.
-        unseen: (H, W) True where it is invalid: nodata value or inner mask of a TIFF, alpha 0 where alpha is
+        invalid: (H, W) True where it is invalid: nodata value or inner mask of a TIFF, alpha 0 where alpha is
             dropped, NaN. None: all pixels were seen.
     """
 
@@ -58,7 +58,7 @@ def read_image(path: Path, channels: int | None = None, out: NDArray[Any] | None
         path: PNG, JPEG, BMP, WebP or TIFF.
         channels: 1 gives grey (ITU-R 601 luma of colour), 3 gives colour (grey repeated), any other number accepts
             only files with that many channels; None: as in the file.
-        place: an array to decode into if it has the right shape and dtype; check with `np.may_share_memory`. New
+        out: an array to decode into if it has the right shape and dtype; check with `np.may_share_memory`. New
             memory for each image costs a fifth of the decoding time.
     Returns:
         (H, W, C) uint8, uint16 when the file has that depth, float32 when it has any other.
@@ -134,7 +134,7 @@ def finish_pixels(
     Args:
         alpha: the last channel is alpha.
         channels, path: see `load_image`, and errors as there.
-        unseen: (H, W) where it is invalid as the file says, beside alpha and NaN.
+        invalid: (H, W) where it is invalid as the file says, beside alpha and NaN.
     """
     if alpha and image.shape[2] != channels:
         image, invalid = image[:, :, :-1], union_invalid(invalid, image[:, :, -1] == 0)

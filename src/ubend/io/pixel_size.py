@@ -84,7 +84,7 @@ class SpatialInfo:
 
     Attributes:
         pixel: None: not stated.
-        place: None: no georeference.
+        transform: None: no georeference.
         tags: GeoTIFF tags as tifffile's `extratags`.
     """
 

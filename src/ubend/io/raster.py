@@ -64,7 +64,7 @@ class Raster:
         palette: (256, 4) uint8 red, green, blue, alpha of a palette image, whose pixels are (H, W, 1)
             indices; black beyond its end.
         lossy: compressed as JPEG, lossy WebP or JPEG in TIFF, whatever the suffix: values are approximate.
-        unseen: (H, W) True where it is invalid, as a TIFF's nodata value or inner mask says; alpha and NaN are not
+        invalid: (H, W) True where it is invalid, as a TIFF's nodata value or inner mask says; alpha and NaN are not
             considered. None: the file states none.
     """
 

@@ -60,7 +60,7 @@ class ClassMap(NamedTuple):
 
     Attributes:
         classes: (H, W) uint8 class index or IGNORED.
-        unknown: label values that are not in the class table; their pixels are IGNORED.
+        unknown_values: label values that are not in the class table; their pixels are IGNORED.
         pixels: (256,) int64: number of pixels of each class index.
     """
 

@@ -42,7 +42,7 @@ class Item:
 
     Attributes:
         found: the file.
-        part: that its folders name.
+        split: that its folders name.
         folders: those of its folders that have no meaning of their own, such as `patient1`.
         stem: by which it is matched.
     """

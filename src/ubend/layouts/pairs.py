@@ -21,7 +21,7 @@ class Pair:
         name: unique in the folder: the relative stem, such as `0001` or `train/0001`.
         image: the image's file.
         mask: where its mask comes from.
-        part: the part given by the layout or by the split file; None when nothing gives one.
+        split: the part given by the layout or by the split file; None when nothing gives one.
         group: images of one group (one patient, one video) must stay in one part; None: no group.
     """
 
@@ -68,7 +68,7 @@ class Layout:
     """A way to lay out a data set.
 
     Attributes:
-        words: the layout in words.
+        description: the layout in words.
         fits: does a folder look like it? Quick, for it is asked of many.
         read: the folder's pairs; what is wrong goes into the problems.
     """

@@ -36,7 +36,7 @@ class SegmentationNet(nn.Module):
         is_stochastic: whether a training pass may draw random numbers (dropout, drop path), so that it must be seeded.
         can_capture: whether its training step can be a CUDA graph.
         edge_px: a side of what `forward_tiles` returns is a multiple of `input_multiple`, and this.
-        words: what `describe` says of it, with {width}, {depth}, {parameters} and {skips}.
+        summary_template: what `describe` says of it, with {width}, {depth}, {parameters} and {skips}.
         margin: px that `forward_tiles` takes from each side; 0: it pads, and tiles are blended where they overlap.
         encoder_name: of its encoder, as timm names it; None: the encoder is its own.
         is_ensemble: whether it is several networks, `shape()["members"]` of them.

@@ -123,7 +123,7 @@ def choose_subset(
     """Choose a subset and its pairs; None: the test split if there is one, else validation, else all (None).
 
     Args:
-        known: a model's images that may be among the pairs; they are recognised only when read, so all pairs are
+        split_lookup: a model's images that may be among the pairs; they are recognised only when read, so all pairs are
             returned unless the folder states a test split.
     Raises:
         DataError: there are none.
@@ -181,11 +181,11 @@ class _WithoutTrainingImages(_LookedAt):
     An image belongs to the split that its folder states, and to its split in the model's training.
 
     Args:
-        known: the model's images.
+        split_lookup: the model's images.
         pairs: those that are read.
-        subset: the split to score; None: `select` decides.
+        split: the split to score; None: `select` decides.
     Attributes:
-        subset: the split that is scored; None: all.
+        split: the split that is scored; None: all.
         left_out: names of the training images that are not scored.
         validation: number of scored images that are validation images.
     """

@@ -230,7 +230,7 @@ class FileJob(ABC, Generic[_Facts]):
         return Problem(_("{path}: {problem}").format(path=path, problem=line), path, line.key)
 
     def map_inputs(
-        self, work: Callable[[int], _Result], numbers: Iterable[int], weigh: Callable[[int], int] = lambda _number: 0
+        self, work: Callable[[int], _Result], numbers: Iterable[int], size_of: Callable[[int], int] = lambda _number: 0
     ) -> Iterator[tuple[int, _Result]]:
         """(number, result) of successful inputs, in order; computed ahead in threads, see `prefetch`."""
 
@@ -240,7 +240,7 @@ class FileJob(ABC, Generic[_Facts]):
                 results.append((number, work(number)))
             return results
 
-        for results in prefetch(kept, numbers, weigh):
+        for results in prefetch(kept, numbers, size_of):
             yield from results
 
 

@@ -24,7 +24,7 @@ class RunSummary:
     """One training.
 
     Attributes:
-        began: local time; of runs of an earlier version, when run.json was written.
+        started: local time; of runs of an earlier version, when run.json was written.
         data: name of the data folder.
         epochs: planned epochs; `done`: finished epochs.
         kept_epoch: of the weights in the model file; None: before the first validation.

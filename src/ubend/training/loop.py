@@ -89,10 +89,10 @@ def training_step(training: Training, batch: Batch, counts: LossCounts) -> Tenso
     Args:
         counts: the normalisers of the batch's loss.
     Returns:
-        (2,) float64 (float32 on MPS): the loss sums of the batch, cross entropy and 1 - Dice.
+        (2,) float64 (float32 on MPS): the loss sums of the batch, cross entropy and the Dice term.
     """
     training.state.model.train()
-    total = torch.zeros_like(training.state.sums[:2])  # cross entropy and 1 - Dice
+    total = torch.zeros_like(training.state.sums[:2])  # cross entropy and the Dice term
     for micro_batch in batch.split(training.micro_batch):
         with training.autocast():
             logits = training.forward(micro_batch.image)
@@ -211,9 +211,8 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
                 "best": is_best,
             }
         )
-        if in_batch_norm_warmup(
-            training, progress.step
-        ):  # early on, batch norm's running statistics lag behind the weights
+        # early on, batch norm's running statistics lag behind the weights
+        if in_batch_norm_warmup(training, progress.step):
             with batch_statistics(state.ema):
                 shown = _by_name(training, _score_validation(runtime)[1])  # displayed only; nothing is chosen by it
             progress.history[-1]["batch_statistics_dice"] = shown
@@ -267,7 +266,7 @@ def _by_name(training: Training, dice: NDArray[np.float64]) -> dict[str, float |
 
 
 def join_sums(sums: Tensor, counts: LossCounts) -> Tensor:
-    """(2,) loss sums and their counts -> (4,) cross entropy, pixels, 1 - Dice, regions (`TrainingState.sums`)."""
+    """(2,) loss sums and their counts -> (4,) cross entropy, pixels, Dice term, regions (`TrainingState.sums`)."""
     return torch.stack([sums[0], counts.pixels.to(sums.dtype), sums[1], counts.regions.to(sums.dtype)])
 
 

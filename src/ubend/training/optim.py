@@ -74,7 +74,7 @@ def learning_rate_at(step: int, steps: int, settings: TrainPlan) -> float:
     """The learning rate at step `step` (from 0) of `steps`.
 
     one-cycle rises from 1/25 of the peak and falls to 1/250,000, both along half a cosine (Smith &
-    Topin 2018, arXiv:1708.07120); cosine rises linearly from zero and falls to zero.
+    Topin 2018, arXiv:1708.07120); cosine rises linearly from near zero and falls towards zero.
     """
     peak = settings.learning_rate
     if settings.schedule == "constant":

@@ -64,7 +64,7 @@ def run_baseline(
         out: folder for `NAME.png` (class indices with a palette, at the image's own size), `NAME_overlay.png` and
             `scores.json`; None: nothing is written.
         subset: to be scored; None: test, or val where there is no test. Parts are those that `fit` would take.
-        words: images, masks, split, classes, values, channels, skip_bad, root, size, seed: see `fit`; where no size
+        options: images, masks, split, classes, values, channels, skip_bad, root, size, seed: see `fit`; where no size
             is reported, the methods work at the images' own, but at most at 256 px.
     Raises:
         SettingError: no such method, or scikit-image or scikit-learn is missing.
