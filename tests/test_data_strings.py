@@ -27,6 +27,7 @@ from ubend.core.counter_rng import Purpose, draw_bits, draw_normal, draw_uniform
 
 PURPOSES = {
     "anchors",
+    "bootstrap",
     "candidates",
     "dropout",
     "elastic",
@@ -183,17 +184,22 @@ def test_columns(place: Path) -> None:
 
 def test_keys(place: Path) -> None:
     scores, again = _json(place / "run" / "scores.json"), _json(place / "test.json")
-    assert set(scores) == {"part", "recipe", "native", "model_size", "per_picture"}
+    assert set(scores) == {"part", "recipe", "native", "model_size", "per_picture"} | {
+        "boundary",
+        "calibration",
+        "intervals",
+    }
     assert set(again) == set(scores) - {"recipe"}
     summary = {"dice", "iou", "pixel_accuracy", "pictures", "defined", "cross_entropy", "true_share", "predicted_share"}
+    summary |= {"precision", "recall"}
     classes = {"background", "cell", "contour"}
     for part in (scores["native"], scores["model_size"], again["native"], again["model_size"]):
         assert set(part) == summary
         for measure in ("dice", "iou"):
-            assert set(part[measure]) == {"per_image", "pooled"}
+            assert set(part[measure]) == {"per_image", "median", "worst_decile", "pooled"}
             assert set(part[measure]["pooled"]) == classes | {"mean", "mean_foreground"}
     for image in scores["per_picture"].values():
-        assert set(image) == {"dice", "iou"}
+        assert set(image) == {"dice", "iou", "precision", "recall", "boundary_f1", "hausdorff_95", "surface_distance"}
     for name, keys in (
         ("metrics", {"epoch", "step", "train_loss", "val_loss", "val_dice", "batch_statistics_dice", "lr", "best"}),
         ("timing", {"epoch", "train_s", "validation_s", "images_per_s", "seconds_left"}),
