@@ -143,3 +143,11 @@ def test_no_image(tmp_path: Path) -> None:
     for name in ("a.png", "missing.png"):
         with raises(DataError, path=tmp_path / name):
             ubend.read_image(tmp_path / name)
+
+
+def test_paths_begin_as_the_folder_was_given(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(discs.parent)
+    for folder in (discs, Path(discs.name)):
+        pairs = ubend.read_folder(folder).pairs
+        assert {pair.image.parent for pair in pairs} == {folder / "images"}
+    assert {pair.class_map().max() for pair in pairs} == {1}

@@ -566,7 +566,7 @@ def read_folder(
     from ubend.tasks.user_settings import read_user_settings
 
     flags = _folder_flags(images, masks, split, classes, values, channels, skip_bad, root)
-    return read(read_user_settings(folder, settings=settings, flags=flags).settings)
+    return read(read_user_settings(folder, settings=settings, flags=flags).settings, folder)
 
 
 def draw_sample(folder: Path | str, *, count: int = 64, size: int = 256, seed: int = 0) -> None:

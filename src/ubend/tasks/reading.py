@@ -28,7 +28,7 @@ class DataPair:
 
     Attributes:
         name: unique in the folder: the relative stem, such as `0001` or `train/0001`.
-        image: the image file.
+        image: the image file; relative to the working folder, if the folder was given so.
         split: train, val or test, as the folder or the split file states it; None: not stated.
         group: images of one group (one patient, one video) stay in one split; None: no group.
     """
@@ -94,15 +94,26 @@ class ScanData:
     affine: NDArray[np.float64]
 
 
-def read_folder(settings: Settings) -> DataFolder:
-    """The image and mask pairs of the folder that the settings name, and their classes; see `ubend.read_folder`."""
+def read_folder(settings: Settings, folder: Path | str | None = None) -> DataFolder:
+    """The image and mask pairs of the folder that the settings name, and their classes; see `ubend.read_folder`.
+
+    Args:
+        folder: as the user gave it, which the images' paths begin with.
+    """
+    given = Path() if folder is None else Path(folder)
 
     def read(found: Folder, skipped: list[tuple[Pair, list[str]]]) -> DataFolder:
         label_scan = scan_folder(found, settings, default_cache(), Reporter())
         left_out = [problem for _name, problem in found.skipped] + [line for _pair, cause in skipped for line in cause]
         pairs = (
             DataPair(
-                pair.name, pair.image, pair.split, pair.group, partial(read_class_map, pair, size_hw, label_scan.labels)
+                pair.name,
+                given / pair.image.relative_to(given.absolute())
+                if folder is not None and pair.image.is_relative_to(given.absolute())
+                else pair.image,
+                pair.split,
+                pair.group,
+                partial(read_class_map, pair, size_hw, label_scan.labels),
             )
             for pair, size_hw in zip(found.pairs, label_scan.shapes_hw, strict=True)
         )
