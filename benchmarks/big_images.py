@@ -88,7 +88,7 @@ def measure(size: str, channels: int, place: Path | None, words: Sequence[str]) 
     width, _x, height = size.partition("x")
     across, down = int(width), int(height or width)
     with tempfile.TemporaryDirectory(dir=place) as folder:
-        image, model = Path(folder) / "picture.tif", Path(folder) / "model.safetensors"
+        image, model = Path(folder) / "image.tif", Path(folder) / "model.safetensors"
         draw_image(image, across, down)
         save_model(model, channels)
         facts = {"megapixels": across * down / 1e6, "file_mib": os.path.getsize(image) / 2**20}

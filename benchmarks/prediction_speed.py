@@ -134,7 +134,7 @@ def main(words: Sequence[str]) -> None:
     facts = read_facts(device, ["monai"] if find_spec("monai") else [])
     print_facts(facts)
     tables = [
-        measure(image_variants(device, width, args.side), device, args, f"{args.side} px, width {width}; pictures/s")
+        measure(image_variants(device, width, args.side), device, args, f"{args.side} px, width {width}; images/s")
     ]
     for tile in args.tiles:
         of = f"{big} px in tiles of {tile} px, overlap {OVERLAP:.0%}; megapixels/s"

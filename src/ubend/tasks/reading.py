@@ -100,7 +100,10 @@ def read_folder(settings: Settings, folder: Path | str | None = None) -> DataFol
     Args:
         folder: as the user gave it, which the images' paths begin with.
     """
-    given = Path() if folder is None else Path(folder)
+
+    def as_given(path: Path) -> Path:
+        whole = Path(folder or path).absolute()
+        return Path(folder) / path.relative_to(whole) if folder and path.is_relative_to(whole) else path
 
     def read(found: Folder, skipped: list[tuple[Pair, list[str]]]) -> DataFolder:
         label_scan = scan_folder(found, settings, default_cache(), Reporter())
@@ -108,9 +111,7 @@ def read_folder(settings: Settings, folder: Path | str | None = None) -> DataFol
         pairs = (
             DataPair(
                 pair.name,
-                given / pair.image.relative_to(given.absolute())
-                if folder is not None and pair.image.is_relative_to(given.absolute())
-                else pair.image,
+                as_given(pair.image),
                 pair.split,
                 pair.group,
                 partial(read_class_map, pair, size_hw, label_scan.labels),
