@@ -7,10 +7,11 @@ FOLDER of the data holds `camvid`, `nuclei`, `kvasir-seg`, `drive` and `oxford-i
 left out. A row is a set, a variant and a seed: a process of its own, `--slots` of them at a time on each GPU. What is
 done lies in OUT/rows and is not done again; a row that --seconds cuts off leaves nothing there, and none is started
 that another seed's seconds say cannot end. `--known` takes the rows of files that `--json` wrote, on other machines
-too. The variants are the words of `ubend fit`, or peers (`zoo_peer.py`). With `--subset val` no figure of the test
-split is read. Beside each mean stand its spread (greatest - least) and the median seconds of a row: of `ubend fit`,
-which scores the test split at its end, or of a peer's whole process; with several slots these are of a shared GPU.
-Ranks are of the means, on the sets where every variant has one.
+too. The variants are the words of `ubend fit`, or peers (`zoo_peer.py`). A row keeps the scores of both splits; the
+table shows one. Choose by `--subset val`, and print `--subset test` when all is chosen. Beside each mean stand its
+spread (greatest - least) and the median seconds of a row: of `ubend fit`, which scores the test split at its end, or
+of a peer's whole process; with several slots these are of a shared GPU. Ranks are of the means, on the sets where every
+variant has one.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from timing import Row, make_parser, print_facts, read_facts, write_report
 from zoo_peer import PEERS, is_here
@@ -46,7 +47,7 @@ class DataSet:
         folder: below the folder of the data.
         words: of `ubend fit`; {at} is this folder.
         score: kind and averaging of the mean without background, in the native scores.
-        least: whether the worst class is reported too.
+        minimum: whether the worst class is reported too.
     """
 
     folder: str
@@ -76,7 +77,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "none": (),
     "scratch": ("--encoder", "none"),
     "tutorial": ("--recipe", "tutorial"),
+    "best": ("--effort", "best"),
+    "bilinear": ("--set", "model.upsampling=bilinear"),
 }
+SPLITS = ("val", "test")
 
 
 class Job(NamedTuple):
@@ -115,21 +119,20 @@ class Zoo:
             self.rows[row["name"]] = row
 
     def _refuse_other(self, row: Row) -> None:
-        """Rows of another split, or of other words, do not stand in one table."""
-        for key, value in (("subset", self.args.subset), ("words", self.args.words)):
-            if row[key] != value:
-                raise SystemExit(f"{row['name']} was made with --{key} {row[key]!r}; choose another --out or --known")
+        """Rows with other words do not stand in one table."""
+        if row["words"] != self.args.words:
+            raise SystemExit(f"{row['name']} was made with --words {row['words']!r}; choose another --out or --known")
 
     def make(self, job: Job) -> None:
         """A row, unless it is there, or cannot end in time."""
         gpu = self.places.get()
         try:
-            left = self.ends - time.monotonic()
-            if job.name in self.rows or left <= self.expect(job):
+            if job.name in self.rows or self.ends - time.monotonic() <= self.expect(job):
                 return
-            row = self._run(job, gpu)
+            seconds = self._train(job, gpu)
         finally:
-            self.places.put(gpu)
+            self.places.put(gpu)  # the next training need not wait for the scores
+        row = None if seconds is None else self._score(job, gpu, seconds)
         if row is not None:
             with self._lock:
                 self.rows[job.name] = row
@@ -137,61 +140,50 @@ class Zoo:
                 path.with_suffix(".part").write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
                 path.with_suffix(".part").replace(path)
                 self.report()
-            print(f"{job.name}: {figure(row['score'])}, {row['seconds']:.0f} s", flush=True)
+            shown = measure(row, self.args.subset)["score"]
+            print(f"{job.name}: {figure(shown)}, {row['seconds']:.0f} s", flush=True)
 
     def expect(self, job: Job) -> float:
         """Seconds of a row, at least: the longest of other seeds; 0: none is known."""
         alike = [row["seconds"] for row in [*self.rows.values()] if (row["set"], row["variant"]) == job[:2]]
         return float(max(alike, default=0.0))
 
-    def _run(self, job: Job, gpu: int) -> Row | None:
-        """The row of a whole process; None: it was cut off, or failed."""
+    def _train(self, job: Job, gpu: int) -> float | None:
+        """Seconds of a training in a process of its own; None: it was cut off, or failed."""
         run = self.args.out / "runs" / job.name
         shutil.rmtree(run, ignore_errors=True)
-        log, scores = run.with_suffix(".log"), run.with_suffix(".json")
-        for path in (log, scores):
-            path.unlink(missing_ok=True)
+        for suffix in (".log", ".json"):
+            run.with_suffix(suffix).unlink(missing_ok=True)
         at = self.args.data / SETS[job.set].folder
         words = [word.format(at=at) for word in SETS[job.set].words]
         words += [*VARIANTS.get(job.variant, ()), "--seed", str(job.seed), *shlex.split(self.args.words)]
-        subset = ["--subset", self.args.subset]
         if job.variant in PEERS:
             peer = str(Path(__file__).with_name("zoo_peer.py"))
-            commands = [[peer, job.variant, str(scores), *subset, "--", *words]]
-        else:
-            commands = [["-m", "ubend", "fit", *words, "--out", str(run)]]
-            if self.args.subset == "val":  # the test split is scored by fit
-                commands.append(["-m", "ubend", "evaluate", str(run), *subset, "--out", str(scores)])
-        seconds = []
-        for command in commands:
-            began = time.monotonic()
-            code = self._call(command, gpu, log)
-            if code is None:
-                print(f"{job.name}: cut off", flush=True)
-                return None
-            if code:
-                print(f"{job.name}: FAILED\n{log.read_text(errors='replace')[-3000:]}", flush=True)
-                self.failed.append(job.name)
-                return None
-            seconds.append(time.monotonic() - began)
-        if job.variant in PEERS:
-            found = json.loads(scores.read_text())
-        else:
-            found = read_run(run, scores if self.args.subset == "val" else run / "scores.json")
-        return {
-            "name": job.name,
-            **job._asdict(),
-            "subset": self.args.subset,
-            "words": self.args.words,
-            "comparable": not self.args.words,
-            "slots": self.args.slots,
-            "seconds": seconds[0],
-            **measure(SETS[job.set], found.pop("scores"), self.args.subset),
-            **found,
-        }
+            return self._call([peer, job.variant, str(run.with_suffix(".json")), "--", *words], gpu, job.name)
+        return self._call(["-m", "ubend", "fit", *words, "--out", str(run)], gpu, job.name)
 
-    def _call(self, words: Sequence[str], gpu: int, log: Path) -> int | None:
-        """A Python process's exit code; None: time was up, and it was ended."""
+    def _score(self, job: Job, gpu: int, seconds: float) -> Row | None:
+        """The row of a training that has ended; None: scoring was cut off, or failed."""
+        run = self.args.out / "runs" / job.name
+        if job.variant in PEERS:
+            found = json.loads(run.with_suffix(".json").read_text())
+        else:
+            val = run.with_suffix(".json")  # the test split is scored by fit
+            words = ["-m", "ubend", "evaluate", str(run), "--subset", "val", "--out", str(val)]
+            if self._call(words, gpu, job.name) is None:
+                return None
+            found = read_run(run, {"val": val, "test": run / "scores.json"})
+        scores = found.pop("scores")
+        for subset in SPLITS:
+            if scores[subset]["part"] != subset:
+                raise SystemExit(f"{job.name}: the scores are of the split {scores[subset]['part']}, not {subset}")
+        kept = {subset: scores[subset]["native"] for subset in SPLITS}
+        row = {"name": job.name, **job._asdict(), "words": self.args.words, "comparable": not self.args.words}
+        return {**row, "slots": self.args.slots, "seconds": seconds, **found, "native": kept}
+
+    def _call(self, words: Sequence[str], gpu: int, name: str) -> float | None:
+        """Seconds of a Python process; None: it failed, or was ended because time was up."""
+        log, began = self.args.out / "runs" / f"{name}.log", time.monotonic()
         environment = dict(os.environ)
         if self.args.gpus * self.args.slots > 1:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -204,11 +196,17 @@ class Zoo:
         try:
             while process.poll() is None and time.monotonic() < self.ends:
                 time.sleep(0.1)
-            return process.poll()
+            code = process.poll()
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        if code is None:
+            print(f"{name}: cut off", flush=True)
+        elif code:
+            print(f"{name}: FAILED\n{log.read_text(errors='replace')[-3000:]}", flush=True)
+            self.failed.append(name)
+        return None if code or code is None else time.monotonic() - began
 
     @staticmethod
     def _visible(gpu: int) -> str:
@@ -218,14 +216,14 @@ class Zoo:
     def report(self) -> None:
         """Write what there is, so that a process that is killed leaves it."""
         rows = [self.rows[name] for name in sorted(self.rows)]
-        table = make_table(rows)
+        table = make_table(rows, self.args.subset)
         write_report(
             __file__, self._words, self.args, facts=self.facts, unit="0..1", rows=rows, table=table, ranks=rank(table)
         )
 
 
-def read_run(run: Path, scores: Path) -> Row:
-    """What belongs beside a run's scores, and these."""
+def read_run(run: Path, scores: Mapping[str, Path]) -> Row:
+    """What belongs beside a run's scores, and these, by split."""
     settings = tomllib.loads((run / "settings.toml").read_text())
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
@@ -236,37 +234,37 @@ def read_run(run: Path, scores: Path) -> Row:
         "epochs": len(history),
         "steps": history[-1]["step"],
         "best_step": [line["step"] for line in history if line["best"]][-1],
-        "scores": json.loads(scores.read_text()),
+        "scores": {subset: json.loads(path.read_text()) for subset, path in scores.items()},
     }
 
 
-def measure(of: DataSet, scores: Mapping[str, Any], subset: str) -> Row:
-    """The figures of a row from the scores of a model; all native ones are kept beside them."""
-    if scores["part"] != subset:
-        raise SystemExit(f"{of.folder}: the scores are of the part {scores['part']}, not {subset}")
+def measure(row: Row, subset: str) -> Row:
+    """The figures of a row on one split: the mean, and the least class where the set has many."""
+    of = SETS[row["set"]]
     kind, averaging = of.score
-    classes = dict(scores["native"][kind][averaging])
+    classes = dict(row["native"][subset][kind][averaging])
     means = classes.pop("mean"), classes.pop("mean_foreground")
-    row: Row = {"score": means[1 if of.score == DICE else 0], "native": scores["native"]}
+    figures: Row = {"score": means[1 if of.score == DICE else 0]}
     if of.minimum:
-        row["least"] = min((value, name) for name, value in classes.items() if value is not None)
-    return row
+        figures["least"] = min((value, name) for name, value in classes.items() if value is not None)
+    return figures
 
 
-def make_table(rows: Iterable[Row]) -> list[Row]:
+def make_table(rows: Iterable[Row], subset: str) -> list[Row]:
     """A line for each set and variant that has rows: means over the seeds, spreads, seconds."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["set"], row["variant"]), []).append(row)
     table = []
     for (name, variant), some in groups.items():
-        scores = [row["score"] for row in some]
+        figures = [measure(row, subset) for row in some]
+        scores = [one["score"] for one in figures]
         line = {"set": name, "variant": variant, "seeds": sorted(row["seed"] for row in some)}
         line |= {"mean": statistics.mean(scores), "spread": max(scores) - min(scores)}
         line["seconds"] = statistics.median(row["seconds"] for row in some)
-        if "least" in some[0]:
-            line["least"] = statistics.mean(row["least"][0] for row in some)
-            line["least_classes"] = sorted({row["least"][1] for row in some})
+        if "least" in figures[0]:
+            line["least"] = statistics.mean(one["least"][0] for one in figures)
+            line["least_classes"] = sorted({one["least"][1] for one in figures})
         table.append(line)
     return table
 
@@ -336,7 +334,7 @@ def main(words: Sequence[str]) -> None:
     known = [*VARIANTS, *PEERS]
     parser.add_argument("--variants", nargs="+", choices=known, default=known)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--subset", choices=["val", "test"], default="val", help="split that is scored  [val]")
+    parser.add_argument("--subset", choices=SPLITS, default="val", help="split that the table shows  [val]")
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--slots", type=int, default=1, help="rows at a time on each GPU  [1]")
     parser.add_argument("--seconds", type=float, help="after which rows that run are ended")
@@ -346,7 +344,7 @@ def main(words: Sequence[str]) -> None:
     zoo = Zoo(args, words)
     print_facts(zoo.facts)
     jobs = choose_jobs(args)
-    with ThreadPoolExecutor(args.gpus * args.slots) as pool:
+    with ThreadPoolExecutor(2 * args.gpus * args.slots) as pool:  # as many score as train
         try:
             list(pool.map(zoo.make, jobs))
         except KeyboardInterrupt:
@@ -357,7 +355,7 @@ def main(words: Sequence[str]) -> None:
         print(f"not done: {', '.join(missing)}", flush=True)
     if args.words:
         print(f"not comparable: all rows have the words {args.words}", flush=True)
-    table = make_table(zoo.rows.values())
+    table = make_table(zoo.rows.values(), args.subset)
     print_table(table, rank(table), args.variants)
     if zoo.failed:
         raise SystemExit(f"failed: {', '.join(zoo.failed)}")

@@ -1,6 +1,6 @@
 """A peer's network in a plain PyTorch loop, on the data, split, size, batch and number of steps of `ubend fit`.
 
-    python benchmarks/zoo_peer.py smp|tutornet FILE [--subset val|test] -- FOLDER [words of `ubend fit`]
+    python benchmarks/zoo_peer.py smp|tutornet FILE -- FOLDER [words of `ubend fit`]
 
 `smp` is segmentation_models.pytorch's U-Net on tf_efficientnet_lite0, with the ImageNet weights that ubend takes;
 `tutornet` is the tutorial's U-Net. The data are read, split and resized as `ubend fit` with these words would; what it
@@ -8,7 +8,7 @@ chooses for the training beyond size, window, batch, steps and precision is not 
 practitioner would write: AdamW, warm-up and cosine, cross entropy + Dice, flips, turns, scale and colour; no average of
 the weights, and windows lie anywhere. At 20 evenly spaced steps the network is scored on the validation split, and the
 best weights are kept. Scores are those of `ubend evaluate`: tiles or whole images as ubend's plan has it, native size.
-FILE gets JSON: the scores and what belongs beside them.
+FILE gets JSON: the scores of the validation and test splits and what belongs beside them.
 """
 
 import argparse
@@ -224,7 +224,7 @@ class Validation:
         return float(scores["native"]["dice"]["per_image"]["mean"])
 
 
-def run_peer(name: str, words: Sequence[str], part: SplitName) -> dict[str, Any]:
+def run_peer(name: str, words: Sequence[str]) -> dict[str, Any]:
     """Train and score a peer; see the top of this file."""
     settings = read_words(words)
     prepare_process(False)
@@ -242,6 +242,7 @@ def run_peer(name: str, words: Sequence[str], part: SplitName) -> dict[str, Any]
     augmented = Augmented(batches.source, plan, batches.crop_hw, float(data.value_range()[1].max()))
     best_step = train(peer, augmented, plan, steps, Validation(predictor, data))
     peer.eval()
+    subsets: tuple[SplitName, ...] = ("val", "test")
     return {
         "device": describe_device(device),
         "batch": plan.train.batch,
@@ -251,7 +252,7 @@ def run_peer(name: str, words: Sequence[str], part: SplitName) -> dict[str, Any]
         "steps": steps,
         "best_step": best_step,
         "parameters": sum(parameter.numel() for parameter in peer.parameters()),
-        "scores": {"part": part, **evaluate_pairs(predictor, data.pairs(part))},
+        "scores": {subset: {"part": subset, **evaluate_pairs(predictor, data.pairs(subset))} for subset in subsets},
     }
 
 
@@ -259,10 +260,9 @@ def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=PEERS)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--subset", choices=["val", "test"], default="val")
     end = list(words).index("--") if "--" in words else len(words)
     args = parser.parse_args(words[:end])
-    args.file.write_text(json.dumps(run_peer(args.name, words[end + 1 :], args.subset)) + "\n", encoding="utf-8")
+    args.file.write_text(json.dumps(run_peer(args.name, words[end + 1 :])) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -198,20 +198,25 @@ def test_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "left out: pets" in capsys.readouterr().out
     ours, theirs = report["rows"]
     assert [ours["name"], theirs["name"]] == ["drive-none-0", "drive-tutornet-0"]
-    for key in ("steps", "batch", "size", "window", "epochs", "device", "subset"):
+    for key in ("steps", "batch", "size", "window", "epochs", "device"):
         assert ours[key] == theirs[key], key
-    assert ours["native"]["true_share"] == theirs["native"]["true_share"]
-    assert ours["native"]["pictures"] == theirs["native"]["pictures"] > 0
+    for subset in ("val", "test"):
+        own, peer = ours["native"][subset], theirs["native"][subset]
+        assert own["true_share"] == peer["true_share"]
+        assert own["pictures"] == peer["pictures"] > 0
     assert not ours["comparable"]
     assert report["ranks"]["sets"] == ["drive"]
-    assert [(line["mean"], line["spread"]) for line in report["table"]] == [(ours["score"], 0), (theirs["score"], 0)]
+    means = [zoo.measure(row, "val")["score"] for row in (ours, theirs)]
+    assert [(line["mean"], line["spread"]) for line in report["table"]] == [(mean, 0) for mean in means]
     monkeypatch.setattr(zoo.Zoo, "_call", lambda *_given: pytest.fail("a process is started"))
     first = tmp_path / "figures" / "zoo.json"
     for out, more in (("one", []), ("two", ["--known", str(first)])):
         again = run_script("zoo", [*zoo_words(tmp_path, out), *some, *more], tmp_path)
         assert again["rows"] == report["rows"]
-    with pytest.raises(SystemExit, match="--subset"):
-        zoo.main([*zoo_words(tmp_path, "one"), *some, "--subset", "test"])
+    report = run_script("zoo", [*zoo_words(tmp_path, "one"), *some, "--subset", "test"], tmp_path)
+    assert [line["mean"] for line in report["table"]] == [zoo.measure(row, "test")["score"] for row in (ours, theirs)]
+    with pytest.raises(SystemExit, match="--words"):
+        zoo.main([*zoo_words(tmp_path, "one"), *some, "--words", ""])
 
 
 def test_zoo_in_a_limited_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,11 +224,11 @@ def test_zoo_in_a_limited_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     words = [*zoo_words(tmp_path, "out"), "--variants", "none", "scratch", "--seeds", "0"]
     zoo.main([*words, "--seconds", "0.3"])
     assert not list((tmp_path / "out" / "rows").iterdir())
-    row = {"name": "drive-none-1", "set": "drive", "variant": "none", "seed": 1, "subset": "val", "words": ZOO}
-    row |= {"score": 0.5, "seconds": 1e6}
+    row = {"name": "drive-none-1", "set": "drive", "variant": "none", "seed": 1, "words": ZOO, "seconds": 1e6}
+    row["native"] = {"val": {"dice": {"per_image": {"mean": 0.5, "mean_foreground": 0.5}}}}
     (tmp_path / "out" / "rows" / "drive-none-1.json").write_text(json.dumps(row))
     begun: list[str] = []
-    monkeypatch.setattr(zoo.Zoo, "_run", lambda _zoo, job, _gpu: begun.append(job.name))
+    monkeypatch.setattr(zoo.Zoo, "_train", lambda _zoo, job, _gpu: begun.append(job.name))
     zoo.main([*words, "--seconds", "1000"])
     assert begun == ["drive-scratch-0"]
 

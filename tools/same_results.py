@@ -1,11 +1,15 @@
 """Compare the results of two work trees: the same commands on the same drawn images, digest by digest.
 
     python tools/same_results.py OLD NEW [--only fit/modern predict/whole ...] [--keep FOLDER]
+        [--fit-words "--encoder none --loss dice+ce"] [--renamed data.crop=data.window ...]
 
 OLD and NEW are checkouts of this repository. Every command runs twice on the CPU, with the source of one tree and
 then of the other, UBEND_ACCEL=off, one cache per tree, and the same relative paths. Compared are the epoch metrics,
-the model's tensors, the scores, and every file that prediction writes. Prints one line per case and ends with 1
-when any digest differs.
+the model's tensors, the scores, and every file that prediction writes; of JSON each value by itself. Prints one line
+per case, also how many values and files only NEW has, and ends with 1 when any digest that OLD has differs.
+
+After a default has changed on purpose, --fit-words gives NEW the old one: the words come first in each of its fits
+that names no recipe. After a setting was renamed, --renamed NEW=OLD translates it for OLD.
 """
 
 import argparse
@@ -67,12 +71,14 @@ def main() -> None:
     parser.add_argument("new", type=Path)
     parser.add_argument("--only", nargs="+", help="cases, such as fit/modern; the fits that they need run as well")
     parser.add_argument("--keep", type=Path, help="folder to make and to leave")
+    parser.add_argument("--fit-words", default="", help="for the fits of NEW that name no recipe")
+    parser.add_argument("--renamed", nargs="+", default=[], metavar="NEW=OLD", help="words of OLD's commands")
     requested = parser.parse_args()
     place = requested.keep or Path(tempfile.mkdtemp(prefix="ubend-same-"))
     trees = {"old": requested.old.resolve(), "new": requested.new.resolve()}
     try:
         prepare_inputs(place, trees)
-        differing = compare_cases(place, trees, requested.only)
+        differing = compare_cases(place, trees, requested)
     finally:
         if requested.keep is None:
             shutil.rmtree(place, ignore_errors=True)
@@ -113,24 +119,36 @@ def write_large(path: Path, image: Path) -> None:
     tifffile.imwrite(path, large, tile=(256, 256), photometric="rgb", compression="zlib")
 
 
-def compare_cases(place: Path, trees: dict[str, Path], only: list[str] | None) -> list[str]:
-    """Run all cases, tell of each, and return those that differ."""
+def compare_cases(place: Path, trees: dict[str, Path], requested: argparse.Namespace) -> list[str]:
+    """Run all cases, print a line for each, and return those that differ."""
     differing = []
     cases: dict[str, tuple[str, Callable[[Path], dict[str, str]]]] = {}
     cases |= {f"fit/{name}": (f"{words} --out runs/{name}", digest_run) for name, words in FITS.items()}
     cases |= {f"predict/{name}": (f"{words} --out out/{name}", digest_outputs) for name, words in PREDICTIONS.items()}
-    wanted = set(only or cases)
+    wanted = set(requested.only or cases)
     wanted |= {f"fit/{name}" for name in FITS for case in wanted if f"runs/{name}" in cases[case][0]}
     for name, (words, digest) in cases.items():
         if name not in wanted or (name == "predict/video" and not shutil.which("ffmpeg")):
             continue
-        found = {side: run_and_digest(words, digest, place, side, trees) for side in trees}
-        unequal = sorted(key for key in found["old"] | found["new"] if found["old"].get(key) != found["new"].get(key))
+        found = {side: run_and_digest(translate(words, side, requested), digest, place, side, trees) for side in trees}
+        unequal = sorted(key for key, value in found["old"].items() if found["new"].get(key) != value)
+        added = len(found["new"].keys() - found["old"].keys())
         state = "equal" if not unequal else f"DIFFERS in {', '.join(unequal[:8])}"
+        state += f"; {added} only in NEW" if added else ""
         print(f"{name:<24}{len(found['old']):>5} digests  {state}", flush=True)
         if unequal:
             differing.append(name)
     return differing
+
+
+def translate(words: str, side: str, requested: argparse.Namespace) -> str:
+    """A command in the words of one tree."""
+    if side == "new" and words.startswith("fit cells ") and "--recipe" not in words:
+        return words.replace("fit cells ", f"fit cells {requested.fit_words} ", 1)
+    if side == "old":
+        for pair in requested.renamed:
+            words = words.replace(*pair.split("=", 1))
+    return words
 
 
 def run_and_digest(
@@ -160,10 +178,9 @@ def run_ubend(words: str, place: Path, side: str, trees: dict[str, Path]) -> Non
 def digest_run(run: Path) -> dict[str, str]:
     """Epoch metrics, tensors and scores of a run folder."""
     found = {f"model:{name}": digest_array(value) for name, value in load_file(run / "model.safetensors").items()}
-    found["metrics.jsonl"] = digest_bytes((run / "metrics.jsonl").read_bytes())
-    found["scores.json"] = digest_bytes(
-        json.dumps(json.loads((run / "scores.json").read_text()), sort_keys=True).encode()
-    )
+    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found |= digest_keys("metrics.jsonl", {key: [line.get(key) for line in history] for key in history[0]})
+    found |= digest_keys("scores.json", json.loads((run / "scores.json").read_text()))
     with (run / "data.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             found[f"split:{row['name']}"] = row.get("split", "")
@@ -172,11 +189,28 @@ def digest_run(run: Path) -> dict[str, str]:
 
 def digest_outputs(folder: Path) -> dict[str, str]:
     """Every file below a folder; JSON without what depends on the clock or the version."""
-    return {path.relative_to(folder).as_posix(): digest_output(path) for path in folder.rglob("*") if path.is_file()}
+    found = dict[str, str]()
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix == ".json":
+            found |= digest_keys(name, without_times(json.loads(path.read_text())))
+        elif path.is_file():
+            found[name] = digest_output(path)
+    return found
+
+
+def digest_keys(name: str, value: Any) -> dict[str, str]:
+    """JSON, each value that is no object by itself."""
+    if not isinstance(value, dict):
+        return {name: digest_bytes(json.dumps(value, sort_keys=True).encode())}
+    found = dict[str, str]()
+    for key, one in value.items():
+        found |= digest_keys(f"{name}:{key}", one)
+    return found
 
 
 def digest_output(path: Path) -> str:
-    if path.suffix in (".json", ".geojson"):
+    if path.suffix == ".geojson":
         return digest_bytes(json.dumps(without_times(json.loads(path.read_text())), sort_keys=True).encode())
     if path.suffix == ".png":
         with Image.open(path) as image:

@@ -1,0 +1,87 @@
+"""Images per second of training steps of the default network, a U-Net on EfficientNet-Lite0, and of a peer's.
+
+    python benchmarks/encoder_speed.py                # as in docs/benchmarks.md, on a GPU
+
+ubend's rows are steps of its training loop on drawn images: data, `modern` augmentation, loss, optimizer and EMA. The
+peer is segmentation_models.pytorch's U-Net on the same encoder (timm's), a bare step on one batch that stays on the
+device (forward, backward, fused Adam; bfloat16, channels last), once eager and once compiled by torch: no data and no
+augmentation, which flatters the peer.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from engine import begin_training, make_step, open_data
+from step_speed import make_step as make_bare_step
+from timing import (
+    Variant,
+    divide_rows,
+    make_ready,
+    make_turns_parser,
+    print_facts,
+    read_facts,
+    spread_words,
+    take_turns,
+    write_report,
+)
+from ubend.dataset.sample import draw_sample
+from zoo_peer import PeerNet, is_here
+
+CLASSES = 3  # of the drawn images
+
+
+def peer_steps(batch: int, size: int, device: torch.device) -> list[Variant]:
+    """The peer's bare steps."""
+    image = torch.randn(batch, 3, size, size, device=device)
+    target = torch.randint(0, CLASSES, (batch, size, size), device=device)
+
+    def step(form: str) -> Callable[[], None]:
+        network = PeerNet("smp", 3, CLASSES, [0.0] * 3, [1.0] * 3)
+        return make_bare_step(network, image, target, form, True)  # type: ignore[arg-type]
+
+    return [
+        Variant("smp's bare step", step("bfloat16"), batch, tuning="all"),
+        Variant("smp's bare step, compiled", step("compiled"), batch, tuning="all"),
+    ]
+
+
+def main(words: Sequence[str]) -> None:
+    parser = make_turns_parser(__doc__)
+    parser.add_argument("--images", type=int, default=128, help="to draw  [128]")
+    parser.add_argument("--size", type=int, default=256, help="px  [256]")
+    parser.add_argument("--width", type=int, default=32, help="channels of the decoder's last level  [32]")
+    parser.add_argument("--batch", type=int, default=32, help="images  [32]")
+    args = parser.parse_args(words)
+    device = make_ready(args.device)
+    facts = read_facts(device)
+    fixed = {"data.size": args.size, "model.width": args.width, "train.batch": args.batch, "train.epochs": 10}
+    kinds: dict[str, dict[str, object]] = {
+        "ubend's loop": {},
+        "ubend's loop, no augmentation": {"augment.kind": "none"},
+    }
+    with tempfile.TemporaryDirectory() as place:
+        draw_sample(Path(place) / "sample", args.images, args.size)
+        variants = []
+        for name, changes in kinds.items():
+            data, settings = open_data(Path(place) / "sample", Path(place) / "cache", device, fixed | changes)
+            variants.append(Variant(name, make_step(begin_training(data, settings, device)), args.batch))
+        if is_here("smp"):
+            variants += peer_steps(args.batch, args.size, device)
+        rows = take_turns(variants, device, args.rounds, args.seconds)
+    ratios = [divide_rows(rows[0], row) for row in rows[2:]]
+    print()
+    print_facts(facts)
+    print(f"{args.size} px, batch {args.batch}, width {args.width}, {args.rounds} rounds of {args.seconds:g} s")
+    for row in rows:
+        print(f"{row['name']:32}{spread_words(row, int(row['median'] < 100)):^30}")
+    for ratio in ratios:
+        print(f"{ratio['of']} is {spread_words(ratio, 2)} times as fast as {ratio['to']}")
+    write_report(__file__, words, args, facts=facts, unit="img/s", rows=rows, ratios=ratios)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
