@@ -211,7 +211,8 @@ class Zoo:
     @staticmethod
     def _visible(gpu: int) -> str:
         """The GPU's name, among those that this process may use."""
-        return os.environ.get("CUDA_VISIBLE_DEVICES", str(gpu)).split(",")[gpu]
+        names = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return names.split(",")[gpu] if names else str(gpu)
 
     def report(self) -> None:
         """Write what there is, so that a process that is killed leaves it."""

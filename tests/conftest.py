@@ -45,12 +45,16 @@ sys.path.insert(0, str(_OWN))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_OWN), os.environ.get("PYTHONPATH")]))
 
 
+REAL_SETS = ("kvasir-seg", "oxford-iiit-pet")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder with `kvasir-seg` and `oxford-iiit-pet`."""
+    """The folder with the real sets."""
     folder = Path(os.environ.get("UBEND_DATA", ROOT / ".." / "shared" / "data"))
-    if not (folder / "kvasir-seg").exists():
-        pytest.skip(f"no real data in {folder}; set UBEND_DATA to a folder with kvasir-seg and oxford-iiit-pet")
+    missing = [name for name in REAL_SETS if not (folder / name).exists()]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} in {folder}; set UBEND_DATA to a folder with {', '.join(REAL_SETS)}")
     return folder
 
 

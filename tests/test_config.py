@@ -79,6 +79,11 @@ def test_unknown_key_without_a_neighbour() -> None:
     assert "train.qqqq" in refused(config={"train": {"qqqq": {"deeper": 1}}})
 
 
+def shortened(word: str) -> set[str]:
+    """The word, and the word without one of its letters; words that are a letter apart share one of these."""
+    return {word} | {word[:place] + word[place + 1 :] for place in range(len(word))}
+
+
 @pytest.mark.parametrize("known", known_keys())
 @examples(max_examples=5)
 @given(place=st.integers(0, 30), letter=st.sampled_from("aeiot"))
@@ -87,7 +92,7 @@ def test_one_wrong_letter_is_told(known: str, place: int, letter: str) -> None:
     if len(leaf) < 5:
         return
     wrong = section + dot + leaf[: place % len(leaf)] + letter + leaf[place % len(leaf) + 1 :]
-    if wrong in known_keys():
+    if wrong == known or any(shortened(wrong) & shortened(other) for other in known_keys() if other != known):
         return
     with raises(SettingError, key=wrong, named=[known]):
         make_settings(changes={wrong: 1})

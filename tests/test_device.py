@@ -45,6 +45,10 @@ def test_precision_of_a_processor(
     found, why = fastest_precision(torch.device("cpu"))
     assert found == precision
     assert reason in why
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")  # then torch emulates bfloat16, four times slower
+    assert fastest_precision(torch.device("cpu"))[0] == "float32"
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    assert fastest_precision(torch.device("cpu"))[0] == ("float32" if "amx" in flags else precision)
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])

@@ -349,7 +349,7 @@ def test_folds_at_once(run: Path, discs: Path, tmp_path: Path) -> None:
     """In processes, two at a time: the models that one process makes, one after another."""
     words = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "ubend", "fit", str(discs), *words, "--folds", "3", "--gpus", "2"]
-    place = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     subprocess.run([*command, "--device", "cpu", "--out", str(tmp_path / "run")], env=place, check=True, timeout=300)
     assert same_tensors(RunFolder(tmp_path / "run").model_path, RunFolder(run).model_path)
 

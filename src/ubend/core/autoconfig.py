@@ -71,7 +71,7 @@ def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
         encoder = NO_ENCODER
     elif encoder is None:
         shaped = [key for key in ("width", "depth", "skips") if getattr(model, key) is not None]
-        shaped += ["upsampling"] if model.upsampling != "transposed" else []
+        shaped += ["upsampling"] if model.upsampling == "unpool" else []
         encoder = NO_ENCODER if shaped else _ENCODER
         reason = _("its ImageNet weights help most where training images are few; --encoder none is the plain U-Net")
         if shaped:

@@ -108,6 +108,11 @@ def _read_cpu(fact: str) -> str:
     return next((value.strip() for name, _colon, value in facts if name.strip() == fact), "")
 
 
+# Values of ONEDNN_MAX_CPU_ISA (oneDNN, "CPU Dispatcher Control").
+_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+_WITHOUT_AMX = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512")
+
+
 def fastest_precision(device: "torch.device") -> tuple["Precision", str]:
     """The faster precision of the device, bfloat16 or float32, and the reason."""
     import torch
@@ -117,7 +122,10 @@ def fastest_precision(device: "torch.device") -> tuple["Precision", str]:
             return "bfloat16", _("the GPU has bfloat16 matrix units")
         return "float32", _("the GPU has no bfloat16 matrix units")
     if device.type == "cpu":
-        if cpu_has("amx_bf16"):
+        limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()  # below it, oneDNN emulates bfloat16
+        if limit in _WITHOUT_BFLOAT16:
+            return "float32", _("ONEDNN_MAX_CPU_ISA excludes bfloat16")
+        if cpu_has("amx_bf16") and limit not in _WITHOUT_AMX:
             return "bfloat16", _("the processor has {name}").format(name="AMX")
         if not cpu_has("avx512_bf16"):
             return "float32", _("the processor has no bfloat16 instructions")

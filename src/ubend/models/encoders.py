@@ -297,7 +297,8 @@ def describe_weights(settings: ModelSettings) -> str:
         return f"{package}, {efficientnet_lite.LICENCE}"
     config = _load_timm().get_pretrained_cfg(name)
     origin = config.hf_hub_id or config.url or "timm"
-    return f"{origin}, {config.license or _('licence not stated')}"
+    licence = config.license or _("licence not stated")
+    return f"{origin}, {licence}"
 
 
 def fetch_weights(settings: ModelSettings) -> bool:
