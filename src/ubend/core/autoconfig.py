@@ -1,13 +1,15 @@
 """Automatic choices: settings and facts -> plan. Every open setting gets a value and a reason.
 
 choose_network  encoder, weights and depth, from the settings alone
-choose_folds    the number of folds, likewise
+choose_folds    number of folds, likewise
 choose_format   how images are read, from their headers and the widths of objects in the masks, before decoding
-resolve         everything else, once
+resolve         everything else: one function for each setting, in the order of `RULES`
+
+Constants without a source were measured on validation splits: docs/experiments.md.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,54 +19,30 @@ from ubend.core.i18n import _, ngettext
 from ubend.core.plan import Choice, Facts, ImageFormat, Plan, Width
 from ubend.core.settings import CUSTOM, NO_ENCODER, UNET_DEPTH, Settings, change_settings, flatten, nest, validate
 
-# Images shown in a training, all epochs together, when the number of epochs is left open: 80,000 is the number # in
-# docs/results.md for Kvasir-SEG; 16,000 keep a training on two CPU cores near ten minutes.
-_IMAGES_GPU, _IMAGES_CPU = 80_000, 16_000
-_QUICK = 0.25  # of these epochs, with `train.effort` quick
-_FOLDS = 5  # with `train.effort` best; each model has seen four fifths of the images
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Crops at native scale in an epoch, at most: an epoch should take minutes, not hours, and a training
-# has 20 validations or more.
-_EPOCH_GPU, _EPOCH_CPU = 4_000, 800
-_CROP_GPU, _CROP_CPU = 256, 128  # px; of images at native scale
-# Images a step, at most: smaller steps are more steps, which rare classes need; and so few that an epoch has ten steps,
-# as far as batch norm allows: some dozen images give too few steps otherwise (docs/experiments.md).
-_BATCH, _MIN_BATCH, _EPOCH_STEPS = 16, 4, 10
-_NARROW_PX = 10.0  # at the model's size: an outline half a pixel off on both sides costs a tenth of an object
-_SHRUNK = 0.75  # of the original width; objects that are narrow in the images themselves are not shrunk away
-_MIN_PX = 2.0  # in the images; narrower classes are outlines and rims left by resized masks: no size is chosen for them
-# px; narrow objects may enlarge whole images up to this: four times the pixels of the size that is
-# taken otherwise on a GPU, 2.25 times on a CPU, where a training then takes some nine minutes. Beyond, crops at native
-# scale cost less: as much as images of 256 or 128 px.
-_WIDE_GPU, _WIDE_CPU = 512, 192
-# Megapixels of all images together, up to which crops at native scale are chosen automatically: the store
-# holds every pixel (8 GB in colour), and a score looks at each one of the test split.
-_NATIVE_MEGAPIXELS = 2_000
-_MEAN_RATE = 1e-3  # of SGD with momentum .99, where the loss is a mean; measured (docs/experiments.md)
-_FOREGROUND_SHARE = 0.5  # of such crops: most of a large image is often ground
-_RARE = 0.02  # of the pixels: crops are placed on objects where a class is rarer; measured: gains at 1%, not at 5%
-# An encoder with ImageNet weights, unless the settings shape the plain U-Net: ahead of it or level with it on four real
-# validation splits; behind on drawn cells where the steps are few (docs/experiments.md).
+# The network: an encoder with ImageNet weights, unless the settings shape the plain U-Net. On the validation splits of
+# four real sets it is ahead of the plain U-Net or level with it; on drawn cells with few steps it is behind.
 _ENCODER, _ENCODER_DEPTH = "tf_efficientnet_lite0", 5
 _ENCODERS_BY_PIP = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
-_ENCODER_RATE = 0.3  # for pretrained weights; not varied on its own either
-_EMA_DECAY = 0.02  # share of the steps that the EMA looks back over; not varied by itself (docs/experiments.md)
-_UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
-_UPRIGHT_T = 4.0  # and this sure
-# Values of settings that are not used.
-_UNUSED: dict[str, Any] = {
-    "augment.orientation": "free",
-    "augment.rotation_deg": 180.0,
-    "data.foreground_share": 0.0,
-    "model.width": 1,
-    "train.compile": False,
-    "train.encoder_rate": 1.0,
-}
+
+_FOLDS = 5  # with `train.effort` best; each model is trained on four fifths of the images
+
+# The size of whole images, px; larger ones are reduced to it.
+_SIZE_GPU, _SIZE_CPU = 256, 128
+# Unless objects would become narrower than this at the model's size, px: an outline that is half a pixel off on both
+# sides then costs a tenth of the object. Objects that are narrow in the original images do not count (less than
+# _SHRUNK of the width is lost), nor classes narrower than _MIN_PX there: outlines, and rims left by resized masks.
+_NARROW_PX, _SHRUNK, _MIN_PX = 10.0, 0.75, 2.0
+# Whole images may be larger for their sake up to this, px: 4 times the usual pixels on a GPU, 2.25 times on a CPU,
+# where a training then takes some nine minutes. Beyond, crops at native scale are cheaper.
+_WIDE_GPU, _WIDE_CPU = 512, 192
+_CROP_GPU, _CROP_CPU = 256, 128  # px, at native scale
+# Such crops are chosen automatically up to this many megapixels in all images together: the store holds every pixel
+# (8 GB in colour), and scoring reads all of the test split.
+_NATIVE_MEGAPIXELS = 2_000
 
 
 def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
-    """The settings with encoder, pretrained weights and depth decided, and those of them that were chosen
-    automatically."""
+    """Decide on encoder, pretrained weights and depth; returns the settings, and the automatic choices among these."""
     model, choices = settings.model, list[Choice]()
     encoder, pretrained, by_pip = model.encoder, model.pretrained, model.encoder in (None, *_ENCODERS_BY_PIP)
     if encoder is None and model.kind != "unet":
@@ -94,7 +72,7 @@ def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
 
 
 def choose_folds(settings: Settings) -> tuple[Settings, list[Choice]]:
-    """The settings with the number of folds decided, and the choice if `train.effort` made it."""
+    """Decide on the number of folds; returns the settings, and the choice if `train.effort` made it."""
     if settings.train.effort != "best" or settings.data.folds is not None:
         return settings, []
     reason = _("with effort best so many models are trained, each without one fold, and averaged with mirror images")
@@ -134,7 +112,7 @@ def choose_format(
     size = data.size
     if size is None:
         side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
-        maximum = 128 if device == "cpu" else 256
+        maximum = _SIZE_CPU if device == "cpu" else _SIZE_GPU
         size = int(max(32, min(maximum, 16 * round(side / 16))))
         where = _("a CPU") if device == "cpu" else _("this device")
         reason = _("images of about {side:.0f} px, at most {maximum} on {where}").format(
@@ -202,99 +180,136 @@ def _native_crop(settings: Settings, native_hw: NDArray[np.int64], device: str) 
     return side, [Choice("data.crop", side, reason.format(maximum=maximum, where=where, width=width, height=height))]
 
 
+class Draft:
+    """Settings that are being resolved.
+
+    Attributes:
+        settings: as given, with what was chosen so far; not validated.
+        choices: the automatic choices so far.
+    """
+
+    def __init__(self, settings: Settings, choices: Sequence[Choice]) -> None:
+        self.settings, self.choices = settings, list(choices)
+
+    def choose(self, key: str, value: Any, reason: str) -> None:
+        section, _dot, name = key.partition(".")
+        changed = getattr(self.settings, section).model_copy(update={name: value})
+        self.settings = self.settings.model_copy(update={section: changed})
+        self.choices.append(Choice(key, value, reason))
+
+
 def resolve(settings: Settings, facts: Facts) -> Plan:
-    """Choose a value for every open setting; settings that are given stay.
+    """Choose a value for every open setting, by `RULES`; settings that are given stay.
 
     Raises:
         SettingError: a setting does not fit the facts.
     """
     settings, network = choose_network(change_settings(settings, {"data.resize": facts.images.resize}))
-    choices = [*network, *facts.images.choices, *_choose(settings, facts)]
-    chosen = {choice.key: choice.value for choice in choices}
-    images = {
-        "data.channels": facts.images.channels,
-        "data.size": facts.images.size,
-        "data.crop": facts.images.crop,
-    }
-    given = {key: value for key, value in flatten(settings.model_dump()) if value is not None}
-    batch = chosen.get("train.batch", settings.train.batch)
-    values = {**_UNUSED, "model.skips": (True,) * (settings.model.depth or UNET_DEPTH), "train.micro_batch": batch}
-    return validate(Plan, nest({**values, **given, **images, **chosen, "choices": choices}))
+    draft = Draft(settings, (*network, *facts.images.choices))
+    for rule in RULES:
+        rule(draft, facts)
+    model, images = draft.settings.model, facts.images
+    known = {key: value for key, value in flatten(draft.settings.model_dump()) if value is not None}
+    unused = {**_UNUSED, "model.skips": (True,) * (model.depth or UNET_DEPTH)}
+    found = {"data.channels": images.channels, "data.size": images.size, "data.crop": images.crop}
+    rest = {"train.micro_batch": draft.settings.train.batch, "choices": draft.choices}
+    return validate(Plan, nest({**unused, **rest, **known, **found}))
 
 
-def _choose(settings: Settings, facts: Facts) -> list[Choice]:
-    """All automatic choices except those of `choose_format`."""
-    choices: list[Choice] = []
-    if settings.recipe == "tutorial":
-        choices += _tutorial_job(settings, facts)
-    elif facts.pretrained is not None and settings.data.mean is None:
-        mean, std = facts.pretrained
-        reason = _("the pretrained weights of {encoder} were trained with these numbers").format(
-            encoder=settings.model.encoder
-        )
-        choices += [Choice("data.mean", mean, reason), Choice("data.std", std, reason)]
-    if settings.augment.kind == "warp":
-        choices += _orientation(settings, facts)
-    gpu = facts.device != "cpu"
-    where = _("a GPU") if gpu else _("a CPU")
-    if settings.model.width is None and settings.model.kind != CUSTOM:
-        reason = _("on {where}").format(where=where)
-        if settings.model.encoder != NO_ENCODER:
-            reason = _("for the decoder; the encoder {encoder} has its own").format(encoder=settings.model.encoder)
-        choices.append(Choice("model.width", default_width(facts.device, settings.model.encoder), reason))
-    an_epoch = facts.training
-    if settings.data.resize == "native":
-        choices += _epoch_crops(settings, facts)
-        an_epoch = max(facts.training, settings.data.crops_per_epoch or int(choices[-1].value))
-    batch = settings.train.batch
-    if batch is None:
-        batch = min(_BATCH, max(_MIN_BATCH, an_epoch // _EPOCH_STEPS), max(1, an_epoch))
-        reason = ngettext(
-            "on {where}, {count} training image", "on {where}, {count} training images", facts.training
-        ).format(where=where, count=facts.training)
-        choices.append(Choice("train.batch", batch, reason))
-    if settings.train.epochs is None:
-        shown = _IMAGES_GPU if gpu else _IMAGES_CPU
-        epochs = int(np.clip(round(shown / an_epoch), 10, 400))
-        reason = _("about {shown} training images in total, on {where}")
-        if settings.train.effort == "quick":
-            epochs = max(1, round(_QUICK * epochs))
+# Values of settings that are not used in a training.
+_UNUSED: dict[str, Any] = {
+    "augment.orientation": "free",
+    "augment.rotation_deg": 180.0,
+    "data.foreground_share": 0.0,
+    "model.width": 1,
+    "train.compile": False,
+    "train.encoder_rate": 1.0,
+}
+
+# The tutorial's numbers, which are ImageNet's.
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _tutorial_job(draft: Draft, facts: Facts) -> None:
+    """The tutorial's two jobs: pets (colour, no augmentation), polyps (2 classes, grey, frozen copies)."""
+    if draft.settings.recipe != "tutorial":
+        return
+    if draft.settings.augment.kind is None:
+        if len(facts.shares) == 2:
+            reason = _("two classes: the tutorial's polyp job trains on augmented copies")
+            draft.choose("augment.kind", "frozen", reason)
+        else:
+            draft.choose("augment.kind", "none", _("the tutorial's pet job does not augment"))
+    data, channels = draft.settings.data, facts.images.channels
+    if data.mean is None and data.std is None and channels in (1, 3):
+        draft.choose("data.mean", _IMAGENET_MEAN[:channels], _("the tutorial's numbers (ImageNet's)"))
+        draft.choose("data.std", _IMAGENET_STD[:channels], _("the tutorial's numbers (ImageNet's)"))
+
+
+def _normalisation(draft: Draft, facts: Facts) -> None:
+    """Mean and standard deviation of pretrained weights; else those of the training split are used."""
+    if draft.settings.recipe == "tutorial" or facts.pretrained is None or draft.settings.data.mean is not None:
+        return
+    reason = _("the pretrained weights of {encoder} were trained with these numbers")
+    for key, value in zip(("data.mean", "data.std"), facts.pretrained, strict=True):
+        draft.choose(key, value, reason.format(encoder=draft.settings.model.encoder))
+
+
+# Images are upright if objects lie off the centre vertically by this many standard deviations more than horizontally,
+# with this t value. Measured: pets .30, Kvasir-SEG .09.
+_UPRIGHT_OFFSET, _UPRIGHT_T = 0.15, 4.0
+
+
+def _orientation(draft: Draft, facts: Facts) -> None:
+    """How far training images may be turned."""
+    if draft.settings.augment.kind != "warp":
+        return
+    if draft.settings.augment.orientation is None:
+        if facts.upright_offset >= _UPRIGHT_OFFSET and facts.upright_t >= _UPRIGHT_T:
             reason = _(
-                "about {shown} training images in total, on {where}; effort quick: a quarter of the usual number"
+                "objects lie above or below the centre, as in photographs ({d:.2f} standard deviations, t = {t:.1f})"
             )
-        reason = reason.format(shown=epochs * an_epoch, where=where)
-        choices.append(Choice("train.epochs", epochs, reason))
-    else:
-        epochs = settings.train.epochs
-    choices += _imbalance(settings, facts)
-    if settings.train.ema_decay is None:
-        steps = max(1, round(epochs * an_epoch / batch))
-        decay = round(float(np.clip(1 - 1 / (_EMA_DECAY * steps), 0.9, 0.999)), 4)
-        reason = _("the weights are averaged over about {count:.0f} of {steps:,} steps")
-        choices.append(Choice("train.ema_decay", decay, reason.format(count=1 / (1 - decay), steps=steps)))
-    if settings.train.encoder_rate is None and settings.model.encoder != NO_ENCODER:
-        is_pretrained = bool(settings.model.pretrained or settings.model.weights)
-        reason = (
-            _("pretrained weights change in smaller steps than the others")
-            if is_pretrained
-            else _("no pretrained weights")
-        )
-        choices.append(Choice("train.encoder_rate", _ENCODER_RATE if is_pretrained else 1.0, reason))
-    if settings.train.learning_rate is None:
-        choices.append(_summed_rate(settings, facts, batch))
-    if settings.train.precision is None:
-        choices.append(Choice("train.precision", *facts.precision))
-    return choices
+            reason = reason.format(d=facts.upright_offset, t=facts.upright_t)
+            draft.choose("augment.orientation", "upright", reason)
+        else:
+            reason = _("object positions show no preferred up direction; if your images have one, set this to upright")
+            draft.choose("augment.orientation", "free", reason)
+    if draft.settings.augment.rotation_deg is None:
+        if draft.settings.augment.orientation == "upright":
+            draft.choose("augment.rotation_deg", 15.0, _("images have an up"))
+        else:
+            draft.choose("augment.rotation_deg", 180.0, _("images may be turned any way"))
 
 
-def _epoch_crops(settings: Settings, facts: Facts) -> list[Choice]:
-    """Number of crops per epoch: as many as cover the training split, within limits."""
-    if settings.data.crops_per_epoch is not None:
-        return []
+def _width(draft: Draft, facts: Facts) -> None:
+    model = draft.settings.model
+    if model.width is not None or model.kind == CUSTOM:
+        return
+    reason = _("on {where}").format(where=_device(facts))
+    if model.encoder != NO_ENCODER:
+        reason = _("for the decoder; the encoder {encoder} has its own").format(encoder=model.encoder)
+    draft.choose("model.width", default_width(facts.device, model.encoder), reason)
+
+
+def default_width(device: str, encoder: str | None = None) -> int:
+    """The default width: channels of the first level of the network, or of an encoder's decoder."""
+    if device == "cpu":
+        return 16
+    return 64 if encoder in (None, NO_ENCODER) else 32
+
+
+# Crops at native scale in an epoch, at most: an epoch should take minutes, not hours, and a training needs 20
+# validations or more.
+_EPOCH_GPU, _EPOCH_CPU = 4_000, 800
+
+
+def _crops_per_epoch(draft: Draft, facts: Facts) -> None:
+    """As many crops as cover the training split, within limits."""
+    if draft.settings.data.resize != "native" or draft.settings.data.crops_per_epoch is not None:
+        return
     side = facts.images.crop or 1
     cover = max(facts.training, -(-facts.training_pixels // side**2))
     maximum = max(facts.training, _EPOCH_CPU if facts.device == "cpu" else _EPOCH_GPU)
-    size = f"{facts.training_pixels / 1e6:,.1f}"
     if cover <= maximum:
         reason = _(
             "enough crops of {side} px to cover {pixels} megapixels of training images; each "
@@ -305,104 +320,173 @@ def _epoch_crops(settings: Settings, facts: Facts) -> list[Choice]:
             "covering {pixels} megapixels of training images would take {cover} crops of {side} px; an epoch draws "
             "this many, each image in proportion to its area"
         )
-    return [Choice("data.crops_per_epoch", min(cover, maximum), reason.format(pixels=size, side=side, cover=cover))]
+    reason = reason.format(pixels=f"{facts.training_pixels / 1e6:,.1f}", side=side, cover=cover)
+    draft.choose("data.crops_per_epoch", min(cover, maximum), reason)
 
 
-def _summed_rate(settings: Settings, facts: Facts, batch: int) -> Choice:
-    """The learning rate for a summed loss: the rate that suits its mean, divided by the pixels of a step.
-
-    Adam divides by the gradients' size, so a sum and a mean need the same rate.
-    """
-    if settings.train.loss != "ce-sum" or settings.train.optimizer != "sgd":
-        return Choice("train.learning_rate", _MEAN_RATE, _("suits a loss that is a mean over the pixels, and Adam"))
-    pixels = facts.training_pixels // max(1, facts.training)
-    if facts.images.crop is not None:
-        pixels = min(pixels, facts.images.crop**2)
-    reason = _("the loss is a sum: {rate:g}, which suits its mean, divided by the {pixels:,} pixels of a step")
-    shown = reason.format(rate=_MEAN_RATE, pixels=batch * pixels)
-    return Choice("train.learning_rate", float(f"{_MEAN_RATE / max(1, batch * pixels):.3g}"), shown)
+def _images_per_epoch(settings: Settings, facts: Facts) -> int:
+    """The number of whole images or crops in an epoch."""
+    return max(facts.training, (settings.data.crops_per_epoch or 0) if settings.data.resize == "native" else 0)
 
 
-def default_width(device: str, encoder: str | None = None) -> int:
-    """The default width: channels of the first level of the network, or of an encoder's decoder."""
-    if device == "cpu":
-        return 16
-    return 64 if encoder in (None, NO_ENCODER) else 32
+# Images a step, at most: smaller batches are more steps, which rare classes need. Fewer where an epoch would have less
+# than ten steps, as far as batch norm allows: some dozen images give too few steps otherwise.
+_BATCH, _MIN_BATCH, _EPOCH_STEPS = 16, 4, 10
 
 
-def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:
-    """The tutorial's two jobs: pets (colour, no augmentation), polyps (2 classes, grey, frozen copies)."""
-    polyps = len(facts.shares) == 2
-    choices = []
-    if settings.augment.kind is None:
-        if polyps:
-            choices.append(
-                Choice("augment.kind", "frozen", _("two classes: the tutorial's polyp job trains on augmented copies"))
-            )
-        else:
-            choices.append(Choice("augment.kind", "none", _("the tutorial's pet job does not augment")))
-    channels = facts.images.channels
-    if settings.data.mean is None and settings.data.std is None and channels in (1, 3):
-        choices.append(Choice("data.mean", _IMAGENET_MEAN[:channels], _("the tutorial's numbers (ImageNet's)")))
-        choices.append(Choice("data.std", _IMAGENET_STD[:channels], _("the tutorial's numbers (ImageNet's)")))
-    return choices
+def _batch(draft: Draft, facts: Facts) -> None:
+    if draft.settings.train.batch is not None:
+        return
+    images = _images_per_epoch(draft.settings, facts)
+    reason = ngettext("on {where}, {count} training image", "on {where}, {count} training images", facts.training)
+    batch = min(_BATCH, max(_MIN_BATCH, images // _EPOCH_STEPS), max(1, images))
+    draft.choose("train.batch", batch, reason.format(where=_device(facts), count=facts.training))
 
 
-def _imbalance(settings: Settings, facts: Facts) -> list[Choice]:
-    """Loss and foreground oversampling, by the share of the rarest class; measured in docs/experiments.md."""
-    choices = []
-    name = min(facts.foreground, key=facts.shares.__getitem__)
-    share = facts.shares[name]
-    rarest = _("the rarest class, {name}, has {share} of the pixels").format(name=name, share=percent(share))
-    if settings.train.loss is None:
-        reason = _("{rarest}; -log(Dice) weighs all classes equally, and classes that are hardly found most").format(
-            rarest=rarest
-        )
-        choices.append(Choice("train.loss", "logdice+ce", reason))
-    if settings.recipe == "paper" and settings.train.class_weights is None:
-        weights = tuple(round(1 / (len(facts.shares) * own), 3) if own else 1.0 for own in facts.shares.values())
-        reason = _("the recipe weighs classes by the inverse of their frequency: {shares}")
-        shares = ", ".join(percent(own) for own in facts.shares.values())
-        choices.append(Choice("train.class_weights", weights, reason.format(shares=shares)))
-    data, images = settings.data, facts.images
+# Images in a training, all epochs together: with 80,000 were made the scores of docs/results.md for Kvasir-SEG; 16,000
+# keep a training on two CPU cores near ten minutes.
+_IMAGES_GPU, _IMAGES_CPU = 80_000, 16_000
+_QUICK = 0.25  # of the usual epochs, with `train.effort` quick
+
+
+def _epochs(draft: Draft, facts: Facts) -> None:
+    if draft.settings.train.epochs is not None:
+        return
+    images = _images_per_epoch(draft.settings, facts)
+    epochs = int(np.clip(round((_IMAGES_CPU if facts.device == "cpu" else _IMAGES_GPU) / images), 10, 400))
+    reason = _("about {shown} training images in total, on {where}")
+    if draft.settings.train.effort == "quick":
+        epochs = max(1, round(_QUICK * epochs))
+        reason = _("about {shown} training images in total, on {where}; effort quick: a quarter of the usual number")
+    draft.choose("train.epochs", epochs, reason.format(shown=epochs * images, where=_device(facts)))
+
+
+def _loss(draft: Draft, facts: Facts) -> None:
+    if draft.settings.train.loss is None:
+        reason = _("{rarest}; -log(Dice) weighs all classes equally, and classes that are hardly found most")
+        draft.choose("train.loss", "logdice+ce", reason.format(rarest=_rarest(facts)))
+
+
+def _class_weights(draft: Draft, facts: Facts) -> None:
+    """The paper's weights: the inverse of each class's frequency."""
+    if draft.settings.recipe != "paper" or draft.settings.train.class_weights is not None:
+        return
+    weights = tuple(round(1 / (len(facts.shares) * own), 3) if own else 1.0 for own in facts.shares.values())
+    reason = _("the recipe weighs classes by the inverse of their frequency: {shares}")
+    shares = ", ".join(percent(own) for own in facts.shares.values())
+    draft.choose("train.class_weights", weights, reason.format(shares=shares))
+
+
+# Share of the crops that are placed on an object: at native scale, where most of a large image may be background; and
+# in images that were resized, if the rarest class has less than _RARE of the pixels (measured: gains at 1%, not at 5%).
+_ON_OBJECTS_NATIVE, _ON_OBJECTS_RARE, _RARE = 0.5, 0.33, 0.02
+
+
+def _foreground_share(draft: Draft, facts: Facts) -> None:
+    data, images = draft.settings.data, facts.images
+    if data.foreground_share is not None:
+        return
     cropped = images.crop is not None and images.size is not None and images.crop < images.size
-    if data.foreground_share is None and data.resize == "native":
+    if data.resize == "native":
+        share = _ON_OBJECTS_NATIVE
         reason = _(
             "{rarest}; half of the crops are placed on an object, because most of a large image may be background"
         )
-        choices.append(Choice("data.foreground_share", _FOREGROUND_SHARE, reason.format(rarest=rarest)))
-    elif data.foreground_share is None and cropped and settings.augment.kind == "warp":
-        if share < _RARE:
-            reason = _("{rarest}; this fraction of the crops is placed on an object").format(rarest=rarest)
-            choices.append(Choice("data.foreground_share", 0.33, reason))
-        else:
-            reason = _("{rarest}, so most random crops contain it").format(rarest=rarest)
-            choices.append(Choice("data.foreground_share", 0.0, reason))
-    return choices
+    elif not cropped or draft.settings.augment.kind != "warp":
+        return
+    elif min(facts.shares[name] for name in facts.foreground) < _RARE:
+        share, reason = _ON_OBJECTS_RARE, _("{rarest}; this fraction of the crops is placed on an object")
+    else:
+        share, reason = 0.0, _("{rarest}, so most random crops contain it")
+    draft.choose("data.foreground_share", share, reason.format(rarest=_rarest(facts)))
+
+
+_EMA_SHARE = 0.02  # of the steps: how far back the average of the weights looks
+
+
+def _ema_decay(draft: Draft, facts: Facts) -> None:
+    train = draft.settings.train
+    if train.ema_decay is not None:
+        return
+    images = _images_per_epoch(draft.settings, facts)
+    steps = max(1, round((train.epochs or 1) * images / (train.batch or 1)))
+    decay = round(float(np.clip(1 - 1 / (_EMA_SHARE * steps), 0.9, 0.999)), 4)
+    reason = _("the weights are averaged over about {count:.0f} of {steps:,} steps")
+    draft.choose("train.ema_decay", decay, reason.format(count=1 / (1 - decay), steps=steps))
+
+
+_ENCODER_RATE = 0.3  # of the learning rate, for pretrained weights
+
+
+def _encoder_rate(draft: Draft, facts: Facts) -> None:
+    model = draft.settings.model
+    if draft.settings.train.encoder_rate is not None or model.encoder == NO_ENCODER:
+        return
+    if model.pretrained or model.weights:
+        reason = _("pretrained weights change in smaller steps than the others")
+        draft.choose("train.encoder_rate", _ENCODER_RATE, reason)
+    else:
+        draft.choose("train.encoder_rate", 1.0, _("no pretrained weights"))
+
+
+_MEAN_RATE = 1e-3  # where the loss is a mean over the pixels; also of SGD with momentum .99 (docs/experiments.md)
+
+
+def _learning_rate(draft: Draft, facts: Facts) -> None:
+    """A rate that suits a mean loss. For SGD on a summed loss it is divided by the number of pixels in a step.
+
+    Adam divides by the gradients' size, so a sum and a mean need the same rate.
+    """
+    train = draft.settings.train
+    if train.learning_rate is not None:
+        return
+    if train.loss != "ce-sum" or train.optimizer != "sgd":
+        reason = _("suits a loss that is a mean over the pixels, and Adam")
+        draft.choose("train.learning_rate", _MEAN_RATE, reason)
+        return
+    pixels = facts.training_pixels // max(1, facts.training)
+    if facts.images.crop is not None:
+        pixels = min(pixels, facts.images.crop**2)
+    pixels *= train.batch or 1
+    reason = _("the loss is a sum: {rate:g}, which suits its mean, divided by the {pixels:,} pixels of a step")
+    rate = float(f"{_MEAN_RATE / max(1, pixels):.3g}")
+    draft.choose("train.learning_rate", rate, reason.format(rate=_MEAN_RATE, pixels=pixels))
+
+
+def _precision(draft: Draft, facts: Facts) -> None:
+    if draft.settings.train.precision is None:
+        draft.choose("train.precision", *facts.precision)
+
+
+# In this order: later rules read what earlier ones chose.
+RULES: tuple[Callable[[Draft, Facts], None], ...] = (
+    _tutorial_job,
+    _normalisation,
+    _orientation,
+    _width,
+    _crops_per_epoch,
+    _batch,
+    _epochs,
+    _loss,
+    _class_weights,
+    _foreground_share,
+    _ema_decay,
+    _encoder_rate,
+    _learning_rate,
+    _precision,
+)
+
+
+def _device(facts: Facts) -> str:
+    return _("a CPU") if facts.device == "cpu" else _("a GPU")
+
+
+def _rarest(facts: Facts) -> str:
+    name = min(facts.foreground, key=facts.shares.__getitem__)
+    line = _("the rarest class, {name}, has {share} of the pixels")
+    return line.format(name=name, share=percent(facts.shares[name]))
 
 
 def percent(share: float) -> str:
     """0..1 -> `15.3%`, `0.25%`, `0.0004%`."""
     return f"{share:.1%}" if share >= 0.01 or share == 0 else f"{100 * share:.2g}%"
-
-
-def _orientation(settings: Settings, facts: Facts) -> list[Choice]:
-    choices = []
-    orientation = settings.augment.orientation
-    if orientation is None:
-        upright = facts.upright_offset >= _UPRIGHT_OFFSET and facts.upright_t >= _UPRIGHT_T
-        orientation = "upright" if upright else "free"
-        if upright:
-            says = _(
-                "objects lie above or below the centre, as in photographs ({d:.2f} standard deviations, t = {t:.1f})"
-            )
-        else:
-            says = _("object positions show no preferred up direction; if your images have one, set this to upright")
-        choices.append(
-            Choice("augment.orientation", orientation, says.format(d=facts.upright_offset, t=facts.upright_t))
-        )
-    if settings.augment.rotation_deg is None:
-        degrees = 15.0 if orientation == "upright" else 180.0
-        reason = _("images have an up") if orientation == "upright" else _("images may be turned any way")
-        choices.append(Choice("augment.rotation_deg", degrees, reason))
-    return choices
