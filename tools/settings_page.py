@@ -45,14 +45,15 @@ def render(page: str) -> str:
     after = re.sub(r"\A(\|[^\n]*\n)*", "", table)
     descriptions = describe_settings()
     rows = [
-        f"| `{key}` | {_shown(value)} | {descriptions[key]} |\n" for key, value in flatten(make_settings().model_dump())
+        f"| `{key}` | {_shown(value, descriptions[key])} | {descriptions[key]} |\n"
+        for key, value in flatten(make_settings().model_dump())
     ]
     return before + HEAD + "".join(rows) + after
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, description: str) -> str:
     if value is None:
-        return "open"
+        return "auto" if "auto" in description else "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

