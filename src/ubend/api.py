@@ -1,6 +1,6 @@
-"""The functions of `import ubend`: each subcommand as one call, with the command's words as keywords.
+"""The functions of `import ubend`: one for each subcommand, with the command's flags as keywords.
 
-A keyword is called as the flag is (`--min-area` is `min_area`), except where Python needs another word:
+A keyword has the flag's name (`--min-area` is `min_area`), except these:
 
 | flag | keyword |
 |---|---|
@@ -9,10 +9,10 @@ A keyword is called as the flag is (`--min-area` is `min_area`), except where Py
 | `--from MODEL` | `init_from=` |
 | `--set KEY=VALUE` | `settings={KEY: VALUE}` |
 
-A flag that may be repeated takes a list, and one of `CLASS=NUMBER` a dict. Each function reports what its command
-prints, in the same words, through `reporter`: notes and warnings are the log of a work of minutes or hours and stand
-in their place in it. Python's `warnings` would show a line once per process, with a line number of ubend, and under
-`-W error` end a training at its last step.
+A flag that can be repeated takes a list; a flag of the form `CLASS=NUMBER` takes a dict. Each function reports what
+its command prints, in the same words, through `reporter`. Notes and warnings go there too, in order, because they are
+part of the log of a long training. Python's `warnings` would show each once per process, with a line number of ubend,
+and under `-W error` end a training at its last step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,71 +75,73 @@ def fit(
 ) -> "FitResult":
     """Train a U-Net on a folder of images and masks, score it, and write model, scores and logs to a run folder.
 
-    What is None is chosen from the images and the device; the choice is reported with its reason. A keyword is
-    stronger than `config`, and `settings` than a keyword. Ctrl-C stops after the current step and keeps the model;
+    A keyword that is None is chosen from the images and the device; the choice is reported with its reason. Keywords
+    override `config`, and `settings` overrides keywords. Ctrl-C stops after the current step and keeps the model;
     `ubend.resume` continues. Under torchrun all processes train together; only the first one reports and writes.
 
     Args:
         folder: images and masks in any of the layouts of docs/formats.md, or the name of a data set (oxford-pet,
             kvasir-seg), or a `data.toml` of `ubend.data`; None: with `images` and `masks`.
         out: the run folder, new or empty; None: `runs/NAME-1`, `-2`, ...
-        images: folder or pattern of the images, instead of `folder`. Or N arrays (H, W) or (H, W, C), or one array
-            (N, H, W[, C]): uint8, uint16 or float (used as float32, in any unit, NaN is invalid); they are written
-            into the cache once, as files named 0000, 0001, ...
-        masks: folder or pattern of the masks, with `images`. Or N arrays (H, W), or one array (N, H, W), of integers
+        images: folder or glob of the images, in place of `folder`. Or N arrays (H, W) or (H, W, C), or one array
+            (N, H, W[, C]): uint8, uint16 or float (converted to float32, any unit, NaN is invalid); they are written
+            to the cache once, as files named 0000, 0001, ...
+        masks: folder or glob of the masks, with `images`. Or N arrays (H, W), or one array (N, H, W), of integers
             0..65535 or bool.
-        split: CSV `file,split[,group]` or `file,group`: which image is in which split (train, val, test); None: as
-            the folder states, else drawn: 15% validation, 15% test, whole groups. With arrays also a list of N words.
+        split: CSV `file,split[,group]` or `file,group`: the split of each image (train, val, test); None: the
+            splits that the folder states, else random ones: 15% validation, 15% test, groups kept together. With
+            arrays also a list of N words.
         groups: with arrays: the patient, video or site of each image; images of one group stay in one split.
-        classes: class names in the order of the mask values, as a list or with commas; None: from the folder, or
-            made up.
-        values: what masks hold, `value=name` each, as a list or with commas, such as
+        classes: class names in the order of the mask values, as a list or separated by commas; None: read from the
+            folder, else numbered.
+        values: meaning of the mask values, `value=name` each, as a list or separated by commas, such as
             `["0=background", "255=polyp"]` or `"#ff0000=road"`; None: found in the masks.
-        channels: 1 reads grey, 3 colour, 1..16; None: as stored.
+        channels: number of channels to read, 1..16; 1 is grey, 3 is colour; None: as stored.
         skip_bad: leave out pairs that cannot be used, and name them; None: False.
-        root: folder that a named data set is in, or is downloaded to; None: the cache.
+        root: folder where a named data set is, or is downloaded to; None: the cache.
         recipe: group of settings to start from: `modern`, `tutorial` (the course text's settings, with its faults
             fixed) or `paper` (the original U-Net and its training); None: `modern`, unless `config` names another.
         size: px, 8..8192; images are resized to the area of a square of this side.
         patches: train on crops at native scale; `size` is then the side of a crop, px, 16..8192.
         width: channels of the network's first level, 1..1024; each deeper level has twice as many.
         encoder: name of an encoder with ImageNet weights, such as tf_efficientnet_lite2 or resnet18; `none`: the
-            U-Net's own; None: tf_efficientnet_lite0, unless `width` or another shape is given.
+            U-Net's own; None: tf_efficientnet_lite0; `none` if width, depth or skips is given.
         network: your own module: (N, C, H, W) float32 normalised images -> (N, K, H, W) logits of K classes. If it has
-            the attribute `input_multiple`, H and W are padded to multiples of it, else they are any. It is copied; its
-            weights are the initial ones. `ubend.load` needs it, and `ubend.evaluate` and `ubend.resume` too.
-        loss: `ce`: cross entropy; `ce-sum`: its sum over the pixels; `dice+ce`: and 1 - soft Dice; `logdice+ce`:
-            and -log(soft Dice); `dice+focal`: with pixels that are right already counting little; None: `logdice+ce`.
-            Or your own function of (logits (N, K, H, W) float32, target (N, H, W) int64 class index, 255 where nothing
-            is scored, weights (N, H, W) float32, 0 there) -> scalar; over micro-batches and processes it is averaged,
-            weighted by their images.
-        effort: `quick`: a quarter of the epochs; `best`: `folds` 5, mirror images averaged in prediction, and weights
-            of the classes where they help; sets only what nothing else sets; None: `normal`.
-        folds: train so many models, 2 to 100, each without one fold of the images, and pack them into one model; see
-            docs/folds.md.
-        test: none: no test split; with `folds`, every image is in one fold.
-        epochs: how often every image is shown, 1 or more.
+            the attribute `input_multiple`, H and W are padded to multiples of it; otherwise it must accept any size.
+            It is copied, and its weights are the initial ones. `ubend.load`, `ubend.evaluate` and `ubend.resume`
+            need it too.
+        loss: `ce`: cross entropy; `ce-sum`: its sum over the pixels; `dice+ce`: cross entropy + 1 - soft Dice;
+            `logdice+ce`: cross entropy - log(soft Dice); `dice+focal`: dice+ce where pixels that are already right
+            count little; None: `logdice+ce`. Or your own function (logits (N, K, H, W) float32, target (N, H, W) int64
+            class index or 255 = not scored, weights (N, H, W) float32, 0 where not scored) -> scalar; its values for
+            micro-batches and processes are averaged, weighted by their numbers of images.
+        effort: `quick`: a quarter of the epochs; `best`: 5 folds, predictions averaged over mirrored images, and class
+            weights in prediction where they help; changes only what is None elsewhere; None: `normal`.
+        folds: number of models, 2..100; each is trained without one fold of the images, and they are packed into one
+            model file; see docs/folds.md.
+        test: `none`: no test split; with `folds`, every image is in one fold.
+        epochs: number of epochs, 1 or more.
         batch: images per step, 1 or more, of all processes together.
         patience: stop after this many epochs without a better validation score; None: never.
         skips: skip connections to keep: `all`, `none`, levels such as `1,2` (1 is full size), or a bool for each
             level; None: all.
-        seed: of every random draw, 0..2^63 - 1; None: 0.
-        device: cuda, cuda:1, mps or cpu; None: the fastest here.
-        gpus: with `folds`, so many are trained at once, each on its GPU; else it must be the number of processes that
-            run: they are started by `ubend fit --gpus N` or torchrun.
-        deterministic: bitwise reproducible on a GPU; slower; None: False.
+        seed: random seed, 0..2^63 - 1; None: 0.
+        device: cuda, cuda:1, mps or cpu; None: the fastest available.
+        gpus: with `folds`, the number of folds that are trained at once, each on its own GPU; otherwise it must equal
+            the number of processes, which `ubend fit --gpus N` or torchrun starts.
+        deterministic: bit-identical results on a GPU; slower; None: False.
         config: TOML file of settings, such as a run's settings.toml.
         settings: dotted key -> value of any setting of docs/settings.md, such as {"train.epochs": 5}.
-        init_from: run folder or model file of a trained model, from whose weights the training starts.
+        init_from: run folder or model file with the initial weights.
         show: also display each epoch's panel, in a notebook or a window.
         reporter: reports notes, choices and epochs; None: prints them, as the command does.
     Returns:
         The run folder, and the scores on the test split.
     Raises:
         SettingError: an unknown setting, a value out of range, or settings that contradict each other.
-        PairError, DataError: everything that is wrong with the folder, at once.
+        PairError, DataError: the folder cannot be used; lists all of its problems.
         ModelFileError: `init_from` cannot be used.
-        OutputError: `out` holds something already, or cannot be written.
+        OutputError: `out` is not empty, or cannot be written.
         TrainingError: the loss is no longer finite.
     """
     from ubend.tasks.folds import fit as run_fit
@@ -233,31 +235,31 @@ def evaluate(
 ) -> "Scores":
     """Score a model on the test split of its own run, or on any folder of images and masks.
 
-    Images of a folder that the model was trained on are recognised by their pixels and left out, unless `subset` is
-    train. Where all images of a folder are the model's own (the data of its run, moved), they are in the splits that
-    they were in. Classes that the masks of `folder` cannot hold have no score.
+    Images that the model was trained on are recognised by their pixels and left out, unless `subset` is train. If all
+    images of the folder are the model's own (the data of its run, moved), they keep their splits. Classes that the
+    masks of `folder` cannot contain have no score.
 
     Args:
         model: a run folder or a model file.
         folder: images with masks, or a data set by name; None: those of the run (then `model` is a run folder).
-        images: folder or pattern of the images, instead of `folder`; or arrays, see `ubend.fit`.
-        masks: folder or pattern of the masks, or arrays, with `images`.
-        split: CSV `file,split[,group]` or `file,group`: which image is in which split.
-        values: what the masks of `folder` hold, `value=name` each, with the model's class names; None: matched by
-            the names that the folder states, else the values of the model's own masks.
-        skip_bad: leave out pairs that cannot be used; they are named in `skipped` of the scores.
-        root: folder that a named data set is in, or is downloaded to; None: the cache.
-        subset: which images: train, val or test; None: test where there is one, else validation, else all.
-        network: your own module, if the model is one of it; its weights do not matter.
-        device: cuda, cuda:1, mps or cpu; None: the fastest here.
+        images: folder or glob of the images, in place of `folder`; or arrays, see `ubend.fit`.
+        masks: folder or glob of the masks, or arrays, with `images`.
+        split: CSV `file,split[,group]` or `file,group`: the split of each image.
+        values: meaning of the mask values in `folder`, `value=name` each, with the model's class names; None: matched
+            by the class names that the folder states, else as in the model's own masks.
+        skip_bad: leave out pairs that cannot be used; the scores list them as `skipped`.
+        root: folder where a named data set is, or is downloaded to; None: the cache.
+        subset: images to score: train, val or test; None: the test split if there is one, else validation, else all.
+        network: your own module, if the model was trained with one; its weights do not matter.
+        device: cuda, cuda:1, mps or cpu; None: the fastest available.
         tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
-        out: JSON file to write the scores to as well; it must not exist yet.
+        out: JSON file for the scores; it must not exist.
         reporter: reports notes and warnings; None: prints them, as the command does.
     Raises:
-        PairError: pairs that cannot be used, all at once.
+        PairError: pairs that cannot be used; lists all of them.
         DataError: no images in the subset, or only training images.
         ModelFileError: the model cannot be read.
-        OutputError: `out` is there already, or `model` has no data list.
+        OutputError: `out` exists, or `model` has no data list.
         SettingError: there is no such device, or `tiles` is negative.
     """
     from ubend.core.files import refuse_existing, write_json
@@ -307,22 +309,22 @@ def predict(
 ) -> list[Path]:
     """Write masks of images, videos and scans to a folder, with overlays and a table of the class shares.
 
-    For arrays, or one image at a time, use `ubend.load(model)(image)`. docs/predictions.md says what each file holds.
+    For arrays, or one image at a time, use `ubend.load(model)(image)`. docs/predictions.md describes the files.
 
     Args:
         model: a run folder or a model file; or several of the same classes, whose probabilities are averaged.
-        paths: files, folders or patterns of images; videos; scans (NIfTI files, folders of DICOM).
-        out: folder for masks, overlays and shares.csv; files in it are not overwritten.
+        paths: files, folders or globs of images; videos; scans (NIfTI files, folders of DICOM).
+        out: folder for masks, overlays and shares.csv; existing files are not overwritten.
         tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
         overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
-        tta: test-time augmentation: average over mirror images, and turns where the model was trained with them.
-        threshold: class name -> probability above which a pixel is of the class, 0 < p <= 1.
+        tta: test-time augmentation: average over flips, and over rotations if the model was trained with them.
+        threshold: class name -> probability above which a pixel belongs to the class, 0 < p <= 1.
         min_area: remove smaller regions, px: one number for all classes but the background, or class name -> px.
         fill_holes: fill holes up to this area, px, or `all`: for all classes but the background, or class name -> px.
         prob: also write probabilities, for images: `uint8` or `uint16` TIFF, or `npz`.
-        resume: keep outputs that exist already, and write the missing ones.
+        resume: keep existing outputs, and write the missing ones.
         window: intensity window of scans: `lung`, ..., or `CENTER,WIDTH` in the scan's units.
-        device: cuda, cuda:1, mps or cpu; None: the fastest here.
+        device: cuda, cuda:1, mps or cpu; None: the fastest available.
         reporter: reports notes and progress; None: prints them, as the command does.
     Returns:
         The mask files, including existing ones.
@@ -368,26 +370,26 @@ def objects(
     device: str | None = None,
     reporter: "Reporter | None" = None,
 ) -> list[Path]:
-    """Number the objects in images, measure and outline them: `objects.csv`, `images.csv`, `NAME_ids.tif`, overlays.
+    """Number, measure and outline the objects in images: `objects.csv`, `images.csv`, `NAME_ids.tif`, overlays.
 
-    docs/objects.md says what each file and column holds. Needs the extra `objects`.
+    docs/objects.md describes the files and columns. Needs the extra `objects`.
 
     Args:
         model: a run folder or a model file; or several of the same classes, whose probabilities are averaged.
-        paths: files, folders or patterns of images.
-        out: folder for ids, outlines and tables; files in it are not overwritten.
-        method: how touching objects are separated: `contour`: by a class of that name; `parts`: connected regions;
-            `distance`: at narrow places; None: by the names of the classes.
-        min_area: smaller objects are left out, px, 1 or more.
-        export: also write them for other programs: `coco`, `geojson`, `panoptic`, or several of these.
-        pixel_size: side of a pixel, such as `0.325um`, instead of what the files state.
+        paths: files, folders or globs of images.
+        out: folder for ids, outlines and tables; existing files are not overwritten.
+        method: how touching objects are separated: `contour`: by the class of that name; `parts`: connected regions;
+            `distance`: at narrow places; None: chosen by the class names.
+        min_area: leave out smaller objects, px, 1 or more.
+        export: formats for other programs: `coco`, `geojson`, `panoptic`, or several of these.
+        pixel_size: side of a pixel, such as `0.325um`, in place of what the files state.
         truth: folder of true ids, `NAME.png` or `NAME_ids.tif`, to score against; writes scores.json.
         tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
         overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
-        tta: test-time augmentation: average over mirror images, and turns where the model was trained with them.
-        threshold: class name -> probability above which a pixel is of the class, 0 < p <= 1.
+        tta: test-time augmentation: average over flips, and over rotations if the model was trained with them.
+        threshold: class name -> probability above which a pixel belongs to the class, 0 < p <= 1.
         fill_holes: fill holes up to this area, px, or `all`: for all classes but the background, or class name -> px.
-        device: cuda, cuda:1, mps or cpu; None: the fastest here.
+        device: cuda, cuda:1, mps or cpu; None: the fastest available.
         reporter: reports notes and progress; None: prints them, as the command does.
     Returns:
         The id images, `NAME_ids.tif`.
@@ -435,17 +437,17 @@ def cutout(
 
     Args:
         model: a run folder or a model file; or several of the same classes, whose probabilities are averaged.
-        paths: files, folders or patterns of images.
-        out: folder for the cut-outs; files in it are not overwritten.
-        classes: what to cut out: one class, several, or class name -> weight of its probability, 0 < weight <= 1;
-            empty: the only class but the background.
+        paths: files, folders or globs of images.
+        out: folder for the cut-outs; existing files are not overwritten.
+        classes: one class or several, or class name -> weight of its probability, 0 < weight <= 1; empty: the only
+            class besides the background.
         background: `transparent`, a colour such as `white` or `#rrggbb`, or an image file.
-        soft: width of the edge in px, 0 or more; None: as wide as the model is unsure.
+        soft: width of the soft edge in px, 0 or more; None: where the model's probabilities are between 0 and 1.
         tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
         overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
-        tta: test-time augmentation: average over mirror images, and turns where the model was trained with them.
-        resume: keep cut-outs that exist already, and write the missing ones.
-        device: cuda, cuda:1, mps or cpu; None: the fastest here.
+        tta: test-time augmentation: average over flips, and over rotations if the model was trained with them.
+        resume: keep existing cut-outs, and write the missing ones.
+        device: cuda, cuda:1, mps or cpu; None: the fastest available.
         reporter: reports notes and progress; None: prints them, as the command does.
     Returns:
         The cut-outs, including existing ones.
@@ -492,23 +494,24 @@ def data(
     show: bool = False,
     reporter: "Reporter | None" = None,
 ) -> Path:
-    """Report what a folder holds, draw it, and write data.toml, which `ubend.fit` takes in place of the folder.
+    """Describe a folder of images and masks, and write data.toml, which `ubend.fit` takes in place of the folder.
 
-    Also writes split.csv and samples.png. For the pairs and classes as Python objects use `ubend.read_folder`.
+    Also writes split.csv and samples.png. `ubend.read_folder` returns the pairs and classes as Python objects.
 
     Args:
         folder: images and masks, the name of a data set, or a data.toml; None: with `images` and `masks`.
-        images: folder or pattern of the images, instead of `folder`.
-        masks: folder or pattern of the masks, with `images`.
-        split: CSV `file,split[,group]` or `file,group`: which image is in which split; None: as the folder states,
-            else drawn.
-        classes: class names in the order of the mask values, as a list or with commas; None: from the folder, or
-            made up.
-        values: what masks hold, `value=name` each, as a list or with commas; None: found in the masks.
-        channels: 1 reads grey, 3 colour, 1..16; None: as stored.
+        images: folder or glob of the images, in place of `folder`.
+        masks: folder or glob of the masks, with `images`.
+        split: CSV `file,split[,group]` or `file,group`: the split of each image; None: the splits that the folder
+            states, else random ones.
+        classes: class names in the order of the mask values, as a list or separated by commas; None: read from the
+            folder, else numbered.
+        values: meaning of the mask values, `value=name` each, as a list or separated by commas; None: found in the
+            masks.
+        channels: number of channels to read, 1..16; 1 is grey, 3 is colour; None: as stored.
         skip_bad: leave out pairs that cannot be used, and name them in skipped.csv; None: False.
-        root: folder that a named data set is in, or is downloaded to; None: the cache.
-        seed: of the split, 0..2^63 - 1; None: 0.
+        root: folder where a named data set is, or is downloaded to; None: the cache.
+        seed: random seed of the split, 0..2^63 - 1; None: 0.
         settings: dotted key -> value of any setting of docs/settings.md, such as {"data.val_share": 0.2}.
         out: folder to write; None: `NAME-data`.
         show: also display samples.png, in a notebook or a window.
@@ -517,8 +520,8 @@ def data(
         The path of data.toml.
     Raises:
         SettingError: an unknown setting, or a value that does not fit.
-        PairError, DataError: everything that is wrong with the folder, at once.
-        OutputError: data.toml or split.csv is there and was edited, or cannot be written.
+        PairError, DataError: the folder cannot be used; lists all of its problems.
+        OutputError: data.toml or split.csv exists and was edited, or cannot be written.
     """
     from ubend.tasks.data import describe_data
     from ubend.tasks.user_settings import read_user_settings, source_name
@@ -547,19 +550,20 @@ def read_folder(
 
     Args:
         folder: images and masks, the name of a data set, or a data.toml; None: with `images` and `masks`.
-        images: folder or pattern of the images, instead of `folder`.
-        masks: folder or pattern of the masks, with `images`.
-        split: CSV `file,split[,group]` or `file,group`: which image is in which split; None: as the folder states.
-        classes: class names in the order of the mask values, as a list or with commas; None: from the folder, or
-            made up.
-        values: what masks hold, `value=name` each, as a list or with commas; None: found in the masks.
-        channels: 1 reads grey, 3 colour, 1..16; None: as stored.
-        skip_bad: leave out pairs that cannot be used; they are named in `notes`; None: False.
-        root: folder that a named data set is in, or is downloaded to; None: the cache.
+        images: folder or glob of the images, in place of `folder`.
+        masks: folder or glob of the masks, with `images`.
+        split: CSV `file,split[,group]` or `file,group`: the split of each image; None: as the folder states.
+        classes: class names in the order of the mask values, as a list or separated by commas; None: read from the
+            folder, else numbered.
+        values: meaning of the mask values, `value=name` each, as a list or separated by commas; None: found in the
+            masks.
+        channels: number of channels to read, 1..16; 1 is grey, 3 is colour; None: as stored.
+        skip_bad: leave out pairs that cannot be used; `notes` lists them; None: False.
+        root: folder where a named data set is, or is downloaded to; None: the cache.
         settings: dotted key -> value of any setting of docs/settings.md.
     Raises:
         SettingError: an unknown setting, or a value that does not fit.
-        PairError, DataError: everything that is wrong with the folder, at once.
+        PairError, DataError: the folder cannot be used; lists all of its problems.
         OutputError: the cache cannot be written.
     """
     from ubend.tasks.reading import read_folder as read
@@ -570,19 +574,19 @@ def read_folder(
 
 
 def draw_sample(folder: Path | str, *, count: int = 64, size: int = 256, seed: int = 0) -> None:
-    """Draw microscope images with masks into a folder: a data set to try the other functions on.
+    """Draw synthetic microscope images with masks: a data set to try the other functions on.
 
     Writes `images/`, `masks/` (classes background, cell, contour), `ids/` (the number of the cell at each pixel, for
     `truth` of `ubend.objects`) and classes.txt.
 
     Args:
-        folder: must not exist yet, or be empty.
+        folder: must not exist, or be empty.
         count: number of images, 1 or more.
         size: height and width in px, 64 or more.
-        seed: 0..2^64 - 1; another seed draws other images.
+        seed: random seed, 0..2^64 - 1.
     Raises:
         SettingError: an argument is out of range.
-        OutputError: `folder` holds something already, or cannot be written.
+        OutputError: `folder` is not empty, or cannot be written.
     """
     from ubend.dataset.sample import draw_sample as draw
 
@@ -599,7 +603,7 @@ def _folder_flags(
     skip_bad: bool | None,
     root: Path | str | None,
 ) -> dict[str, Any]:
-    """What says where images and masks are, and what they mean, for `read_user_settings`."""
+    """The flags that describe a data folder, for `read_user_settings`."""
     return {
         "images": images,
         "masks": masks,
@@ -638,7 +642,7 @@ def _as_list(some: Path | str | Sequence[Path | str]) -> Sequence[Path | str]:
 
 
 def _texts(value: Any) -> list[str]:
-    """A number, or class name -> number, in the words of the command line."""
+    """A number, or class name -> number, as on the command line."""
     if isinstance(value, Mapping):
         return [f"{name}={number}" for name, number in value.items()]
     return [] if value is None else [str(value)]
