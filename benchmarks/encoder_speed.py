@@ -1,11 +1,11 @@
 """Images per second of training steps of the default network, a U-Net on EfficientNet-Lite0, and of a peer's.
 
-    python benchmarks/encoder_speed.py                # as in docs/benchmarks.md, on a GPU
+    python benchmarks/encoder_speed.py --compile          # as in docs/benchmarks.md, on a GPU
 
 ubend's rows are steps of its training loop on drawn images: data, `modern` augmentation, loss, optimizer and EMA. The
 peer is segmentation_models.pytorch's U-Net on the same encoder (timm's), a bare step on one batch that stays on the
-device (forward, backward, fused Adam; bfloat16, channels last), once eager and once compiled by torch: no data and no
-augmentation, which flatters the peer.
+device (forward, backward, fused Adam; bfloat16, channels last), with `--compile` also compiled by torch, which takes minutes:
+no data and no augmentation, which flatters the peer.
 """
 
 import sys
@@ -34,7 +34,7 @@ from zoo_peer import PeerNet, is_here
 CLASSES = 3  # of the drawn images
 
 
-def peer_steps(batch: int, size: int, device: torch.device) -> list[Variant]:
+def peer_steps(batch: int, size: int, compiled: bool, device: torch.device) -> list[Variant]:
     """The peer's bare steps."""
     image = torch.randn(batch, 3, size, size, device=device)
     target = torch.randint(0, CLASSES, (batch, size, size), device=device)
@@ -43,10 +43,8 @@ def peer_steps(batch: int, size: int, device: torch.device) -> list[Variant]:
         network = PeerNet("smp", 3, CLASSES, [0.0] * 3, [1.0] * 3)
         return make_bare_step(network, image, target, form, True)  # type: ignore[arg-type]
 
-    return [
-        Variant("smp's bare step", step("bfloat16"), batch, tuning="all"),
-        Variant("smp's bare step, compiled", step("compiled"), batch, tuning="all"),
-    ]
+    forms = {"smp's bare step": "bfloat16"} | ({"smp's bare step, compiled": "compiled"} if compiled else {})
+    return [Variant(name, step(form), batch, tuning="all") for name, form in forms.items()]
 
 
 def main(words: Sequence[str]) -> None:
@@ -55,6 +53,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--size", type=int, default=256, help="px  [256]")
     parser.add_argument("--width", type=int, default=32, help="channels of the decoder's last level  [32]")
     parser.add_argument("--batch", type=int, default=32, help="images  [32]")
+    parser.add_argument("--compile", action="store_true", help="the peer's step compiled, too")
     args = parser.parse_args(words)
     device = make_ready(args.device)
     facts = read_facts(device)
@@ -70,7 +69,7 @@ def main(words: Sequence[str]) -> None:
             data, settings = open_data(Path(place) / "sample", Path(place) / "cache", device, fixed | changes)
             variants.append(Variant(name, make_step(begin_training(data, settings, device)), args.batch))
         if is_here("smp"):
-            variants += peer_steps(args.batch, args.size, device)
+            variants += peer_steps(args.batch, args.size, args.compile, device)
         rows = take_turns(variants, device, args.rounds, args.seconds)
     ratios = [divide_rows(rows[0], row) for row in rows[2:]]
     print()
