@@ -4,8 +4,8 @@
 
 ubend's rows are steps of its training loop on drawn images: data, `modern` augmentation, loss, optimizer and EMA. The
 peer is segmentation_models.pytorch's U-Net on the same encoder (timm's), a bare step on one batch that stays on the
-device (forward, backward, fused Adam; bfloat16, channels last), with `--compile` also compiled by torch, which takes minutes:
-no data and no augmentation, which flatters the peer.
+device (forward, backward, fused Adam; bfloat16, channels last), with `--compile` also compiled by torch, which takes
+minutes: no data and no augmentation, which flatters the peer.
 """
 
 import sys
