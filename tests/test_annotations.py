@@ -92,7 +92,7 @@ def test_remarks(tmp_path: Path) -> None:
     draw(tmp_path / "coco/images/val2017", "new")
     said = "\n".join(read_folder(tmp_path / "coco").remarks)
     assert "without any object in the annotation files, all background: 1" in said
-    assert "left out (1): images/val2017/new.jpg" in said
+    assert "are skipped (1): images/val2017/new.jpg" in said
     assert "person_keypoints_val2017.json" in said
     label_studio_prefixed_images(tmp_path / "studio")
     assert "several annotations: 1" in "\n".join(read_folder(tmp_path / "studio").remarks)
