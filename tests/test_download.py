@@ -53,9 +53,7 @@ def test_it_goes_on_where_it_broke_off(md5: str | None, site: Site, tmp_path: Pa
 
 def test_a_later_process_goes_on(site: Site, tmp_path: Path) -> None:
     site.files["/pets"], site.cuts = DATA, [100_000, 0, 0, 0]
-    fails(
-        remote(site), tmp_path / "pets.tar.gz", "lost after 100000 of 300002 bytes", "continues where it stopped"
-    )
+    fails(remote(site), tmp_path / "pets.tar.gz", "lost after 100000 of 300002 bytes", "continues where it stopped")
     assert (tmp_path / "pets.tar.gz.part").read_bytes() == DATA[:100_000]
     site.requested.clear()
     download(remote(site), tmp_path / "pets.tar.gz", Listener())

