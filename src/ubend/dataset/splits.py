@@ -28,7 +28,7 @@ OWN_THRESHOLD = 0.94
 _SAME = 0.9998  # above this, images are copies without regard to the mean; uneven light alone gives .999
 
 _MIN_CONTRAST = 2.0  # grey levels, standard deviation; flatter thumbnails correlate by rounding alone
-_FEW = 2**13  # up to so many pairs, only their rows are multiplied (32 MiB)
+_FEW = 2**13  # up to this many pairs, only their rows are multiplied (32 MiB)
 _BLOCK_CELLS = 2**22  # correlations in memory at a time: 16 MiB
 _COARSE = 8  # side of the thumbnails compared first; it leaves 12 of 4 million pairs of the pets
 _ROUNDING = 1e-4  # generous bound for a sum of 1024 products in float32

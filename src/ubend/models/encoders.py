@@ -340,5 +340,5 @@ def _load_timm() -> Any:
 
 
 def first_convolution(net: nn.Module, channels: int) -> nn.Conv2d:
-    """The first convolution with so many input channels; its name differs between encoders."""
+    """The first convolution with this number of input channels; its name differs between encoders."""
     return next(m for m in net.modules() if isinstance(m, nn.Conv2d) and m.in_channels == channels)
