@@ -213,7 +213,7 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
     Examples are a class drawn in thin lines, or a class whose colour is between two others.
 
     Raises:
-        DataError: so it is.
+        DataError: there are too many.
     """
     # Colours are binned in steps of 4, since photographs have millions of them.
     bins, inverse = np.unique(tally.codes & 0xFCFCFC, return_inverse=True)
