@@ -91,8 +91,8 @@ def test_remarks(tmp_path: Path) -> None:
     coco_in_annotations(tmp_path / "coco")
     draw(tmp_path / "coco/images/val2017", "new")
     said = "\n".join(read_folder(tmp_path / "coco").remarks)
-    assert "without any object, all background: 1" in said
-    assert "left out (1): images/val2017/new.jpg" in said
+    assert "without any object in the annotation files, all background: 1" in said
+    assert "are skipped (1): images/val2017/new.jpg" in said
     assert "person_keypoints_val2017.json" in said
     label_studio_prefixed_images(tmp_path / "studio")
     assert "several annotations: 1" in "\n".join(read_folder(tmp_path / "studio").remarks)
@@ -314,7 +314,7 @@ def test_label_studio_rectangles_and_unfinished_tasks(tmp_path: Path) -> None:
     expected = np.zeros(SIZE, np.uint8)
     expected[15:, 10:30] = 1
     np.testing.assert_array_equal(read_label_values(folder.pairs[0].mask, SIZE).values, expected)
-    assert "tasks without an annotation are left out: 1" in folder.remarks
+    assert "tasks without an annotation are skipped: 1" in folder.remarks
 
 
 YOLO_FAULTS = {
@@ -402,7 +402,7 @@ def test_words_of_yaml_stay_names() -> None:
         ("a: &a [b]\nnames: [*a]", "names must be a list of class names"),
         ("names: {cat: 0}", "names must be a list of class names"),
         ("names: [cat", "expected ',' or ']'"),
-        ("names: {<<: [cat]}", "the merge key << must bring mappings"),
+        ("names: {<<: [cat]}", "the merge key << must contain mappings"),
         ("names: [cat] #" + "x" * 2**18, "longer than"),
     ],
     ids=["deep", "alias", "inverted", "damaged", "merged", "long"],

@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_opened(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with raises(ModelFileError, path=tmp_path / name) as caught:
         load_bundle(tmp_path / name)
-    assert "whole model file" not in str(caught.value)
+    assert "damaged model file" not in str(caught.value)
 
 
 def test_newer_format(tmp_path: Path, saved: bytes) -> None:

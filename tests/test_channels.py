@@ -201,8 +201,8 @@ def test_what_is_done_to_images_is_said(tmp_path: Path) -> None:
     assert channels == 3
     assert remarks == [
         "alpha is dropped in 1 of 3 images; --channels 4 keeps it, if all have it",
-        "printing inks (CMYK) become red, green, blue in 1 of 3 images",
-        "1 of 3 images is turned upright, as its EXIF says",
+        "CMYK is converted to RGB in 1 of 3 images",
+        "1 of 3 images is rotated according to its EXIF orientation",
     ]
     assert f"note: {remarks[0]}" in run("data", folder, "--out", tmp_path / "out")
 

@@ -191,7 +191,7 @@ def test_files_without_a_partner_are_told(incomplete: Path, tmp_path: Path) -> N
 def test_bad_pairs_are_left_out(incomplete: Path, tmp_path: Path) -> None:
     run, bad = tmp_path / "run", incomplete
     said = ubend("fit", bad, "--out", run, *TINY, *TABLE, "--skip-bad")
-    assert "11 bad files or pairs are left out" in said  # the empty one as a file, and as half of a pair
+    assert "11 bad files or pairs are skipped" in said  # the empty one as a file, and as half of a pair
     rows = read_rows(run / "skipped.csv")
     assert {row["name"] for row in rows} == BAD | LOST | {"disc09"}
     assert all(row["problem"] for row in rows)
@@ -208,7 +208,7 @@ def test_bad_pairs_are_left_out(incomplete: Path, tmp_path: Path) -> None:
 
 def test_the_same_by_ubend_data(bad: Path, tmp_path: Path) -> None:
     said = ubend("data", bad, "--out", tmp_path / "out", *TABLE, "--skip-bad")
-    assert "6 bad files or pairs are left out" in said
+    assert "6 bad files or pairs are skipped" in said
     assert {row["name"] for row in read_rows(tmp_path / "out" / "skipped.csv")} == BAD
     rows = read_rows(tmp_path / "out" / "split.csv")
     assert len(rows) == 24

@@ -53,9 +53,7 @@ def test_it_goes_on_where_it_broke_off(md5: str | None, site: Site, tmp_path: Pa
 
 def test_a_later_process_goes_on(site: Site, tmp_path: Path) -> None:
     site.files["/pets"], site.cuts = DATA, [100_000, 0, 0, 0]
-    fails(
-        remote(site), tmp_path / "pets.tar.gz", "broke off after 100000 of 300002 bytes", "continues where it stopped"
-    )
+    fails(remote(site), tmp_path / "pets.tar.gz", "lost after 100000 of 300002 bytes", "continues where it stopped")
     assert (tmp_path / "pets.tar.gz.part").read_bytes() == DATA[:100_000]
     site.requested.clear()
     download(remote(site), tmp_path / "pets.tar.gz", Listener())
@@ -97,7 +95,7 @@ def test_a_server_without_ranges(md5: str | None, site: Site, tmp_path: Path) ->
 
 def test_a_server_that_always_breaks_off_at_one_place(site: Site, tmp_path: Path) -> None:
     site.files["/pets"], site.cuts, site.ranges = DATA, [100_000] * 50, False
-    fails(remote(site), tmp_path / "pets.tar.gz", "broke off after 100000 of 300002 bytes")
+    fails(remote(site), tmp_path / "pets.tar.gz", "lost after 100000 of 300002 bytes")
     assert len(site.requested) == 1 + QUICK.tries
 
 
@@ -186,7 +184,7 @@ def test_a_server_that_stalls(trickle: bool, site: Site, tmp_path: Path) -> None
 
     site.behave["/pets"] = stall
     with no_hang():
-        fails(remote(site), tmp_path / "pets.tar.gz", "nothing came for 0.3 s")
+        fails(remote(site), tmp_path / "pets.tar.gz", "no data received for 0.3 s")
     assert len(site.requested) >= QUICK.tries
 
 
@@ -216,7 +214,7 @@ def test_no_way_from_an_encrypted_address_to_an_open_one() -> None:
         (answer(403), "HTTP 403"),
         (answer(500), "HTTP 500"),
         (answer(503), "HTTP 503"),
-        (answer(200, b"<html>log in</html>", Content_Type="text/html; charset=utf-8"), "a web page came"),
+        (answer(200, b"<html>log in</html>", Content_Type="text/html; charset=utf-8"), "received a web page"),
         (answer(200, b"<html>log in</html>" + bytes(len(DATA) - 19)), "begins with '<html>log in"),
         (answer(204), "HTTP 204"),
         (answer(206, DATA, Content_Range="bytes 5-300001/300002"), "has changed since its first part"),
@@ -262,7 +260,7 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site)
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    fails(Remote("x.gz", ("http://example.org/x",), 1, MD5), tmp_path / "x.gz", "is there a network?")
+    fails(Remote("x.gz", ("http://example.org/x",), 1, MD5), tmp_path / "x.gz", "check the network connection")
 
 
 def test_a_certificate_that_cannot_be_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site) -> None:

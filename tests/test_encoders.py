@@ -224,7 +224,7 @@ def test_fit(tmp_path: Path) -> None:
     result = ubend.fit(tmp_path / "data", out=run, settings={"model.weights": str(tmp_path / "w.safetensors")}, **SMALL)
     assert result.scores is not None
     lines = describe_model(run)
-    assert "encoder: test_resnet, of timm" in lines
+    assert "encoder: test_resnet (timm)" in lines
     net = load_bundle(run).model
     assert net.depth == 5
     assert net.mean.flatten().tolist() == pytest.approx([127.5] * 3)  # as timm says of this one

@@ -227,7 +227,7 @@ def test_part_without_masks_and_part_twice(tmp_path: Path) -> None:
     draw_flat(tmp_path / "valid", "2")
     draw(tmp_path / "test/images/1.png")
     missing, twice = problems(tmp_path)
-    assert (missing.key, twice.key) == ("part without masks", "same split")
+    assert (missing.key, twice.key) == ("split without masks", "same split")
     assert "(1): test/images;" in missing
     assert "val + valid" in twice
 

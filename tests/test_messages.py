@@ -137,7 +137,7 @@ CASES |= {
     "folder: two images of one name": folder_of("images/3.jpg"),
     "folder: near misses": folder_of("images/cell 1.png", "masks/cell_1.png"),
     "folder: neither side": folder_of("more/4.png"),
-    "folder: part without masks": lambda place: read_folder(
+    "folder: split without masks": lambda place: read_folder(
         draw(place, "train/images/1.png", "train/masks/1.png", "test/images/1.png")
     ),
     "folder: two words for a part": lambda place: read_folder(

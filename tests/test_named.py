@@ -61,7 +61,7 @@ def test_from_a_name_to_a_model(tiny: NamedSet, site: Site, tmp_path: Path) -> N
     result = CliRunner().invoke(main, ["fit", "tiny-set", *TINY, "--epochs", "1"])
     assert result.exit_code == 0, result.output
     assert "Tiny (Nobody 2020), 0 MiB to download to" in result.output
-    assert "its terms: for tests; see https://example.org" in result.output
+    assert "terms of use: for tests; see https://example.org" in result.output
     assert "0 -> ground, 255 -> disc" in result.output
     assert (tmp_path / "runs" / "tiny-1" / "scores.json").exists()
     place = tmp_path / "cache" / "datasets" / "tiny-set"

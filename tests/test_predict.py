@@ -118,9 +118,9 @@ def test_no_room_is_told_before_anything_is_written(
 def test_how_images_are_taken_is_said(good: Path, images: Path, tiler: Path, tmp_path: Path) -> None:
     image = images / "disc01.png"
     said = predict(good / "run", image, "--out", tmp_path / "a").output
-    assert "chosen: --tiles = 0: images are taken whole and resized to 32 px" in said
+    assert "chosen: --tiles = 0: whole images are resized to 32 px" in said
     said = predict(tiler, image, "--out", tmp_path / "b").output
-    assert "chosen: --tiles = 512: trained on windows of 32 px of images at native scale" in said
+    assert "chosen: --tiles = 512: trained on crops of 32 px at native scale" in said
     said = predict(tiler, image, "--out", tmp_path / "c", "--tiles", "whole").output
     assert "WARNING: the model was trained on crops" in said
     said = predict(good / "run", image, "--out", tmp_path / "d", "--tiles", 64, "--overlap", 0.5).output
@@ -130,7 +130,7 @@ def test_how_images_are_taken_is_said(good: Path, images: Path, tiler: Path, tmp
     bundle.scale = None
     save_bundle(tmp_path / "old.safetensors", bundle)
     said = predict(tmp_path / "old.safetensors", image, "--out", tmp_path / "f", "--tiles", 64).output
-    assert "does not say at which scale" in said
+    assert "does not state the scale" in said
 
 
 def test_bad_tiles(good: Path, images: Path, tmp_path: Path) -> None:

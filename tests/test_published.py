@@ -103,7 +103,7 @@ def test_second_observer_is_requested_for(tmp_path: Path) -> None:
 
 def test_parts_without_masks_are_left_out_when_requested(tmp_path: Path) -> None:
     draw(tmp_path, "train/images/1.tif", "train/gt/1.tif", "train/images/2.tif", "train/gt/2.tif", "test/images/9.tif")
-    with raises(DataError, key="part without masks", named=["--skip-bad"]):
+    with raises(DataError, key="split without masks", named=["--skip-bad"]):
         read_folder(tmp_path)
     assert list(pairs(tmp_path, skip_bad=True)) == ["train/images/1.tif", "train/images/2.tif"]
 

@@ -479,7 +479,7 @@ def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
     run = CliRunner().invoke(main, [*map(str, [*words, *paths])])
     assert run.exit_code == 3
     assert "cut.nii.gz: not a readable scan" in run.output
-    assert run.output.count("does not say at which scale") == 1
+    assert run.output.count("does not state the scale") == 1
     np.testing.assert_array_equal(
         read_scan(out / "scan_mask.nii.gz").slices, IntensityWindow(0, 2000).apply(big) >= 128
     )

@@ -219,7 +219,7 @@ def test_groups_joined_by_duplicates_are_one() -> None:
 
 def test_near_identical_images_are_remarked() -> None:
     found = split(draw_names(10), duplicates=[0, 0, 0, 3, 3, 5, 6, 7, 8, 9])
-    assert found.remarks == ("5 near-identical images were kept together (sets: 2)",)
+    assert found.remarks == ("5 near-identical images are kept together (sets: 2)",)
     assert split(draw_names(10)).remarks == ()
 
 
@@ -233,7 +233,7 @@ def test_train_and_test_given_val_is_cut_from_train() -> None:
     assert Counter(found.splits) == {"train": 68, "val": 12, "test": 20}
     assert set(found.splits[80:]) == {"test"}
     assert all(len(set(found.splits[i : i + 4])) == 1 for i in range(0, 100, 4))
-    assert "cut out of the train split" in found.remarks[0]
+    assert "taken from the train split" in found.remarks[0]
 
 
 def test_train_and_val_given_scores_are_optimistic() -> None:
@@ -256,7 +256,7 @@ def test_all_given_is_kept_and_leaks_are_told() -> None:
     found = split(["d", "c", "b", "a"], given_parts, ["p", "q", "p", None], [0, 1, 2, 0])
     assert found.splits == clean.splits
     copies, groups = found.remarks
-    assert "near-identical images lie in more than one split (sets: 1)" in copies
+    assert "near-identical images are in more than one split (sets: 1)" in copies
     assert "a (test) and d (train)" in copies
     assert "(groups: 1)" in groups
     assert "b (val) and d (train)" in groups

@@ -266,7 +266,7 @@ def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
     run = CliRunner().invoke(main, [*map(str, [*words, *paths, "--out", out])])
     assert run.exit_code == 3
     assert "text.mp4: not a readable video" in run.output
-    assert run.output.count("does not say at which scale") == 1
+    assert run.output.count("does not state the scale") == 1
     masks = np.stack([frame[:, :, 0] for frame in read_frames(open_video(out / "film_mask.mkv"))])
     np.testing.assert_array_equal(masks, frames > 128)  # at native scale: exactly
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}

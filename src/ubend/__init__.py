@@ -1,4 +1,4 @@
-"""ubend: a folder of images and masks in; a trained, honestly scored, self-describing U-Net out.
+"""ubend: trains and scores a U-Net on a folder of images and masks, and stores it in a self-describing file.
 
     import ubend
 
@@ -6,9 +6,9 @@
     print(result.scores)                               # a table of Dice and IoU
     predictor = ubend.load("runs/first")               # use the model
     mask = predictor("image.jpg").mask                 # (H, W) uint8 class index
-    net = ubend.UNet(channels=3, classes=2)            # the network alone, a plain nn.Module
+    net = ubend.UNet(channels=3, classes=2)            # only the network, a plain nn.Module
 
-Names are imported when first used, so that `import ubend` does not wait for torch.
+Names are imported on first use, so that `import ubend` does not wait for torch.
 """
 
 import importlib

@@ -632,7 +632,7 @@ def _conditions(
 
     models = _as_list(model)
     if not models:
-        raise SettingError(_("no model to predict with; name at least one"), key="models")
+        raise SettingError(_("no model to predict with; give at least one"), key="models")
     areas, holes = (_texts(area) for area in (min_area, fill_holes))
     return models[0], Conditions(models[1:], tta, _texts(threshold), areas, holes, tiles, overlap)
 

@@ -75,7 +75,7 @@ def choose_folds(settings: Settings) -> tuple[Settings, list[Choice]]:
     """Decide on the number of folds; returns the settings, and the choice if `train.effort` made it."""
     if settings.train.effort != "best" or settings.data.folds is not None:
         return settings, []
-    reason = _("with effort best so many models are trained, each without one fold, and averaged with mirror images")
+    reason = _("effort best: one model is trained without each fold, and their predictions and mirror images averaged")
     return change_settings(settings, {"data.folds": _FOLDS}), [Choice("data.folds", _FOLDS, reason)]
 
 
@@ -101,7 +101,7 @@ def choose_format(
     data = settings.data
     if settings.recipe == "tutorial" and classes == 2 and data.channels is None and channels in (1, 3):
         channels = 1
-        choices.append(Choice("data.channels", 1, _("two classes: the tutorial's polyp job reads grey")))
+        choices.append(Choice("data.channels", 1, _("two classes: the tutorial's polyp task reads grey")))
     elif data.channels is None:
         kinds = {1: _("all images are grey"), 3: _("the images are read in colour")}
         reason = kinds.get(channels) or _("all images have that many channels")
@@ -231,15 +231,15 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _tutorial_job(draft: Draft, facts: Facts) -> None:
-    """The tutorial's two jobs: pets (colour, no augmentation), polyps (2 classes, grey, frozen copies)."""
+    """The tutorial's two tasks: pets (colour, no augmentation), polyps (2 classes, grey, frozen copies)."""
     if draft.settings.recipe != "tutorial":
         return
     if draft.settings.augment.kind is None:
         if len(facts.shares) == 2:
-            reason = _("two classes: the tutorial's polyp job trains on augmented copies")
+            reason = _("two classes: the tutorial's polyp task trains on augmented copies")
             draft.choose("augment.kind", "frozen", reason)
         else:
-            draft.choose("augment.kind", "none", _("the tutorial's pet job does not augment"))
+            draft.choose("augment.kind", "none", _("the tutorial's pet task does not augment"))
     data, channels = draft.settings.data, facts.images.channels
     if data.mean is None and data.std is None and channels in (1, 3):
         draft.choose("data.mean", _IMAGENET_MEAN[:channels], _("the tutorial's numbers (ImageNet's)"))
@@ -267,7 +267,7 @@ def _orientation(draft: Draft, facts: Facts) -> None:
     if draft.settings.augment.orientation is None:
         if facts.upright_offset >= _UPRIGHT_OFFSET and facts.upright_t >= _UPRIGHT_T:
             reason = _(
-                "objects lie above or below the centre, as in photographs ({d:.2f} standard deviations, t = {t:.1f})"
+                "objects are above or below the centre, as in photographs ({d:.2f} standard deviations, t = {t:.1f})"
             )
             reason = reason.format(d=facts.upright_offset, t=facts.upright_t)
             draft.choose("augment.orientation", "upright", reason)
@@ -276,9 +276,9 @@ def _orientation(draft: Draft, facts: Facts) -> None:
             draft.choose("augment.orientation", "free", reason)
     if draft.settings.augment.rotation_deg is None:
         if draft.settings.augment.orientation == "upright":
-            draft.choose("augment.rotation_deg", 15.0, _("images have an up"))
+            draft.choose("augment.rotation_deg", 15.0, _("images are upright"))
         else:
-            draft.choose("augment.rotation_deg", 180.0, _("images may be turned any way"))
+            draft.choose("augment.rotation_deg", 180.0, _("images may have any orientation"))
 
 
 def _width(draft: Draft, facts: Facts) -> None:
@@ -363,7 +363,7 @@ def _epochs(draft: Draft, facts: Facts) -> None:
 
 def _loss(draft: Draft, facts: Facts) -> None:
     if draft.settings.train.loss is None:
-        reason = _("{rarest}; -log(Dice) weighs all classes equally, and classes that are hardly found most")
+        reason = _("{rarest}; -log(Dice) gives equal weight to all classes, and most to those hardly found")
         draft.choose("train.loss", "logdice+ce", reason.format(rarest=_rarest(facts)))
 
 
@@ -372,7 +372,7 @@ def _class_weights(draft: Draft, facts: Facts) -> None:
     if draft.settings.recipe != "paper" or draft.settings.train.class_weights is not None:
         return
     weights = tuple(round(1 / (len(facts.shares) * own), 3) if own else 1.0 for own in facts.shares.values())
-    reason = _("the recipe weighs classes by the inverse of their frequency: {shares}")
+    reason = _("the recipe weights classes by the inverse of their frequency: {shares}")
     shares = ", ".join(percent(own) for own in facts.shares.values())
     draft.choose("train.class_weights", weights, reason.format(shares=shares))
 

@@ -72,8 +72,8 @@ class MainGroup(Group):
         except OSError as error:
             if not _is_broken(sys.stdout):
                 raise
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - what is left is not written at exit either
-            cause = _("cannot write the standard output: {reason}").format(reason=reason(error))
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the rest, written at exit
+            cause = _("cannot write to standard output: {reason}").format(reason=reason(error))
             echo(_("error: {message}").format(message=cause), err=True)
             sys.exit(2)
 
@@ -115,9 +115,10 @@ class MainGroup(Group):
 
 @contextmanager
 def _shown_plainly() -> Iterator[None]:
-    """Escape control characters in click's errors, which quote the command line.
+    """A context that escapes control characters in click's errors, which quote the command line.
 
-    Number types in them, which click leaves in English, are translated."""
+    Also translates number types in them, which click leaves in English.
+    """
     try:
         yield
     except click.ClickException as error:
@@ -149,10 +150,9 @@ def command(*, help: str) -> Callable[[Callable[..., Any]], click.Command]:
 
 
 def _take_language(args: list[str]) -> tuple[list[str], str]:
-    """Split the command line into the part without `--lang` (`fit cells --lang vi`, `--lang=vi fit cells`) and the
-    language.
+    """(command line without `--lang`, language), for `fit cells --lang vi` or `--lang=vi fit cells`.
 
-    Arguments after `--` are not changed. A last `--lang` without a value is the language "", which does not exist.
+    Arguments after `--` are not changed. A final `--lang` without a value gives the language "", which does not exist.
     """
     language = os.environ.get("UBEND_LANG") or "en"
     end = args.index("--") if "--" in args else len(args)

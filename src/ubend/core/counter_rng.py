@@ -1,10 +1,10 @@
-"""Every random draw is a pure function of (seed, purpose, position).
+"""Random numbers as a pure function of (seed, purpose, position).
 
-There is no generator state: the numbers at position p do not depend on the caller, the order of calls or the number
-    of processes. So a run can be resumed exactly, and any batch drawn again.
+There is no generator state: the numbers at a position do not depend on the caller, the order of calls or the number of
+processes. So a run can be resumed exactly, and any batch drawn again.
 
-Source of the mixing function: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
-generators" (SplitMix64), applied to a counter.
+Source of the mixing function: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators" (SplitMix64),
+applied to a counter.
 """
 
 import functools
@@ -58,8 +58,7 @@ def draw_bits(
 
 
 def shuffled_item(seed: int, items: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The item at each position of an endless shuffled order; each round of `items` positions contains every item
-    once."""
+    """The item at each position of an endless shuffled sequence: each round of `items` positions has each item once."""
     out = np.empty(len(positions), np.int64)
     rounds = positions // items
     for number in np.unique(rounds):
@@ -68,7 +67,7 @@ def shuffled_item(seed: int, items: int, positions: NDArray[np.int64]) -> NDArra
     return out
 
 
-@functools.lru_cache(maxsize=4)  # a batch needs the order of its own round and perhaps of the next
+@functools.lru_cache(maxsize=4)  # a batch needs the order of its own round, and possibly of the next
 def _order_of_round(seed: int, items: int, number: int) -> NDArray[np.int64]:
     keys = draw_bits(seed, "order of round", np.arange(items), 1, number)[:, 0]
     return np.argsort(keys, kind="stable")

@@ -1,4 +1,4 @@
-"""Device, precision, threads, determinism."""
+"""Device, precision, memory, determinism."""
 
 import ctypes
 import gc
@@ -67,7 +67,7 @@ def pick_device(name: str | None) -> "torch.device":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device).item()  # `meta` is a device that holds nothing
+        torch.empty(1, device=device).item()  # also fails for `meta`, which stores nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         known = name.split(":")[0] in ("cuda", "mps", "cpu")
         reason = str(error).splitlines()[0] if known else _("unknown device type")
@@ -94,7 +94,7 @@ def describe_device(device: "torch.device") -> str:
 
 
 def cpu_has(feature: str) -> bool:
-    """Whether the processor names this feature (Linux; elsewhere False)."""
+    """Whether the processor has this feature (Linux; False elsewhere)."""
     return feature in _read_cpu("flags").split()
 
 
@@ -164,7 +164,7 @@ def free_bytes(device: "torch.device") -> int:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        return 4 * 2**30  # assumed where the system does not report it
+        return 4 * 2**30  # assumed if the system does not report it
 
 
 def send(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
@@ -182,7 +182,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def attempt(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | None:
-    """The result of `work(...)`; None when it ran out of memory, with everything it allocated freed."""
+    """The result of `work(...)`; None if it ran out of memory, with everything it allocated freed."""
     import torch
 
     try:

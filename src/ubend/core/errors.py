@@ -7,15 +7,15 @@ UbendError                the command line prints the message and exits with 2: 
 ├── SettingError          a setting or a flag: unknown, out of range, contradictory
 │   └── MissingPackageError   a library that is not installed, or cannot be loaded
 ├── OutputError           a file or folder that cannot be written, or would be overwritten
-├── ModelFileError        a model file that is truncated, not ours, or newer than this version
-└── TrainingError         a training that cannot continue (loss not finite, run changed under it)
+├── ModelFileError        a model file that is truncated, not written by ubend, or newer than this version
+└── TrainingError         a training that cannot continue (loss not finite, run folder changed)
 
-The sentence is for people and may be reworded at any time. Code and tests ask for the class and two fields:
+The message is for users and may be reworded at any time. Code and tests use the class and two fields:
 
 path    the file or folder that the error is about
 key     the setting, flag, column or field that it is about: the dotted name of a setting if there is one
         ("data.values", also for its flag `--values`), else the flag as typed ("--tiles"), else the name of the column
-        or field; of a folder that cannot be read, the kind of problem as in `layouts/problems.py` ("no mask")
+        or field; for a folder that cannot be read, the kind of problem as in `layouts/problems.py` ("no mask")
 
 Both are None if not applicable. Each line of a DataError has its own `path` and `key`, see `Problem`.
 """
@@ -44,7 +44,7 @@ class UbendError(Exception):
     _has_lines = False
 
     def __init__(self, message: str, *, path: Path | str | None = None, key: str | None = None) -> None:
-        super().__init__(message if self._has_lines else message.replace("\n", "\\n"))  # of a name
+        super().__init__(message if self._has_lines else message.replace("\n", "\\n"))  # line feeds in names
         self.path = None if path is None else Path(path)
         self.key = key
 
@@ -56,7 +56,7 @@ class Problem(str):
     key: str | None
 
     def __new__(cls, line: str, path: Path | str | None = None, key: str | None = None) -> "Problem":
-        problem = super().__new__(cls, line.replace("\n", "\\n"))  # of a name
+        problem = super().__new__(cls, line.replace("\n", "\\n"))  # line feeds in names
         problem.path = None if path is None else Path(path)
         problem.key = key
         return problem
@@ -70,7 +70,7 @@ class DataError(UbendError):
     """Problems of a data set. One problem is one line; several are listed, worst first.
 
     Attributes:
-        problems: the lines, each a `Problem`. `path` and `key` of the error are set where all lines share them.
+        problems: the lines, each a `Problem`. `path` and `key` of the error are set if all lines share them.
     """
 
     _has_lines = True

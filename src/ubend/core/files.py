@@ -24,9 +24,9 @@ class DiskRequirement:
     """Disk space that will be needed.
 
     Attributes:
-        folder: where; it need not exist yet.
+        folder: the target folder; it need not exist yet.
         size: bytes.
-        cure: what the user can do to need less; the end of a sentence.
+        cure: how the user can reduce it; the end of a sentence.
     """
 
     folder: Path
@@ -76,9 +76,9 @@ def refuse_existing(paths: Iterable[Path], *, resumable: bool = False) -> None:
     """Fail if a file to be written exists already.
 
     Args:
-        resumable: whether the command takes `--resume`.
+        resumable: whether the command has `--resume`.
     Raises:
-        OutputError: it is.
+        OutputError: one exists.
     """
     there = [path for path in paths if os.path.exists(path)]
     if there:
@@ -194,9 +194,8 @@ def resolve_many() -> Callable[[Path], str]:
 
     def resolve(path: Path) -> str:
         folder, name = os.path.split(path)
-        if (
-            name in ("", ".", "..") or os.name == "nt" or os.path.islink(path)
-        ):  # Windows also corrects the case of the name
+        # On Windows, `resolve` also corrects the case of the name.
+        if name in ("", ".", "..") or os.name == "nt" or os.path.islink(path):
             return str(path.resolve())
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
@@ -224,9 +223,9 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write(temporary)` fill a file beside `path`, sync it, then rename it to `path`.
+    """Write a file atomically: `write(temporary)` writes it next to `path`, then it is synced and renamed.
 
-    Readers see the old file or the new one, never half of it; on failure the old one stays.
+    Readers see the old file or the new one, never a partial one; on failure the old one is kept.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
@@ -268,12 +267,12 @@ def clear_leftovers(paths: Iterable[Path]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all; file names that are not UTF-8 keep their bytes."""
+    """Write `text` as UTF-8, atomically; file names that are not UTF-8 keep their bytes."""
     write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
 def read_text(path: Path) -> str:
-    """Read a text file as `write_text` writes it, without a byte order mark.
+    """Read a text file written by `write_text`, without a byte order mark.
 
     Raises:
         OSError: the file cannot be read.
@@ -281,15 +280,15 @@ def read_text(path: Path) -> str:
     return regular_file(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
 
 
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # text that spreadsheets would run as a formula, or that is quoted already
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # text that spreadsheets would execute as a formula, or already quoted
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as CSV. Text that spreadsheets would run as a formula is prefixed with an apostrophe, see `csv_cell`."""
+    """Rows as CSV. Text that spreadsheets would execute as a formula gets an apostrophe in front, see `csv_cell`."""
     text = io.StringIO()
     for row in rows:
         cells = [_quote_cell(cell) for cell in row]
-        if any("\r" in str(cell) for cell in cells):  # csv does not quote it by itself
+        if any("\r" in str(cell) for cell in cells):  # not quoted by csv otherwise
             csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow(cells)
         else:
             csv.writer(text, lineterminator="\n").writerow(cells)
@@ -312,18 +311,18 @@ def csv_cell(text: str) -> str:
 
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
-    """Write rows as CSV, whole or not at all."""
+    """Write rows as CSV, atomically."""
     write_text(path, csv_text(rows))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, atomically."""
     write_text(path, json_text(value, indent=1) + "\n")
 
 
 @contextlib.contextmanager
 def named_in_utf8(path: Path) -> Iterator[Path]:
-    """A UTF-8 path of a file, for libraries that accept no other; for other names, the path of an open descriptor."""
+    """A context with a UTF-8 path of a file, for libraries that need one: the path of an open descriptor if needed."""
     try:
         os.fsdecode(path).encode()
     except UnicodeEncodeError:

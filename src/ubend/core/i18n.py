@@ -37,7 +37,7 @@ def ngettext(singular: str, plural: str, number: int) -> str:
 
 
 def choose_language(language: str) -> None:
-    """Set the language of this process; it overrides `UBEND_LANG` and applies to click's messages too.
+    """Set the language of this process; it overrides `UBEND_LANG`, and applies to click's messages, too.
 
     click uses gettext's current domain and the languages of the environment, so both are set.
     """
@@ -59,7 +59,7 @@ def _catalogue(language: str) -> gettext.NullTranslations:
         import logging
 
         logging.getLogger(__name__).warning(
-            "UBEND_LANG=%r: no such language, so English; there are: %s", language, ", ".join(LANGUAGES)
+            "UBEND_LANG=%r: no such language, using English; available: %s", language, ", ".join(LANGUAGES)
         )
         return gettext.NullTranslations()
     return gettext.translation("ubend", str(LOCALE_FOLDER), [language])

@@ -1,6 +1,6 @@
-"""Facts (what a scan found) and plan (all settings, resolved) of a training; each is created once.
+"""Facts (found by a scan) and plan (all settings, resolved) of a training; each is created once.
 
-    settings (what the user said) + facts (what was found) -> resolve (autoconfig.py) -> plan
+    settings (from the user) + facts (from the scan) -> resolve (autoconfig.py) -> plan
 
 H x W pixels, C classes.
 """
@@ -42,7 +42,7 @@ class Width(NamedTuple):
     Attributes:
         native_px: in the original images, px.
         relative: `native_px` divided by the square root of the image's area; at `data.size` s the width is s times
-            this, px.
+            this, in px.
     """
 
     native_px: float
@@ -70,19 +70,19 @@ class ImageFormat:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a scan of the folder found.
+    """The facts about a data set on which automatic choices are based.
 
     Attributes:
         images: how the images are read.
         training: number of images in the training split.
         training_pixels: number of pixels of these images, as decoded.
-        shares: class name -> share of the training split's scored pixels, 0..1, in the order of the class table.
+        shares: class name -> fraction of the training split's scored pixels, 0..1, in the order of the class table.
         foreground: the names of all classes except the background.
-        upright_t: t value of objects being off-centre vertically more than horizontally;
-        upright_offset: the offset, in standard deviations.
+        upright_t: t statistic of the objects' mean vertical offset from the centre.
+        upright_offset: how much larger the vertical offset is than the horizontal one, in standard deviations.
         device: "cuda", "cpu" or "mps".
         precision: the fastest precision of the device, and the reason.
-        pretrained: mean and std per channel, 1 = white, that the encoder's pretrained weights were trained with; None:
+        pretrained: mean and std per channel, 1 = white, with which the encoder's pretrained weights were trained; None:
             no pretrained weights.
     """
 
@@ -107,7 +107,7 @@ class DataPlan(DataSettings):
 
 
 class AugmentPlan(AugmentSettings):
-    """What is done to a training image."""
+    """Augmentation of training images."""
 
     kind: Literal["none", "frozen", "warp"]
     orientation: Orientation
@@ -139,14 +139,13 @@ class TrainPlan(TrainSettings):
 
 
 class Plan(Settings):
-    """All settings of a training, resolved; saved as `settings.toml`, which `--config` takes back.
+    """All settings of a training, resolved; saved as `settings.toml`, which can be used with `--config`.
 
-    Optional settings have a value here. None remains only where something is absent (no split
-    file, no early stopping, images that are not resized or not cropped), and as `data.mean` and `data.std`
-    where the training split's own are used.
+    Optional settings have a value here. None remains only where something is absent (no split file, no early stopping,
+    images that are not resized or not cropped), and for `data.mean` and `data.std` measured on the training split.
 
     Attributes:
-        choices: the automatic choices among them, with their reasons.
+        choices: the automatic choices among the settings, with their reasons.
     """
 
     data: DataPlan

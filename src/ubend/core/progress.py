@@ -15,13 +15,13 @@ from ubend.core.terminal import printable_line
 
 
 class Reporter(AbstractContextManager["Reporter"]):
-    """Prints notes, warnings, progress and epochs, as the commands do.
+    """Prints notes, warnings, progress and epochs, like the commands.
 
-    A silent one is `ubend.Reporter(rich.console.Console(quiet=True))`; a subclass with another `report` sends the lines
-    elsewhere. A context manager, which removes the progress bar.
+    For silence, use `ubend.Reporter(rich.console.Console(quiet=True))`; to redirect the lines, override `report` in a
+    subclass. As a context manager it removes the progress bar at the end.
 
     Args:
-        console: where they are printed; None: the standard output.
+        console: where to print; None: standard output.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -64,7 +64,7 @@ class Reporter(AbstractContextManager["Reporter"]):
             self._bar = None
 
     def report_epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any], epochs: int) -> None:
-        """One line per epoch: losses, Dice per class, speed, time left."""
+        """Print a line for an epoch: losses, Dice per class, speed, time left."""
         scores = " ".join(f"{name} {_number(value)}" for name, value in row["val_dice"].items())
         if warming_up := row.get("batch_statistics_dice"):
             shown = " ".join(_number(value) for value in warming_up.values())

@@ -304,14 +304,14 @@ class Settings(_Section):
             (
                 "model.encoder",
                 model.kind == CUSTOM and not plain,
-                _("model.encoder (--encoder) goes with model.kind = unet; your own network has its own"),
+                _("model.encoder (--encoder) needs model.kind = unet; your own network has its own encoder"),
             ),
             (
                 "model.upsampling",
                 not plain and model.upsampling == "unpool",
                 _(
                     "model.upsampling = unpool cannot be used with model.encoder, because encoders "
-                    "pool in other ways; choose another upsampling"
+                    "pool differently; choose another upsampling"
                 ),
             ),
             (
@@ -373,7 +373,7 @@ class Settings(_Section):
             (
                 "data.test",
                 data.test is not None and data.folds is None and train.effort != "best",
-                _("data.test = none (--test) goes with data.folds (--folds): every image is in one of the folds"),
+                _("data.test = none (--test) needs data.folds (--folds): every image is then in one of the folds"),
             ),
             (
                 "data.held_out",
@@ -455,7 +455,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise SettingError(
-            _("--set {text}: write it as key=value, for example train.epochs=20").format(text=text), key="--set"
+            _("--set {text}: give key=value, for example train.epochs=20").format(text=text), key="--set"
         )
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]

@@ -1,4 +1,4 @@
-"""Terminal output: control characters in names are escaped, so that the terminal does not execute them."""
+"""Terminal output with control characters in names escaped, so that the terminal does not execute them."""
 
 import re
 
@@ -14,7 +14,7 @@ def printable(text: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """The same for a single line: line feeds are escaped too."""
+    """The same for a single line: line feeds are escaped, too."""
     return printable(text).replace("\n", "\\n")
 
 
@@ -25,5 +25,5 @@ def _escape(code: int) -> str:
 
 
 def echo(text: object, *, err: bool = False) -> None:
-    """Print to the standard output or error."""
+    """Print to standard output or standard error."""
     click.echo(printable(str(text)), err=err)

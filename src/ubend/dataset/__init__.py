@@ -1,1 +1,1 @@
-"""From pairs to training batches: label scan, store, splits, augmentation, sampling."""
+"""Turns pairs into training batches: label scan, store, splits, augmentation, sampling."""

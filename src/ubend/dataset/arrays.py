@@ -1,8 +1,8 @@
-"""Arrays given in Python -> a folder of lossless files in the cache, named by their content, read as any other.
+"""Writes arrays given in Python to lossless files in the cache, which are then read like any other data set.
 
-    KEY.arrays/arrays/images/0000.tif    one TIFF for each image and mask; KEY follows from all of them
+    KEY.arrays/arrays/images/0000.tif    one TIFF for each image and mask; KEY is a hash of all of them
     KEY.arrays/arrays/masks/0000.tif
-    KEY.arrays/HASH.csv                  a split, see `ReadOptions.split`
+    KEY.arrays/HASH.csv                  a split file, see `ReadOptions.split`
 
 N images, H x W pixels, C channels.
 """
@@ -29,27 +29,29 @@ from ubend.layouts.split_file import SPLIT_COLUMNS
 
 Arrays = NDArray[Any] | Sequence[NDArray[Any]]
 ARRAYS_SUFFIX = ".arrays"
-_VERSION = 1  # grows when the same arrays give other files
+_VERSION = 1  # to be increased when the same arrays give other files
 _IMAGE_DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
 _MAX_VALUE = 65535  # of a mask
-_UNIT, _BYTES = 1.0, 100.0  # greatest values of float images that were divided by 255, and that surely were not
+_UNIT, _BYTES = 1.0, 100.0  # maximum of float images scaled to 0..1; minimum maximum of images surely in 0..255
 
 
 def arrays_to_files(words: Mapping[str, Any], cache: Path) -> dict[str, Any]:
-    """The words of `ubend.fit` with arrays replaced by the paths of files in the cache; without arrays the same words.
+    """Replace arrays among the keyword arguments of `ubend.fit` by paths of files in the cache.
 
     Args:
-        words: see `ubend.fit`. Of these are replaced or taken out:
-            images: N arrays (H, W) or (H, W, C), or one (N, H, W[, C]): uint8, uint16 or float, all alike. Floats are
-                used as float32, in any unit; pixels of NaN are invalid, see `LoadedImage`.
-            masks: N arrays (H, W), or one (N, H, W), of integers 0..65535 or bool; what the values mean is found out,
-                or said by `classes` and `values`, as of files.
-            split: N words train, val or test; or a split file of the names 0000, 0001, ...
+        words: the keyword arguments, see `ubend.fit`. These are replaced, or removed (`groups`):
+            images: N arrays (H, W) or (H, W, C), or one (N, H, W[, C]): uint8, uint16 or float, all of one dtype.
+                Floats are used as float32, in any unit; NaN marks invalid pixels, see `LoadedImage`.
+            masks: N arrays (H, W), or one (N, H, W), of integers 0..65535 or bool. The meaning of the values is
+                found, or stated by `classes` and `values`, as for mask files.
+            split: N words train, val or test; or a split file with the names 0000, 0001, ...
             groups: N numbers or names, None: no group; images of one group stay in one split.
-        cache: where the files are written, unless they are there.
+        cache: where the files are written, unless they exist.
+    Returns:
+        The keyword arguments with paths; unchanged if there are no arrays.
     Raises:
-        DataError: arrays that cannot be images and masks; the message names the first, such as `masks[3]`.
-        OutputError: the cache cannot be written, or there is not enough room.
+        DataError: arrays that cannot be images and masks; the message names the first one, such as `masks[3]`.
+        OutputError: the cache cannot be written, or the disk is full.
     """
     flags = dict(words)
     images, masks, split, groups = (
@@ -63,7 +65,7 @@ def arrays_to_files(words: Mapping[str, Any], cache: Path) -> dict[str, Any]:
     if not given and not listed:
         return flags
     if given != ["images", "masks"]:
-        line = _("images and masks: give arrays for both, or paths for both; split and groups as lists go with arrays")
+        line = _("images and masks: give arrays for both, or paths for both; lists as split or groups need arrays")
         raise DataError(line, key="data.images")
     pixels, labels = _check_images(images), _check_masks(masks)
     if len(pixels) != len(labels):
@@ -84,12 +86,16 @@ def arrays_to_files(words: Mapping[str, Any], cache: Path) -> dict[str, Any]:
 
 
 def refuse_lost(path: Path) -> None:
-    """DataError: a path of `arrays_to_files` that is no longer in the cache."""
+    """Fail if the path is one of `arrays_to_files` and no longer in the cache.
+
+    Raises:
+        DataError: it is.
+    """
     folder = next((parent for parent in (path, *path.parents) if parent.name.endswith(ARRAYS_SUFFIX)), None)
     if folder is not None and re.fullmatch("[0-9a-f]{24}", folder.stem) and not folder.exists():
         line = _(
             "{folder}: the arrays of this run are no longer in the cache; call ubend.fit with the same images and "
-            "masks (another run folder will do), which writes them again"
+            "masks, which writes them again (a new run folder is fine)"
         )
         raise DataError(line.format(folder=folder), path=folder, key="folder")
 
@@ -102,7 +108,7 @@ def _as_arrays(values: Any, name: str) -> list[NDArray[Any]]:
         line = _("{name}: not a sequence of arrays ({reason})").format(name=name, reason=error)
         raise DataError(line, key=f"data.{name}") from error
     if not arrays:
-        raise DataError(_("{name}: is empty; give at least one array").format(name=name), key=f"data.{name}")
+        raise DataError(_("{name} is empty; give at least one array").format(name=name), key=f"data.{name}")
     for number, array in enumerate(arrays):
         if isinstance(array, np.ma.MaskedArray):
             line = _("{name}[{number}] is a masked array; fill it: NaN in float images, 255 in masks")
@@ -120,18 +126,18 @@ def _check_images(images: Any) -> list[NDArray[Any]]:
             line = _("{name} is {dtype}; give uint8, uint16 or float").format(name=name, dtype=image.dtype)
             raise DataError(line, key="data.images")
         if image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and image.shape[2] > MAX_CHANNELS):
-            line = _("{name} has the shape {shape}; give (H, W) or (H, W, C), channels last and at most {maximum}")
+            line = _("{name} has the shape {shape}; give (H, W) or (H, W, C), with at most {maximum} channels, last")
             raise DataError(line.format(name=name, shape=image.shape, maximum=MAX_CHANNELS), key="data.images")
         if image.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 image = image.astype(np.float32)
             if np.isinf(image).any():
-                raise DataError(_("{name} holds infinite values; replace them").format(name=name), key="data.images")
+                raise DataError(_("{name} has infinite values; replace them").format(name=name), key="data.images")
             if np.isnan(image).all():
-                raise DataError(_("{name} holds nothing but NaN; leave it out").format(name=name), key="data.images")
+                raise DataError(_("{name} has only NaN values; remove it").format(name=name), key="data.images")
             highest.append(float(np.nanmax(image)))
         if found and image.dtype != found[0].dtype:
-            line = _("{name} is {dtype}, but images[0] is {first}; give all images in one dtype")
+            line = _("{name} is {dtype}, but images[0] is {first}; give all images in the same dtype")
             line = line.format(name=name, dtype=image.dtype, first=found[0].dtype)
             raise DataError(line, key="data.images")
         found.append(image if image.ndim == 3 else image[:, :, None])
@@ -139,7 +145,8 @@ def _check_images(images: Any) -> list[NDArray[Any]]:
     high = [number for number, value in enumerate(highest) if _BYTES <= value <= 255]
     if low and high and min(float(np.nanmin(found[number])) for number in (low[0], high[0])) >= 0:
         line = _(
-            "images[{low}] goes up to {one:g}, but images[{high}] up to {other:g}; give all in 0..1, or all in 0..255"
+            "the maximum of images[{low}] is {one:g}, but that of images[{high}] is {other:g}; give all images in "
+            "0..1, or all in 0..255"
         )
         line = line.format(low=low[0], one=highest[low[0]], high=high[0], other=highest[high[0]])
         raise DataError(line, key="data.images")
@@ -147,7 +154,7 @@ def _check_images(images: Any) -> list[NDArray[Any]]:
 
 
 def _check_masks(masks: Any) -> list[NDArray[Any]]:
-    """(H, W) each, all uint8, or all uint16 where a value needs it."""
+    """(H, W) each, all uint8, or all uint16 if a value needs it."""
     found = _as_arrays(masks, "masks")
     for number, mask in enumerate(found):
         name = f"masks[{number}]"
@@ -159,7 +166,7 @@ def _check_masks(masks: Any) -> list[NDArray[Any]]:
             raise DataError(line.format(name=name, shape=mask.shape), key="data.masks")
         low, high = int(mask.min()), int(mask.max())
         if low < 0 or high > _MAX_VALUE:
-            line = _("{name} holds {value}; give values from 0 to {maximum} (255: pixels that are not scored)")
+            line = _("{name} has the value {value}; give values from 0 to {maximum} (255: pixels that are not scored)")
             line = line.format(name=name, value=low if low < 0 else high, maximum=_MAX_VALUE)
             raise DataError(line, key="data.masks")
     dtype = np.uint8 if max(int(mask.max()) for mask in found) <= 255 else np.uint16
@@ -167,7 +174,7 @@ def _check_masks(masks: Any) -> list[NDArray[Any]]:
 
 
 def _write(names: Sequence[str], sides: Mapping[str, Sequence[NDArray[Any]]], cache: Path) -> Path:
-    """The folder of these arrays; written beside and renamed when whole."""
+    """Write the arrays to a temporary folder, and rename it when complete; returns the folder."""
     import imagecodecs  # noqa: F401 - as in io/tiff.py
     import tifffile
 
@@ -192,22 +199,22 @@ def _write(names: Sequence[str], sides: Mapping[str, Sequence[NDArray[Any]]], ca
                     bands: dict[str, Any] = {"planarconfig": "contig"} if array.ndim == 3 and array.shape[2] > 1 else {}
                     stored = array[:, :, 0] if array.shape[2:] == (1,) else array
                     path = temporary / "arrays" / side / f"{name}.tif"
-                    # equal arrays give equal bytes, so that a run can be resumed when they are written again
+                    # No metadata: equal arrays must give equal files, so that a run can be resumed with them.
                     tifffile.imwrite(path, stored, photometric=colors, metadata=None, software=False, **bands)
             os.rename(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        if not folder.is_dir():  # else another process was faster
+        if not folder.is_dir():  # otherwise another process wrote the same folder first
             raise cache_error(cache, error) from error
     return folder
 
 
 def _write_split(names: Sequence[str], split: Any, groups: Any, folder: Path) -> Path:
-    """The split file of these lists."""
+    """Write the split file of these lists, if it does not exist; returns its path."""
     columns: dict[str, list[Any]] = {"file": list(names)}
     if isinstance(split, str | Path):
-        line = _("groups: give split as a list too, or put the groups into {path}, column group").format(path=split)
+        line = _("groups: give split as a list too, or add a column group to {path}").format(path=split)
         raise DataError(line, key="data.split")
     for name, values in (("split", split), ("group", groups)):
         if values is not None:

@@ -1,8 +1,8 @@
-"""One paired warp and colour change for a whole batch, on the device.
+"""Augmentation: warps images with their masks and changes colours, a whole batch at a time, on the device.
 
-What is drawn is numpy, small, and a pure function of (seed, purpose, position): `sample_warps`,
-`sample_frozen`. What is done with it is torch, on the device: `warp`, `change_colors`. Image and mask
-are sampled once, through the same coordinates (bilinear / nearest).
+Parameters are drawn with NumPy, as a pure function of (seed, purpose, position): `sample_warps`, `sample_frozen`.
+They are applied with torch on the device: `warp`, `change_colors`. Image and mask are each sampled once, at the same
+coordinates (bilinear / nearest).
 
 N images, C channels, H x W pixels out, G x G points of the elastic field.
 """
@@ -22,11 +22,11 @@ from ubend.core.counter_rng import draw_normal, draw_uniform
 from ubend.core.plan import AugmentPlan
 from ubend.labels.class_table import IGNORED
 
-ELASTIC_POINTS = 5  # points a side of the coarse displacement field
-_BLUR_REACH = 3  # px; the kernel has 2 * 3 + 1 taps, three deviations of the 1 px default
-_SHOWN_WITHIN = 0.5  # of the window: where the pixel that it must show is put,
-_SHOWN_AT_MAX = 0.75  # and how far out at the image's border; beyond is left to the elastic field
-_NOISE_SIDE = 256  # px; side of the noise that images take windows of
+ELASTIC_POINTS = 5  # points per side of the coarse displacement field
+_BLUR_REACH = 3  # px; the kernel has 2 * 3 + 1 taps: three standard deviations of the default, 1 px
+_SHOWN_WITHIN = 0.5  # a pixel that the crop must show is placed within this fraction of the crop,
+_SHOWN_AT_MAX = 0.75  # or this one near the image border; the margin allows for the elastic field
+_NOISE_SIDE = 256  # px; side of the noise field from which images take their noise
 
 Augment = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of `augment`
 
@@ -36,16 +36,19 @@ Values = TypeVar("Values", NDArray[np.float32], Tensor)
 
 @dataclass(frozen=True)
 class _WarpParams(Generic[Values]):
-    """What is done to each image of a batch; arrays or tensors of length N, float32.
+    """Augmentation parameters of a batch; arrays or tensors of length N, float32.
 
     Attributes:
         affine: (N, 2, 2) output (y, x) offset from the centre -> source offset, in stored px.
         offset_yx: (N, 2) source px added to that.
         elastic: (N, 2, G, G) source px added, on a coarse grid over the output.
-        gamma, contrast: exponents and factors (N,); brightness: (N,) added, in shares of the value range.
-        gain: (N, C) factor of each channel; saturation: factor (N,).
-        blur_px: standard deviation; noise: standard deviation, share of the range.
-        noise_yx: (N, 2) where in the noise field the image lies.
+        gamma: (N,) exponent.
+        contrast, saturation: (N,) factors.
+        brightness: (N,) added, as a fraction of the value range.
+        gain: (N, C) factor of each channel.
+        blur_px: (N,) standard deviation, px.
+        noise: (N,) standard deviation, as a fraction of the value range.
+        noise_yx: (N, 2) position of the image in the noise field, px.
     """
 
     affine: Values
@@ -61,11 +64,12 @@ class _WarpParams(Generic[Values]):
     noise_yx: Values
 
     def pack(self: "_WarpParams[NDArray[np.float32]]") -> NDArray[np.float32]:
-        """(N, K) all of it in one array, so that it travels to the device in one copy."""
+        """(N, K) all parameters in one array, so that one copy sends them to the device."""
         return np.concatenate([getattr(self, f.name).reshape(len(self.affine), -1) for f in fields(self)], axis=1)
 
     @staticmethod
     def unpack(packed: Tensor, channels: int) -> "_WarpParams[Tensor]":
+        """The inverse of `pack`, on the device."""
         g, n = ELASTIC_POINTS, packed.shape[0]
         shapes = ((2, 2), (2,), (2, g, g), (), (), (), (channels,), (), (), (), (2,))
         parts = torch.split(packed, [int(np.prod(shape)) for shape in shapes], dim=1)
@@ -77,7 +81,7 @@ DeviceWarpParams = _WarpParams[Tensor]
 
 
 def identity_params(count: int, channels: int) -> WarpParams:
-    """Draws that leave images as they are."""
+    """Parameters that leave images unchanged."""
     one, zero = np.ones(count, np.float32), np.zeros(count, np.float32)
     return WarpParams(
         affine=np.tile(np.eye(2, dtype=np.float32), (count, 1, 1)),
@@ -103,15 +107,15 @@ def sample_warps(
     channels: int,
     shown: NDArray[np.float64] | None = None,
 ) -> WarpParams:
-    """The modern augmentation: drawn again for each position of the endless order.
+    """Draw the default augmentation, new for each position of the endless sequence.
 
     Args:
         settings: ranges.
-        positions: (N,) places in the order.
+        positions: (N,) positions in the sequence.
         shapes_hw: (N, 2) stored size of the image at each.
-        canvas_hw: size of the output; an image larger than it is seen through a window.
-        shown: (N, 4) the pixel (y, x) that the window must show, and where in the window, from
-            `Foreground.draw`; NaN where it may lie anywhere.
+        canvas_hw: size of the output; larger images are cropped to it.
+        shown: (N, 4) the pixel (y, x) that the crop must show, and where in the crop, from `Foreground.draw`; NaN:
+            the crop is placed at random.
     """
     n = len(positions)
     u = draw_uniform(seed, "warp", positions, 20)
@@ -128,7 +132,7 @@ def sample_warps(
     affine = rotation * np.stack([flip_y * zoom * stretch, flip_x * zoom / stretch], -1)[:, None, :]
 
     room = np.maximum(0, shapes_hw - np.array(canvas_hw)) / 2.0 + settings.shift * side[:, None]
-    offset = signed[:, 5:7] * room  # the window's centre, from the image's
+    offset = signed[:, 5:7] * room  # from the image's centre to the crop's
     if shown is not None:
         forced = ~np.isnan(shown[:, 0])
         offset[forced] = _offset_to_show(
@@ -163,9 +167,9 @@ def _offset_to_show(
     room: NDArray[np.float64],
     canvas_hw: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """(n, 2) the window's centre, from the image's, so that it shows a pixel at about the place drawn.
+    """(n, 2) offset from the image's centre to the crop's, so that the crop shows a pixel near the drawn position.
 
-    The centre keeps to where the centres of all windows lie (`room`), unless that would push the pixel out.
+    The offset stays within the range of all crops (`room`), unless the pixel would then be outside the crop.
     """
     pixel = shown[:, :2] - (shapes_hw - 1) / 2
     position = shown[:, 2:] * _SHOWN_WITHIN * canvas_hw / 2
@@ -186,22 +190,21 @@ def sample_frozen(
     shapes_hw: tuple[NDArray[np.int64], NDArray[np.int64]],
     channels: int,
 ) -> WarpParams:
-    """The tutorial's copies: a function of (seed, image, copy), so the same in every epoch.
+    """Draw the tutorial's fixed copies: a function of (seed, image, copy), so the same in every epoch.
 
-    "Elastic" is the tutorial's word for what its code does: three anchors around the centre, each
-    coordinate moved by a uniform +-`anchor_shift_px`, and the affine map that takes the old ones to
-    the new. The anchors lie as in the recipe this goes back to (Simard et al. 2003 as published on
-    Kaggle): centre + (s, s), (s, -s) and (-s, -s), with s a third of the shorter side.
+    "Elastic" is the tutorial's word for an affine map given by three anchor points around the centre: each of their
+    coordinates is shifted by a uniform +-`anchor_shift_px`. The anchors are those of the original recipe (Simard et
+    al. 2003 as published on Kaggle): centre + (s, s), (s, -s) and (-s, -s), with s a third of the shorter side.
 
     Args:
-        images, copies: (N,) image number, and 0..4 as in FROZEN_COPIES.
+        images, copies: (N,) image index, and copy 0..4, see FROZEN_COPIES.
         shapes_hw: (N, 2) stored and (N, 2) native sizes: the shift is in native px.
     """
     stored, native = shapes_hw
     n = len(images)
     params = identity_params(n, channels)
     third = native.min(axis=1) / 3.0
-    # no more than half the anchors' distance from the centre, or tiny images would turn inside out
+    # At most half the anchors' distance from the centre: larger shifts would turn tiny images inside out.
     shift_px = np.minimum(settings.anchor_shift_px, third / 2)[:, None, None]
     moved = (2.0 * draw_uniform(seed, "anchors", images, 6) - 1.0).reshape(n, 3, 2) * shift_px
     anchors = third[:, None, None] * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])[None]
@@ -237,17 +240,17 @@ def augment(
     ignore_outside: bool,
     points: int,
 ) -> tuple[Tensor, Tensor]:
-    """Warp some images and their masks, and change their colours: work of the device alone.
+    """Warp images with their masks, and change their colours, on the device only.
 
     Args:
         images, masks: (n, h, w, C) of any dtype and (n, h, w) uint8 class index or IGNORED, each at the top left.
-        items: (N,) int32, which of them.
-        numbers: (N, K) float32, `WarpParams.pack`, the (h, w) of the image, and one number more, which is not read.
+        items: (N,) int32, indices of the images to use.
+        numbers: (N, K) float32: `WarpParams.pack`, the (h, w) of the image, and one more number, which is not used.
         crop_hw: (H, W) px of the output.
         value_range: (low, high), each (1, C, 1, 1).
-        noise: (C, S, S), from `noise_field`; None: colours stay as they are.
-        ignore_outside: the mask is IGNORED outside the image, else reflected with it.
-        points: a side of the elastic field, see `elastic_basis`.
+        noise: (C, S, S), from `noise_field`; None: colours do not change.
+        ignore_outside: set the mask to IGNORED outside the image, instead of reflecting it with the image.
+        points: points per side of the elastic field, see `elastic_basis`.
     Returns:
         (N, C, H, W) float32 raw values, channels last, and (N, H, W) uint8.
     """
@@ -268,15 +271,15 @@ def warp(
     ignore_outside: bool,
     points: int = ELASTIC_POINTS,
 ) -> tuple[Tensor, Tensor]:
-    """Sample image and mask once, through one grid; outside the image is its reflection.
+    """Sample image and mask once at the same coordinates; beyond its border the image is reflected.
 
     Args:
-        image: (N, C, h, w) any dtype; each image lies at the top left.
+        image: (N, C, h, w) any dtype; each image is at the top left.
         mask: (N, h, w) uint8 class index or IGNORED.
-        shapes_hw: (N, 2) float32, the part of (h, w) that is image.
+        shapes_hw: (N, 2) float32, size of each image within (h, w).
         canvas_hw: (H, W) of the output.
-        ignore_outside: the mask is IGNORED where the grid leaves the image, else reflected with it.
-        points: a side of the elastic field, see `elastic_basis`.
+        ignore_outside: set the mask to IGNORED outside the image, instead of reflecting it with the image.
+        points: points per side of the elastic field, see `elastic_basis`.
     Returns:
         (N, C, H, W) float32 and (N, H, W) uint8.
     """
@@ -295,7 +298,7 @@ def warp(
     grid = torch.stack([(2 * inside[:, 1] + 1) / w - 1, (2 * inside[:, 0] + 1) / h - 1], dim=-1)
     out = F.grid_sample(image.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
-    nearest = (inside + 0.5).floor().long()  # round() would take halves to the even neighbour
+    nearest = (inside + 0.5).floor().long()  # not round(), which rounds halves to even
     flat = (nearest[:, 0] * w + nearest[:, 1]).flatten(1)
     target = mask.flatten(1).gather(1, flat).view(-1, height, width)
     if ignore_outside:
@@ -305,7 +308,7 @@ def warp(
 
 
 def change_colors(image: Tensor, params: DeviceWarpParams, low: Tensor, high: Tensor, noise: Tensor) -> Tensor:
-    """Gamma, brightness, contrast, channel gain, saturation, blur, noise; clipped to the value range.
+    """Apply gamma, brightness, contrast, channel gain, saturation, blur and noise; clips to the value range.
 
     Args:
         image: (N, C, H, W) float32 raw values.
@@ -320,7 +323,7 @@ def change_colors(image: Tensor, params: DeviceWarpParams, low: Tensor, high: Te
         return values[:, None, None, None]
 
     x = x ** each(params.gamma)
-    factor = params.contrast[:, None] * params.gain  # contrast turns about mid-range
+    factor = params.contrast[:, None] * params.gain  # contrast is relative to mid-range
     x = x * factor[:, :, None, None] + (each(params.brightness) + 0.5 - 0.5 * each(params.contrast))
     if image.shape[1] == 3:
         grey = x.mean(dim=1, keepdim=True)
@@ -338,8 +341,10 @@ def change_colors(image: Tensor, params: DeviceWarpParams, low: Tensor, high: Te
 
 
 def _change_some(x: Tensor, strength: Tensor, change: Callable[[Tensor, Tensor | slice], Tensor]) -> Tensor:
-    """`change(pictures, which)` for those whose strength is not 0; for all on a GPU, where counting them would wait
-    for it. The others are the same either way."""
+    """Apply `change(images, indices)` to the images whose strength is not 0.
+
+    On a GPU it is applied to all, since counting them would wait for the device; strength 0 changes nothing.
+    """
     if x.device.type != "cpu":
         return change(x, slice(None))
     which = strength.nonzero().flatten()
@@ -349,13 +354,13 @@ def _change_some(x: Tensor, strength: Tensor, change: Callable[[Tensor, Tensor |
 
 
 def noise_field(seed: int, channels: int) -> NDArray[np.float32]:
-    """(C, S, S) standard normal numbers, S = 256; images take windows of it that wrap around."""
+    """(C, S, S) standard normal numbers, S = 256; images use cut-outs of it that wrap around."""
     numbers = draw_normal(seed, "noise field", np.arange(channels), _NOISE_SIDE**2)
     return numbers.reshape(channels, _NOISE_SIDE, _NOISE_SIDE).astype(np.float32)
 
 
 def _reflect(source: Tensor, size: Tensor) -> Tensor:
-    """Coordinates mirrored at the pixel borders -0.5 and size - 0.5 until they lie in [0, size - 1]."""
+    """Coordinates reflected at the pixel borders -0.5 and size - 0.5 until they are in [0, size - 1]."""
     folded = torch.remainder(source + 0.5, 2 * size)
     folded = torch.where(folded >= size, 2 * size - folded, folded) - 0.5
     return torch.minimum(folded.clamp_min(0), size - 1)
@@ -363,9 +368,9 @@ def _reflect(source: Tensor, size: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def elastic_basis(length: int, device: torch.device, points: int = ELASTIC_POINTS) -> Tensor:
-    """(length, G) weights of the coarse points at each pixel; rows add up to 1 (bicubic).
+    """(length, G) bicubic weights of the coarse points at each pixel; each row adds up to 1.
 
-    Of fewer points a side the first ones are used; the others weigh nothing, and all else stays as it is.
+    With fewer points per side than G, the first ones are used and the others have weight 0.
     """
     coarse = torch.eye(points)[None, None]
     weights = F.interpolate(coarse, size=(length, points), mode="bicubic", align_corners=True)
@@ -373,7 +378,7 @@ def elastic_basis(length: int, device: torch.device, points: int = ELASTIC_POINT
 
 
 def _blur(x: Tensor, sigma_px: Tensor) -> Tensor:
-    """Gaussian blur of each image with its own standard deviation; 0 leaves it as it is."""
+    """Gaussian blur of each image with its own standard deviation; 0 changes nothing."""
     n, c, h, w = x.shape
     taps = torch.arange(-_BLUR_REACH, _BLUR_REACH + 1, device=x.device, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (taps / sigma_px.clamp_min(1e-3)[:, None]) ** 2)

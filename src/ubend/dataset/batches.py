@@ -1,8 +1,7 @@
-"""(store, seed, position) -> device batches; nothing hidden.
+"""Makes the training batches, as a pure function of (store, seed, step).
 
-Training reads one endless order of positions; step k takes positions k*B to (k+1)*B, of which each of
-several processes takes its part. Which image stands at a position, and what is done to it, are pure
-functions of (seed, position).
+Training reads an endless sequence of positions: step k uses positions k*B to (k+1)*B, shared among the processes.
+The image at a position and its augmentation are pure functions of (seed, position).
 """
 
 import time
@@ -33,17 +32,17 @@ from ubend.dataset.foreground import Foreground
 from ubend.dataset.regions import Regions
 from ubend.dataset.sources import ItemSource
 
-_PREFETCH = 3  # batches read ahead of the device when the images do not fit on it
+_PREFETCH = 3  # batches read ahead, if the images do not fit on the device
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step's images.
+    """The images of one training step.
 
     Attributes:
-        image: (B, C, H, W) float32 raw values, augmented, channels last; B is this process's part of the batch.
+        image: (B, C, H, W) float32 raw values, augmented, channels last; B is this process's share of the batch.
         target: (B, H, W) uint8 class index or IGNORED.
-        pixel_weights: (B, H, W) float32, what a pixel weighs beyond its class, warped as the image is; None: nothing.
+        pixel_weights: (B, H, W) float32, added to the class weight of each pixel, warped with the image; None: zero.
     """
 
     image: Tensor
@@ -51,30 +50,30 @@ class Batch:
     pixel_weights: Tensor | None = None
 
     def split(self, size: int) -> "Iterator[Batch]":
-        """Parts of `size` images; the last one may have fewer."""
+        """Split into batches of `size` images; the last one may be smaller."""
         images = torch.split(self.image, size)
         pixel_weights = [None] * len(images) if self.pixel_weights is None else torch.split(self.pixel_weights, size)
         return map(Batch, images, torch.split(self.target, size), pixel_weights)
 
 
 class TrainingBatches:
-    """The batches of a training; `draw(step)` may be asked for any step, at best in order.
+    """The batches of a training; `draw(step)` works for any step, and is fastest in order.
 
     Args:
-        source: the training split; each item is shown as often as it says.
-        settings: what is done to them.
-        seed: of the whole run.
+        source: the training split; an epoch shows each item `source.shown` times.
+        settings: of the augmentation.
+        seed: of the run.
         batch: images per step, of all processes together.
         crop_hw: (H, W) of a training image.
         value_range: (low, high), each (C,), of the channels.
-        foreground: the crops that are placed on objects; None: all lie anywhere.
-        shard: (rank, number of processes): which part of each batch is drawn here; their number divides the batch.
-        pixel_weights: (images, H, W) what pixels weigh beyond their class, on the images' canvas; None: nothing.
-        augment: `augment`, or a faster function of the same arguments.
+        foreground: places a fraction of the crops on objects; None: crops are placed at random.
+        shard: (rank, number of processes): selects this process's share of each batch; the number must divide `batch`.
+        pixel_weights: (images, H, W), added to the class weights, on the images' canvas; None: zero.
+        augment: `augment`, or a faster function with the same arguments.
     Attributes:
-        batch_per_process: images per step that this process draws.
-        weighs_pixels: whether batches have weights of single pixels.
-        waited_s: for images that had not been read yet, in all.
+        batch_per_process: images per step of this process.
+        weighs_pixels: whether batches have weights for single pixels.
+        waited_s: total time spent waiting for images to be read, s.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class TrainingBatches:
         self._pixel_weights, self.weighs_pixels, self._augment = pixel_weights, pixel_weights is not None, augment
         self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
         self._ends = np.cumsum(source.shown * self.copies)
-        self.items = int(self._ends[-1])  # what one epoch shows
+        self.items = int(self._ends[-1])  # images per epoch
         device = source.device
         channels = source.store.channels
         low, high = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in value_range)
@@ -105,7 +104,7 @@ class TrainingBatches:
         self._noise = torch.from_numpy(noise_field(seed, channels)).to(device)
         self._counting = torch.arange(self.batch_per_process, dtype=torch.int32, device=device)
         self._prefetched: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
-        self._drawn: dict[int, tuple[NDArray[np.float32], Regions]] = {}  # of steps that are being read
+        self._drawn: dict[int, tuple[NDArray[np.float32], Regions]] = {}  # of steps being read
         self.waited_s = 0.0
 
     def draw(self, step: int) -> Batch:
@@ -119,7 +118,7 @@ class TrainingBatches:
         )
 
     def _weigh(self, step: int, weights: NDArray[np.float16], numbers: Tensor) -> Tensor:
-        """(B, H, W) the weights of a step's images, through the warp of these `numbers`."""
+        """(B, H, W) the pixel weights of a step's images, warped as `numbers` say."""
         chosen = send(torch.from_numpy(weights[self._items(step)[2]]), numbers.device)
         if self.settings.kind == "none":
             return chosen.float()
@@ -129,14 +128,14 @@ class TrainingBatches:
         return warp(chosen[:, None], unlabelled, numbers[:, -3:-1], params, self.crop_hw, False, points)[0][:, 0]
 
     def numbers(self, step: int) -> NDArray[np.float32]:
-        """(B, K) all that is drawn for a step, for `render`: it travels to the device in one copy.
+        """(B, K) all random draws of a step, for `render`, in one array, so that one copy sends it to the device.
 
-        A row is `WarpParams.pack`, the (h, w) of the image as stored, and its number as the bits of an int32.
+        A row is `WarpParams.pack`, the (h, w) of the image as stored, and its index as the bits of an int32.
         """
         return self._draw(step)[0]
 
     def render(self, numbers: Tensor, fetched: tuple[Tensor, Tensor] | None = None) -> Batch:
-        """The batch of these numbers: work of the device alone, so that a CUDA graph can hold it.
+        """Make the batch of these numbers; runs on the device only, so that a CUDA graph can capture it.
 
         Args:
             numbers: (B, K) float32 on the device, from `numbers`.
@@ -144,7 +143,7 @@ class TrainingBatches:
         """
         settings = self.settings
         images, masks = (self.source.images, self.source.masks) if fetched is None else fetched
-        # of the images available
+        # indices into these images
         items = numbers[:, -1].contiguous().view(torch.int32) if fetched is None else self._counting
         if settings.kind == "none":
             chosen = images[items], masks[items]
@@ -155,7 +154,7 @@ class TrainingBatches:
         return Batch(*self._augment(images, masks, items, numbers, self.crop_hw, self._range, noise, ignore, points))
 
     def _draw(self, step: int) -> tuple[NDArray[np.float32], Regions]:
-        """What `numbers` gives for a step, and what is read for it."""
+        """(result of `numbers`, regions to read) for a step."""
         if step not in self._drawn:
             items, positions, numbers = self._items(step)
             regions, channels, rows = self.source.regions(numbers), self.source.store.channels, []
@@ -178,21 +177,20 @@ class TrainingBatches:
         return self._drawn[step]
 
     def _items(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """(B,) items of an epoch that a step shows, their positions, and which images they are of."""
+        """(items, positions, images), each (B,): the epoch's items in a step, their positions and source images."""
         positions = step * self._whole + self._offset + np.arange(self.batch_per_process, dtype=np.int64)
         items = shuffled_item(self.seed, self.items, positions)
         return items, positions, np.searchsorted(self._ends, items, side="right")
 
     def wait_for_reading(self) -> None:
-        """Until what is being read is there, and nothing more is read: while a step is captured, no other thread may
-        ask for memory."""
+        """Wait until no thread is reading: while a step is captured, no other thread may allocate memory."""
         for _step, reading in self._prefetched:
             reading.exception()
 
     def fetch(self, step: int) -> tuple[Tensor, Tensor]:
-        """(B, H, W, C) and (B, H, W): a step's images, brought to the device; the next ones are being read."""
+        """(B, H, W, C) images and (B, H, W) masks of a step, on the device; starts reading the next steps."""
         if not self._prefetched or self._prefetched[0][0] != step:
-            self._prefetched.clear()  # a jump: after a resume, or when somebody looks at an old batch
+            self._prefetched.clear()  # not the next step: after a resume, or to look at an old batch
         while len(self._prefetched) < _PREFETCH:
             following = self._prefetched[-1][0] + 1 if self._prefetched else step
             self._prefetched.append((following, self.source.prefetch(self._draw(following)[1])))

@@ -1,10 +1,10 @@
-"""What pixels between close objects weigh more: the border weights of the U-Net paper.
+"""Border weights of the U-Net paper: larger pixel weights in gaps between close objects.
 
     w(x) = w_c(x) + w0 exp(-(d1(x) + d2(x))^2 / (2 sigma^2))
 
-d1 and d2 are the distances to the nearest and the second nearest object; w_c, which balances the classes, is left to
-the loss. The second term is given to the ground between objects alone, as the paper's figure 3 draws it: inside an
-object d1 is 0, so that both sides of a narrow gap would weigh as much as the gap, and together more than it.
+d1 and d2 are the distances to the nearest and the second nearest object; w_c, which balances the classes, is part of
+the loss. The second term is used only outside objects, as in the paper's figure 3: inside an object d1 is 0, so that
+both sides of a narrow gap would have the same weights as the gap, and together more weight.
 
 H x W pixels.
 
@@ -27,27 +27,27 @@ from ubend.instances.instances import choose_method, object_classes, separate
 from ubend.instances.truth import find_truth, read_truth
 from ubend.labels.class_table import IGNORED
 
-_NEGLIGIBLE = 1e-3  # less weight than this is 0
+_NEGLIGIBLE = 1e-3  # smaller weights are set to 0
 _THREADS = 4
 
 
 def border_weights(
     ids: NDArray[np.integer], ground: NDArray[np.bool_], w0: float, sigma_px: float
 ) -> NDArray[np.float32]:
-    """The second term of the weight map.
+    """Compute the second term of the weight map.
 
     Args:
-        ids: (H, W), 0 where there is no object, else its number.
-        ground: (H, W) where pixels may weigh more.
-        w0: the greatest weight, between two objects that touch.
-        sigma_px: px; at d1 + d2 of so much, exp(-1/2) of it is left.
+        ids: (H, W) object ids, 0 for none.
+        ground: (H, W) pixels that get a weight.
+        w0: the largest weight, between two touching objects.
+        sigma_px: the value of d1 + d2, in px, at which the weight is w0 exp(-1/2).
     Returns:
-        (H, W) float32, 0..w0; what is below 0.001 is 0.
+        (H, W) float32, 0..w0; values below 0.001 are 0.
     """
     reach = math.ceil(sigma_px * math.sqrt(2 * math.log(max(1.0, w0 / _NEGLIGIBLE))))
     nearest = np.full(ids.shape, np.inf, np.float32)
     second = nearest.copy()
-    # each object is looked at no farther than its weight reaches
+    # Distances of each object are computed only within the reach of its weights.
     for number, box in enumerate(ndimage.find_objects(ids.astype(np.int32)), 1):
         if box is None:
             continue
@@ -65,13 +65,13 @@ def border_weights(
 
 
 def border_weights_of(data: Dataset, images: ItemSource, settings: TrainPlan) -> NDArray[np.float16] | None:
-    """The border weights of training images, at the size at which they are learnt; None where none are asked for.
+    """The border weights of the training images, at the size of training; None if `train.border_weight` is 0.
 
-    Objects are those of the true ids beside the images (`find_ids`), else those of the masks, separated as
-    `ubend count` does.
+    Objects are those of the true ids next to the images (`find_ids`), else those of the masks, separated as by
+    `ubend objects`.
 
     Returns:
-        (n, H, W) on the images' canvas, 0 where there is no image; of numpy's smallest float, as they may be many.
+        (n, H, W) on the images' canvas, 0 where there is no image; float16, to save memory.
     Raises:
         DataError: true ids that are missing or do not fit their image.
     """
@@ -103,16 +103,16 @@ def border_weights_of(data: Dataset, images: ItemSource, settings: TrainPlan) ->
 
 
 def find_ids(data: Dataset) -> Path | None:
-    """The folder of true ids of a data set with one kind of object, as the drawn sample has it."""
+    """The folder of true object ids (`ids`), if the data set has it and exactly one kind of object; otherwise None."""
     folder = data.folder.root / "ids"
     return folder if len(object_classes(data.labels.names)) == 1 and folder.is_dir() else None
 
 
 def describe_objects(data: Dataset) -> str:
-    """One line: between which objects borders are weighed."""
+    """A message saying which objects the border weights refer to."""
     folder = find_ids(data)
     if folder is not None:
         return _("border weights: between the objects of {folder}").format(folder=folder)
     return _(
-        "border weights: between the objects of the masks; true ids of touching ones would lie in {folder}"
+        "border weights: between the objects of the masks; to separate touching ones, put their true ids in {folder}"
     ).format(folder=data.folder.root / "ids")

@@ -1,7 +1,7 @@
-"""A folder, understood: pairs, store, class table, split, and what is known of the images.
+"""Opens a folder as a data set: pairs, store, class table, splits, and facts about the images.
 
-folder -> pairs -> headers -> survey of the masks -> class table -> object widths -> size -> store (decoded once)
-       -> split
+folder -> pairs -> headers -> scan of the masks -> class table -> object widths -> size -> store (decoded once)
+       -> splits
 """
 
 import csv
@@ -51,27 +51,28 @@ from ubend.layouts.problems import enumerate_names
 from ubend.layouts.split_file import SPLIT_COLUMNS
 
 _Result = TypeVar("_Result")
-_PIECE_PIXELS = 2**20  # of an image that is looked at as a whole
+_PIECE_PIXELS = 2**20  # larger images are read in pieces of this size for statistics
 DATA_COLUMNS = ("name", "image", "mask", "split", "group", "image_hash", "mask_hash")  # of data.csv
 SKIPPED_COLUMNS = ("name", "problem")  # of skipped.csv
-_STATISTICS_IMAGES = 1000  # of the training split, evenly taken; more do not move the third digit
+_STATISTICS_IMAGES = 1000  # sample, evenly spaced; more do not change the third digit
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everything that training and scoring need to know about the images.
+    """A data set opened for training and scoring.
 
     Attributes:
         folder: as found on disk.
-        store: the decoded images, numbered as `folder.pairs`.
+        store: the decoded images, in the order of `folder.pairs`.
         labels: the class table.
         splits: the split of each pair.
-        widths: class name -> width of its objects, of a sample.
-        images: how the images are read, and sizing: the same, for a file.
-        remarks: what the user should know.
-        skipped: with `data.skip_bad`: the pairs that were left out, and their problems.
-        fold: of `data.folds`: the one that is the validation split; None: no folds, or all of them.
-        folds: of each pair: its fold, from 1; 0: of the test split; empty without folds.
+        widths: class name -> width of its objects, measured on a sample.
+        images: format of the images that the network gets.
+        sizing: the same format, as needed to read one file.
+        remarks: messages for the user.
+        skipped: pairs skipped because of `data.skip_bad`, with their problems.
+        fold: the fold that is the validation split, with `data.folds`; None: no folds, or all of them.
+        folds: the fold of each pair, from 1; 0 for the test split; empty without folds.
     """
 
     folder: Folder
@@ -87,7 +88,7 @@ class Dataset:
     folds: tuple[int, ...] = ()
 
     def numbers(self, split: SplitName) -> NDArray[np.int64]:
-        """The images of a part, by their number in the store."""
+        """(n,) the images of a split, by their index in the store."""
         return np.array([i for i, assigned in enumerate(self.splits) if assigned == split], np.int64)
 
     def pairs(self, split: SplitName) -> list[Pair]:
@@ -95,12 +96,14 @@ class Dataset:
 
     @property
     def scored_split(self) -> SplitName:
-        """The split that scores are made on: test, or validation where there is no test, and for one of several folds:
-        the test split is for their models together."""
+        """The split that is scored: test, or val if there is no test split.
+
+        A single fold is scored on val, too: the test split is reserved for the models of all folds together.
+        """
         return "test" if "test" in self.splits and self.fold is None else "val"
 
     def all_folds(self) -> "Dataset":
-        """The data set of the models of all folds together: no image except the test split's is new to all of them."""
+        """The data set for the models of all folds together; all images outside test count as training images."""
         splits = tuple[SplitName, ...]("test" if split == "test" else "train" for split in self.splits)
         names, pixels = self.labels.names, self.store.class_pixels
         of_fold = _describe_missing(names, pixels, self.splits)
@@ -108,8 +111,10 @@ class Dataset:
         return replace(self, splits=splits, remarks=remarks, fold=None)
 
     def value_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(low, high), each (C,): 0 and 255 for 8 bit, else the least and greatest of the training split, except for
-        those beyond `normal_range`."""
+        """(low, high), each (C,): 0 and 255 for 8 bit, else minimum and maximum of the training split.
+
+        Pixels with values outside `normal_range` do not count.
+        """
         channels = self.store.channels
         if self.store.dtype == np.uint8:
             return np.zeros(channels), np.full(channels, 255.0)
@@ -120,12 +125,14 @@ class Dataset:
         return low, np.where(high > low, high, low + 1)
 
     def mean_std(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel over the training split, in raw units, without values beyond
-        `normal_range`."""
+        """Mean and standard deviation of each channel over the training split, in raw units.
+
+        Pixels with values outside `normal_range` do not count.
+        """
         channels = self.store.channels
         count, total, squares = 0, np.zeros(channels), np.zeros(channels)
         for pixels in self._training_pixels():
-            planes = np.ascontiguousarray(pixels.T, np.float64)  # a ninth of the time of sums pixel by pixel
+            planes = np.ascontiguousarray(pixels.T, np.float64)  # 9 times as fast as sums over interleaved channels
             count += len(pixels)
             total += planes.sum(axis=1)
             squares += np.einsum("cp,cp->c", planes, planes)
@@ -135,14 +142,14 @@ class Dataset:
 
     @cached_property
     def normal_range(self) -> NDArray[np.float64]:
-        """(2, C) bounds of the values, see `find_normal_range`, of all images; of 8 bit none."""
+        """(2, C) bounds of the values of all images, see `find_normal_range`; infinite for 8 bit."""
         if self.store.dtype == np.uint8:
             return np.repeat([[-np.inf], [np.inf]], self.store.channels, axis=1)
         pieces = (pixels for _number, pixels in self._pixels(np.arange(len(self.store))))
         return find_normal_range(pieces, self.store.channels)
 
     def extreme_pixels(self) -> dict[int, NDArray[Any]]:
-        """Number of an image -> (P,) values of it beyond `normal_range`; only images that have such."""
+        """Index of an image -> (P,) its values outside `normal_range`; only images that have any."""
         found = dict[int, list[NDArray[Any]]]()
         for number, pixels in self._pixels(np.arange(len(self.store))) if np.isfinite(self.normal_range).any() else ():
             if (extreme := self._is_extreme(pixels)).any():
@@ -150,18 +157,18 @@ class Dataset:
         return {number: np.concatenate(pieces) for number, pieces in found.items()}
 
     def describe_extremes(self) -> list[str]:
-        """A line when images hold values beyond `normal_range`, with what to do; else none."""
+        """A message, with the remedy, if images have values outside `normal_range`; otherwise no line."""
         found = self.extreme_pixels()
         if not found:
             return []
         values, commonest = name_values(found.values())
         line = ngettext(
-            "note: {count} image holds values far beyond all others ({values}): {names}; probably nodata, or hot "
-            "pixels; mean, standard deviation and value range leave them out, but a prediction of this image will be "
-            "wrong: declare them as the file's nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN",
-            "note: {count} images hold values far beyond all others ({values}): {names}; probably nodata, or hot "
-            "pixels; mean, standard deviation and value range leave them out, but predictions of these images will be "
-            "wrong: declare them as the files' nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN",
+            "note: {count} image has values far outside the range of all others ({values}): {names}; probably nodata "
+            "or hot pixels; mean, standard deviation and value range ignore them, but a prediction of this image will "
+            "be wrong: declare them as the file's nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN",
+            "note: {count} images have values far outside the range of all others ({values}): {names}; probably nodata "
+            "or hot pixels; mean, standard deviation and value range ignore them, but predictions of these images will "
+            "be wrong: declare them as the files' nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN",
             len(found),
         )
         return [
@@ -174,19 +181,21 @@ class Dataset:
         ]
 
     def _is_extreme(self, pixels: NDArray[Any]) -> NDArray[np.bool_]:
-        """(P, C) whether values lie beyond `normal_range`."""
+        """(P, C) whether values are outside `normal_range`."""
         low, high = self.normal_range
         return np.asarray((pixels < low) | (pixels > high))
 
     def _training_pixels(self) -> Iterator[NDArray[Any]]:
-        """(P, C) pixels of the training split without those that have values beyond `normal_range`; P may be 0."""
+        """(P, C) pixels of the training split, without those with values outside `normal_range`; P may be 0."""
         bounded = np.isfinite(self.normal_range).any()
         for _number, pixels in self._pixels(self.numbers("train")):
             yield pixels[~self._is_extreme(pixels).any(axis=1)] if bounded else pixels
 
     def _pixels(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """(number, (P, C) pixels that were seen) of images: of so many, large ones in pieces, of which many are evenly
-        thinned out; P may be 0."""
+        """(index, (P, C) valid pixels) of a sample of these images, large images in pieces; P may be 0.
+
+        At most `_STATISTICS_IMAGES` images, and as many pieces, evenly spaced.
+        """
         numbers = _evenly(numbers, _STATISTICS_IMAGES)
         pieces = [
             (int(number), start, min(start + _PIECE_PIXELS, pixels))
@@ -200,12 +209,12 @@ class Dataset:
             yield number, piece if invalid is None else piece[~invalid.reshape(-1)[start:stop]]
 
     def class_shares(self) -> NDArray[np.float64]:
-        """(C,) share of each class in the scored pixels of the training split, at native size; 0..1."""
+        """(C,) fraction of each class in the scored pixels of the training split, at native size; 0..1."""
         counts = self.store.class_pixels[self.numbers("train"), : self.labels.classes].sum(axis=0)
         return np.asarray(counts / max(1, int(counts.sum())))
 
     def foreground_classes(self) -> tuple[int, ...]:
-        """All classes but the background, or but the commonest where none is called that."""
+        """All class indices except the background, or the most common class if none is called background."""
         background = background_class(self.labels.names)
         skipped = int(self.class_shares().argmax()) if background is None else background
         return tuple(number for number in range(self.labels.classes) if number != skipped)
@@ -216,7 +225,7 @@ class Dataset:
         precision: tuple[Precision, str],
         pretrained: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     ) -> Facts:
-        """What the automatic choices are made from; for arguments see `Facts`."""
+        """The facts on which automatic choices are based; for the arguments see `Facts`."""
         upright_t, upright_offset = self._upright()
         training, names = self.numbers("train"), self.labels.names
         return Facts(
@@ -233,13 +242,16 @@ class Dataset:
         )
 
     def _upright(self) -> tuple[float, float]:
-        """How surely, and how far, objects of the training split lie off the middle vertically rather
-        than sideways: photographs of the upright world do, microscope images do not."""
+        """(t statistic, difference): whether objects are off-centre vertically rather than sideways.
+
+        Photographs with a natural upright direction show this, microscope images do not. t: mean vertical offset of
+        the training images in standard errors; difference: vertical minus horizontal offset, in standard deviations.
+        """
         background = background_class(self.labels.names)
         offsets = []
         for number in _evenly(self.numbers("train"), _STATISTICS_IMAGES):
             index = self.store.mask(int(number))
-            thin = max(1, int((index.size / _PIECE_PIXELS) ** 0.5))  # places need not be known to the pixel
+            thin = max(1, int((index.size / _PIECE_PIXELS) ** 0.5))  # positions need not be exact to the pixel
             index = index[::thin, ::thin]
             objects = (index != (0 if background is None else background)) & (index != IGNORED)
             if objects.any():
@@ -255,8 +267,8 @@ class Dataset:
         return float(vertical * len(table) ** 0.5), float(vertical - sideways)
 
     def table(self) -> str:
-        """The data list as CSV: name, files, part, group, hashes."""
-        resolve = resolve_many()  # so that the run can be scored from anywhere
+        """The list of pairs as CSV: name, files, split, group, hashes."""
+        resolve = resolve_many()  # absolute paths, so that the run can be scored from any working folder
         rows = [DATA_COLUMNS]
         for pair, split, hashes in zip(self.folder.pairs, self.splits, self.store.hashes, strict=True):
             image, mask = resolve(pair.image), mask_to_text(pair.mask, resolve)
@@ -264,12 +276,12 @@ class Dataset:
         return csv_text(rows)
 
     def skipped_table(self) -> str:
-        """The pairs that were left out, as CSV: name, problem."""
+        """The skipped files and pairs as CSV: name, problem."""
         rows = [*self.folder.skipped, *((pair.name, problem) for pair, cause in self.skipped for problem in cause)]
         return csv_text([SKIPPED_COLUMNS, *rows])
 
     def split_table(self) -> str:
-        """The split as `--split` takes it back: file, split, group; a pair that was left out is named too."""
+        """The splits as CSV for `--split`: file, split, group; includes skipped pairs."""
         pairs = [
             *zip(self.folder.pairs, self.splits, strict=True),
             *((p, p.split or "train") for p, _why in self.skipped),
@@ -277,10 +289,10 @@ class Dataset:
         return csv_text([SPLIT_COLUMNS, *((pair.name, split, pair.group or "") for pair, split in pairs)])
 
     def with_splits_of(self, table: str) -> "Dataset":
-        """The same data with the split of a saved data list.
+        """The same data with the splits of a saved `table`.
 
         Raises:
-            TrainingError: images or masks are not those of the list any more.
+            TrainingError: the table is damaged, or images or masks have changed since it was saved.
         """
         rows = [{key: csv_cell(cell or "") for key, cell in row.items()} for row in csv.DictReader(io.StringIO(table))]
         if not rows or not set(DATA_COLUMNS) <= set(rows[0]):
@@ -291,8 +303,8 @@ class Dataset:
             changed = sorted({row[0] for row in set(saved) ^ set(here)})
             raise TrainingError(
                 ngettext(
-                    "{folder}: {count} pair is not what the run started with ({names}); start a new run",
-                    "{folder}: {count} pairs are not what the run started with ({names}); start a new run",
+                    "{folder}: {count} pair has changed since the run was started ({names}); start a new run",
+                    "{folder}: {count} pairs have changed since the run was started ({names}); start a new run",
                     len(changed),
                 ).format(folder=self.folder.root, count=len(changed), names=", ".join(changed[:5])),
                 path=self.folder.root,
@@ -301,10 +313,11 @@ class Dataset:
 
 
 def find_folder(settings: Settings) -> Folder:
-    """The pairs that the settings name; see `read_folder` and `read_pairs`.
+    """Read the folder or file lists given by the settings; see `read_folder` and `read_pairs`.
 
     Raises:
-        SettingError: they name none, or both a folder and lists.
+        SettingError: neither is given, or both.
+        DataError: see `read_folder`.
     """
     data = settings.data
 
@@ -316,25 +329,25 @@ def find_folder(settings: Settings) -> Folder:
         refuse_lost(Path(data.images))
         return read_pairs(data.images, data.masks, options)
     if data.images is not None or data.masks is not None:
-        raise SettingError(_("--images and --masks go together, and without FOLDER"), key="data.images")
+        raise SettingError(_("use --images and --masks together, and without FOLDER"), key="data.images")
     if data.folder is None:
-        raise SettingError(_("name the FOLDER of images and masks, or --images and --masks"), key="data.folder")
+        raise SettingError(_("give the FOLDER of images and masks, or --images and --masks"), key="data.folder")
     return read_folder(Path(data.folder), options)
 
 
 def open_dataset(settings: Settings, device: str, cache: Path, reporter: Reporter) -> Dataset:
-    """Understand a folder; everything wrong with it is reported at once, before anything is trained.
+    """Open the data set given by the settings; all its problems are reported together, before training.
 
-    With `data.skip_bad`, pairs that cannot be used are left out and recorded.
+    With `data.skip_bad`, pairs that cannot be used are skipped and recorded.
 
     Raises:
         DataError: see `read_folder`, `scan_masks`, `find_classes`, `open_store`, `split_pairs`, `cut_folds`.
-        SettingError: several folds are asked for, and not which of them is the validation split.
-        OutputError: the cache cannot be written, or there is not enough room.
+        SettingError: several folds are requested, but not which of them is the validation split.
+        OutputError: the cache cannot be written, or the disk is full.
     """
     if settings.data.held_out is None and (settings.data.folds is not None or settings.train.effort == "best"):
         line = _(
-            "several folds are several trainings: `ubend fit` and `ubend.fit` run them, or name one as data.held_out"
+            "several folds are several trainings: `ubend fit` and `ubend.fit` run them, or set one as data.held_out"
         )
         raise SettingError(line, key="data.folds")
     return read_usable(
@@ -343,11 +356,11 @@ def open_dataset(settings: Settings, device: str, cache: Path, reporter: Reporte
 
 
 def read_usable(settings: Settings, read: Callable[[Folder, list[tuple[Pair, list[str]]]], _Result]) -> _Result:
-    """What `read` returns for the folder that the settings name.
+    """Call `read` for the folder given by the settings, and return its result.
 
     Args:
-        read: called with the folder and the pairs that were left out of it, with their problems; with
-            `data.skip_bad` it is called again without the pairs of a PairError.
+        read: called with the folder and the skipped pairs with their problems; with `data.skip_bad` it is called
+            again without the pairs of a PairError.
     Raises:
         PairError: pairs that cannot be used.
     """
@@ -374,7 +387,7 @@ def _open_folder(
     reporter: Reporter,
     skipped: Sequence[tuple[Pair, list[str]]],
 ) -> Dataset:
-    """The data set of these pairs.
+    """Open the data set of these pairs.
 
     Raises:
         PairError: pairs that cannot be used.
@@ -399,9 +412,9 @@ def _open_folder(
     if count := int(store.has_invalid.sum()):
         line = ngettext(
             "{count} of {all} images has invalid pixels (nodata, alpha 0, NaN or a mask in the file); they "
-            "are neither learnt nor scored",
+            "are neither trained on nor scored",
             "{count} of {all} images have invalid pixels (nodata, alpha 0, NaN or a mask in the file); they "
-            "are neither learnt nor scored",
+            "are neither trained on nor scored",
             count,
         )
         remarks.append(line.format(count=count, all=len(pairs)))
@@ -429,8 +442,8 @@ def _open_folder(
         count = len(skipped) + len({name for name, _problem in folder.skipped})
         remarks.append(
             ngettext(
-                "{count} bad file or pair is left out; skipped.csv names it",
-                "{count} bad files or pairs are left out; skipped.csv names them",
+                "{count} bad file or pair is skipped; it is listed in skipped.csv",
+                "{count} bad files or pairs are skipped; they are listed in skipped.csv",
                 count,
             ).format(count=count)
         )
@@ -441,29 +454,33 @@ def _open_folder(
 
 
 def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], splits: Sequence[SplitName]) -> list[str]:
-    """Lines on classes that no training image holds, or no other image does; `pixels` (N, 256) of each image."""
+    """Messages on classes missing from the training split, or from all other splits.
+
+    Args:
+        pixels: (N, 256) pixels of each class in each image.
+    """
     where = [
         {split for split, count in zip(splits, row, strict=True) if count} for row in pixels.T[: len(names)].tolist()
     ]
     untrained = [name for name, found in zip(names, where, strict=True) if found and "train" not in found]
     unscored = [name for name, found in zip(names, where, strict=True) if found == {"train"}]
     lines = (
-        (_("classes that no training image holds ({count}): {names}; they cannot be learnt: move images"), untrained),
-        (_("classes that only training images hold ({count}): {names}; they have no score"), unscored),
+        (_("classes missing from the training split ({count}): {names}; to learn them, move images there"), untrained),
+        (_("classes that occur only in the training split ({count}): {names}; they have no score"), unscored),
     )
     return [line.format(count=len(some), names=enumerate_names(some)) for line, some in lines if some]
 
 
 @dataclass(frozen=True)
 class FolderScan:
-    """What headers and masks of a folder tell, before images are decoded.
+    """Facts from image headers and masks, before images are decoded.
 
     Attributes:
         shapes_hw: native (height, width) of each image.
-        channels: of the images.
+        channels: of the images as read.
         hashes: digests of each image and mask.
         labels: the class table.
-        remarks: what the user should know.
+        remarks: messages for the user.
     """
 
     shapes_hw: list[tuple[int, int]]
@@ -474,7 +491,7 @@ class FolderScan:
 
 
 def scan_folder(folder: Folder, settings: Settings, cache: Path, reporter: Reporter) -> FolderScan:
-    """Headers, masks and class table of a folder's pairs.
+    """Read the image headers and masks of a folder, and find its class table.
 
     Raises:
         PairError: pairs that cannot be used.
@@ -512,19 +529,19 @@ def _find_classes(folder: Folder, settings: Settings, label_scan: LabelScan) -> 
 
 
 def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Sequence[Pair]) -> LabelMap:
-    """What the masks of a folder hold, in the order of a model's classes.
+    """The class table of a folder's masks, in the order of a model's classes.
 
-    Where the folder or the settings name the classes, these are matched by name; palettes without names by colour,
-    where the colours are the model's; else the masks hold the label values of the model's own. Classes of the model
-    that these masks cannot hold have no label values.
+    Classes named by the folder or the settings are matched by name, and palettes without names by colour, if the
+    colours are the model's; otherwise the masks are expected to have the model's own label values. Classes of the
+    model that the masks cannot contain have no label values.
 
     Args:
-        settings: of which `data.values` names the model's classes.
+        settings: `data.values`, if set, must name the model's classes.
         model: classes and label values of the model.
-        chosen: the pairs that matter.
+        chosen: the pairs to be scored.
     Raises:
-        SettingError: `data.values` names a class that the model does not know.
-        DataError: the folder does; or masks that do not define their classes.
+        SettingError: `data.values` names a class that the model does not have.
+        DataError: the folder does; or the masks do not define their classes.
         PairError: images or masks that cannot be read.
     """
     if settings.data.values is not None:
@@ -553,7 +570,7 @@ def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Se
 
 
 def _oddest_masks(pairs: Sequence[Pair], label_scan: LabelScan) -> str:
-    """What to add to a message: the masks that hold codes which few others hold; the trouble is likely to be there."""
+    """An addition to an error message: the masks with the rarest label values, probably the faulty ones."""
     entries = label_scan.entries(label_scan.kind())
     _codes, inverse, masks = np.unique(entries, return_inverse=True, return_counts=True)
     rarity = np.minimum.reduceat(masks[inverse], label_scan.starts[:-1].clip(max=max(0, len(entries) - 1)))
@@ -562,10 +579,11 @@ def _oddest_masks(pairs: Sequence[Pair], label_scan: LabelScan) -> str:
         return ""
     rare = {i: entries[label_scan.mask_of == i][masks[inverse[label_scan.mask_of == i]] == rarity[i]] for i in worst}
     named = [f"{pairs[i].mask.path}: {format_values(rare[i].tolist(), label_scan.kind())}" for i in worst]
-    return _(" (rare codes: {masks})").format(masks=", ".join(named))
+    return _(" (rare values: {masks})").format(masks=", ".join(named))
 
 
 def _evenly(numbers: NDArray[np.int64], maximum: int) -> NDArray[np.int64]:
+    """At most `maximum` of the numbers, evenly spaced."""
     if len(numbers) <= maximum:
         return numbers
     return numbers[np.linspace(0, len(numbers) - 1, maximum).astype(np.int64)]

@@ -1,8 +1,8 @@
-"""Download one file over HTTP: resumed where it broke off, checked, whole or not at all.
+"""Downloads one file over HTTP: resumes interrupted downloads, and verifies the file before it gets its name.
 
-The bytes go to NAME.part; NAME.part.json beside it says where they come from, so that a later process can
-ask for the rest (RFC 9110: Range, If-Range, Content-Range). A part is only added to when the server says
-that its file is still the same one; the whole is checked before it gets its name.
+Data is written to NAME.part. NAME.part.json records its source, so that a later process can request the rest
+(RFC 9110: Range, If-Range, Content-Range). A partial file is continued only if the server confirms that its file has
+not changed.
 """
 
 import hashlib
@@ -28,21 +28,21 @@ from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 
 _CHUNK_BYTES = 2**18
-_MIN_BYTES_S = 128  # slower than this for as long as a stall lasts is a stall
+_MIN_BYTES_S = 128  # a slower connection counts as stalled, after `Patience.stall_s`
 _LONGEST_PAUSE_S = 30.0
-_PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))  # HTTP answers that may be another one soon
+_PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))  # temporary HTTP errors
 _MAGIC = {".gz": b"\x1f\x8b", ".zip": b"PK"}
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file elsewhere.
+    """A file to download.
 
     Attributes:
-        name: of the file here.
-        urls: where it lies; the later ones are asked when the earlier ones fail.
-        size: in bytes; exact when there is a digest, else about (twice as much is refused).
-        md5: hexadecimal, where it was published.
+        name: of the local file.
+        urls: addresses, tried in this order.
+        size: in bytes; exact if there is a digest, else approximate (more than twice as much is refused).
+        md5: hexadecimal; None: not published.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Remote:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to bear with a bad connection.
+    """Retries and timeouts.
 
     Attributes:
-        tries: connections in a row that bring nothing new.
-        pause_s: before the second; doubled each time.
-        stall_s: without (almost) any byte, until a connection counts as broken.
+        tries: connections in a row without progress, after which the download fails.
+        pause_s: before the second one; doubled each time.
+        stall_s: time with almost no data after which a connection counts as broken.
     """
 
     tries: int = 4
@@ -70,27 +70,27 @@ PATIENCE = Patience()
 
 
 class _BrokenError(Exception):
-    """This connection failed; another may not."""
+    """The connection failed; a retry may succeed."""
 
 
 class _RefusedError(Exception):
-    """This address will not give the file."""
+    """The file cannot be downloaded from this address."""
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never from an encrypted connection to an open one."""
+    """Follows redirects, except from an encrypted connection to an unencrypted one."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-            raise _RefusedError(_("it points to {url}, which is not encrypted").format(url=newurl))
+            raise _RefusedError(_("it redirects to {url}, which is not encrypted").format(url=newurl))
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 @dataclass
 class _Part:
-    """What has come of a file so far."""
+    """A partly downloaded file."""
 
     path: Path
 
@@ -102,7 +102,7 @@ class _Part:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def origin(self) -> dict[str, Any]:
-        """url, validator, total of the bytes that are here; empty when unknown."""
+        """url, validator and total size of the source; empty if unknown."""
         with suppress(OSError, ValueError, TypeError):
             return dict(json.loads(self.note.read_text(encoding="utf-8")))
         return {}
@@ -113,11 +113,11 @@ class _Part:
 
 
 def download(remote: Remote, target: Path, reporter: Reporter) -> None:
-    """Bring a file to `target`; what came of it before is used, and kept when this ends early.
+    """Download a file to `target`; continues an earlier partial download.
 
     Raises:
-        DataError: no address gave the file; each with what happened.
-        OutputError: the disk is full, or the place cannot be written.
+        DataError: the file could not be downloaded from any address; the message has a reason for each.
+        OutputError: the disk is full, or `target` cannot be written.
     """
     part = _Part(target.with_name(target.name + ".part"))
     problems = []
@@ -134,33 +134,33 @@ def download(remote: Remote, target: Path, reporter: Reporter) -> None:
             reporter.end()
     raise DataError(
         _(
-            "cannot download {name}: {problems}; try again (it continues where it stopped), or bring the file by other "
-            "means and name its folder by --root DIR"
+            "cannot download {name}: {problems}; try again (it continues where it stopped), or download the file by "
+            "other means and give its folder with --root DIR"
         ).format(name=remote.name, problems="; ".join(problems)),
         path=target,
     )
 
 
 def check_file(path: Path, remote: Remote) -> str | None:
-    """What is wrong with a file that should be `remote`; None: nothing."""
+    """Verify a downloaded file: returns what is wrong, or None."""
     with path.open("rb") as file:
         if not (start := file.peek(16)[:16]).startswith(_MAGIC.get(Path(remote.name).suffix, b"")):
-            return _("it is no archive but begins with {start}").format(start=repr(start)[1:])
+            return _("it is not an archive: it begins with {start}").format(start=repr(start)[1:])
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)) if remote.md5 else None
     if digest is None or digest.hexdigest() == remote.md5:
         return None
     if path.stat().st_size != remote.size:
         return _wrong_size(path.stat().st_size, remote)
-    return _("its MD5 is {found}, but {published} was published").format(found=digest.hexdigest(), published=remote.md5)
+    return _("its MD5 is {found}, not {published} as published").format(found=digest.hexdigest(), published=remote.md5)
 
 
 def _download_from(url: str, remote: Remote, part: _Part, reporter: Reporter) -> None:
-    """Fill the part from one address, over as many connections as that takes."""
+    """Complete the partial file from one address, with retries."""
     failures, furthest = 0, part.size()
     while True:
         resumed = part.size() > 0
         try:
-            if not resumed or part.size() != part.origin().get("total"):  # else it was killed before the check
+            if not resumed or part.size() != part.origin().get("total"):  # else it is complete, but not verified yet
                 _connect(url, remote, part, reporter)
             if (wrong := check_file(part.path, remote)) is None:
                 return
@@ -175,10 +175,10 @@ def _download_from(url: str, remote: Remote, part: _Part, reporter: Reporter) ->
 
 
 def _connect(url: str, remote: Remote, part: _Part, reporter: Reporter) -> None:
-    """One connection; returns when the server has given all of the file."""
+    """Download with one connection; returns when the file is complete."""
     origin, have = part.origin(), part.size()
     validator = origin.get("validator") if origin.get("url") == url else None
-    if have and not (validator or remote.md5):  # the rest might be of another file, and nothing would tell
+    if have and not (validator or remote.md5):  # a changed file on the server could not be detected
         part.drop()
         have = 0
     headers = {"User-Agent": f"ubend/{__version__}", "Accept-Encoding": "identity"}
@@ -189,7 +189,7 @@ def _connect(url: str, remote: Remote, part: _Part, reporter: Reporter) -> None:
         response = urllib.request.build_opener(_SafeRedirects).open(request, timeout=PATIENCE.stall_s)
     with response:
         if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-            raise _RefusedError(_("a web page came instead of the file"))
+            raise _RefusedError(_("received a web page instead of the file"))
         start, total, now = *_position(response), _validator(response.headers)
         if start is not None and (
             start != have or origin.get("total") not in (None, total) or (validator and now and validator != now)
@@ -204,7 +204,7 @@ def _connect(url: str, remote: Remote, part: _Part, reporter: Reporter) -> None:
 
 
 def _position(response: Any) -> tuple[int | None, int | None]:
-    """(first byte of an answer that continues with a file, None when it begins again; bytes of the whole, if told)."""
+    """(offset of a partial response, None for a full one; total size of the file, None if not stated)."""
     if response.status == 200:
         length = response.headers.get("Content-Length", "")
         return None, int(length) if length.isdecimal() else None
@@ -215,7 +215,7 @@ def _position(response: Any) -> tuple[int | None, int | None]:
 
 
 def _receive(response: Any, part: _Part, have: int, total: int | None, remote: Remote, reporter: Reporter) -> None:
-    """The bytes of an answer, added to the first `have` bytes of the part."""
+    """Write a response to the partial file, after its first `have` bytes."""
     maximum = 2 * remote.size
     reporter.begin(_("downloading {name} (MiB)").format(name=remote.name), _mib(total or remote.size), _mib(have))
     with explain_write_errors(part.path), part.path.open("r+b" if have else "wb") as file:
@@ -236,23 +236,23 @@ def _receive(response: Any, part: _Part, have: int, total: int | None, remote: R
                     raise _BrokenError(_stalled())
                 since, came = time.monotonic(), 0
     if total is not None and have < total:
-        raise _BrokenError(_("the connection broke off after {have} of {total} bytes").format(have=have, total=total))
+        raise _BrokenError(_("the connection was lost after {have} of {total} bytes").format(have=have, total=total))
 
 
 def _validator(headers: Message) -> str | None:
-    """What tells one version of the file from another; weak tags do not (RFC 9110, 13.1.5)."""
+    """The validator of the file's version: a strong ETag, else Last-Modified (RFC 9110, 13.1.5)."""
     tag = headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
 
 
 @contextmanager
 def _explain_failures(part: _Part) -> Iterator[None]:
-    """Errors of the network as a UbendError."""
+    """Turn network errors into `_BrokenError` or `_RefusedError`."""
     try:
         yield
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # fewer bytes there than here
+        if error.code == 416:  # the server's file is shorter than the partial one
             part.drop()
         said = _("HTTP {code} {reason}").format(code=error.code, reason=_one_line(error.reason))
         raise (_BrokenError if error.code in {416, *_PASSING} else _RefusedError)(said) from error
@@ -262,7 +262,7 @@ def _explain_failures(part: _Part) -> Iterator[None]:
             case TimeoutError():
                 raise _BrokenError(_stalled()) from error
             case socket.gaierror():
-                raise _RefusedError(_("the name of the server was not found; is there a network?")) from error
+                raise _RefusedError(_("the server was not found; check the network connection")) from error
             case ssl.SSLCertVerificationError():
                 raise _RefusedError(
                     _("the server's certificate could not be verified ({reason})").format(reason=reason.verify_message)
@@ -272,12 +272,12 @@ def _explain_failures(part: _Part) -> Iterator[None]:
 
 
 def _one_line(said: object) -> str:
-    """What a server says, fit to be a part of a sentence."""
+    """A server's text, shortened and without control characters."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in str(said)).split())[:120]
 
 
 def _stalled() -> str:
-    return _("nothing came for {seconds:g} s").format(seconds=PATIENCE.stall_s)
+    return _("no data received for {seconds:g} s").format(seconds=PATIENCE.stall_s)
 
 
 def _wrong_size(size: int, remote: Remote) -> str:

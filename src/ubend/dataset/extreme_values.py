@@ -1,4 +1,4 @@
-"""Values far beyond all others of a data set: nodata values that no file declares, and hot pixels."""
+"""Finds extreme values, far outside the range of all others: undeclared nodata values and hot pixels."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,25 +6,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_FAR = 100  # times the range of all other values: the gap before a value that is no measurement (docs/decisions.md)
-_MAX_SHARE = 0.5  # of the pixels: what more of them hold is no exception
-_MIN_BINS = 8  # other values; of fewer, as in drawn images, the range says nothing
+_FAR = 100  # minimum gap before an extreme value, as a multiple of the range of all others (docs/decisions.md)
+_MAX_SHARE = 0.5  # of the pixels; more common values are not extreme
+_MIN_BINS = 8  # other values; the range of fewer, as in drawn images, says nothing
 _BINS = 2**16  # the upper half of a float32: sign, exponent and 7 bits of the fraction
 _SHOWN_VALUES = 3
 _RESOLUTION = 1 / 128  # of a bin, relative to its value
 
 
 def find_normal_range(pieces: Iterable[NDArray[Any]], channels: int) -> NDArray[np.float64]:
-    """(2, C) bounds of the values of each channel that are not far beyond all others; -inf and inf where none are.
+    """(2, C) bounds that exclude the extreme values of each channel; -inf and inf if there are none.
 
-    A value is far beyond the others where nothing lies between, over 100 times the range of the others.
+    A value is extreme if the gap between it and all other values is more than 100 times their range.
 
     Args:
         pieces: (P, C) pixels each, of any real type; P may be 0.
+        channels: C.
     """
     counts, middle = np.zeros((channels, _BINS), np.int64), np.full(channels, np.nan, np.float32)
     for piece in (some for some in pieces if len(some)):
-        if np.isnan(middle).any():  # around it, bins are fine
+        if np.isnan(middle).any():  # the bins are narrowest near 0, so the median is subtracted
             middle = np.median(piece, axis=0).astype(np.float32)
         for channel in range(channels):
             with np.errstate(over="ignore"):
@@ -36,7 +37,7 @@ def find_normal_range(pieces: Iterable[NDArray[Any]], channels: int) -> NDArray[
 
 
 def name_values(found: Iterable[NDArray[Any]]) -> tuple[str, str]:
-    """The most common of the values, as a list for people that may end with dots; and the commonest alone, exactly."""
+    """(readable list of the most common values, which may end in dots; the most common one in full precision)."""
     values, counts = np.unique(np.concatenate([*found]), return_counts=True)
     common = np.sort(values[np.argsort(-counts, kind="stable")[:_SHOWN_VALUES]])
     shown = [*(f"{value:.6g}" for value in common), *["..."] * (len(values) > len(common))]
@@ -44,15 +45,16 @@ def name_values(found: Iterable[NDArray[Any]]) -> tuple[str, str]:
 
 
 def _bounds(values: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[float, float]:
-    """Bounds of one channel.
+    """(low, high) bounds of one channel.
 
     Args:
-        values: (K,) of the bins that occur, each rounded towards 0, in any order, and how many pixels each has.
+        values: (K,) values of the occupied bins, rounded towards 0, in any order.
+        counts: (K,) pixels of each.
     """
     order = np.argsort(values)
     values, counts = values[order], counts[order]
     low, high = -np.inf, np.inf
-    for end in ("high", "low", "high"):  # what lies far at one end may hide what lies far at the other
+    for end in ("high", "low", "high"):  # extreme values at one end can hide those at the other
         if end == "high" and (far := _count_far(values, counts)):
             high = (values[-far] + values[-far - 1]) / 2
             values, counts = values[:-far], counts[:-far]
@@ -63,7 +65,7 @@ def _bounds(values: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[flo
 
 
 def _count_far(values: NDArray[np.float64], counts: NDArray[np.int64]) -> int:
-    """How many of the greatest of (K,) ascending values lie far above all others."""
+    """How many of (K,) ascending values are extreme, at the upper end."""
     if len(values) <= _MIN_BINS:
         return 0
     spread = values[:-1] - values[0] + _RESOLUTION * np.maximum(np.abs(values[:-1]), abs(values[:1]))

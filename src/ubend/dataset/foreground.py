@@ -1,11 +1,10 @@
-"""Pixels of rare classes, for training crops to be laid over.
+"""Foreground oversampling: places a fraction of the training crops on objects.
 
-Where crops are smaller than the images, a crop drawn anywhere seldom shows a small object. So a
-share of the crops is laid so that it shows a pixel of an object: first the class is drawn, each that the
-image holds as likely as another, then a pixel of it. Every draw is a function of (seed, purpose,
-position) or (seed, purpose, image).
+If crops are smaller than the images, a random crop seldom shows a small object. So a fraction of the crops is placed
+to show a foreground pixel: first a class is drawn, with equal probability for each class in the image, then a pixel
+of it. Every draw is a function of (seed, purpose, position) or (seed, purpose, image).
 
-The share drawn in this way goes back to Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z.
+After Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z.
 """
 
 from collections.abc import Callable
@@ -15,20 +14,20 @@ from numpy.typing import NDArray
 
 from ubend.core.counter_rng import draw_uniform
 
-_MAX_CANDIDATES = 256  # pixels kept of each class of each image
+_MAX_CANDIDATES = 256  # pixels kept of each class in each image
 _MAX_BYTES = 2**26  # of all candidates together
-_PART_PIXELS = 2**22  # of a mask that is looked through at once
+_PART_PIXELS = 2**22  # of a mask, searched at a time
 
 
 class Foreground:
-    """Draws pixels of the foreground: of all classes but one.
+    """Draws foreground pixels for crops to show.
 
     Args:
         mask: item -> (h, w) uint8 class index or IGNORED, at the stored size.
         items: number of images.
-        classes: class indices that crops are laid over.
-        share: of the crops.
-        seed: of the whole run.
+        classes: class indices of the foreground.
+        share: fraction of the crops to be placed on the foreground, 0..1.
+        seed: of the run.
     """
 
     def __init__(
@@ -39,9 +38,9 @@ class Foreground:
         self._known: dict[int, list[NDArray[np.int32]]] = {}
 
     def draw(self, items: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(n, 4): the pixel (y, x), and where it is to lie in the crop, each -1..1 from its middle.
+        """(n, 4): the pixel (y, x), and its position in the crop relative to the centre, each -1..1.
 
-        NaN where the crop may lie anywhere: outside the share, or in an image without foreground.
+        NaN if the crop is to be placed at random, also in images without foreground.
         """
         drawn = draw_uniform(self._seed, "foreground", positions, 5)
         out = np.full((len(items), 4), np.nan)
@@ -54,7 +53,7 @@ class Foreground:
         return out
 
     def _candidates(self, item: int) -> list[NDArray[np.int32]]:
-        """For each foreground class that an image holds, (k, 2) pixels of it, found when first asked for."""
+        """(k, 2) pixels of each foreground class in an image; computed on first use."""
         if item not in self._known:
             mask = self._mask(item)
             found = []

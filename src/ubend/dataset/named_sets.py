@@ -1,6 +1,6 @@
-"""Data sets that are known by name: downloaded once, checked, unpacked into the cache.
+"""Data sets available by name: downloaded once, verified, and unpacked into the cache.
 
-To add a set: an entry in `NAMED_SETS`. Only sets that may be had without an account, with their terms.
+To add a data set, add an entry to `NAMED_SETS`; only data sets that need no account, with their terms.
 """
 
 import difflib
@@ -23,18 +23,18 @@ from ubend.dataset.unpack import unpack
 
 @dataclass(frozen=True)
 class NamedSet:
-    """A data set that others give away.
+    """A published data set.
 
     Attributes:
         title: with its source.
-        page: where its makers tell of it.
-        terms: under which they give it away; in words.
-        files: what has to be downloaded.
-        folder: the name that it is usually unpacked under.
-        top: the archives' own outermost folder, "" when they have none.
-        contents: folder -> suffix and number of the files that have to be in it, at least.
-        classes: their names, where the layout of the folder does not state them.
-        channels: in which its images are read, where not all files have the same.
+        page: web page of its authors.
+        terms: of use, in words.
+        files: to be downloaded.
+        folder: name of the folder that it is usually unpacked to.
+        top: the top folder in the archives; "": none.
+        contents: folder -> suffix and minimum number of the files in it.
+        classes: class names, if the layout of the folder does not state them.
+        channels: in which its images are read, if the files differ.
     """
 
     title: str
@@ -81,7 +81,7 @@ NAMED_SETS: dict[str, NamedSet] = {
     "kvasir-seg": NamedSet(
         "Kvasir-SEG (Jha et al., MMM 2020)",
         "https://datasets.simula.no/kvasir-seg/",
-        lambda: _("for research and education; ask its makers for any other use"),
+        lambda: _("for research and education; ask its authors for any other use"),
         (Remote("kvasir-seg.zip", ("https://datasets.simula.no/downloads/kvasir-seg.zip",), 46_200_000),),
         "kvasir-seg",
         "Kvasir-SEG",
@@ -89,20 +89,20 @@ NAMED_SETS: dict[str, NamedSet] = {
         ("background", "polyp"),
     ),
 }
-_RECORD = ".files.json"  # of an unpacked set: size, time of its last change (ns) and CRC-32 of every file
-_UNPACKED = 1.2  # bytes of the unpacked images for each that is downloaded, at most
+_RECORD = ".files.json"  # of an unpacked data set: size, modification time (ns) and CRC-32 of each file
+_UNPACKED = 1.2  # maximum ratio of unpacked to downloaded bytes
 
 
 def find_dataset(name_or_folder: str | Path, root: str | Path | None, reporter: Reporter) -> Path:
-    """The folder that is meant: an existing one, or that of a named data set, which is downloaded if need be.
+    """The folder of a data set; downloads a named one if necessary.
 
     Args:
-        name_or_folder: a folder that exists is taken as it is.
-        root: where a named set lies (unpacked, or its archives), or is to be put; None: the cache.
-        reporter: reports what is downloaded, and under which terms.
+        name_or_folder: the name of a data set, or a folder, which is returned unchanged if it exists.
+        root: folder with a copy of the named data set or its archives, or to download to; None: the cache.
+        reporter: reports what is downloaded, and the terms of use.
     Raises:
-        DataError: the set cannot be had, or a copy of it is not whole.
-        OutputError: no room, or the place cannot be written.
+        DataError: the data set cannot be downloaded, or a copy of it is incomplete.
+        OutputError: the disk is full, or the folder cannot be written.
     """
     folder, name = Path(name_or_folder), str(name_or_folder)
     wanted = named_set(name, root)
@@ -113,7 +113,7 @@ def find_dataset(name_or_folder: str | Path, root: str | Path | None, reporter: 
         )
     if root is not None:
         raise DataError(
-            _("--root goes with a data set by name ({names}), not with {folder}; leave it out").format(
+            _("--root is only for data sets by name ({names}), not for {folder}; leave it out").format(
                 names=", ".join(NAMED_SETS), folder=folder
             ),
             path=folder,
@@ -129,18 +129,18 @@ def find_dataset(name_or_folder: str | Path, root: str | Path | None, reporter: 
 
 
 def named_set(name_or_folder: str | Path, root: str | Path | None) -> NamedSet | None:
-    """The named set that is meant; None for a folder."""
+    """The named data set; None if the argument is a folder."""
     return NAMED_SETS.get(str(name_or_folder)) if root is not None or not Path(name_or_folder).exists() else None
 
 
 def list_datasets(cache: Path) -> list[tuple[Path, int]]:
-    """The named sets in a cache, whole or in part, with their sizes in bytes."""
+    """The named data sets in a cache, complete or partial, with their sizes in bytes."""
     candidates = [path for name in NAMED_SETS if (path := cache / "datasets" / name).is_dir()]
     return [(path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())) for path in candidates]
 
 
 def clear_datasets(cache: Path) -> int:
-    """Delete the named sets of a cache; returns the bytes that were freed."""
+    """Delete the named data sets in a cache; returns the number of bytes freed."""
     freed = 0
     for path, size in list_datasets(cache):
         shutil.rmtree(path, ignore_errors=True)
@@ -149,11 +149,12 @@ def clear_datasets(cache: Path) -> int:
 
 
 def _find_copy(wanted: NamedSet, target: Path, name: str, in_cache: bool) -> Path | None:
-    """Where the set lies unpacked: where we put it, or in any of the usual places beside and above. In the cache, what
-    we put there is not found where it is damaged.
+    """Find an unpacked copy: in its own folder, or in one of the usual folders next to and above `target`.
+
+    A damaged copy in the cache counts as missing.
 
     Raises:
-        DataError: there is a part of it.
+        DataError: a copy outside the cache is incomplete.
     """
     tops = [target / wanted.folder, target, target.parent / wanted.folder, target.parent]
     folders = [inner for top in tops for inner in (top / wanted.top, top)]
@@ -163,8 +164,8 @@ def _find_copy(wanted: NamedSet, target: Path, name: str, in_cache: bool) -> Pat
     if found and (missing := _missing(wanted, found)):
         raise DataError(
             _(
-                "{folder} is not the whole of {name}: {missing}; delete it, choose another --root, or use it "
-                "as it is: ubend fit {folder}"
+                "{folder} is an incomplete copy of {name}: {missing}; delete it, choose another --root, or use it "
+                "as a folder: ubend fit {folder}"
             ).format(folder=found, name=name, missing=", ".join(missing)),
             path=found,
             key="contents",
@@ -173,7 +174,7 @@ def _find_copy(wanted: NamedSet, target: Path, name: str, in_cache: bool) -> Pat
 
 
 def _missing(wanted: NamedSet, folder: Path) -> list[str]:
-    """What a folder lacks of the set; it may hold more."""
+    """What is missing from a copy of the data set; additional files are allowed."""
     lacking = []
     for part, (suffix, count) in wanted.contents.items():
         found = sum(path.suffix == suffix and path.name[0] != "." for path in (folder / part).glob("*"))
@@ -184,7 +185,7 @@ def _missing(wanted: NamedSet, folder: Path) -> list[str]:
 
 
 def _is_changed(folder: Path) -> bool:
-    """Whether files of an unpacked set are not as its record says; only those touched since, or copied, are read."""
+    """Whether files of an unpacked data set differ from its record; checksums only if size or time differ."""
     if not (folder / _RECORD).exists():  # unpacked by an earlier version
         return False
     try:
@@ -209,7 +210,7 @@ def _check_sum(path: Path) -> int:
 
 
 def _download_set(name: str, wanted: NamedSet, target: Path, in_cache: bool, reporter: Reporter) -> Path:
-    """Download what is not available, unpack it, and give it its place when it is whole."""
+    """Download missing archives, unpack them, and move the complete data set to its folder."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target / ".lock")
@@ -219,7 +220,7 @@ def _download_set(name: str, wanted: NamedSet, target: Path, in_cache: bool, rep
             reporter.report(_("waiting for another process that is downloading {name}").format(name=name))
             acquired = lock.acquire()
         with acquired:
-            if found := _find_copy(wanted, target, name, in_cache):  # by the other one
+            if found := _find_copy(wanted, target, name, in_cache):  # made by the other process
                 return found
             if in_cache and (target / wanted.folder).exists():
                 line = _("note: {name} in the cache was damaged and is downloaded again ({path})")
@@ -227,31 +228,31 @@ def _download_set(name: str, wanted: NamedSet, target: Path, in_cache: bool, rep
             archives = _collect_archives(name, wanted, target, in_cache, reporter)
             try:
                 _unpack_all(wanted, archives, target, in_cache, reporter)
-            except DataError:  # useless, and the next time begins again
+            except DataError:  # the archives are useless
                 _delete_own(archives, target, in_cache)
                 raise
             _delete_own(archives, target, in_cache)
     except OSError as error:
         raise OutputError(
-            _("cannot write {path}: {reason}; free some space, or choose another place by --root DIR").format(
+            _("cannot write {path}: {reason}; free some space, or choose another folder with --root DIR").format(
                 path=target, reason=error.strerror or error
             ),
             path=target,
         ) from error
     found = _find_copy(wanted, target, name, in_cache)
-    assert found is not None  # it was whole when it got its place
+    assert found is not None  # it was complete when it was moved
     return found
 
 
 def _delete_own(archives: list[Path], target: Path, in_cache: bool) -> None:
-    """In the cache archives only take room; under --root they may be somebody's."""
+    """Delete archives in the cache, which are not needed any more; those under --root belong to the user."""
     for archive in archives:
         if in_cache and archive.parent == target:
             archive.unlink(missing_ok=True)
 
 
 def _collect_archives(name: str, wanted: NamedSet, target: Path, in_cache: bool, reporter: Reporter) -> list[Path]:
-    """The archives of a set: those available, checked, and the others downloaded."""
+    """The archives of a data set: verifies local ones, and downloads the others."""
     archives, absent = [], []
     for file in wanted.files:
         candidates = (target, target.parent, target.parent / wanted.folder)
@@ -259,7 +260,7 @@ def _collect_archives(name: str, wanted: NamedSet, target: Path, in_cache: bool,
         if local_file is not None and (wrong := check_file(local_file, file)):
             if not in_cache or local_file.parent != target:
                 raise DataError(
-                    _("{path}: {reason}; delete it, or get it again").format(path=local_file, reason=wrong),
+                    _("{path}: {reason}; delete it, or download it again").format(path=local_file, reason=wrong),
                     path=local_file,
                 )
             line = _("note: {path} was damaged and is downloaded again ({reason})")
@@ -270,23 +271,23 @@ def _collect_archives(name: str, wanted: NamedSet, target: Path, in_cache: bool,
             absent.append(file)
     size = sum(file.size for file in absent)
     unpacked = round(_UNPACKED * sum(file.size for file in wanted.files))
-    check_disk_space([DiskRequirement(target, size + unpacked, _("choose another place by --root DIR"))])
+    check_disk_space([DiskRequirement(target, size + unpacked, _("choose another folder with --root DIR"))])
     if absent:
         reporter.report(
             _("{name}: {title}, {size:.0f} MiB to download to {target}").format(
                 name=name, title=wanted.title, size=size / 2**20, target=target
             )
         )
-        reporter.report(_("its terms: {terms}; see {page}").format(terms=wanted.terms(), page=wanted.page))
+        reporter.report(_("terms of use: {terms}; see {page}").format(terms=wanted.terms(), page=wanted.page))
     for file in absent:
         download(file, target / file.name, reporter)
     return archives
 
 
 def _unpack_all(wanted: NamedSet, archives: list[Path], target: Path, in_cache: bool, reporter: Reporter) -> None:
-    """Unpack into a hidden folder, look whether all is there, and only then give it its name."""
+    """Unpack into a hidden folder, and rename it if it is complete."""
     hidden = target / ".unpacking"
-    shutil.rmtree(hidden, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(hidden, ignore_errors=True)  # left by a killed process
     try:
         hidden.mkdir()
         for archive in archives:
@@ -297,13 +298,13 @@ def _unpack_all(wanted: NamedSet, archives: list[Path], target: Path, in_cache: 
         inner = hidden / wanted.top
         if missing := _missing(wanted, inner if inner.is_dir() else hidden):
             raise DataError(
-                _("{files}: not the data set that was expected ({missing}); see {page}").format(
+                _("{files}: not the expected data set ({missing}); see {page}").format(
                     files=", ".join(map(str, archives)), missing=", ".join(missing), page=wanted.page
                 ),
                 path=archives[0],
                 key="contents",
             )
-        if in_cache:  # what is there is damaged
+        if in_cache:  # an existing folder is damaged
             _record(hidden)
             shutil.rmtree(target / wanted.folder, ignore_errors=True)
         hidden.rename(target / wanted.folder)

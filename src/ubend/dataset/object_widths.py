@@ -1,8 +1,8 @@
-"""How wide the objects of each class are, and which of them are too narrow to be learnt at the model's size.
+"""Measures how wide the objects of each class are, and finds those too narrow to be learnt at the model size.
 
-The width is that of the place: twice the distance to the border, along the middle of an object (where that distance is
-greatest among its neighbours). So a disc has its diameter, a vessel or a road its width whatever its length, and of
-objects that touch in the mask each has its own. H x W pixels.
+The width is local: twice the distance to the border, along the centre line of an object (the local maxima of that
+distance). So a disc has its diameter, a vessel or road its width at any length, and touching objects have their own
+widths. H x W pixels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,18 +23,18 @@ from ubend.dataset.store import read_class_map
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.layouts.pairs import Pair, common_folder
 
-_VERSION = 1  # of the way in which widths are measured
-_IMAGES = 16  # evenly taken
+_VERSION = 1  # of the measurement, for the cache
+_IMAGES = 16  # size of the sample, evenly spaced
 _SIDE_PX = 512  # larger masks are measured in a square of this side
-_LARGER = 2  # times the size, and four times the work; beyond, crops at native scale are the better way
+_LARGER = 2  # at most this factor is suggested for --size (four times the work); above, --patches is better
 
 
 def measure_widths(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """(n,) class and (n,) width in px at places along the middle of all objects of an (H, W) mask; n may be 0.
+    """(n,) class and (n,) width in px at points on the centre lines of all objects of an (H, W) mask; n may be 0.
 
-    What touches the rim of the mask continues beyond it.
+    Objects that touch the edge of the mask are taken to continue beyond it.
     """
-    # A grid of half pixels: pixel (y, x) lies at (2y, 2x), and what lies between pixels of two classes is a border.
+    # A grid of half pixels: pixel (y, x) is at (2y, 2x), and points between pixels of two classes are borders.
     classes = mask.repeat(2, axis=0)[:-1].repeat(2, axis=1)[:, :-1]
     border = np.zeros(classes.shape, np.bool_)
     border[1::2] |= classes[:-1:2] != classes[2::2]
@@ -42,7 +42,7 @@ def measure_widths(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[
     border[1::2, 1::2] |= border[1::2, :-1:2] | border[1::2, 2::2]
     if not border.any():
         return np.zeros(0, np.uint8), np.zeros(0)
-    depth = ndimage.distance_transform_edt(~border)  # in half pixels, so that it is the whole width in pixels
+    depth = ndimage.distance_transform_edt(~border)  # the distance in half pixels equals the width in pixels
     middle = ~border & (depth == ndimage.maximum_filter(depth, size=3))
     return classes[middle], depth[middle]
 
@@ -55,9 +55,10 @@ def find_widths(
     cache: Path,
     log: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Width]:
-    """Class name -> width of its objects, of a sample of the images that may be trained on; without the background
-    (the commonest class, where none is called that), and without classes that the sample does not show. From the cache
-    if the same masks were measured before.
+    """Measure the objects in a sample of the possible training images: {class name: width}.
+
+    Without the background (or the most common class, if none is called background), and without classes that do not
+    occur in the sample. The result is cached.
 
     Args:
         shapes_hw: native (height, width) of each image.
@@ -84,7 +85,7 @@ def _measure_sample(chosen: Sequence[tuple[Pair, tuple[int, int]]], labels: Labe
     def measure(pair: Pair, shape_hw: tuple[int, int]) -> tuple[NDArray[Any], ...]:
         try:
             found = read_class_map(pair, shape_hw, labels)
-        except DataError:  # told with all others when the images are decoded
+        except DataError:  # reported with all others when the images are decoded
             return np.zeros(0, np.uint8), np.zeros(0), np.zeros(0), np.zeros(256, np.int64)
         classes, widths = measure_widths(_take_square(found.classes, int(found.pixels[:IGNORED].argmax())))
         return classes, widths, widths / found.classes.size**0.5, found.pixels
@@ -103,7 +104,7 @@ def _measure_sample(chosen: Sequence[tuple[Pair, tuple[int, int]]], labels: Labe
 
 
 def _take_square(mask: NDArray[np.uint8], commonest: int) -> NDArray[np.uint8]:
-    """At most `_SIDE_PX` squared of a mask, around one of the pixels that are not of its commonest class."""
+    """A square of a mask, at most `_SIDE_PX` wide, around a pixel that is not of its most common class."""
     others = (mask != commonest) & (mask != IGNORED)
     rows = np.flatnonzero(others.any(axis=1))
     if not len(rows):
@@ -116,22 +117,22 @@ def _take_square(mask: NDArray[np.uint8], commonest: int) -> NDArray[np.uint8]:
 
 
 def middle_width(widths: NDArray[np.float64]) -> float:
-    """The width with half of the area in narrower places: for its length, a place has as much area as it is wide."""
+    """The median width weighted by area: half of the area is at narrower points (area is proportional to width)."""
     rising = np.sort(widths)
     area = rising.cumsum()
     return float(rising[np.searchsorted(area, area[-1] / 2)])
 
 
 def describe_narrow(widths: Mapping[str, Width], size: int | None) -> list[str]:
-    """A line when objects become too narrow at the model's size, with the settings that help; else none."""
+    """A message, with a setting that helps, if objects become too narrow at the model size; otherwise no line."""
     narrow = find_narrow(widths, size) if size is not None else {}
     if size is None or not narrow:
         return []
     enough = max(map(wide_enough, narrow.values()))
     cure = "--patches" if enough > _LARGER * size else f"--size {enough}"
     line = _(
-        "note: narrow objects are shrunk: {objects} (median width, in the images -> at {size} px); so few pixels show "
-        "no detail; train with `ubend fit ... {cure}`"
+        "note: narrow objects become too narrow to be learnt well: {objects} (median width, in the images -> at "
+        "{size} px); train with `ubend fit ... {cure}`"
     )
     objects = ", ".join(f"{name} {own.native_px:.1f} -> {size * own.relative:.1f} px" for name, own in narrow.items())
     return [line.format(objects=objects, size=size, cure=cure)]

@@ -1,4 +1,4 @@
-"""A data set and a plan -> the batches that are trained on, and the images that are validated on."""
+"""Prepares training batches and validation images from a data set and a plan."""
 
 import os
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from ubend.dataset.sources import ItemSource, open_sources
 
 @dataclass(frozen=True)
 class TrainData:
-    """The images of a training, on the device if they fit.
+    """The images for a training, on the device if they fit.
 
     Attributes:
         batches: of the training split.
@@ -41,8 +41,8 @@ def prepare(
     """Open the training and the validation split.
 
     Args:
-        process: (rank, number of processes): which part of each batch is drawn here.
-        augment: `ubend.dataset.augment.augment`, or a faster function of the same arguments.
+        process: (rank, number of processes): selects this process's share of each batch.
+        augment: `ubend.dataset.augment.augment`, or a faster function with the same arguments.
     Raises:
         SettingError: a batch does not fit in the memory of this computer.
     """
@@ -68,13 +68,13 @@ def prepare(
 
 
 def _refuse_large_batch(plan: Plan, data: Dataset, device: torch.device) -> None:
-    """Fail before a batch is drawn that the memory of this computer cannot hold. On a GPU its own memory is tried.
+    """Fail early if a batch certainly does not fit in this computer's memory; does nothing on a GPU.
 
-    Counted is only what every network holds of each image: the image and its target, and of a micro-batch the logits
-    and two feature maps of the first level, with the gradients of these.
+    The estimate includes only what every network needs: image and target of the batch, and for a micro-batch the
+    logits and two feature maps of the first level, with their gradients.
 
     Raises:
-        SettingError: it cannot.
+        SettingError: it does not fit.
     """
     if device.type != "cpu" or not hasattr(os, "sysconf"):
         return
@@ -87,7 +87,7 @@ def _refuse_large_batch(plan: Plan, data: Dataset, device: torch.device) -> None
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if wanted > there:
         line = _(
-            "train.batch = {batch} takes at least {wanted:.1f} GiB, and this computer has {there:.1f} GiB; use a "
+            "train.batch = {batch} needs at least {wanted:.1f} GiB, but this computer has {there:.1f} GiB; use a "
             "smaller --batch"
         )
         raise SettingError(
@@ -96,10 +96,10 @@ def _refuse_large_batch(plan: Plan, data: Dataset, device: torch.device) -> None
 
 
 def crop_size(shapes_hw: NDArray[np.int64], plan: Plan) -> tuple[int, int]:
-    """(H, W) of a training image: the median of the images' sizes, or `data.crop` if less.
+    """(H, W) of a training image: the median size of the images, or `data.crop` if that is smaller.
 
     Args:
-        shapes_hw: (N, 2) height and width of each image, as decoded, px.
+        shapes_hw: (N, 2) stored height and width of each image, px.
     """
     if plan.augment.kind != "warp":
         return int(shapes_hw[:, 0].max()), int(shapes_hw[:, 1].max())

@@ -1,7 +1,7 @@
-"""Crops: what the warp of a training crop looks at, and how rectangles of images are read and placed on a canvas.
+"""Reads only the rectangle of an image that the warp of a training crop samples.
 
-What a crop's warp looks at is known before: so much of the image, and no more, is read and brought to the device,
-where the warp is the same as on the image as a whole.
+The rectangle is computed from the warp's parameters. Only it is read and copied to the device, where the warp gives
+the same result as on the whole image.
 
 N crops, H x W pixels of a crop or canvas, C channels.
 """
@@ -18,9 +18,9 @@ from ubend.core.plan import AugmentPlan
 from ubend.dataset.augment import ELASTIC_POINTS, WarpParams, elastic_basis
 from ubend.dataset.store import Store
 
-_NODES = 33  # of each axis of a crop, at which the warp is looked at; between them it bends by less than _BEND_PX
+_NODES = 33  # points per axis at which the warp is evaluated; between them it deviates by less than _BEND_PX
 _BEND_PX = 1
-_ELASTIC_DEVIATIONS = 4  # of the elastic field's points, that a crop has room for
+_ELASTIC_DEVIATIONS = 4  # standard deviations of the elastic field that fit on the canvas
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Regions:
     """Rectangles of images.
 
     Attributes:
-        numbers: (N,) of the images, in the store.
-        corner_yx: (N, 2) their first pixel.
-        size_hw: (N, 2) px.
+        numbers: (N,) indices of the images in the store.
+        corner_yx: (N, 2) first pixel of each rectangle.
+        size_hw: (N, 2) size, px.
     """
 
     numbers: NDArray[np.int64]
@@ -45,21 +45,24 @@ def find_regions(
     region_hw: tuple[int, int],
     points: int = ELASTIC_POINTS,
 ) -> tuple[WarpParams, NDArray[np.int64], NDArray[np.int64]]:
-    """What the warp of each crop looks at.
+    """Find the rectangle that the warp of each crop samples.
 
-    Where that is more than `region_hw` (an elastic field in a thousand), the crop's border is the image's.
+    If it is larger than `region_hw` (about one elastic field in a thousand), it is cut, and the warp reflects the
+    image at the cut.
 
     Args:
-        params: on images as wholes.
-        shapes_hw: (N, 2) of the images.
-        points: a side of the elastic field, see `elastic_basis`.
+        params: relative to whole images.
+        shapes_hw: (N, 2) sizes of the images.
+        crop_hw: (H, W) px of a crop.
+        region_hw: maximum size of a rectangle, from `region_canvas`.
+        points: points per side of the elastic field, see `elastic_basis`.
     Returns:
-        The draws on the crops, and the (N, 2) corners and sizes of these, px.
+        The parameters relative to the rectangles, and the (N, 2) corners and sizes of these, px.
     """
     centre = (shapes_hw - 1) / 2 + params.offset_yx.astype(np.float64)
     low, high = _source_bounds(params, crop_hw, points)
     first, last = np.floor(centre + low).astype(np.int64), np.ceil(centre + high).astype(np.int64)
-    # out of the image, the warp sees its reflection: -1 is 0, and `side` is `side - 1`
+    # Outside the image the warp samples its reflection: -1 is 0, and `side` is `side - 1`.
     mirrored = np.where(first < 0, -1 - first, 0), np.where(last >= shapes_hw, 2 * shapes_hw - 1 - last, shapes_hw)
     first, last = (
         np.clip(np.minimum(first, mirrored[1]), 0, shapes_hw - 1),
@@ -76,7 +79,7 @@ def find_regions(
 def _source_bounds(
     params: WarpParams, crop_hw: tuple[int, int], points: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N, 2) least and greatest place that a crop looks at, from its centre in the image, px."""
+    """(N, 2) smallest and largest coordinates that a crop samples, relative to its centre in the image, px."""
     nodes = [np.unique(np.linspace(0, side - 1, min(side, _NODES)).astype(np.int64)) for side in crop_hw]
     cpu = torch.device("cpu")
     basis_y, basis_x = (elastic_basis(s, cpu, points).numpy()[at] for s, at in zip(crop_hw, nodes, strict=True))
@@ -88,7 +91,7 @@ def _source_bounds(
 
 
 def region_canvas(crop_hw: tuple[int, int], settings: AugmentPlan, largest_hw: NDArray[np.int64]) -> tuple[int, int]:
-    """(H, W) that hold what a crop looks at, except for rare elastic fields; px."""
+    """(H, W) px that contain what a crop samples, except for rare elastic fields."""
     turns = np.linspace(0, np.deg2rad(min(90.0, settings.rotation_deg)), 91)
     zoom = math.exp(settings.scale + settings.stretch / 2)
     drawn = settings.elastic * math.sqrt(math.prod(crop_hw))
@@ -103,17 +106,17 @@ def region_canvas(crop_hw: tuple[int, int], settings: AugmentPlan, largest_hw: N
 
 
 def device_dtype(store: Store) -> torch.dtype:
-    """Of pixels on the device; torch can do little with uint16."""
+    """The dtype of images on the device: uint8 or float32, since torch hardly supports uint16."""
     return torch.uint8 if store.dtype == np.uint8 else torch.float32
 
 
 def read_regions(
     store: Store, regions: Regions, canvas_hw: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Crops, each at the top left of a canvas, on the device; the rest repeats the edge and is IGNORED.
+    """Read rectangles to the device, each at the top left of a canvas; the rest repeats the edge and is IGNORED.
 
     Args:
-        canvas_hw: at least as large as each of them.
+        canvas_hw: at least as large as each rectangle.
     Returns:
         (N, H, W, C) images, uint8 or float32, and (N, H, W) class indices.
     """
@@ -122,5 +125,5 @@ def read_regions(
     index = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
     every = zip(regions.numbers.tolist(), regions.corner_yx.tolist(), regions.size_hw.tolist(), strict=True)
     for image, mask, (number, corner_yx, size_hw) in zip(pixels.numpy(), index.numpy(), every, strict=True):
-        store.paint(number, image, mask, corner_yx, size_hw)  # into the tensors' own memory
+        store.paint(number, image, mask, corner_yx, size_hw)  # writes to the memory of the tensors
     return pixels.to(device, non_blocking=True), index.to(device, non_blocking=True)

@@ -1,6 +1,6 @@
-"""What a scan of a folder finds: headers of the images, and which label values each mask holds, read once.
+"""Scans a folder: image headers, and the label values in each mask.
 
-What the values mean, `labels/classes.py` says. The survey of the masks is kept in the cache, named by their content.
+`labels/classes.py` finds what the values mean. The scan of the masks is cached under a hash of their content.
 """
 
 import hashlib
@@ -34,8 +34,11 @@ _Kind = TypeVar("_Kind", int, str)
 def read_headers(
     pairs: Sequence[Pair], channels: int | None = None, file_cache: FileCache | None = None
 ) -> list[Header]:
-    """The header of each image; `channels` as the user says, `file_cache` from earlier.
+    """Read the header of each image.
 
+    Args:
+        channels: `data.channels`.
+        file_cache: has headers of unchanged files from earlier runs; new headers are added.
     Raises:
         PairError: headers that cannot be read.
     """
@@ -55,23 +58,23 @@ def read_headers(
 
 
 def agree_channels(headers: Sequence[Header], pairs: Sequence[Pair], wanted: int | None) -> tuple[int, list[str]]:
-    """The channels in which a set is read, and what the user should know of it.
+    """Choose the number of channels in which all images are read.
 
     Args:
         headers: of the pairs' images.
-        wanted: `data.channels`; None: as the images are, if all are alike; grey and colour are read in colour.
+        wanted: `data.channels`; None: that of the images, if equal; a mix of grey and colour is read in colour.
     Returns:
-        (channels, remarks).
+        (channels, messages for the user).
     Raises:
-        DataError: other numbers of channels differ and nothing is wanted.
-        PairError: channels that cannot become those that are wanted, or depths that differ: the pairs
-            of the rarer depths are the bad ones.
+        DataError: the images differ in channels in another way, and `wanted` is None.
+        PairError: images that cannot be read with these channels, or bit depths that differ: pairs with other than
+            the most common depth are the bad ones.
     """
     names = [pair.name for pair in pairs]
     channels = wanted or _common_channels(headers, names)
     odd = [i for i, header in enumerate(headers) if not header.gives(channels)]
     if odd:
-        line = _("--channels {wanted} does not fit {found}; give as many as the images have").format(
+        line = _("--channels {wanted} does not fit {found}; give the number of channels of the images").format(
             wanted=channels, found=_table([headers[i].channels for i in odd], [names[i] for i in odd])
         )
         if len(odd) < len(pairs):
@@ -89,10 +92,10 @@ def agree_channels(headers: Sequence[Header], pairs: Sequence[Pair], wanted: int
     grey = [name for name, header in zip(names, headers, strict=True) if header.channels == 1]
     if wanted is None and channels == 3 and grey:
         line = ngettext(
-            "{count} of {all} images is grey ({names}); all are read in colour, grey repeated; --channels 1 "
-            "reads all in grey",
-            "{count} of {all} images are grey ({names}); all are read in colour, grey repeated; --channels 1 "
-            "reads all in grey",
+            "{count} of {all} images is grey ({names}); all are read in colour (three equal channels for grey); "
+            "--channels 1 reads all in grey",
+            "{count} of {all} images are grey ({names}); all are read in colour (three equal channels for grey); "
+            "--channels 1 reads all in grey",
             len(grey),
         )
         remarks.append(line.format(count=len(grey), all=len(names), names=", ".join([*grey[:_NAMED], "..."])))
@@ -105,11 +108,11 @@ def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
     if len(kinds) == 1 and maximum <= MAX_CHANNELS:
         return maximum
     if len(kinds) == 1:
-        line = _("the images have {count} channels; at most {maximum} can be learnt, so keep the most informative ones")
+        line = _("the images have {count} channels; at most {maximum} are supported: keep the most informative ones")
         raise DataError(line.format(count=maximum, maximum=MAX_CHANNELS), key="data.channels")
     if set(kinds) == {1, 3}:
         return 3
-    cure = _("--channels {maximum} --skip-bad continues with those that have {maximum}").format(maximum=maximum)
+    cure = _("--channels {maximum} --skip-bad uses only those that have {maximum}").format(maximum=maximum)
     table = _table([header.channels for header in headers], names)
     raise DataError(
         _("the images differ in channels: {table}; {cure}").format(table=table, cure=cure), key="data.channels"
@@ -117,13 +120,13 @@ def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
 
 
 def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:
-    """`12 grey (a, b, c, ...), 3 in colour (d, e, f)`, the commonest kind first."""
+    """`12 grey (a, b, c, ...), 3 in colour (d, e, f)`, the most common kind first."""
     kind_names = {
         1: _("grey"),
         3: _("in colour"),
-        "uint8": _("of 8 bit"),
-        "uint16": _("of 16 bit"),
-        "float32": _("of float or signed values"),
+        "uint8": _("with 8 bit"),
+        "uint16": _("with 16 bit"),
+        "float32": _("with float or signed values"),
     }
     parts = []
     for kind, count in Counter(kinds).most_common():
@@ -135,17 +138,17 @@ def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:
 
 
 def _remarks(headers: Sequence[Header], channels: int) -> list[str]:
-    """What is done to images on reading that a person might not expect."""
+    """Messages on conversions made when reading images that users may not expect."""
     dropped = [header.channels + 1 for header in headers if header.alpha and header.channels + 1 != channels]
     more, turned = max(dropped, default=0), sum(h.turned for h in headers)
     lines = (
         (len(dropped), _("alpha is dropped in {count} of {all} images; --channels {more} keeps it, if all have it")),
-        (sum(h.cmyk for h in headers), _("printing inks (CMYK) become red, green, blue in {count} of {all} images")),
+        (sum(h.cmyk for h in headers), _("CMYK is converted to RGB in {count} of {all} images")),
         (
             turned,
             ngettext(
-                "{count} of {all} images is turned upright, as its EXIF says",
-                "{count} of {all} images are turned upright, as their EXIF says",
+                "{count} of {all} images is rotated according to its EXIF orientation",
+                "{count} of {all} images are rotated according to their EXIF orientation",
                 turned,
             ),
         ),
@@ -155,7 +158,7 @@ def _remarks(headers: Sequence[Header], channels: int) -> list[str]:
 
 LABEL_SCAN_VERSION = 3
 LABEL_SCAN_SUFFIX, WIDTHS_SUFFIX = ".survey.npz", ".widths.npz"
-_MAX_VALUES = 4096  # of one mask that are kept, the commonest; a photograph holds more
+_MAX_VALUES = 4096  # kept of one mask, the most common ones; only a photograph has more
 
 
 def scan_masks(
@@ -166,17 +169,17 @@ def scan_masks(
     report: Callable[[int, int], None] = lambda done, total: None,
     log: Callable[[str], None] = lambda sentence: None,
 ) -> LabelScan:
-    """What the masks hold; from the cache if they were surveyed before.
+    """Find the label values in the masks; from the cache if the same masks were scanned before.
 
     Args:
         pairs: images with masks.
         sizes_hw: native (height, width) of each image.
         digests: of each mask's content.
-        cache: folder of stores and surveys.
-        report: called with (masks done, masks in all).
-        log: called with a sentence where the file in the cache was damaged and is made again.
+        cache: the cache folder.
+        report: called with (masks done, all masks).
+        log: called with a message if the file in the cache was damaged and is recreated.
     Raises:
-        PairError: masks that cannot be read, or are not of the size of their images; all at once.
+        PairError: masks that cannot be read, or differ in size from their images; all together.
         OutputError: the cache cannot be written.
     """
     contents = [LABEL_SCAN_VERSION, list(zip(digests, map(tuple, sizes_hw), strict=True))]
@@ -198,14 +201,14 @@ def cached_arrays(
     make: Callable[[], Mapping[str, Any]],
     log: Callable[[str], None] = lambda sentence: None,
 ) -> Mapping[str, Any]:
-    """Arrays by name from a file in the cache, or made and written there.
+    """Load named arrays from a file in the cache, or make them and write the file.
 
     Args:
-        contents: what the arrays follow from; names the file, by its `repr`.
+        contents: everything the arrays depend on; a hash of its `repr` names the file.
         suffix: of the file.
-        names: of the arrays that are needed.
-        make: gives the arrays where the file does not exist, or is damaged.
-        log: called with a sentence if it was damaged.
+        names: of the arrays needed.
+        make: called if the file does not exist or is damaged; returns the arrays.
+        log: called with a message if the file was damaged.
     Raises:
         OutputError: the cache cannot be written.
     """
@@ -215,7 +218,7 @@ def cached_arrays(
             return {name: found[name] for name in names}
     except FileNotFoundError:
         pass
-    except Exception:  # zip files and NumPy's arrays raise many kinds where they are damaged
+    except Exception:  # damaged zip files and NumPy arrays raise many kinds of errors
         log(damaged_cache(path))
     arrays = make()
 
@@ -231,12 +234,12 @@ def cached_arrays(
 
 
 def damaged_cache(path: Path) -> str:
-    """What to say of a file in the cache that is not as it was written."""
-    return _("note: {path} in the cache was damaged and is made again").format(path=path)
+    """The message for a damaged file in the cache."""
+    return _("note: {path} in the cache was damaged and is recreated").format(path=path)
 
 
 def cache_error(cache: Path, error: Exception) -> OutputError:
-    """What to say when nothing can be written to the cache."""
+    """The error for a cache that cannot be written."""
     if isinstance(error, OutputError) and isinstance(error.__cause__, OSError):
         error = error.__cause__
     return OutputError(
@@ -283,7 +286,7 @@ def scan_masks_uncached(
 def _inspect(
     pair: Pair, size_hw: tuple[int, int]
 ) -> tuple[bool, bool, bool, NDArray[np.int32], NDArray[np.int64], NDArray[np.int32], Mapping[tuple[int, int], int]]:
-    """Of a mask what `LabelScan` keeps: colored, with_palette, lossy, codes, pixels, shown, covered."""
+    """The entry of one mask in `LabelScan`: colored, with_palette, lossy, values, pixels, shown, covered."""
     mask_values = read_label_values(pair.mask, size_hw)
     if mask_values.values.shape != tuple(size_hw):
         raise DataError(mask_size_problem(pair, mask_values.values.shape, size_hw))
@@ -302,17 +305,17 @@ def _inspect(
 
 
 def mask_size_problem(pair: Pair, mask_hw: tuple[int, ...], image_hw: tuple[int, ...]) -> str:
-    """The line for a mask that is not of the size of its image."""
+    """The problem of a mask that differs in size from its image."""
     line = _("{mask}: the mask is {mask_size} px but its image {image} is {size} px (width x height)")
     if mask_hw == tuple(image_hw)[::-1]:
         line = _(
-            "{mask}: the mask is {mask_size} px but its image {image} is {size} px (width x height), so its "
-            "width and height are exchanged; save the mask transposed"
+            "{mask}: the mask is {mask_size} px but its image {image} is {size} px (width x height): "
+            "width and height are swapped; save the mask transposed"
         )
         if read_header(pair.image).turned:
             line = _(
-                "{mask}: the mask is {mask_size} px but its image {image}, turned upright as its EXIF orientation "
-                "says, is {size} px (width x height); turn the mask too, or save the image without EXIF"
+                "{mask}: the mask is {mask_size} px but its image {image}, rotated according to its EXIF orientation, "
+                "is {size} px (width x height); rotate the mask too, or save the image without EXIF"
             )
     line = line.format(
         mask=pair.mask.path,
@@ -324,29 +327,36 @@ def mask_size_problem(pair: Pair, mask_hw: tuple[int, ...], image_hw: tuple[int,
 
 
 def unknown_values_problem(pair: Pair, values: NDArray[np.int32], labels: LabelMap) -> str:
-    """The line for a mask that holds codes beyond the class table; -1: of another kind than the table's."""
+    """The problem of a mask with label values that are not in the class table.
+
+    Args:
+        values: of these; -1: of another kind than those of the table (a value instead of a colour, or vice versa).
+    """
     if -1 in values:
         other = (
-            _("{mask}: the mask is coloured, but the classes are values: {known}; name its colours with --values")
+            _("{mask}: the mask is in colour, but the classes are values: {known}; name its colours with --values")
             if labels.kind == "value"
-            else _("{mask}: holds values above 255, but the classes are colours: {known}; save all masks alike")
+            else _("{mask}: has values above 255, but the classes are colours: {known}; save all masks in one way")
         )
         return Problem(other.format(mask=pair.mask.path, known=labels.describe()), pair.mask.path, "data.values")
     line = _(
-        "{mask}: holds {values}, beyond the classes {known}; fix the mask, or say what they are with --values"
+        "{mask}: has {values}, not among the classes {known}; fix the mask, or say what they mean with --values"
     ).format(mask=pair.mask.path, values=format_values(values.tolist(), labels.kind, 8), known=labels.describe())
     return Problem(line, pair.mask.path, "data.values")
 
 
 def threads() -> int:
-    """How many files are decoded at once."""
+    """The number of files that are decoded at the same time."""
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1))
 
 
 def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str, list[str]]:
-    """Name of a pair -> what is wrong with its files; decodes them all. `channels` as in the settings.
+    """Decode all files; returns {name of a pair: problems of its files}.
 
-    Empty files are skipped: `read_folder` tells them.
+    Empty files are skipped, since `read_folder` reports them.
+
+    Args:
+        channels: `data.channels`.
     """
 
     def look(pair: Pair) -> list[str]:

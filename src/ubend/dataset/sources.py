@@ -1,10 +1,10 @@
-"""Data sources: images of a store, or crops of them, brought to a device as batches on one canvas.
+"""Data sources: read images of a store, or crops of them, to a device, as batches on one canvas.
 
 Training and validation use only the interface `ItemSource`, never a subclass by name:
 
-    Images   whole images, kept on the device where they fit
-    Patches    images at native size, of which training reads crops
-    Windows    fixed crops that cover images, for validation; each pixel counts in one of them
+    WholeImages   whole images, kept on the device if they fit
+    RandomCrops   images at native size, from which training reads crops
+    FixedCrops    fixed crops that cover the images, for validation; each pixel is scored in exactly one crop
 
 N items, H x W pixels of the canvas, C channels.
 """
@@ -28,34 +28,36 @@ from ubend.dataset.regions import Regions, device_dtype, find_regions, read_regi
 from ubend.dataset.store import Store
 from ubend.labels.class_table import IGNORED
 
-_SLICE_BYTES = 64 * 2**20  # of images brought to the device at once
-_RESIDENT_SHARE = 0.4  # of a GPU's free memory that images may take
-_VALIDATION_SHARE = 0.5  # of an epoch's pixels, at most, when crops are validated: a sixth of its time
+_SLICE_BYTES = 64 * 2**20  # of images copied to the device at a time
+_RESIDENT_SHARE = 0.4  # of a GPU's free memory that images may use
+_VALIDATION_SHARE = 0.5  # maximum pixels of validation crops, relative to an epoch's; a sixth of its time
 _VALIDATION_PIXELS = 4 * 2**20  # in one forward pass without gradients
-_CPU_CROP_PIXELS = 2**19  # likewise, of crops on a CPU, which more make no faster, but take 1 GiB each million
+_CPU_CROP_PIXELS = 2**19  # the same for crops on a CPU; more are not faster, and need 1 GiB per million
 
 
 class ItemSource:
-    """Images of a store, or crops of them, that are brought to a device as batches on one canvas.
+    """Images of a store, or crops of them, read to a device as batches on one canvas.
 
     Args:
-        store: where the images are.
-        numbers: (n,) which of them.
-        device: where they go.
+        store: contains the images.
+        numbers: (n,) indices of the images to use.
+        device: the target device.
     Attributes:
-        numbers: (N,) of each item's image, in the store.
-        sources: (N,) the same, counted as in the argument; `source_count`: n.
-        corner_yx, shapes_hw: (N, 2) what an item shows of its image, px.
+        numbers: (N,) index of each item's image in the store.
+        sources: (N,) index of each item's image in the argument `numbers`.
+        source_count: n.
+        corner_yx, shapes_hw: (N, 2) rectangle of the image that an item shows, px.
         canvas_hw: (H, W) px, at least as large as what is read of an item.
         shown: (N,) how often an epoch shows each item.
-        resident: whether all of them stay on the device; `bytes`: what they would take there.
+        resident: whether all items are kept on the device.
+        bytes: memory needed for that.
         images, masks: (N, H, W, C) uint8 or float32 and (N, H, W) uint8 on the device if resident, else empty.
-        validation_pixels: of canvases in one forward pass without gradients, where memory allows.
+        validation_pixels: pixels of canvases in one forward pass without gradients, if memory allows.
     """
 
     resident = False
     bytes = 0
-    threads = 1  # that read
+    threads = 1  # for reading
     validation_pixels = _VALIDATION_PIXELS
     canvas_hw: tuple[int, int]
 
@@ -72,7 +74,7 @@ class ItemSource:
 
     @property
     def fetched_bytes(self) -> int:
-        """What one item takes on the device."""
+        """Bytes of one item on the device."""
         return math.prod(self.canvas_hw) * (self.store.channels * device_dtype(self.store).itemsize + 1)
 
     def image(self, item: int) -> NDArray[Any]:
@@ -86,32 +88,32 @@ class ItemSource:
         return self.store.mask(int(self.numbers[item]))[top : top + h, left : left + w]
 
     def regions(self, items: NDArray[np.int64] | slice) -> Regions:
-        """What these items show."""
+        """The rectangles that these items show."""
         return Regions(self.numbers[items], self.corner_yx[items], self.shapes_hw[items])
 
     def narrow(
         self, params: WarpParams, regions: Regions, crop_hw: tuple[int, int], points: int
     ) -> tuple[WarpParams, Regions]:
-        """What the warps of crops look at of items, where only that is read; else the arguments as they are.
+        """Limit what is read to the rectangles that the warps sample; here: returns the arguments unchanged.
 
         Args:
-            params: on the items as wholes.
+            params: relative to the whole items.
             regions: the items, from `regions`.
-            points: a side of the elastic field, see `elastic_basis`.
+            crop_hw: (H, W) px of a crop.
+            points: points per side of the elastic field, see `elastic_basis`.
         Returns:
-            The draws on the crops, and these.
+            The parameters relative to the rectangles, and the rectangles.
         """
         return params, regions
 
     def note(self) -> str | None:
-        """A sentence for the user about what is left out; None: nothing is."""
+        """A message for the user about crops that are left out; None: none are."""
         return None
 
     def take(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(n, C, H, W) uint8 or float32 images, channels last, and (n, H, W) uint8 class indices, on the device.
 
-        An item lies at the top left of its canvas and is cut off where that ends; the rest repeats its edge and is
-        IGNORED.
+        An item is at the top left of its canvas, and is cut to it; the rest repeats the edge and is IGNORED.
         """
         if self.resident:
             where = send(torch.from_numpy(items), self.device)
@@ -126,16 +128,16 @@ class ItemSource:
         return read_regions(self.store, regions, self.canvas_hw, self.device)
 
     def prefetch(self, regions: Regions) -> "Future[tuple[Tensor, Tensor]]":
-        """The same, by a reading thread."""
+        """The same as `read`, in a reading thread."""
         return self._reader.submit(self.read, regions)
 
 
 class WholeImages(ItemSource):
-    """Whole images, resident on the device when they fit (`room_bytes`), else read from the memory-mapped store.
+    """Whole images, resident on the device if they fit, else read from the memory-mapped store.
 
     Args:
         store, numbers, device: see `ItemSource`.
-        room_bytes: how much of the device's memory images may take.
+        room_bytes: maximum device memory for images.
     """
 
     def __init__(self, store: Store, numbers: NDArray[np.int64], device: torch.device, room_bytes: int) -> None:
@@ -154,16 +156,16 @@ class WholeImages(ItemSource):
 
 
 class RandomCrops(ItemSource):
-    """The images of a training split, at native size; crops of them are read, never all of them.
+    """Training images at native size, from which only crops are read.
 
     Args:
         store, numbers, device: see `ItemSource`.
-        crops: how many of them an epoch shows; each image in proportion to its area, and at least once.
+        crops: crops per epoch; each image has a number proportional to its area, at least one.
         crop_hw: (H, W) px.
-        settings: of the warp; they say how much of an image a crop may look at.
+        settings: of the warp; they determine how much of an image a crop may sample.
     """
 
-    threads = 4  # what they wait for is the disk
+    threads = 4  # which mostly wait for the disk
 
     def __init__(
         self,
@@ -181,20 +183,20 @@ class RandomCrops(ItemSource):
     def narrow(
         self, params: WarpParams, regions: Regions, crop_hw: tuple[int, int], points: int
     ) -> tuple[WarpParams, Regions]:
-        """The crop that each warp looks at."""
+        """The rectangle that each warp samples."""
         moved, *box = find_regions(params, regions.size_hw, crop_hw, self.canvas_hw, points)
         return moved, Regions(regions.numbers, *box)
 
 
 class FixedCrops(ItemSource):
-    """Fixed crops that cover images; each pixel is scored in one of them.
+    """Fixed crops that cover the images; each pixel is scored in exactly one crop.
 
     Args:
         store, numbers, device: see `ItemSource`.
-        crop_hw: (H, W) px, at most; smaller where all images are.
-        maximum: crops; of more, so many are taken evenly.
+        crop_hw: (H, W) px, at most; smaller if the images are.
+        maximum: number of crops; if more are needed, evenly spaced ones are used.
     Attributes:
-        cover: how many crops cover all images.
+        cover: number of crops that cover all images.
     """
 
     def __init__(
@@ -207,7 +209,7 @@ class FixedCrops(ItemSource):
         ends = np.cumsum(counts.prod(axis=1))
         self.cover = int(ends[-1])
         chosen = np.arange(self.cover)
-        if self.cover > maximum:  # the middle ones of so many equal stretches
+        if self.cover > maximum:  # the middle one of each of `maximum` equal ranges
             chosen = ((np.arange(maximum) + 0.5) * self.cover / maximum).astype(np.int64)
         self.sources = np.searchsorted(ends, chosen, side="right").astype(np.int64)
         self.numbers, self.shown = numbers[self.sources], np.ones_like(chosen)
@@ -216,21 +218,21 @@ class FixedCrops(ItemSource):
         shapes, counts = shapes[self.sources], counts[self.sources]
         self.shapes_hw = np.minimum(shapes, np.array(crop_hw))
         room, gaps = shapes - self.shapes_hw, np.maximum(1, counts - 1)
-        self.corner_yx = room * positions // gaps  # spread evenly, so neighbours overlap
+        self.corner_yx = room * positions // gaps  # evenly spaced, so that neighbours overlap
         before = np.where(positions > 0, room * (positions - 1) // gaps + self.shapes_hw, 0)
-        self._fresh = np.maximum(0, before - self.corner_yx)  # rows and columns that were scored before
+        self._fresh = np.maximum(0, before - self.corner_yx)  # rows and columns already scored in a neighbour
         self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
 
     def note(self) -> str | None:
-        """How many crops are looked at, if not all."""
+        """The number of crops used, if not all."""
         if len(self) == self.cover:
             return None
         return _(
-            "note: {cover} crops would cover the validation split; {count} of them, evenly taken, are looked at"
+            "note: {cover} crops would cover the validation split; {count} of them, evenly spaced, are used"
         ).format(cover=self.cover, count=len(self))
 
     def take(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """As of any source; what is scored in another crop is IGNORED as well."""
+        """See `ItemSource.take`; pixels that are scored in another crop are IGNORED, too."""
         pixels, index = super().take(items)
         for mask, (rows, columns) in zip(index, self._fresh[items].tolist(), strict=True):
             mask[:rows], mask[:, :columns] = IGNORED, IGNORED
@@ -238,16 +240,16 @@ class FixedCrops(ItemSource):
 
 
 def share_crops(areas: NDArray[np.int64], crops: int) -> NDArray[np.int64]:
-    """So many crops among images of these areas: in proportion, each at least one; the sum may differ a little."""
+    """Distribute crops to images in proportion to their areas, at least one each; the sum may differ slightly."""
     return np.asarray(np.maximum(1, np.rint(crops * (areas / areas.sum()))).astype(np.int64))
 
 
 def open_sources(
     data: Dataset, plan: Plan, device: torch.device, crop_hw: tuple[int, int]
 ) -> tuple[ItemSource, ItemSource]:
-    """The training and the validation split of a data set, as `data.resize` asks for them; on the device if they fit.
+    """Open the sources of training and validation, according to `data.resize`; on the device if they fit.
 
-    Images that keep their native size stay in the store, and crops of them are read.
+    Images at native size stay in the store, and crops of them are read.
 
     Args:
         crop_hw: (H, W) px of a training crop.
@@ -256,10 +258,10 @@ def open_sources(
     if plan.data.resize == "native":
         crops = plan.data.crops_per_epoch or len(numbers)
         training = RandomCrops(data.store, numbers, device, crops, crop_hw, plan.augment)
-        # twice as large: pixels at its border lack surroundings, and count half as often
+        # Twice the training crop, so that half as many pixels are near a border, where context is missing.
         maximum = max(len(others), round(_VALIDATION_SHARE * crops / 4))
         return training, FixedCrops(data.store, others, device, (2 * crop_hw[0], 2 * crop_hw[1]), maximum)
-    # on the CPU the memory-mapped store is as good
+    # On the CPU, the memory-mapped store is as fast.
     room = 0 if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
     whole = WholeImages(data.store, numbers, device, room)
     return whole, WholeImages(data.store, others, device, room - (whole.bytes if whole.resident else 0))

@@ -1,6 +1,6 @@
-"""Deterministic split into train, val and test that never cuts a group or near-identical images.
+"""Deterministic split into train, val and test, which keeps groups and near-identical images together.
 
-Axis letters: N images.
+N images.
 """
 
 import hashlib
@@ -15,23 +15,23 @@ from ubend.core.errors import DataError, SettingError
 from ubend.core.i18n import _
 from ubend.layouts.pairs import SplitName
 
-# Measured on 32 px thumbnails (grey, box filter) of two data sets, the pairs looked at by eye. Kvasir-SEG
-# (1,000): copies and neighbouring frames have .9999, .9999, .9999, .993, .966; below come different polyps
-# in the same black frame, .955 and .950, among two more frames of one video, .949 and .943. Oxford-IIIT Pet
-# (2,934): ten copies, some sharpened or with a watermark, .981 and more; the next pair is one dog in two
-# poses, .895. At 16 px one pair of different polyps passes (.963), which only keeps them together.
-# Mirrored copies were looked for too: the best mirrored pairs (.945; .885) are all different, so left out.
+# Correlation of two thumbnails, measured on 32 px thumbnails (grey, box filter) of two data sets, with the pairs
+# checked by eye. Kvasir-SEG (1,000 images): copies and neighbouring frames have .9999, .9999, .9999, .993, .966;
+# different polyps in the same black frame have .955 and less (two frames of one video are also below: .949, .943).
+# Oxford-IIIT Pet (2,934): ten copies, some sharpened or with a watermark, have .981 and more; the next pair is one dog
+# in two poses, .895. At 16 px one pair of different polyps exceeds the threshold (.963); it is only kept together.
+# Mirrored copies are not searched: the best mirrored pairs (.945; .885) were all different images.
 THRESHOLD = 0.96
-# The same after the set's mean thumbnail was taken away, since uneven light alone makes all images of one
-# microscope correlate. Kvasir-SEG's copies keep .944 and more, different polyps have .931 and less; pets .981.
+# The same after subtracting the mean thumbnail of the data set, since uneven light alone makes all images of one
+# microscope correlate. Copies in Kvasir-SEG have .944 and more, different polyps .931 and less; pets .981.
 OWN_THRESHOLD = 0.94
-_SAME = 0.9998  # beyond this they are copies, whatever the mean; images that light alone makes alike have .999
+_SAME = 0.9998  # above this, images are copies without regard to the mean; uneven light alone gives .999
 
-_MIN_CONTRAST = 2.0  # grey levels, standard deviation; in flatter thumbnails rounding is what correlates
-_FEW = 2**13  # pairs whose rows may be picked, 32 MiB each
-_BLOCK_CELLS = 2**22  # correlations held at a time: 16 MiB
-_COARSE = 8  # side in cells of what is looked at first; of the pets it leaves 12 pairs of 4 million
-_ROUNDING = 1e-4  # of a sum of 1024 products in float32, amply
+_MIN_CONTRAST = 2.0  # grey levels, standard deviation; flatter thumbnails correlate by rounding alone
+_FEW = 2**13  # up to this many pairs, only their rows are multiplied (32 MiB)
+_BLOCK_CELLS = 2**22  # correlations in memory at a time: 16 MiB
+_COARSE = 8  # side of the thumbnails compared first; it leaves 12 of 4 million pairs of the pets
+_ROUNDING = 1e-4  # generous bound for a sum of 1024 products in float32
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SplitResult:
 
     Attributes:
         splits: one per pair, in the order of the pairs.
-        remarks: what the user should know about this split, one sentence each.
+        remarks: messages for the user about the split.
     """
 
     splits: tuple[SplitName, ...]
@@ -48,16 +48,16 @@ class SplitResult:
 
 
 def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Group number of each image: chains of near-identical images share one.
+    """Group near-identical images: returns a group number for each image; chains of such images share one.
 
-    Two images are near-identical when their thumbnails are equal, or correlate (Pearson, over the
-    pixels) with at least THRESHOLD, and still with OWN_THRESHOLD in what sets them off from the mean of
-    all. Brightness and contrast so play no role. Nearly flat thumbnails are only compared for equality.
+    Two images are near-identical if their thumbnails are equal, or if the thumbnails correlate (Pearson, over the
+    pixels) with at least THRESHOLD, and with OWN_THRESHOLD after subtracting the mean thumbnail. So brightness and
+    contrast do not matter. Nearly flat thumbnails are only compared for equality.
 
     Args:
         thumbnails: (N, S, S) grey, 0..255, S = 16..32 px.
     Returns:
-        (N,) numbers from 0, in the order of first images.
+        (N,) numbers from 0, in the order of the first image of each group.
     """
     count = len(thumbnails)
     if count == 0:
@@ -76,7 +76,7 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     coarse = _coarsen(unit.reshape(-1, *thumbnails.shape[1:]))
     step = max(16, _BLOCK_CELLS // count)
     for start in range(0, len(lively), step):
-        rows = slice(start, start + step)  # against all from there: the upper triangle is enough
+        rows = slice(start, start + step)  # compared with all from `start` on: the upper triangle is enough
         likely = np.flatnonzero(coarse[rows] @ coarse[start:].T >= THRESHOLD - _ROUNDING)
         left, right = np.divmod(likely, len(lively) - start)
         found = _multiply(unit[rows], unit[start:], left, right)
@@ -84,16 +84,16 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
         left, right, found = left[alike], right[alike], found[alike]
         near = (_multiply(own[rows], own[start:], left, right) >= OWN_THRESHOLD) | (found >= _SAME)
         left, right = left[near], right[near]
-        # Joined after each block, so that a folder of one image's copies does not hold N^2 links.
+        # Joined after each block, so that a folder of copies of one image does not need N^2 links.
         groups = _join(groups, lively[start + left], lively[start + right])
     return _renumber(groups)
 
 
 def _coarsen(unit: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, S, S) of norm 1 -> (N, K) of norm 1 whose products are nowhere less than those of the rows.
+    """(N, S, S) of norm 1 -> (N, K) of norm 1, whose dot products are upper bounds of the original ones.
 
-    The parts within the space of _COARSE x _COARSE flat cells, and the norm of what lies outside of it:
-    there two rows have at most the product of their norms (Cauchy and Schwarz).
+    These are the projections on _COARSE x _COARSE flat cells, and the norm of the remainder: the dot product of two
+    remainders is at most the product of their norms (Cauchy-Schwarz).
     """
     side = unit.shape[1]
     edges = np.arange(min(_COARSE, side)) * side // min(_COARSE, side)
@@ -107,7 +107,7 @@ def _coarsen(unit: NDArray[np.float32]) -> NDArray[np.float32]:
 def _multiply(
     rows: NDArray[np.float32], others: NDArray[np.float32], left: NDArray[np.int64], right: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """(K,) the products rows[left[k]] . others[right[k]]; of all pairs at once, where many are wanted."""
+    """(K,) the dot products rows[left[k]] . others[right[k]]; for many pairs by one matrix product."""
     if len(left) <= _FEW:
         return np.asarray(np.einsum("ij,ij->i", rows[left], others[right]))
     return np.asarray((rows @ others.T)[left, right])
@@ -122,24 +122,24 @@ def split_pairs(
     val_share: float,
     test_share: float,
 ) -> SplitResult:
-    """The split of each pair; what is missing from a given split is cut out of its train split.
+    """Split the pairs into train, val and test; splits missing from a given split are taken from its train split.
 
-    The result for a name depends on names, groups, near-duplicates and seed, never on the order of the
-    arguments' items. Groups that share near-identical images are joined, unless too few would be left to cut. Groups
-    are visited in the order of a keyed hash of their smallest name; test is filled first, then val, each as near to its
-    share as whole groups allow; what fits neither (big groups) stays in train.
+    The result for a name depends on names, groups, near-duplicates and seed, not on the order of the arguments'
+    items. Groups that share near-identical images are joined, unless too few would be left to split. Groups are
+    processed in the order of a keyed hash of their smallest name: first test is filled, then val, each as close to its
+    fraction as whole groups allow; the rest stays in train.
 
     Args:
         names: N unique names of pairs.
-        given: the given part of each pair: for all pairs or for none.
+        given: the given split of each pair: for all pairs or for none.
         groups: the group of each pair, or None.
         duplicates: (N,) from `find_near_duplicates`.
-        seed: another seed cuts another split.
-        val_share: wanted share of val, in (0, 1): of all images, or of the train split of a given split.
-        test_share: wanted share of test of all images, in (0, 1).
+        seed: of the random order of groups.
+        val_share: requested fraction of val, in (0, 1): of all images, or of the train split of a given split.
+        test_share: requested fraction of test, of all images, in (0, 1).
     Raises:
         DataError: the given split is incomplete or has no train split; too few images or groups.
-        SettingError: the shares leave nothing to some part.
+        SettingError: the fractions leave nothing for some split.
     """
     if val_share <= 0 or test_share <= 0 or val_share + test_share >= 1:
         raise SettingError(
@@ -158,15 +158,15 @@ def split_pairs(
     if "test" not in present and "val" not in present:
         cut = {"test": test_share, "val": val_share}
         if present:
-            remarks.append(_("only a train split is given: val and test are cut out of it"))
+            remarks.append(_("only a train split is given: val and test are taken from it"))
     elif "val" not in present:
         cut = {"val": val_share}
-        remarks.append(_("no val split is given: it is cut out of the train split"))
+        remarks.append(_("no val split is given: it is taken from the train split"))
     elif "test" not in present:
         remarks.append(
             _(
-                "no test split is given: scores will be those of the val split, on which the weights are "
-                "chosen, so they are optimistic"
+                "no test split is given: scores are those of the val split, which is also used to choose the weights, "
+                "so they are optimistic"
             )
         )
     if cut:
@@ -187,18 +187,18 @@ def split_pairs(
         sizes = Counter(int(duplicates[i]) for i in source).values()
         if kept := [size for size in sizes if size > 1]:
             remarks.append(
-                _("{count} near-identical images were kept together (sets: {sets})").format(
+                _("{count} near-identical images are kept together (sets: {sets})").format(
                     count=sum(kept), sets=len(kept)
                 )
             )
     if present:
         copies_cut = _(
-            "the given split leaks: near-identical images lie in more than one split (sets: {count}), for "
-            "example {example}; kept as given, so scores may be optimistic"
+            "the given split leaks: near-identical images are in more than one split (sets: {count}), for "
+            "example {example}; it is used unchanged, so scores may be optimistic"
         )
         groups_cut = _(
-            "the given split leaks: images of one group lie in more than one split (groups: {count}), for "
-            "example {example}; kept as given, so scores may be optimistic"
+            "the given split leaks: images of one group are in more than one split (groups: {count}), for "
+            "example {example}; it is used unchanged, so scores may be optimistic"
         )
         remarks += _remark_straddling(order, names, splits, duplicates.tolist(), copies_cut)
         remarks += _remark_straddling(order, names, splits, groups, groups_cut)
@@ -213,15 +213,15 @@ def cut_folds(
     seed: int,
     folds: int,
 ) -> NDArray[np.int64]:
-    """The fold of each pair, for cross-validation: train and val together, in folds of sizes as equal as groups allow.
+    """Divide train and val into folds for cross-validation, of sizes as equal as groups allow.
 
-    Groups and near-identical images are never cut. As in `split_pairs`, the result for a name does not depend on the
-    order of the arguments' items: units are dealt from the largest to the smallest, those of a size in the order of a
-    keyed hash, each to the fold that is smallest so far.
+    Groups and near-identical images stay in one fold. As in `split_pairs`, the result for a name does not depend on
+    the order of the arguments' items: units are assigned from the largest to the smallest, those of equal size in the
+    order of a keyed hash, each to the fold that is smallest so far.
 
     Args:
         names, groups, duplicates, seed: see `split_pairs`.
-        splits: N; those of test are in no fold.
+        splits: of the N pairs; those of test are in no fold.
         folds: number of folds, >= 2.
     Returns:
         (N,) numbers from 1 to `folds`; 0: test.
@@ -235,8 +235,8 @@ def cut_folds(
     if len(members) < folds:
         raise DataError(
             _(
-                "{folds} folds need as many independent images or groups, but there are only {units} beside the test "
-                "split ({count} images; near-identical ones count once); give fewer --folds, or add images"
+                "{folds} folds need as many independent images or groups, but there are only {units} outside the test "
+                "split ({count} images; near-identical ones count once); use a smaller --folds, or add images"
             ).format(folds=folds, units=len(members), count=sum(map(len, members.values()))),
             key="data.folds",
         )
@@ -249,14 +249,18 @@ def cut_folds(
 
 
 def _given_splits(names: Sequence[str], given: Sequence[SplitName | None]) -> set[SplitName]:
-    """The splits that are given; empty when none is given."""
+    """The splits that occur in a given split; empty if none is given.
+
+    Raises:
+        DataError: it is incomplete, or has no train split.
+    """
     present = {split for split in given if split is not None}
     without = sorted(name for name, split in zip(names, given, strict=True) if split is None)
     if present and without:
         raise DataError(
             _(
-                "the given split names no split for {count} of {total} images, for example {name}; name a "
-                "split for all or for none"
+                "the given split does not include {count} of {total} images, for example {name}; give a split for "
+                "all images, or for none"
             ).format(count=len(without), total=len(names), name=without[0]),
             key="data.split",
         )
@@ -273,7 +277,7 @@ def _given_splits(names: Sequence[str], given: Sequence[SplitName | None]) -> se
 def _cut_splits(
     source: list[int], names: Sequence[str], units: NDArray[np.int64], seed: int, shares: dict[SplitName, float]
 ) -> dict[int, SplitName]:
-    """Pair -> part, for the pairs of `source` (sorted by name) that leave train; whole units only."""
+    """Choose the pairs of `source` (sorted by name) that leave train, in whole units: {pair: split}."""
     members: dict[int, list[int]] = {}
     for i in source:
         members.setdefault(int(units[i]), []).append(i)
@@ -293,7 +297,7 @@ def _cut_splits(
     waiting = sorted(members.values(), key=lambda unit: _draw(seed, names[unit[0]]))
     out: dict[int, SplitName] = {}
     for index, (split, share) in enumerate(shares.items()):
-        needed = len(shares) - index  # units that must remain for the parts after this one
+        needed = len(shares) - index  # units that must remain for the following splits
         target = share * len(source)
         taken: list[list[int]] = []
         left: list[list[int]] = []
@@ -313,13 +317,13 @@ def _cut_splits(
 
 
 def _draw(seed: int, name: str) -> tuple[bytes, str]:
-    """A place in a random order that only seed and name decide."""
+    """A sort key for a random order that depends only on seed and name."""
     data = name.encode("utf-8", "surrogateescape")
     return hashlib.blake2b(data, key=str(seed).encode(), digest_size=16).digest(), name
 
 
 def _join_groups(groups: Sequence[str | None], duplicates: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) number of the unit that must not be cut: explicit groups joined with near-duplicates."""
+    """(N,) number of the unit to keep together: groups joined with near-duplicates."""
     first: dict[str, int] = {}
     links = [(first.setdefault(group, i), i) for i, group in enumerate(groups) if group is not None]
     left, right = np.array(links, dtype=np.int64).reshape(-1, 2).T
@@ -328,19 +332,19 @@ def _join_groups(groups: Sequence[str | None], duplicates: NDArray[np.int64]) ->
 
 def _join(groups: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
     """(N,) group numbers in [0, N) -> the same after joining the groups of images left[k] and right[k]."""
-    found, left, right = np.arange(len(groups)), groups[left], groups[right]  # each group's least known companion
+    found, left, right = np.arange(len(groups)), groups[left], groups[right]  # found: smallest known linked group
     while (apart := found[left] != found[right]).any():
         left, right = left[apart], right[apart]
         minimum = np.minimum(found[left], found[right])
         np.minimum.at(found, found[left], minimum)
         np.minimum.at(found, found[right], minimum)
-        while (found[found] != found).any():  # in long chains, by doubling steps
+        while (found[found] != found).any():  # follows long chains in steps of doubling length
             found = found[found]
     return found[groups]
 
 
 def _renumber(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) any group numbers -> numbers from 0 in the order in which the groups first occur."""
+    """(N,) any group numbers -> numbers from 0 in the order of first occurrence."""
     _values, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))
     return np.asarray(rank[inverse.reshape(-1)], dtype=np.int64)
@@ -349,7 +353,7 @@ def _renumber(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 def _remark_straddling(
     order: list[int], names: Sequence[str], splits: Sequence[SplitName], labels: Sequence[int | str | None], remark: str
 ) -> list[str]:
-    """The remark, when images of one label lie in more than one split: on how many labels, and two images of one."""
+    """The remark, with count and an example, if images with the same label are in more than one split."""
     first: dict[int | str | None, int] = {}
     cut: set[int | str | None] = set()
     example = ""

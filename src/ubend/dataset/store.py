@@ -1,15 +1,15 @@
-"""Decode once into memory-mapped arrays.
+"""The store: images and masks decoded once into memory-mapped arrays.
 
-A store is a folder in the cache, named by the content of the files in it and by what was done to them:
+A store is a folder in the cache. Its name is a hash of the source files and of how they were processed:
 
     images.bin   all pixels of all images, (P, C) uint8 | uint16 | float32, row by row, image by image
     masks.bin    the same for the masks, (P,) uint8 class index
     unseen.bin   only if there are any: (P,) bool, invalid pixels (see `LoadedImage`); IGNORED in the mask
-    index.npz    where each image lies, its shapes, the pixels of each class at native size, a thumbnail, a hash
-    store.json   what it is; length and check sum of each other file
+    index.npz    offset of each image, its shapes, pixels of each class at native size, a thumbnail, a hash
+    store.json   description; length and checksums of each other file
 
-It is built beside, synced, and renamed when whole; two runs that start at once build it once. One whose files are not
-of the recorded lengths and check sums is built again.
+It is built in a temporary folder, synced, and renamed when complete; runs started at the same time build it only
+once. A store whose files do not match the recorded lengths and checksums is built again.
 """
 
 import contextlib
@@ -60,11 +60,11 @@ from ubend.layouts.pairs import Pair, common_folder
 STORE_VERSION = 4
 _IMAGES, _MASKS, _INDEX, _FACTS = "images.bin", "masks.bin", "index.npz", "store.json"
 _INVALID = "unseen.bin"
-_PIECE_BYTES = 2**24  # of a file, whose check sum one thread makes
-_LARGE_PIXELS = 2**24  # of an image that keeps its size and is read by rows, if it can be
-_PART_VALUES, _PART_IMAGES = 2**24, 32  # of images that one thread decodes, to resize them together
-THUMBNAIL_PX = 32  # side of the grey thumbnails by which near-duplicates are found (threshold measured at this size)
-_STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}[-.].*")  # the hash; hidden and longer while it is built
+_PIECE_BYTES = 2**24  # of a file, for one checksum
+_LARGE_PIXELS = 2**24  # larger images that keep their size are read by rows, if the format allows
+_PART_VALUES, _PART_IMAGES = 2**24, 32  # at most, of a group of images that one thread decodes and resizes together
+THUMBNAIL_PX = 32  # side of the grey thumbnails for finding near-duplicates (threshold measured at this size)
+_STORE_NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}[-.].*")  # the hash; hidden and longer while being built
 _OLD_SUFFIX = ".kernels.so"  # written by earlier versions; never loaded, still deleted
 _SUFFIX = re.compile(
     f"({'|'.join(map(re.escape, (LABEL_SCAN_SUFFIX, WIDTHS_SUFFIX, FILE_CACHE_SUFFIX, ARRAYS_SUFFIX, _OLD_SUFFIX)))})$"
@@ -72,16 +72,16 @@ _SUFFIX = re.compile(
 
 
 class DamagedStoreError(Exception):
-    """A store that is not as it was written."""
+    """The files of a store are missing or have changed since they were written."""
 
 
 class Store:
-    """An opened store; arrays are memory-mapped, images are numbered as in the pairs it was built from."""
+    """An opened store; arrays are memory-mapped, images are in the order of the pairs it was built from."""
 
     def __init__(self, folder: Path) -> None:
         """
         Raises:
-            DamagedStoreError: a file is missing or is not as it was written.
+            DamagedStoreError: a file is missing or has changed since it was written.
         """
         try:
             facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ class Store:
         self.folder = folder
         self.channels: int = facts["channels"]
         self.dtype = np.dtype(facts["dtype"])
-        self.hashes: list[list[str]] = facts["hashes"]  # per image: of the image's and of the mask's file
+        self.hashes: list[list[str]] = facts["hashes"]  # of each pair: image file, mask file
         with np.load(folder / _INDEX) as index:
             self.offsets: NDArray[np.int64] = index["offsets"]
             self.shapes_hw: NDArray[np.int64] = index["shapes_hw"]
@@ -124,7 +124,7 @@ class Store:
         return self.masks[here].reshape(*self.shapes_hw[number])
 
     def invalid(self, number: int) -> NDArray[np.bool_] | None:
-        """(h, w) where an image is invalid, at the stored size; None: all of it was."""
+        """(h, w) bool, invalid pixels of an image at its stored size; None: all pixels are valid."""
         if not self.has_invalid[number]:
             return None
         here = slice(self.offsets[number], self.offsets[number + 1])
@@ -138,11 +138,12 @@ class Store:
         corner_yx: Sequence[int] = (0, 0),
         size_hw: Sequence[int] | None = None,
     ) -> None:
-        """Lay a rectangle of one image, or all of it, at the top left of a canvas; the rest repeats the edge.
+        """Copy an image, or a rectangle of it, to the top left of a canvas; the rest repeats the edge.
 
         Args:
             image: (H, W, C), overwritten; at least as large as the rectangle.
             mask: (H, W), overwritten with class indices; IGNORED where the edge is repeated.
+            corner_yx, size_hw: the rectangle, px; None: the image's size.
         """
         (top, left), (h, w) = corner_yx, size_hw or self.shapes_hw[number]
         here = slice(top, top + h), slice(left, left + w)
@@ -152,11 +153,9 @@ class Store:
 
 
 def list_stores(cache: Path) -> list[tuple[Path, int]]:
-    """What runs keep in a cache (stores, surveys, known files), whole or half built; oldest first.
+    """The stores and other cached results of runs, complete or partial, oldest first, with their sizes in bytes.
 
-    With their sizes in bytes.
-
-    Other files and folders are none, whatever UBEND_CACHE was set to: nothing of theirs is listed or deleted.
+    Only paths named as ubend names them are listed, so that nothing else is deleted, whatever UBEND_CACHE is set to.
     """
     found = [p for p in cache.glob("*") if _STORE_NAME.fullmatch(_SUFFIX.sub("", p.name))]
     found = sorted(found, key=lambda p: p.stat().st_mtime)
@@ -164,9 +163,9 @@ def list_stores(cache: Path) -> list[tuple[Path, int]]:
 
 
 def describe_kept(path: Path) -> tuple[str, str]:
-    """What a path of `list_stores` is, in words, and the folder of the images that it is made from.
+    """(description, folder of the source images) of a path from `list_stores`.
 
-    The folder is "" where it is not known: made by an earlier version, damaged, or half built.
+    The folder is "" if unknown: written by an earlier version, damaged, or incomplete.
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         if path.name.endswith((LABEL_SCAN_SUFFIX, WIDTHS_SUFFIX)):
@@ -184,11 +183,11 @@ def describe_kept(path: Path) -> tuple[str, str]:
 
 
 def clear_stores(cache: Path) -> int:
-    """Delete all stores of a cache; returns the bytes that were freed."""
+    """Delete everything that `list_stores` lists; returns the number of bytes freed."""
     freed = 0
     for path, size in list_stores(cache):
         if path.is_dir():
-            (path / _FACTS).unlink(missing_ok=True)  # first: without it, what is left is no store
+            (path / _FACTS).unlink(missing_ok=True)  # first, so that an interrupted deletion leaves no valid store
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -209,20 +208,20 @@ def open_store(
     report: Callable[[int, int], None] = lambda done, total: None,
     log: Callable[[str], None] = lambda sentence: None,
 ) -> Store:
-    """The store of these pairs; built first if it is not in the cache.
+    """Open the store of these pairs; builds it if it is not in the cache.
 
     Args:
         pairs: images with masks.
         shapes_hw: native (height, width) of each, from `read_headers`.
-        sizing: size, aspect, channels.
-        labels: what the codes of the masks mean.
+        sizing: size, aspect ratio, channels.
+        labels: the class table of the masks.
         hashes: of each image and mask, from `hash_pairs`.
         cache: folder of stores.
-        report: called with (images done, images in all) while building.
-        log: called with a sentence where the store was damaged and is built again.
+        report: called with (images done, all images) while building.
+        log: called with a message if the store was damaged and is built again.
     Raises:
-        PairError: images or masks that cannot be read, or whose sizes differ; all at once.
-        OutputError: no room, or the cache cannot be written.
+        PairError: images or masks that cannot be read, or whose sizes differ; all together.
+        OutputError: the disk is full, or the cache cannot be written.
     """
     from filelock import FileLock
 
@@ -235,7 +234,7 @@ def open_store(
             return Store(final)
         except DamagedStoreError:
             log(_("note: decoded images in the cache were damaged and are recreated ({path})").format(path=final))
-            (final / _FACTS).unlink(missing_ok=True)  # without it, what is left is no store
+            (final / _FACTS).unlink(missing_ok=True)  # marks the store as incomplete
     if not (final / _FACTS).exists():
         cure = _("set UBEND_CACHE to another disk or use a smaller --size")
         if sizing.size_px is None:
@@ -248,7 +247,7 @@ def open_store(
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(cache / f"{key}.lock"):
                 if not (final / _FACTS).exists():
-                    for rest in (final, *cache.glob(f".{key}-*")):  # of a process that was killed
+                    for rest in (final, *cache.glob(f".{key}-*")):  # left by a killed process
                         shutil.rmtree(rest, ignore_errors=True)
                     _build(pairs, shapes_hw, sizing, labels, hashes, final, report)
         except OSError as error:
@@ -257,8 +256,10 @@ def open_store(
 
 
 def hash_pairs(pairs: Sequence[Pair], file_cache: FileCache | None = None) -> list[list[str]]:
-    """Digests of each pair's image and mask, by their contents; `file_cache` from earlier.
+    """[image digest, mask digest] of each pair, from the content of the files.
 
+    Args:
+        file_cache: has digests of unchanged files from earlier runs; new digests are added.
     Raises:
         PairError: files that cannot be read.
     """
@@ -315,13 +316,15 @@ def _build(
             invalid_at[0][offsets[number] : offsets[number + 1]] = resize_mask(invalid, stored_hw[number]).reshape(-1)
 
         def fill(part: list[int]) -> dict[int, list[str]]:
-            """Read, resize and lay down pairs of one native size, in one thread: handing images to another
-            costs as much as the work. Returns what is wrong with which."""
+            """Read, resize and store pairs of one native size; returns {index: problems}.
+
+            All in one thread: passing images to another thread costs as much as the work itself.
+            """
             native_hw, size_hw = shapes_hw[part[0]], stored_hw[part[0]]
             outs = [images[offsets[n] : offsets[n + 1]].reshape(*size_hw, sizing.channels) for n in part]
             bad: dict[int, list[str]] = {}
             invalid: dict[int, NDArray[np.bool_]] = {}
-            if native_hw == size_hw and math.prod(native_hw) > _LARGE_PIXELS:  # by rows where the file can be read so
+            if native_hw == size_hw and math.prod(native_hw) > _LARGE_PIXELS:
                 down, across = (max(1, side // (4 * THUMBNAIL_PX)) for side in native_hw)  # enough for a thumbnail
                 for number, out in zip(part, outs, strict=True):
                     try:
@@ -390,7 +393,7 @@ def _build(
 
 
 def _parts(shapes_hw: Sequence[tuple[int, int]], channels: int) -> list[list[int]]:
-    """The images in parts of one size: few enough for memory and for all threads, many enough to be quick."""
+    """Groups of images of equal size: small enough for memory and for all threads, otherwise as large as possible."""
     maximum = max(1, min(_PART_IMAGES, len(shapes_hw) // (4 * threads())))
     alike: dict[tuple[int, int], list[int]] = {}
     for number, (h, w) in enumerate(shapes_hw):
@@ -403,7 +406,7 @@ def _parts(shapes_hw: Sequence[tuple[int, int]], channels: int) -> list[list[int
 
 
 def _first_dtype(pairs: Sequence[Pair], channels: int) -> np.dtype[Any]:
-    """The depth of the first image whose header can be read; all that cannot are reported later, together."""
+    """The dtype of the first image whose header can be read; unreadable ones are reported later, together."""
     for pair in pairs:
         try:
             return np.dtype(read_header(pair.image, channels).dtype)
@@ -413,10 +416,10 @@ def _first_dtype(pairs: Sequence[Pair], channels: int) -> np.dtype[Any]:
 
 
 def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> ClassMap:
-    """A pair's mask, understood, at native size.
+    """A pair's mask as class indices, at native size.
 
     Raises:
-        DataError: unreadable, not of its image's size, or it holds codes that have no class.
+        DataError: it cannot be read, differs in size from its image, or has label values without a class.
     """
     mask_values = read_label_values(pair.mask, image_hw)
     if mask_values.values.shape != tuple(image_hw):
@@ -433,26 +436,26 @@ def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> C
 
 
 def ignore_invalid(mask: ClassMap, invalid: NDArray[np.bool_] | None, pair: Pair) -> ClassMap:
-    """The mask with IGNORED where the image is invalid.
+    """The mask with IGNORED at invalid pixels of the image.
 
     Args:
         mask: at native size.
-        invalid: (H, W), see `LoadedImage`.
+        invalid: (H, W), see `LoadedImage`; None: the mask is returned unchanged.
     Raises:
-        DataError: none of the pixels that have a class was seen.
+        DataError: all pixels that have a class are invalid.
     """
     if invalid is None:
         return mask
     classes = np.where(invalid, np.uint8(IGNORED), mask.classes)
     pixels = np.bincount(classes.reshape(-1), minlength=256)
     if pixels[:IGNORED].sum() == 0 < mask.pixels[:IGNORED].sum():
-        line = _("{path}: none of the pixels that have a class was seen (nodata, alpha 0 or NaN); leave the image out")
+        line = _("{path}: all pixels that have a class are invalid (nodata, alpha 0 or NaN); remove the image")
         raise DataError(line.format(path=pair.image), path=pair.image, key="unseen")
     return ClassMap(classes, mask.unknown_values, pixels)
 
 
 def _thumbnails(images: NDArray[Any]) -> NDArray[np.uint8]:
-    """(N, h, w, C) -> (N, THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey; each stretched to the full range when deep."""
+    """(N, h, w, C) -> (N, THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey; 16-bit and float images use the full range each."""
     side = (THUMBNAIL_PX, THUMBNAIL_PX)
     if images.dtype == np.uint8:
         return np.asarray(resize_arrays(images, side).mean(axis=3).astype(np.uint8))
@@ -467,8 +470,10 @@ def _digest(facts: dict[str, Any]) -> str:
 
 
 def _is_as_written(folder: Path, facts: dict[str, Any]) -> bool:
-    """Whether the files of a store are those that were written; their content is read only if one was touched since,
-    or copied: a store may be many times as large as what a training reads first."""
+    """Whether the files of a store are unchanged.
+
+    Checksums are computed only if size or modification time of a file differ, since a store can be large.
+    """
     return bool(facts["changed_ns"] == _read_times(folder) or facts["files"] == _check_sums(folder))
 
 
@@ -477,13 +482,13 @@ def _files(folder: Path) -> list[str]:
 
 
 def _read_times(folder: Path) -> dict[str, list[int]]:
-    """Bytes and time of the last change, ns, of the files of a store."""
+    """[size in bytes, modification time in ns] of each file of a store."""
     stats = {name: (folder / name).stat() for name in _files(folder)}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
 def _check_sums(folder: Path) -> dict[str, list[int]]:
-    """Bytes and CRC-32 of each piece of the files of a store, in threads."""
+    """[size in bytes, CRC-32 of each piece] of each file of a store."""
     sizes = {name: (folder / name).stat().st_size for name in _files(folder)}
     pieces = [(folder / name, start) for name, size in sizes.items() for start in range(0, size, _PIECE_BYTES)]
 
@@ -502,8 +507,10 @@ def _check_sums(folder: Path) -> dict[str, list[int]]:
 
 
 def _reserve(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
-    """A new memory-mapped file with its room on the disk taken at once, so that a full disk is an
-    error here and not a crash in the middle of a write."""
+    """Create a memory-mapped file and allocate its disk space, so that a full disk is an error here.
+
+    Otherwise a later write to the map would crash the process.
+    """
     size = max(1, int(np.prod(shape)) * dtype.itemsize)
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):

@@ -1,8 +1,8 @@
-"""Unpack an archive that nobody vouches for: ordinary files into a new folder, and nothing else.
+"""Unpacks untrusted archives: only regular files, into a new folder.
 
-Refused: names that lead out of the folder, links, devices, names that are one file on some systems, and
-what unpacks to far more than was packed, in memory or on disk. Files are written here, with the permissions
-of any new file, so an archive makes nothing that a later entry of it could lead through.
+Refused are names that lead out of the folder, links, devices, different names that are one file on some systems, and
+archives that unpack to far more than their packed size, in memory or on disk. Files are written by this module with
+default permissions, so an archive cannot create links for later entries to follow.
 """
 
 import lzma
@@ -24,20 +24,20 @@ from ubend.core.files import explain_write_errors
 from ubend.core.i18n import _
 
 _COPIED_BYTES = 2**20
-_FREE_BYTES = 2**24  # an archive may unpack to so much, whatever its own size
-_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of others zipfile unpacks whole blocks at once
-_MAX_TAR_NAME = 2**20  # bytes of a header that extends the next one, which tarfile reads at once
-_NAME = re.compile(r'[^\x00-\x1f\x7f\\:*?"<>|]+')  # no other characters are in a file's name on every system
+_FREE_BYTES = 2**24  # always allowed, even for a tiny archive
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # with others, zipfile unpacks whole blocks into memory
+_MAX_TAR_NAME = 2**20  # bytes of an extension header, which tarfile reads into memory
+_NAME = re.compile(r'[^\x00-\x1f\x7f\\:*?"<>|]+')  # characters allowed in file names on all systems
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may unpack to, at most.
+    """Limits for the content of an archive.
 
     Attributes:
-        entries: files and folders.
-        size: bytes, all together.
-        ratio: unpacked bytes for each packed one (of images: about 1).
+        entries: maximum number of files and folders.
+        size: maximum bytes in total.
+        ratio: maximum ratio of unpacked to packed bytes (about 1 for images).
     """
 
     entries: int = 100_000
@@ -46,7 +46,7 @@ class Limits:
 
 
 class _UnsafeError(Exception):
-    """The archive holds something that is not to be unpacked; `key` says what."""
+    """The archive contains something that must not be unpacked; `key` says what."""
 
     def __init__(self, message: str, key: str) -> None:
         super().__init__(message)
@@ -54,14 +54,15 @@ class _UnsafeError(Exception):
 
 
 def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: Limits | None = None) -> None:
-    """Unpack a `.zip` or `.tar.gz` into a folder that nobody else writes to.
+    """Unpack a `.zip` or `.tar.gz` into a folder that no other process writes to.
 
-    What was written before something was refused stays; the caller deletes the folder.
+    On an error, files already written remain; the caller deletes the folder.
 
     Args:
-        report: called with the bytes of the archive that are done.
+        report: called with the number of processed bytes of the archive.
+        limits: None: the defaults of `Limits`.
     Raises:
-        DataError: the archive is damaged, or holds what is not to be unpacked.
+        DataError: the archive is damaged, or contains something that must not be unpacked.
         OutputError: the disk is full, or the folder cannot be written.
     """
     limits, seen = limits or Limits(), dict[str, tuple[str, bool]]()
@@ -71,7 +72,7 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: L
             entries = _zip_entries(packed, maximum) if archive.suffix == ".zip" else _tar_entries(packed, maximum)
             for number, (name, source) in enumerate(entries, 1):
                 if number > limits.entries:
-                    raise _UnsafeError(_("it holds more than {count} entries").format(count=limits.entries), "entries")
+                    raise _UnsafeError(_("it has more than {count} entries").format(count=limits.entries), "entries")
                 target = folder.joinpath(*_safe_parts(name, source is not None, seen))
                 with explain_write_errors(target):
                     (target.parent if source else target).mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: L
                 report(packed.tell())
     except _UnsafeError as error:
         raise DataError(
-            _("{archive}: not unpacked: {reason}; get the archive again, from its own site").format(
+            _("{archive}: not unpacked: {reason}; download the archive again, from its original site").format(
                 archive=archive, reason=error
             ),
             path=archive,
@@ -91,17 +92,17 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: L
 
 
 def _safe_parts(name: str, is_file: bool, seen: dict[str, tuple[str, bool]]) -> list[str]:
-    """The parts of a name that is safe and new.
+    """The path components of an entry's name, if it is safe and new.
 
     Args:
-        seen: how each path so far is spelt, and whether it is a file, by its name on a system that does not state `A`
-            from `a`; this one is added.
+        seen: name as on a case-insensitive system -> (spelling, whether it is a file), for all paths so far; this one
+            is added.
     Raises:
-        _UnsafeError: it leads out of the folder, or means what another one means.
+        _UnsafeError: the name leads out of the folder, or is the same file as another one on some systems.
     """
     parts = [part for part in name.removesuffix("/").split("/") if part != "."]
     if not all(part != ".." and _NAME.fullmatch(part) for part in parts) or (is_file and not parts):
-        raise _UnsafeError(_("{name} leads out of its folder, or is no file's name").format(name=repr(name)), "name")
+        raise _UnsafeError(_("{name} leads out of the folder, or is no valid name").format(name=repr(name)), "name")
     for depth in range(1, len(parts) + 1):
         entry = "/".join(parts[:depth]), is_file and depth == len(parts)
         key = unicodedata.normalize("NFC", entry[0]).casefold()
@@ -115,37 +116,37 @@ def _safe_parts(name: str, is_file: bool, seen: dict[str, tuple[str, bool]]) -> 
 
 
 def _zip_entries(packed: IO[bytes], maximum: int) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """Names and contents, None of a folder; zipfile gives no more of a file than its entry says, so that counts."""
+    """(name, content) of each entry, None for a folder; zipfile never yields more than the size stated in the entry."""
     with zipfile.ZipFile(packed) as archive:
         if sum(info.file_size for info in archive.infolist()) > maximum:
             raise _too_much(maximum)
         for info in archive.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if the archive was not made on Unix
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _no_file(info.filename)
             if info.flag_bits & 1:
                 raise _UnsafeError(_("{name} is encrypted").format(name=repr(info.filename)), "encryption")
             if info.compress_type not in _ZIP_METHODS:
-                line = _("{name} is compressed in a way that is not unpacked; only deflate is")
+                line = _("{name} is compressed with an unsupported method; only deflate is supported")
                 raise _UnsafeError(line.format(name=repr(info.filename)), "compression")
             yield info.filename, None if info.is_dir() else archive.open(info)
 
 
 def _tar_entries(packed: IO[bytes], maximum: int) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """The same, read as a stream; all of it counts, since headers can be blown up too."""
+    """The same for a tar, read as a stream; the limit includes headers, since these can be large, too."""
     with _LimitedStream(packed, maximum) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
         for member in archive:
             if not (member.isreg() or member.isdir()) or member.issparse():
                 raise _no_file(member.name)
             yield member.name, archive.extractfile(member) if member.isreg() else None
-        while stream.read(_COPIED_BYTES):  # to the checksum at its end
+        while stream.read(_COPIED_BYTES):  # to the end, where the checksum is verified
             pass
 
 
 class _Member(tarfile.TarInfo):
-    """An entry of a tar, whose extensions (long names) are small."""
+    """An entry of a tar file; limits the size of extension headers (long names)."""
 
-    @property  # and not checked in `frombuf`, which newer Pythons no longer call
+    @property  # checked here and not in `frombuf`, which newer Python versions do not call
     def size(self) -> int:
         extends = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
         if self.type in (*extends, tarfile.SOLARIS_XHDTYPE) and self._size > _MAX_TAR_NAME:
@@ -158,7 +159,7 @@ class _Member(tarfile.TarInfo):
 
 
 class _LimitedStream(GzipFile):
-    """A stream that ends the unpacking when it has given more than `maximum` bytes."""
+    """A gzip stream that raises `_UnsafeError` after more than `maximum` unpacked bytes."""
 
     def __init__(self, packed: IO[bytes], maximum: int) -> None:
         super().__init__(fileobj=packed, mode="rb")
@@ -179,7 +180,7 @@ def _read(source: IO[bytes]) -> bytes:
 
 @contextmanager
 def _explain_damage() -> Iterator[None]:
-    """What the libraries say of a damaged archive, as a UbendError."""
+    """Turn the errors that the libraries raise for damaged archives into `_UnsafeError`."""
     try:
         yield
     except (

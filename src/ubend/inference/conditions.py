@@ -1,4 +1,4 @@
-"""User options for prediction, as given on the command line, and the models with these options."""
+"""User options for prediction, and models with these options."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Conditions:
     """User options for prediction. Defaults: the most probable class, no post-processing.
 
     Attributes:
-        models: more models, whose probabilities are averaged with the first one's.
+        models: additional models; the probabilities of all are averaged.
         tta: test-time augmentation, see `ensemble.load`.
         threshold: `CLASS=P`, see `parse_thresholds`.
         min_area, fill_holes: `PX` or `CLASS=PX`, see `parse_areas`; applied to each image, frame, or slice.
@@ -57,7 +57,7 @@ class MaskResult(NamedTuple):
 
 
 class MaskPredictor:
-    """Model(s) and post-processing; predicts images, video frames, scan slices.
+    """One or more models with post-processing; predicts images, video frames and scan slices.
 
     Args:
         base: the model or the ensemble.
@@ -66,9 +66,9 @@ class MaskPredictor:
         tiles_requested: whether --tiles was given.
     Attributes:
         predictor, labels, bundle: those of the first model.
-        channels: channels to load: the maximum over the models.
-        by_rows: whether an image can be predicted row by row, without full-image probabilities.
-        takes_color: whether all models take one or three channels, so that colour and grey images can be given.
+        channels: number of channels to load: the maximum over the models.
+        by_rows: whether an image can be predicted row by row, without probabilities of the whole image.
+        takes_color: whether all models take one or three channels, so that they accept grey and colour images.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class MaskPredictor:
         self.by_rows = self.predictor.tiling is not None and base is self.predictor and not by_parts
 
     def refuse_other_kind(self, path: Path, header: Header) -> None:
-        """Raise DataError if the image has other channels or another depth than one of the models takes."""
+        """Raise DataError if channels or bit depth of the image do not fit one of the models."""
         for predictor, _views in self.members:
             refuse_other_kind(path, header, predictor.bundle)
 
     def predict(
         self, images: Iterable[tuple[_Key, NDArray[Any] | LoadedImage]], *, with_prob: bool = False
     ) -> Iterator[tuple[_Key, MaskResult]]:
-        """(key, answer) of each (key, image), with post-processing; faster without probabilities."""
+        """Yield (key, result) of each (key, image), with post-processing; faster without probabilities."""
         keys: dict[int, _Key] = {}
 
         def given() -> Iterator[NDArray[Any] | LoadedImage]:
@@ -106,7 +106,7 @@ class MaskPredictor:
             yield keys.pop(number), MaskResult(mask, prob if with_prob else None)
 
     def predict_rows(self, source: TileSource, *, with_prob: bool = False) -> Iterator[tuple[slice, MaskResult]]:
-        """(row range, answer) of an image, from top to bottom; only if `by_rows`."""
+        """Yield (row range, result) of an image, from top to bottom; only if `by_rows`."""
 
         def make(logits: Tensor) -> list[Tensor]:
             mask = [] if self.wanted else [class_index(logits[0])]
@@ -118,7 +118,7 @@ class MaskPredictor:
 
 
 def load_mask_predictor(model: Path | str, device: str | None, conditions: Conditions) -> MaskPredictor:
-    """Load the models; arguments and errors: see `ensemble.load`, `parse_thresholds` and `parse_areas`."""
+    """Load the models; for arguments and errors see `ensemble.load`, `parse_thresholds` and `parse_areas`."""
     models = [model, *conditions.models]
     base = load(models, device=device, tta=conditions.tta, tiles=conditions.tiles, overlap=conditions.overlap)
     names = base.labels.names

@@ -1,4 +1,4 @@
-"""What predicts, in words: for people, and for the record in the folder of results."""
+"""Describes models and settings of a prediction, for users and for the record in the output folder."""
 
 import hashlib
 import math
@@ -13,7 +13,7 @@ from ubend.models.model_file import SAME_SCALE
 
 
 def describe_masks(masks: MaskPredictor) -> dict[str, Any]:
-    """What makes the masks, fit for JSON: equal where they would be equal."""
+    """Everything that determines the masks, as JSON object; equal descriptions give equal masks."""
     members = []
     for path, (predictor, views) in zip(masks.paths, masks.members, strict=True):
         tiling = predictor.tiling
@@ -30,7 +30,7 @@ def describe_masks(masks: MaskPredictor) -> dict[str, Any]:
 
 
 def describe_tiling(masks: MaskPredictor) -> list[str]:
-    """How images are cut, and why; a warning where a model has not seen them so."""
+    """Messages on how images are tiled, and why; a warning if this does not match the model's training."""
     lines_given = [_describe_one(member.predictor, masks.tiles_requested) for member in masks.members]
     if all(lines == lines_given[0] for lines in lines_given):
         return lines_given[0]
@@ -41,27 +41,27 @@ def describe_tiling(masks: MaskPredictor) -> list[str]:
 def _describe_one(predictor: Predictor, requested: bool) -> list[str]:
     bundle, tiling = predictor.bundle, predictor.tiling
     if not requested:
-        reason = _("images are taken whole and resized to {size} px, as in training")
+        reason = _("whole images are resized to {size} px, as in training")
         if tiling is not None:
-            reason = _("trained on windows of {window} px of images at native scale")
+            reason = _("trained on crops of {window} px at native scale")
         text = reason.format(window=bundle.window_px, size=bundle.sizing.size_px)
         choice = Choice("--tiles", tiling.tile_px if tiling else 0, text)
         return [_("chosen: {choice}").format(choice=choice.line())]
     if tiling is None and bundle.keeps_scale and bundle.sizing.size_px is not None:
         return [
             _(
-                "WARNING: the model was trained on crops at native scale; images of another size, "
-                "taken whole, look to it as if seen from another distance. Leave --tiles out"
+                "WARNING: the model was trained on crops at native scale; whole images are resized, so that objects "
+                "have another size than in training. Leave --tiles out"
             )
         ]
     low, high = bundle.scale or (1.0, 1.0)
     if tiling is not None and not bundle.keeps_scale and bundle.scale is None:
-        return [_("WARNING: the model file does not say at which scale it was trained; tiles show the image's own")]
+        return [_("WARNING: the model file does not state the scale of training; tiles are at native scale")]
     if tiling is not None and (low < 1 / SAME_SCALE or high > SAME_SCALE):
         return [
             _(
-                "WARNING: the model was trained on images at {low:.2g} to {high:.2g} of their size; tiles show it "
-                "objects at native size, so its masks may be wrong. Leave --tiles out, or train with --patches"
+                "WARNING: the model was trained on images at {low:.2g} to {high:.2g} of their size, but tiles are at "
+                "native size, so its masks may be wrong. Leave --tiles out, or train with --patches"
             ).format(low=low, high=high)
         ]
     return []

@@ -1,7 +1,7 @@
-"""Several models, and several views of an image, as one predictor: probabilities averaged.
+"""Ensembles and test-time augmentation: averages the probabilities of several models, and of several views of an image.
 
-Each image is predicted in every view by every model before the next one is read, so memory holds the views of
-one image and one sum. H x W pixels of the image, C classes.
+Each image is predicted in all views by all models before the next one is read, so only the views of one image and one
+sum are in memory. H x W pixels of the image, C classes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,21 +31,21 @@ class View(NamedTuple):
     """One of the eight symmetries of the square.
 
     Attributes:
-        turns: quarter turns, against the clock.
-        mirrored: left and right are exchanged after the turns.
+        turns: counterclockwise quarter turns.
+        mirrored: whether left and right are flipped after the turns.
     """
 
     turns: int
     mirrored: bool
 
     def see(self, image: NDArray[_A]) -> NDArray[_A]:
-        """(H, W) or (H, W, channels) as this view shows it."""
+        """Apply the view to an image (H, W) or (H, W, channels)."""
         turned = np.rot90(image, self.turns)
         turned = turned[:, ::-1] if self.mirrored else turned
-        return image if self == View(0, False) else turned.copy()  # torch takes no negative strides, not of one row
+        return image if self == View(0, False) else turned.copy()  # torch does not support negative strides
 
     def back(self, prob: NDArray[_A]) -> NDArray[_A]:
-        """(C, h, w) of what the view shows -> (C, H, W) of the image itself, pixel by pixel."""
+        """Undo the view: (C, h, w) of the view -> (C, H, W) of the image."""
         straight = prob[:, :, ::-1] if self.mirrored else prob
         return np.rot90(straight, -self.turns, axes=(1, 2))
 
@@ -56,17 +56,17 @@ SQUARE = tuple(View(turns, mirrored) for turns in range(4) for mirrored in (Fals
 
 
 class Member(NamedTuple):
-    """A model of an ensemble, and the views in which it sees each image."""
+    """A model of an ensemble, and the views in which it predicts each image."""
 
     predictor: Predictor
     views: Sequence[View] = PLAIN
 
 
 class Ensemble:
-    """Used as a `Predictor` is; every model counts the same, and so does every view of it.
+    """Several models with the interface of `Predictor`; all models have equal weight, and all views of a model.
 
     Args:
-        members: models of the same classes in the same order; sizes, channels and widths may differ.
+        members: models with the same classes in the same order; sizes, channels and widths may differ.
     """
 
     def __init__(self, members: Sequence[Member]) -> None:
@@ -81,7 +81,7 @@ class Ensemble:
             loaded = _read(image, predictor)
             pixels = loaded.pixels
             seen.append(pixels)
-            # what has no two axes is refused by the predictor, in its words
+            # An array with fewer than two axes is refused by the predictor.
             shown = [view.see(pixels) for view in views] if pixels.ndim > 1 else [pixels]
             for number, prediction in predictor.predict(shown, probabilities=True):
                 assert prediction.probabilities is not None
@@ -92,11 +92,11 @@ class Ensemble:
         mask = total.argmax(axis=0).astype(np.uint8)
         if loaded.invalid is not None:
             mask[loaded.invalid], total[:, loaded.invalid] = IGNORED, 0
-        colorful = max(seen, key=lambda pixels: pixels.shape[-1])  # models may take grey, and colour
+        colorful = max(seen, key=lambda pixels: pixels.shape[-1])  # some models may take grey, others colour
         return Prediction(mask, self.labels, colorful, np.ascontiguousarray(total) if probabilities else None)
 
     def predict(self, images: Iterable[Image], *, probabilities: bool = False) -> Iterator[tuple[int, Prediction]]:
-        """(number, prediction) of each image, in order."""
+        """Predict several images: yields (index, prediction) in order."""
         for number, image in enumerate(images):
             yield number, self(image, probabilities=probabilities)
 
@@ -110,29 +110,29 @@ def load(
     overlap: float = 0.25,
     network: nn.Module | None = None,
 ) -> Predictor | Ensemble:
-    """A predictor from a model file or a run folder, or from several, whose probabilities are averaged.
+    """Load a predictor from one or several model files or run folders; probabilities of several are averaged.
 
     Args:
-        model: a run folder or a model file; or several, of the same classes, such as folds or seeds.
-        device: cuda, cuda:1, mps or cpu; None: the fastest here.
-        tta: test-time augmentation: average over the image and its mirror image; over all eight turns and flips
-            where the model was trained with those.
+        model: a run folder or a model file; or several with the same classes, such as folds or seeds.
+        device: cuda, cuda:1, mps or cpu; None: the fastest one available.
+        tta: test-time augmentation: average over the image and its mirror image, or over all eight rotations and
+            flips if the model was trained with these.
         tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
         overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
-        network: the module of models of your own network (`network=` of `ubend.fit`), with any weights; it is copied.
+        network: for models of your own network (`network=` of `ubend.fit`): the module, with any weights; it is copied.
     Raises:
-        ModelFileError: a file is missing, truncated, not ours, newer than this version, or of other classes or
-            images of another depth.
-        SettingError: there is no such device, no model is named, or `tiles` or `overlap` is out of range.
+        ModelFileError: a file is missing, truncated, not written by ubend, newer than this version, or differs from
+            the others in classes or bit depth.
+        SettingError: there is no such device, no model is given, or `tiles` or `overlap` is out of range.
     """
     paths = [model] if isinstance(model, str | Path) else list(model)
     if not paths:
-        raise SettingError(_("no model to predict with; name at least one"), key="models")
+        raise SettingError(_("no model to predict with; give at least one"), key="models")
     predictors = [load_one(path, device, tiles=tiles, overlap=overlap, network=network) for path in paths]
     for path, predictor in zip(paths, predictors, strict=True):
         if predictor.labels.names != predictors[0].labels.names:
             line = _(
-                "{first} has the classes {known}, but {path} has {found}; models that answer together need the "
+                "{first} has the classes {known}, but {path} has {found}; models that are averaged need the "
                 "same classes in the same order"
             )
             known, found = (", ".join(one.labels.names) for one in (predictors[0], predictor))
@@ -140,7 +140,7 @@ def load(
             raise ModelFileError(line, path=path, key="classes")
         if predictor.bundle.dtype != predictors[0].bundle.dtype:
             line = _(
-                "{first} takes {known} images, but {path} takes {found}; models that answer together need the same"
+                "{first} takes {known} images, but {path} takes {found}; models that are averaged need the same dtype"
             ).format(first=paths[0], path=path, known=predictors[0].bundle.dtype, found=predictor.bundle.dtype)
             raise ModelFileError(line, path=path, key="dtype")
     if len(paths) == 1 and not tta:
@@ -153,10 +153,10 @@ def load(
 
 
 def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
-    """The views that test-time augmentation averages over: those that the model was shown in training.
+    """The views for test-time augmentation: those used in training.
 
-    Its file says so; of older ones the settings in the run folder. Where neither does: the image and its mirror
-    image.
+    They are stated in the model file, or, for older files, in the settings of the run folder; otherwise: the image and
+    its mirror image.
     """
     if not bundle.flips or bundle.model.averages_views:
         return PLAIN
@@ -169,11 +169,11 @@ def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
 
 
 def _read(image: Image, predictor: Predictor) -> LoadedImage:
-    """The image with the channels that a model takes; of arrays, grey stands for colour and colour for grey."""
+    """The image with the channels that a model takes; arrays are converted between grey and colour."""
     if isinstance(image, str | Path):
         return take_pixels(image, predictor.bundle)
     loaded = given_image(image)
     pixels = loaded.pixels
     fitted = fit_channels(pixels, predictor.bundle.sizing.channels) if pixels.ndim == 3 else None
-    # what does not fit is refused by the predictor, in its words
+    # An image that cannot be converted is refused by the predictor.
     return loaded if fitted is None else LoadedImage(fitted, loaded.invalid)

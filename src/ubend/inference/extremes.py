@@ -1,4 +1,4 @@
-"""Values of images that are far beyond those that a model was trained on: nodata values that no file declares."""
+"""Finds image values far outside the range of a model's training images, such as undeclared nodata values."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,20 +13,20 @@ from ubend.io.row_windows import TiffRowReader
 from ubend.layouts.problems import enumerate_names
 from ubend.models.model_file import Bundle
 
-_RANGE_STD = 2.0  # from the mean: training images have values of that range, if not of a larger one
-_FAR_STD = 400.0  # 100 times that range, as in extreme_values.py: what is nearer to the mean is not looked at twice
+_RANGE_STD = 2.0  # standard deviations from the mean; training images have at least this range
+_FAR_STD = 400.0  # 100 times that range, as in extreme_values.py; values closer to the mean are not checked further
 _PIECE_PIXELS = 2**18
 
 
 class ExtremeValues:
-    """The images among those that a model is given that hold values far beyond its training images; of 8 bit none.
+    """Collects input images with values far outside the range of the model's training images; never for 8 bit.
 
-    A value is far beyond as in `find_normal_range`, of the image's values and those within two standard deviations of
-    the mean that the model file states. Where more than half of an image is so, it must be one value: else the image
-    is of another unit rather than without data.
+    A value is extreme according to `find_normal_range`, applied to the image's values together with a range of two
+    standard deviations around the mean in the model file. If more than half of an image is extreme, this counts only
+    if it is one value: otherwise the image probably has another unit.
 
     Args:
-        bundles: the models; images are compared with the first of those that take the most channels, as they do.
+        bundles: the models; images are compared with the first one among those with the most channels.
     """
 
     def __init__(self, *bundles: Bundle) -> None:
@@ -39,12 +39,12 @@ class ExtremeValues:
         self._found: dict[Path, NDArray[np.generic]] = {}
 
     def look(self, path: Path, pixels: NDArray[np.generic]) -> None:
-        """Look at an image, (H, W, C), or some of its rows; may be called by several threads."""
+        """Check an image (H, W, C), or some of its rows; may be called from several threads."""
         if self._is_possible and pixels.shape[2] == len(self._mean) and len(values := self._find(pixels)):
             self._found[path] = values
 
     def watch(self, windows: TiffRowReader) -> Callable[[int, int], NDArray[np.generic]]:
-        """The file's `read`, whose rows are looked at."""
+        """The file's `read` function, extended to check the rows that it reads."""
 
         def read(top: int, bottom: int) -> NDArray[np.generic]:
             pixels = windows.read(top, bottom)
@@ -54,21 +54,21 @@ class ExtremeValues:
         return read
 
     def tell(self, reporter: Reporter) -> None:
-        """Say what `describe` gives."""
+        """Report the messages of `describe`."""
         for line in self.describe():
             reporter.report(line)
 
     def describe(self) -> list[str]:
-        """A line when images hold such values, with what to do; else none."""
+        """A warning, with the remedy, if images have such values; otherwise no line."""
         if not self._found:
             return []
         values, commonest = name_values(self._found.values())
         line = ngettext(
-            "WARNING: {count} image holds values far beyond those that the model was trained on ({values}): {names}; "
-            "probably nodata, or hot pixels, and its prediction is wrong: declare them as the file's "
+            "WARNING: {count} image has values far outside the range of the training images ({values}): {names}; "
+            "probably nodata or hot pixels, and its prediction is wrong: declare them as the file's "
             "nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN",
-            "WARNING: {count} images hold values far beyond those that the model was trained on ({values}): {names}; "
-            "probably nodata, or hot pixels, and the predictions of these images are wrong: declare them as the files' "
+            "WARNING: {count} images have values far outside the range of the training images ({values}): {names}; "
+            "probably nodata or hot pixels, and the predictions of these images are wrong: declare them as the files' "
             "nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN",
             len(self._found),
         )
@@ -76,7 +76,7 @@ class ExtremeValues:
         return [line.format(count=len(self._found), values=values, names=names, value=commonest)]
 
     def _find(self, image: NDArray[np.generic]) -> NDArray[np.generic]:
-        """(P,) the values of (H, W, C) pixels that are far beyond; P may be 0."""
+        """(P,) the extreme values of (H, W, C) pixels; P may be 0."""
         pixels = image.reshape(-1, image.shape[2])
         reach = _FAR_STD * self._std
         each = zip(pixels.T, self._mean - reach, self._mean + reach, strict=True)  # faster than axis=0
@@ -87,7 +87,7 @@ class ExtremeValues:
 
         def pieces() -> Iterator[NDArray[np.generic]]:
             for start in range(0, len(pixels), _PIECE_PIXELS):
-                yield training  # at least as many as of the image, so that what is far is no more than half
+                yield training  # at least as many as image pixels, so that at most half of all values are extreme
                 yield pixels[start : start + _PIECE_PIXELS]
 
         low, high = find_normal_range(pieces(), len(self._mean))

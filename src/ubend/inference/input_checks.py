@@ -1,4 +1,4 @@
-"""Which images a model accepts: channels, depth, shape."""
+"""Checks that an image fits a model: channels, bit depth, shape, values."""
 
 import warnings
 from collections.abc import Collection
@@ -19,7 +19,11 @@ Image = NDArray[Any] | LoadedImage | Path | str
 
 
 def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
-    """Fail when an image has other channels than the model takes, or another depth."""
+    """Fail if channels or bit depth of an image do not fit the model.
+
+    Raises:
+        DataError: they do not.
+    """
     problems = []
     if not header.gives(bundle.sizing.channels):
         line = _("{path}: has {found} channels, but the model takes {channels}").format(
@@ -27,13 +31,13 @@ def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
         )
         problems.append(Problem(line, path, "data.channels"))
     if header.dtype != bundle.dtype:
-        line = _("{path}: a {found} image, but the model takes {dtype}; save it with that depth").format(
+        line = _("{path}: a {found} image, but the model takes {dtype}; save it with this bit depth").format(
             path=path, found=header.dtype, dtype=bundle.dtype
         )
         if header.dtype == "float32":
             line = _(
-                "{path}: an image of float or signed values, but the model takes {dtype}; save it so, values of 0..1 "
-                "times {maximum}"
+                "{path}: an image with float or signed values, but the model takes {dtype}; convert it to {dtype} "
+                "(multiply values of 0..1 by {maximum})"
             ).format(path=path, dtype=bundle.dtype, maximum=np.iinfo(bundle.dtype).max)
         problems.append(Problem(line, path, "dtype"))
     if problems:
@@ -41,18 +45,22 @@ def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
 
 
 def inspect_file(path: Path, bundle: Bundle) -> Header:
-    """An image file's header; DataError: it is unreadable, or of another kind than the model takes."""
+    """Read and check the header of an image file.
+
+    Raises:
+        DataError: it is unreadable, or does not fit the model.
+    """
     header = read_header(path, bundle.sizing.channels)
     refuse_other_kind(path, header, bundle)
     return header
 
 
 def given_image(image: NDArray[Any] | LoadedImage) -> LoadedImage:
-    """An image in memory; of a masked array, masked values were not seen, in any channel."""
+    """An image in memory; pixels of a masked array that are masked in any channel are invalid."""
     if isinstance(image, LoadedImage):
         return image
     if not isinstance(image, np.ma.MaskedArray) or image.ndim not in (2, 3):
-        return LoadedImage(np.asarray(image))  # of Pillow images and lists too
+        return LoadedImage(np.asarray(image))  # also Pillow images and lists
     masked, values = np.ma.getmaskarray(image), np.asarray(image.data)
     if image.ndim == 2:
         masked, values = masked[:, :, None], values[:, :, None]
@@ -61,15 +69,15 @@ def given_image(image: NDArray[Any] | LoadedImage) -> LoadedImage:
 
 
 def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> LoadedImage:
-    """(H, W, channels) of an image, as it is, and where it was seen.
+    """Load an image with the model's channels, at native size, with its invalid pixels.
 
     Args:
-        image: a file, or (H, W) or (H, W, channels) values; channels are fitted as those of files are, and see
-            `given_image` for masked arrays.
-        header: of the file, checked already; None: it is read.
+        image: a file, or (H, W) or (H, W, channels) values; channels are converted as for files; for masked arrays
+            see `given_image`.
+        header: of the file, already checked; None: read it.
     Raises:
-        DataError: unreadable, or not of the model's channels and depth; an array may be float, of finite values in the
-            model's units.
+        DataError: unreadable, or channels or bit depth do not fit the model; an array may also be float, with finite
+            values in the model's units.
     """
     channels, dtype = bundle.sizing.channels, bundle.dtype
     if isinstance(image, str | Path):
@@ -80,7 +88,7 @@ def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> L
     image = loaded.pixels
     if image.dtype != dtype and image.dtype.kind != "f":
         raise DataError(
-            _("an array of {found} was given, but the model takes {dtype}, or float in its units").format(
+            _("the array is {found}, but the model takes {dtype}, or float in the same units").format(
                 found=image.dtype, dtype=dtype
             ),
             key="dtype",
@@ -90,7 +98,7 @@ def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> L
     image = loaded.pixels
     if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
         raise DataError(
-            _("an image of shape {shape} was given, but the model takes (height, width, {channels})").format(
+            _("the image has the shape {shape}, but the model takes (height, width, {channels})").format(
                 shape=image.shape, channels=channels
             ),
             key="shape",
@@ -99,14 +107,17 @@ def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> L
 
 
 def _refuse_values(image: NDArray[Any], bundle: Bundle) -> None:
-    """Fail on an array of float that is not finite, or that holds what no file of the model's depth can hold, or that
-    was scaled to 0..1 for a model of whole numbers. A model of float values takes all finite ones, as of files."""
+    """Fail if a float array is not finite, or, for models of integer images, is out of range or scaled to 0..1.
+
+    Raises:
+        DataError: it is.
+    """
     if image.dtype.kind != "f" or not image.size:
         return
     with np.errstate(over="ignore"):
         bad = image.size - int(np.isfinite(image.astype(np.float32, copy=False)).sum())
     if bad:
-        line = _("an array with values that are no finite numbers ({count}) was given; replace them")
+        line = _("the array has values that are not finite ({count}); replace them")
         raise DataError(line.format(count=bad), key="value")
     if bundle.dtype == "float32":
         return
@@ -114,21 +125,22 @@ def _refuse_values(image: NDArray[Any], bundle: Bundle) -> None:
     line = ""
     if low < 0 or high > maximum:
         line = _(
-            "an array of values from {low:.3g} to {high:.3g} was given, but the model takes 0..{maximum}; "
-            "bring them to this range as the training images were, or clip them"
+            "the array has values from {low:.3g} to {high:.3g}, but the model takes 0..{maximum}; "
+            "scale them as the training images were scaled, or clip them"
         )
     elif 0 < high <= 1:
         line = _(
-            "an array of values from {low:.3g} to {high:.3g} was given, but the model takes 0..{maximum}; "
-            "multiply by {maximum}"
+            "the array has values from {low:.3g} to {high:.3g}, but the model takes 0..{maximum}; multiply by {maximum}"
         )
     if line:
         raise DataError(line.format(low=low, high=high, maximum=maximum), key="value")
 
 
 def _fit_array(given: LoadedImage, channels: int) -> LoadedImage:
-    """(H, W), (H, W, C) -> (H, W, channels) where that is understood: grey repeated, alpha 0 not seen and alpha left
-    out; else as it is."""
+    """(H, W) or (H, W, C) -> (H, W, channels), if this is possible; otherwise unchanged.
+
+    Grey is repeated, colour becomes grey, and alpha is removed; pixels with alpha 0 are invalid.
+    """
     image, invalid = given.pixels, given.invalid
     if image.ndim == 2:
         image = image[:, :, None]
@@ -149,24 +161,24 @@ def _fit_array(given: LoadedImage, channels: int) -> LoadedImage:
 
 
 def describe_channels(headers: Collection[Header], channels: int) -> list[str]:
-    """What becomes of images that have other channels than a model takes; one sentence for each kind of them."""
+    """Messages on images whose channels are converted for the model, one for each kind."""
     grey = sum(header.channels == 1 != channels for header in headers)
     color = sum(header.channels == 3 and channels == 1 for header in headers)
     alpha = sum(header.alpha and header.channels + 1 != channels for header in headers)
     lines = {
         ngettext(
-            "note: {count} of {all} images is grey; the grey is repeated in the model's {channels} channels",
-            "note: {count} of {all} images are grey; the grey is repeated in the model's {channels} channels",
+            "note: {count} of {all} images is grey; its values are repeated in the model's {channels} channels",
+            "note: {count} of {all} images are grey; their values are repeated in the model's {channels} channels",
             grey,
         ): grey,
         ngettext(
-            "note: {count} of {all} images is in colour; the model takes grey, so it becomes grey (luma)",
-            "note: {count} of {all} images are in colour; the model takes grey, so they become grey (luma)",
+            "note: {count} of {all} images is in colour and is converted to grey (luma), which the model takes",
+            "note: {count} of {all} images are in colour and are converted to grey (luma), which the model takes",
             color,
         ): color,
         ngettext(
-            "note: {count} of {all} images has alpha: it says what was seen and is no channel of the image",
-            "note: {count} of {all} images have alpha: it says what was seen and is no channel of the image",
+            "note: {count} of {all} images has alpha: it marks valid pixels, and is not a channel for the model",
+            "note: {count} of {all} images have alpha: it marks valid pixels, and is not a channel for the model",
             alpha,
         ): alpha,
     }
@@ -180,7 +192,7 @@ def _warn(lines: list[str]) -> None:
 
 
 def too_large(native_hw: tuple[int, int]) -> str:
-    """The sentence for an image of that (height, width) in px that memory does not suffice for."""
+    """The message that an image of (height, width) px does not fit in memory."""
     return _("out of memory with one image of {width}x{height} px; try --device cpu, or a smaller image").format(
         width=native_hw[1], height=native_hw[0]
     )

@@ -1,7 +1,7 @@
-"""Probabilities -> mask, under a person's conditions: thresholds, smallest regions, holes.
+"""Post-processing: turns probabilities into a mask with thresholds, minimum areas of regions, and filled holes.
 
-C classes, H x W pixels. A part is a connected piece of one class; pixels that meet only at a corner are connected
-within a part, and do not connect a hole to what lies outside.
+C classes, H x W pixels. A region is a connected component of one class, with 8-connectivity; holes have
+4-connectivity, so that pixels that touch only at a corner do not connect a hole to the outside.
 """
 
 import difflib
@@ -17,17 +17,17 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.labels.class_table import IGNORED, background_class
 
-_CORNERS = np.ones((3, 3), bool)  # pixels that meet at a corner are connected
+_CORNERS = np.ones((3, 3), bool)  # 8-connectivity
 
 
 @dataclass(frozen=True)
 class PostprocessOptions:
-    """What is asked of a mask; nothing asked: each pixel has its most probable class.
+    """Options for post-processing; by default, each pixel gets its most probable class.
 
     Attributes:
-        thresholds: class index -> probability, 0..1, from which on a pixel has that class.
-        min_area: class index -> px; smaller regions of the class become what surrounds them.
-        fill_holes: class index -> px; holes of the class up to this area are filled. `math.inf`: all of them.
+        thresholds: class index -> probability, 0..1, from which a pixel gets that class.
+        min_area: class index -> px; smaller regions of the class get the class that surrounds them.
+        fill_holes: class index -> px; holes of the class up to this area are filled. `math.inf`: all holes.
     """
 
     thresholds: Mapping[int, float] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class PostprocessOptions:
 def postprocess(
     prob: NDArray[np.float32], wanted: PostprocessOptions, invalid: NDArray[np.bool_] | None = None
 ) -> NDArray[np.uint8]:
-    """A mask of probabilities: thresholds first, then holes are filled, then small regions go.
+    """Make a mask from probabilities: apply thresholds, then fill holes, then remove small regions.
 
     Args:
         prob: (C, H, W) probabilities.
@@ -60,10 +60,10 @@ def postprocess(
 
 
 def apply_thresholds(prob: NDArray[np.float32], thresholds: Mapping[int, float]) -> NDArray[np.uint8]:
-    """The class of each pixel: one whose probability reaches its threshold, else the most probable of the others.
+    """The class of each pixel: the one that reaches its threshold, else the most probable class without a threshold.
 
-    Where several classes reach theirs, the most probable of them is taken; where all classes have a threshold and
-    none reaches it, the most probable of all. Of equally probable ones the first in the class table, as everywhere.
+    If several classes reach their thresholds, the most probable of these; if all classes have a threshold and none
+    reaches it, the most probable of all. Of equally probable classes, the first in the class table.
 
     Args:
         prob: (C, H, W) probabilities.
@@ -85,15 +85,15 @@ def apply_thresholds(prob: NDArray[np.float32], thresholds: Mapping[int, float])
 
 
 def fill_holes(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
-    """Fill, in place, what a class encloses on all sides, whatever it is; what reaches the image's rim or IGNORED
-    pixels is no hole.
+    """Fill holes of classes, in place: regions of any classes that a class encloses on all sides.
 
-    Class by class in the order of the class table, each in what those before it have left. That matters only where
-    two classes cross at a corner: of two that enclose a pixel, the outer one also encloses the inner one.
+    A region that touches the image border or IGNORED pixels is not a hole. Classes are processed in the order of the
+    class table, each on the result of the previous one. The order only matters where two classes cross at a corner:
+    otherwise, of two classes that enclose a pixel, the outer one also encloses the inner one.
 
     Args:
         mask: (H, W) class index.
-        limits: class index -> greatest area of a hole that is filled, px.
+        limits: class index -> maximum area of a hole to fill, px.
     """
     for index, limit in sorted(limits.items()):
         holes, count = ndimage.label(mask != index)
@@ -105,15 +105,15 @@ def fill_holes(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
 
 
 def drop_small_regions(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
-    """Give, in place, each part of a class that is smaller than its limit to the class that it has the longest border
-    with; of equal ones to the first in the class table.
+    """Remove small regions, in place: each gets the class with which it has the longest border.
 
-    Smaller regions go first, so that specks side by side become what lies around all of them. Afterwards no part is
-    smaller than its limit, unless it is all of the image, or nothing but IGNORED pixels lies around it.
+    Of equally long borders, the first class in the class table wins. Smaller regions are removed first, so that
+    adjacent specks get the class that surrounds them all. Afterwards no region is smaller than its limit, unless it is
+    the whole image, or is surrounded only by IGNORED pixels.
 
     Args:
         mask: (H, W) class index.
-        limits: class index -> least area of a part that stays, px.
+        limits: class index -> minimum area of a region, px.
     """
     while True:
         parts, classes = _label_regions(mask)
@@ -128,7 +128,7 @@ def drop_small_regions(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> 
         small &= np.bincount(inner, minlength=len(areas)) > 0
         if not small.any():
             return
-        # Of two small neighbours one goes now, the other is looked at again when it has grown.
+        # Of two small neighbours, the smaller one is removed now; the other one is checked again afterwards.
         rank = np.argsort(np.argsort(areas, kind="stable"))
         waits = inner[small[outer] & (rank[outer] < rank[inner])]
         goes = small & (np.bincount(waits, minlength=len(areas)) == 0)
@@ -142,7 +142,7 @@ def drop_small_regions(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> 
 
 
 def _label_regions(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """(H, W) number of the part that each pixel belongs to, from 0, and (parts,) the class of each part."""
+    """((H, W) index of the region of each pixel, (regions,) class of each region)."""
     parts = np.zeros(mask.shape, np.int32)
     classes: list[int] = []
     for index in np.unique(mask):
@@ -154,7 +154,7 @@ def _label_regions(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[
 
 
 def _find_borders(parts: NDArray[np.int32], small: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Every edge between a pixel of a small part and one of another part, as the numbers of the two parts."""
+    """All pixel edges between a small region and another region, as the indices of the two regions."""
     pairs = []
     for one, other in ((parts[1:], parts[:-1]), (parts[:, 1:], parts[:, :-1])):
         for here, region in ((one, other), (other, one)):
@@ -165,17 +165,18 @@ def _find_borders(parts: NDArray[np.int32], small: NDArray[np.bool_]) -> tuple[N
 
 
 def parse_thresholds(texts: Iterable[str], names: Sequence[str]) -> dict[int, float]:
-    """`polyp=0.3` of each `--threshold` -> class index -> probability.
+    """Parse the values of `--threshold`, such as `polyp=0.3`: {class index: probability}.
 
     Raises:
-        SettingError: an unknown class (the nearest known one is named), or no probability above 0 and up to 1.
+        SettingError: an unknown class (the message suggests a similar name), or a probability that is not above 0 and
+            up to 1.
     """
     thresholds = {}
     for text in texts:
         name, probability = split_number(text)
         if name is None or not 0 < probability <= 1:
             raise SettingError(
-                _("--threshold {text}: write it as CLASS=P, P above 0 and up to 1, for example {name}=0.3").format(
+                _("--threshold {text}: give CLASS=P with P above 0 and up to 1, for example {name}=0.3").format(
                     text=text, name=_example(names)
                 ),
                 key="--threshold",
@@ -185,12 +186,13 @@ def parse_thresholds(texts: Iterable[str], names: Sequence[str]) -> dict[int, fl
 
 
 def parse_areas(flag: str, texts: Iterable[str], names: Sequence[str]) -> dict[int, float]:
-    """`20` (all classes but the background) or `polyp=20` of each `--min-area` or `--fill-holes` -> class index -> px.
+    """Parse the values of `--min-area` or `--fill-holes`: {class index: px}.
 
-    `all` stands for any area. What names a class is stronger than what names none.
+    `20` applies to all classes except the background, `polyp=20` to one class and takes precedence. `all` means an
+    unlimited area.
 
     Raises:
-        SettingError: an unknown class (the nearest known one is named), or no area.
+        SettingError: an unknown class (the message suggests a similar name), or a value that is not an area.
     """
     everywhere: dict[int, float] = {}
     named: dict[int, float] = {}
@@ -198,7 +200,7 @@ def parse_areas(flag: str, texts: Iterable[str], names: Sequence[str]) -> dict[i
         name, area = split_number(text)
         if not area >= 0:
             raise SettingError(
-                _("{flag} {text}: write it as PX or CLASS=PX, for example {name}=50").format(
+                _("{flag} {text}: give PX or CLASS=PX, for example {name}=50").format(
                     flag=flag, text=text, name=_example(names)
                 ),
                 key=flag,
@@ -211,10 +213,10 @@ def parse_areas(flag: str, texts: Iterable[str], names: Sequence[str]) -> dict[i
 
 
 def find_class(name: str, names: Sequence[str]) -> int:
-    """The index of a class by its name.
+    """The index of a class, by name.
 
     Raises:
-        SettingError: there is none of that name; the nearest one, and all of them, are named.
+        SettingError: there is no such class; the message lists all classes, and suggests a similar one.
     """
     if name in names:
         return names.index(name)
@@ -233,12 +235,12 @@ def find_class(name: str, names: Sequence[str]) -> int:
 
 
 def _example(names: Sequence[str]) -> str:
-    """A class to show in an example: not the background."""
+    """A class name for an example, if possible not the background."""
     return next((name for index, name in enumerate(names) if index != background_class(names)), names[0])
 
 
 def split_number(text: str) -> tuple[str | None, float]:
-    """`polyp=20` -> its class and its number, `20` -> None and the number; `all` is infinite, no number is NaN."""
+    """Parse `polyp=20` as ("polyp", 20), and `20` as (None, 20); `all` gives infinity, an invalid number NaN."""
     name, equals, number = text.rpartition("=")
     try:
         value = math.inf if number.strip() == "all" else float(number)

@@ -1,4 +1,4 @@
-"""What is made of a model's logits: the most probable class of each pixel, and probabilities.
+"""The result of a prediction: the most probable class of each pixel, and probabilities.
 
 C classes, H x W pixels of an image.
 """
@@ -21,20 +21,19 @@ from ubend.drawing.panels import show_image
 from ubend.io.images import write_mask
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 
-_NOTEBOOK_PX = 1024  # longest side of the image in a notebook's output: a 12 Mpix PNG would be 10 MB of the notebook
+_NOTEBOOK_PX = 1024  # longest side of the image in a notebook's output; a 12 Mpix PNG would add 10 MB to the notebook
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the model says of one image, at the image's own size. A notebook shows its overlay.
+    """The prediction for one image, at native size. Notebooks show its overlay.
 
     Attributes:
-        mask: (H, W) uint8 class index, a place in `class_names`; IGNORED (255) where the image is invalid: nodata,
+        mask: (H, W) uint8 class index, an index into `class_names`; IGNORED (255) where the image is invalid: nodata,
             alpha 0, NaN.
         labels: the class table.
-        image: (H, W, channels) values of the image; may share the memory of an array that was given.
-        probabilities: (C, H, W) float32; they add up to 1 over C, and are 0 where the image is invalid; None: not
-            asked for.
+        image: (H, W, channels) values of the image; may share memory with the input array.
+        probabilities: (C, H, W) float32, with a sum of 1 over C, and 0 where the image is invalid; None: not requested.
     """
 
     mask: NDArray[np.uint8]
@@ -53,7 +52,7 @@ class Prediction:
         return np.asarray(self.mask != IGNORED)
 
     def overlay(self, *, opacity: float = 0.45) -> NDArray[np.uint8]:
-        """The classes in their colours over the image, as `ubend predict` draws them; the background is untouched.
+        """Draw the classes in their colours over the image, like `ubend predict`, except the background.
 
         Args:
             opacity: weight of the colour inside a region, 0..1.
@@ -65,12 +64,12 @@ class Prediction:
         return overlay_mask(self.image, self.mask, self.labels.colors, opacity, background_class(self.labels.names))
 
     def save(self, path: Path | str) -> None:
-        """Write the mask as PNG: the values are the class indices, the palette their colours. A file is replaced.
+        """Write the mask as PNG: the values are class indices, the palette has the class colours.
 
         Args:
-            path: ends in .png; its folder is created.
+            path: must end in .png; an existing file is replaced, and missing folders are created.
         Raises:
-            OutputError: another ending, or the file cannot be written.
+            OutputError: the path does not end in .png, or the file cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() != ".png":
@@ -80,7 +79,7 @@ class Prediction:
         write_mask(path, self.mask, self.labels.colors)
 
     def show(self) -> None:
-        """Show the overlay: in the notebook, else in a window; without a display, log the file that it is in."""
+        """Show the overlay in the notebook, or in a window; without a display, save it to a file and log its path."""
         show_image(Image.fromarray(self.overlay()))
 
     def _repr_png_(self) -> bytes:
@@ -91,17 +90,17 @@ class Prediction:
         return buffer.getvalue()
 
     def shares(self) -> dict[str, float]:
-        """Class name -> share of the valid pixels, 0..1."""
+        """Class name -> fraction of the valid pixels, 0..1."""
         counts = np.bincount(self.mask.reshape(-1), minlength=self.labels.classes)[: self.labels.classes]
         seen = max(1, int(counts.sum()))
         return {name: int(count) / seen for name, count in zip(self.labels.names, counts, strict=True)}
 
 
 def class_index(logits: Tensor) -> Tensor:
-    """(C, ...) logits -> (...) uint8 index of the largest, the first of equals."""
+    """(C, ...) logits -> (...) uint8 index of the largest one; of equal ones, the first."""
     if logits.device.type != "cpu":
         return logits.argmax(dim=0).to(torch.uint8)
-    # torch's own goes pixel by pixel on a CPU: measured, 5 Mpix/s for two classes, and this 42 (two cores)
+    # On a CPU, argmax works pixel by pixel: 5 Mpix/s for two classes, this 42 Mpix/s (measured, two cores).
     best, index = logits[0].clone(), torch.zeros(logits.shape[1:], dtype=torch.uint8)
     for number in range(1, len(logits)):
         index.masked_fill_(logits[number] > best, number)

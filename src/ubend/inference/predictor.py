@@ -1,6 +1,6 @@
-"""Image of any size -> logits -> probabilities or mask: one code path for whole images and tiles.
+"""The predictor: images of any size -> logits -> masks or probabilities, with one code path for whole images and tiles.
 
-`Predictor.run` is that path: sources are read by rows of tiles, tiles of one size share a forward pass, and their
+`Predictor.run` is that path: images are read by rows of tiles, tiles of one size share a forward pass, and their
 logits are merged. C classes, H x W pixels of an image, h x w pixels at model size, n images of one size.
 """
 
@@ -41,12 +41,12 @@ from ubend.models.model_file import Bundle, load_bundle
 from ubend.models.networks import Network
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: about 1 GiB of features at width 64
-_BATCH_IMAGES = (32, 128)  # most whole images in one forward pass (CPU, GPU); many small ones keep a GPU busy
-TILE_BATCH_PIXELS = (2**20, _BATCH_PIXELS)  # of tiles (CPU, GPU); larger batches are no faster on a CPU
+_BATCH_IMAGES = (32, 128)  # maximum whole images in one forward pass (CPU, GPU); many small ones keep a GPU busy
+TILE_BATCH_PIXELS = (2**20, _BATCH_PIXELS)  # of tiles (CPU, GPU); larger batches are not faster on a CPU
 _TILE_PX = 512  # larger tiles are hardly faster; smaller ones have more seams and more overlap
-_NATIVE_VALUES = 2**22  # logits at native size at once; a single image may exceed it
-_HELD_BYTES = 2**28  # of images, and their native-size masks, that are waiting to form a batch
-_GROUPS = 4  # waiting tiles of all sizes together have at most the bytes of so many batches
+_NATIVE_VALUES = 2**22  # logits at native size at a time; a single image may exceed it
+_HELD_BYTES = 2**28  # of images, and their native-size masks, that are waiting for a full batch
+_GROUPS = 4  # waiting tiles of all sizes together have at most the bytes of this many batches
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Logits:
     """Logits of n images of one size, or of some rows of one image. Valid until the next item: the buffer is reused.
 
     Attributes:
-        numbers: input positions of the images, rising.
+        numbers: indices of the images in the input, ascending.
         native_hw: (H, W) of each image, px.
-        rows: row range in the native image; those of one image come from top to bottom.
+        rows: row range in the native image; the ranges of one image come from top to bottom.
         values: (n, C, h, w) float32 logits of these rows at model size, on the device.
     """
 
@@ -76,7 +76,7 @@ class Logits:
 
 
 class _Tile(NamedTuple):
-    """A tile waiting for its forward pass; (h, w, channels) pixels, in main memory if it is a whole image."""
+    """A tile waiting for its forward pass; pixels (h, w, channels), in main memory if it is a whole image."""
 
     row: TileRow
     column: int
@@ -87,14 +87,16 @@ class _Tile(NamedTuple):
 class Predictor:
     """A model, ready to predict: `predictor(image).mask`.
 
-    An image is resized to the size at which the model was trained, or, for models trained on native-scale crops, kept
-    at its scale and cut into overlapping tiles.
+    Images are resized to the model size; models trained on native-scale crops instead predict overlapping tiles of the
+    image at its own scale.
 
     Args:
         bundle: the model.
-        device: cuda, cuda:1, mps or cpu; None: the fastest here.
-        tiles: side of the tiles in px; 0: images go through the network whole; None: as the model was trained.
+        device: cuda, cuda:1, mps or cpu; None: the fastest one available.
+        tiles: side of the tiles in px; 0: whole images; None: as the model was trained.
         overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
+    Raises:
+        SettingError: there is no such device, or `tiles` or `overlap` is out of range.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class Predictor:
             )
         if not 0 <= overlap < 1:
             raise SettingError(
-                _("--overlap {overlap}: give a share from 0 to less than 1").format(overlap=overlap), key="--overlap"
+                _("--overlap {overlap}: give a fraction from 0 to less than 1").format(overlap=overlap), key="--overlap"
             )
         self.bundle, self.labels = bundle, bundle.labels
         self.device = pick_device(None if device is None else str(device))
@@ -122,7 +124,7 @@ class Predictor:
         if tiles is None:
             tiles = max(_TILE_PX, bundle.window_px or 0) if bundle.keeps_scale else 0
         net, self.tiling = self.model, None
-        if tiles:  # networks without padding need no blending, hence no overlap
+        if tiles:  # networks without padding need no blending, and so no overlap
             self.tiling = Tiling(tiles, 0.0 if net.margin else overlap, net.input_multiple, net.margin, net.edge_px)
         network = self.model.forward_tiles if tiles else self.model
         self._infer = accelerate_inference(partial(_compute, network, self.precision), self.model, self.precision)
@@ -132,17 +134,17 @@ class Predictor:
         """Predict one image.
 
         Args:
-            image: a file, or (H, W) or (H, W, channels) values in the units that the model was trained on
-                (0..255 for 8 bit), of its dtype or float; masked values of a masked array are invalid.
-            probabilities: also give the probability of each class; 4 bytes per pixel and class.
+            image: a file, or (H, W) or (H, W, channels) values in the units of the training images (0..255 for 8 bit),
+                with their dtype or float; masked values of a masked array are invalid pixels.
+            probabilities: also return the probability of each class; 4 bytes per pixel and class.
         Raises:
-            DataError: unreadable, empty, with other channels or another depth than the model's, or with values that
-                are not finite, or for which the model's logits are not.
+            DataError: the image is unreadable, empty, or differs in channels or bit depth from the model's, or its
+                values or the resulting logits are not finite.
         """
         return next(iter(self.predict([image], probabilities=probabilities)))[1]
 
     def predict(self, images: Iterable[Image], *, probabilities: bool = False) -> Iterator[tuple[int, Prediction]]:
-        """(number, prediction) of each image, in completion order; for arguments and errors see a call."""
+        """Predict several images: yields (index, prediction) in order of completion; see `__call__`."""
         opened: dict[int, LoadedImage] = {}
         for number, result in self._results(images, opened, probabilities):
             loaded = opened.pop(number)
@@ -156,7 +158,7 @@ class Predictor:
     def _results(
         self, images: Iterable[Image], opened: dict[int, LoadedImage], probabilities: bool
     ) -> Iterator[tuple[int, NDArray[Any]]]:
-        """(number, (C, H, W) probabilities or (H, W) class index) of each image; `opened` receives its pixels."""
+        """(index, (C, H, W) probabilities or (H, W) class index) of each image; adds the images to `opened`."""
         started: dict[int, NDArray[Any]] = {}
 
         def open_image(image: Image) -> tuple[LoadedImage, TileSource]:
@@ -183,19 +185,19 @@ class Predictor:
         """Convert an image to the input of `run`: at model size, or at native size for tiles.
 
         Args:
-            image: see `__call__`; an array counts towards memory, as the caller may keep it.
-            header: the file's header, checked by `inspect`; None: it is read.
+            image: see `__call__`; arrays count as used memory, since the caller may keep them.
+            header: the file's header, already checked by `inspect`; None: read it.
         Raises:
             DataError: see `__call__`.
         """
         return self.resize_input(take_pixels(image, self.bundle, header), _bytes_given(image))
 
     def resize_input(self, image: LoadedImage, held_bytes: int = 0) -> TileSource:
-        """The input of `run`, as `prepare` gives it.
+        """Convert an image in memory to the input of `run`, like `prepare`.
 
         Args:
-            image: what `take_pixels` returned.
-            held_bytes: memory that the caller keeps until the image's logits are there.
+            image: from `take_pixels`.
+            held_bytes: memory that the caller keeps until the image is predicted.
         """
         pixels, sizing = image.pixels, self.bundle.sizing
         native_hw = pixels.shape[0], pixels.shape[1]
@@ -205,17 +207,21 @@ class Predictor:
         return TileSource.of_pixels(small, native_hw, small.nbytes + held_bytes, image.invalid)
 
     def inspect(self, path: Path) -> Header:
-        """Read a file's header, for `prepare`; DataError: unreadable, or other channels or depth than the model's."""
+        """Read and check a file's header, for `prepare`.
+
+        Raises:
+            DataError: unreadable, or its channels or bit depth differ from the model's.
+        """
         return inspect_file(path, self.bundle)
 
     def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
-        """Logits of images of any size; memory: a few batches plus one row of tiles per tiled image.
+        """Yield the logits of images of any size; needs memory for a few batches and one row of tiles per tiled image.
 
         Args:
             sources: from `prepare`; if the predictor uses tiles, also sources that read a file by rows.
         Raises:
-            DataError: raised by the sources.
-            SettingError: out of memory with a single tile.
+            DataError: from the sources.
+            SettingError: out of memory even with a single tile.
         """
         blenders: dict[int, Blender] = {}
         for tiles in self._batches(sources):
@@ -238,7 +244,7 @@ class Predictor:
                     held_bytes -= sum(tile.held_bytes for tile in group)
                     yield waiting.pop(size)
             maximum = _HELD_BYTES if self.tiling is None else _GROUPS * self._batch_pixels * self._pixel_bytes
-            if held_bytes >= maximum:  # no batch is full: flush the largest
+            if held_bytes >= maximum:  # memory is used up, although no batch is full: predict the largest
                 group = waiting.pop(max(waiting, key=lambda one: len(waiting[one]) * math.prod(one)))
                 held_bytes -= sum(tile.held_bytes for tile in group)
                 yield group
@@ -254,7 +260,7 @@ class Predictor:
         return self.tiling.plan(size_hw) if self.tiling else plan_whole(size_hw, self.model.padded_hw(size_hw))
 
     def _weigh(self, row: TileRow, tile: Tensor) -> int:
-        """Bytes held until a tile's logits are there; for a whole image plus its mask and what its source holds."""
+        """Bytes in use until a tile is predicted; for a whole image including its mask and its source."""
         whole = 0 if self.tiling is not None else math.prod(row.source.native_hw) + row.source.held_bytes
         return tile.numel() * tile.element_size() + whole
 
@@ -296,10 +302,10 @@ class Predictor:
         return SettingError(message.format(size=max(tile.row.plan.input_hw)), key="--tiles")
 
     def _merge(self, tiles: Sequence[_Tile], logits: Tensor, blenders: dict[int, Blender]) -> Iterator[Logits]:
-        """Yield rows completed by these tiles; whole images are cropped to their size, those of equal size are grouped.
+        """Yield the rows completed by these tiles; whole images are cropped to their size, and grouped by size.
 
         Args:
-            blenders: image number -> its partly merged tiles; updated.
+            blenders: index of an image -> its partly merged tiles; updated.
         """
         alike: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
         for slot, (row, column, *_others) in enumerate(tiles):
@@ -326,13 +332,13 @@ class Predictor:
 def fetch(
     results: Iterable[Logits], make: Callable[[Tensor], Sequence[Tensor]]
 ) -> Iterator[tuple[Logits, list[NDArray[Any]]]]:
-    """Yield each result, and `make` of its (n, C, rows, W) native-size logits as arrays in main memory.
+    """Yield each result, with `make` of its (n, C, rows, W) native-size logits as arrays in main memory.
 
-    The logits of a yielded result may be overwritten. On a GPU, a result is waited for after the next one's work was
-    launched, which keeps the GPU busy.
+    The logits of a yielded result may already be overwritten. On a GPU, each result is collected after the next one
+    was launched, which keeps the GPU busy.
 
     Raises:
-        DataError: logits that are not finite: of such an image every pixel would be of the first class.
+        DataError: logits that are not finite, which would give the first class for every pixel.
     """
     pinned: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}  # reused: pinning takes milliseconds
     waiting: deque[tuple[Logits, list[Tensor], torch.cuda.Event]] = deque()
@@ -370,9 +376,7 @@ def fetch(
 
 def _refuse_not_finite(finite: bool) -> None:
     if not finite:
-        line = _(
-            "the model's logits are not finite numbers: the values of the image, or the model's weights, are too large"
-        )
+        line = _("the model's logits are not finite: the values of the image, or the model's weights, are too large")
         raise DataError(line, key="value")
 
 
@@ -384,13 +388,13 @@ def _compute(network: Callable[[Tensor], Tensor], precision: torch.dtype, images
 
 
 def load(path: Path | str, device: str | None = None, *, network: nn.Module | None = None, **tiling: Any) -> Predictor:
-    """A predictor from a model file or a run folder; for `network` see `load_bundle`, for `tiling` `Predictor`.
+    """Load a predictor from a model file or a run folder; for `network` see `load_bundle`, for `tiling` `Predictor`.
 
     Raises:
         ModelFileError: the file is missing, truncated, not a ubend model, or newer than this version.
-        SettingError: no such device, invalid tiles or overlap, or no memory for the model.
+        SettingError: no such device, invalid tiles or overlap, or not enough memory for the model.
     """
-    with explain_out_of_memory(_("no memory is left for the model; try --device cpu")):
+    with explain_out_of_memory(_("not enough memory for the model; try --device cpu")):
         return Predictor(load_bundle(Path(path), network), device, **tiling)
 
 

@@ -1,4 +1,4 @@
-"""Reading ahead: threads compute the next results while one is used, bounded by count and by bytes."""
+"""Reading ahead: threads compute the next results while one is in use, limited by count and bytes."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -6,9 +6,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-_READERS = 4  # threads; more threads keep the GIL from the thread that launches kernels
+_READERS = 4  # threads; more of them would compete for the GIL with the thread that launches kernels
 _READ_PREFETCH = 2  # images, or rows of tiles, per thread
-_PREFETCH_BYTES = 2**26  # of all that is read ahead; may be exceeded by the last item, such as a row of a wide image
+_PREFETCH_BYTES = 2**26  # of all results read ahead; the last one, such as a row of a wide image, may exceed it
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -17,7 +17,7 @@ _R = TypeVar("_R")
 def prefetch(
     work: Callable[[_T], _R], items: Iterable[_T], size_of: Callable[[_T], int] = lambda _item: 0
 ) -> Iterator[_R]:
-    """`map` in threads, in order; holds at most _READ_PREFETCH results per thread, and about _PREFETCH_BYTES in all.
+    """`map` in threads, in order; reads ahead at most _READ_PREFETCH results per thread, and about _PREFETCH_BYTES.
 
     Args:
         size_of: bytes of the result of an item.

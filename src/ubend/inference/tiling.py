@@ -1,4 +1,4 @@
-"""Where tiles lie, how their pixels are read, and how their logits are merged; independent of the model.
+"""Positions of tiles, reading of their pixels, and merging of their logits; independent of the model.
 
 H x W pixels of the native image, h x w at model size, C classes, T x T pixels of a tile. Tiles form a grid, so
 positions, weights and padding are computed separately for each axis. A whole image is a plan with one tile.
@@ -32,9 +32,9 @@ class TileSource:
         read: (top, bottom) -> (bottom - top, w, channels) pixels; called from several threads.
         size_hw: (h, w), px.
         native_hw: (H, W) of the native image, px.
-        held_bytes: memory in use until its logits are there, besides tiles; whole images only.
-        invalid: (H, W) where the native image was not seen, see `LoadedImage`; None: all of it was, or it is read by
-            rows.
+        held_bytes: memory in use until it is predicted, without tiles; whole images only.
+        invalid: (H, W) bool, invalid pixels of the native image, see `LoadedImage`; None: there are none, or it is
+            read by rows.
     """
 
     read: Callable[[int, int], NDArray[Any]]
@@ -63,8 +63,8 @@ class Axis:
     Attributes:
         side: side of the image, px.
         tile: output side of a tile, px.
-        starts: first pixel of each tile, rising; multiples of the network stride.
-        margin: extra input per side of a tile, px.
+        starts: first pixel of each tile, ascending; multiples of the network stride.
+        margin: additional input on each side of a tile, px.
         weights: (tiles, tile) float32; the weights of all tiles at a pixel add up to 1.
     """
 
@@ -77,12 +77,12 @@ class Axis:
     def needed(self, number: int) -> NDArray[np.int64]:
         """(tile + 2 * margin,) input pixel indices of a tile.
 
-        Outside the image: edge replication, as in the network's own padding; with a margin, reflection.
+        Outside the image the edge is repeated, as in the network's own padding; with a margin, the image is reflected.
         """
         return self._inside(self.starts[number], self.starts[number])
 
     def needed_by_all(self) -> NDArray[np.int64]:
-        """Input pixel indices from the first tile to the last; tile i begins at `starts[i]`."""
+        """Input pixel indices from the first to the last tile; those of tile i begin at `starts[i]`."""
         return self._inside(self.starts[0], self.starts[-1])
 
     def _inside(self, first: int, last: int) -> NDArray[np.int64]:
@@ -94,14 +94,14 @@ class Axis:
         return np.minimum(positions, there_and_back - positions).clip(0, self.side - 1)
 
     def finished(self, number: int) -> slice:
-        """Pixels completed by this tile: no later tile covers them."""
+        """The pixels completed by this tile, which no later tile covers."""
         last = number + 1 == len(self.starts)
         return slice(self.starts[number], self.side if last else self.starts[number + 1])
 
 
 @dataclass(frozen=True)
 class TilePlan:
-    """The tiles of one image: each of `rows` with each of `columns`."""
+    """The tiles of one image: the grid of `rows` and `columns`."""
 
     rows: Axis
     columns: Axis
@@ -119,7 +119,7 @@ class TilePlan:
 
 @lru_cache(maxsize=256)
 def plan_whole(size_hw: tuple[int, int], padded_hw: tuple[int, int]) -> TilePlan:
-    """One tile over an image of (h, w), padded to the network's input size, px."""
+    """A plan with one tile for a whole image of (h, w), padded to the network's input size, px."""
     rows, columns = (
         Axis(side, tile, (0,), 0, np.ones((1, tile), np.float32)) for side, tile in zip(size_hw, padded_hw, strict=True)
     )
@@ -134,10 +134,10 @@ class Tiling:
         tile_px: largest side of a tile, rounded up to `multiple`; a smaller image has smaller tiles.
         overlap: minimum overlap between neighbours, as a fraction of the tile's side, 0 <= overlap < 1; ignored
             with a margin.
-        multiple: network stride, 2**depth; all tiles start at multiples of it, so that pooling windows are the same
-            as in the whole image.
-        margin: px that convolutions without padding remove from each side; every pixel then comes from one tile.
-        edge: output side = k * multiple + edge, px, for such networks; the edge overlaps the next tile.
+        multiple: network stride, 2**depth; all tiles start at multiples of it, so that the pooling grid is the same
+            as for the whole image.
+        margin: px that convolutions without padding remove from each side; then each pixel comes from one tile.
+        edge: for such networks, output sides are k * multiple + edge, px; the edge overlaps the next tile.
     """
 
     tile_px: int
@@ -161,17 +161,17 @@ class Tiling:
         gaps = math.ceil(room / step)
         if self.margin:
             positions = [min(step * number, room) for number in range(gaps + 1)]
-        else:  # spread evenly, so that all overlaps are about equal
+        else:  # evenly spaced, so that all overlaps are about equal
             positions = [room * number // max(1, gaps) for number in range(gaps + 1)]
         starts = tuple(multiple * place for place in positions)
         return Axis(side, tile, starts, self.margin, (_weigh_first if self.margin else _weigh)(starts, tile))
 
 
 def _weigh(starts: tuple[int, ...], tile: int) -> NDArray[np.float32]:
-    """A Gaussian over each tile, normalised so that the weights sum to 1 at each pixel.
+    """(tiles, tile) Gaussian weights of each tile, normalised to a sum of 1 at each pixel.
 
-    Before normalisation, weight 1 towards image borders, where the outer tile has full context and the next one,
-    whose edge lies there, has not.
+    Towards the image border the outermost tile has weight 1 before normalisation: it has full context there, unlike
+    the next tile, whose edge is nearby.
     """
     away = (np.arange(tile) + 0.5) / tile - 0.5
     bells = np.tile(np.exp(-0.5 * (away / _SIGMA) ** 2), (len(starts), 1))
@@ -186,7 +186,7 @@ def _weigh(starts: tuple[int, ...], tile: int) -> NDArray[np.float32]:
 
 
 def _weigh_first(starts: tuple[int, ...], tile: int) -> NDArray[np.float32]:
-    """Weight 1 where a tile is the first to cover a pixel, else 0."""
+    """(tiles, tile) weights: 1 for the first tile that covers a pixel, otherwise 0."""
     weights = np.ones((len(starts), tile), np.float32)
     for number, (before, start) in enumerate(itertools.pairwise(starts), 1):
         weights[number, : max(0, before + tile - start)] = 0
@@ -198,7 +198,7 @@ def _round_up(side: int, multiple: int) -> int:
 
 
 class TileRow(NamedTuple):
-    """A row of tiles to read: number of the image, and of the row in its plan."""
+    """A row of tiles to read: index of the image, index of the row in its plan, plan, source."""
 
     image: int
     number: int
@@ -207,7 +207,7 @@ class TileRow(NamedTuple):
 
 
 def plan_rows(sources: Iterable[TileSource], plan: Callable[[tuple[int, int]], TilePlan]) -> Iterator[TileRow]:
-    """The rows of tiles of all images, one image after the other; `plan` maps (h, w) to a plan."""
+    """The rows of tiles of all images, image by image; `plan` maps (h, w) to a plan."""
     for image, source in enumerate(sources):
         planned = plan(source.size_hw)
         for number in range(len(planned.rows.starts)):
@@ -221,7 +221,7 @@ def read_row(row: TileRow) -> tuple[TileRow, NDArray[Any]]:
         wanted = rows.needed(row.number)
         top, bottom = int(wanted.min()), int(wanted.max()) + 1
         pixels = row.source.read(top, bottom)[wanted - top][:, columns.needed_by_all()]
-    else:  # fast path without margin, 40 times as fast: only the last row and column are replicated
+    else:  # without margin only the last row and column are repeated, which is 40 times as fast
         top, width = rows.starts[row.number], columns.starts[-1] + columns.tile
         pixels = row.source.read(top, min(top + rows.tile, rows.side))
         h, w = pixels.shape[:2]
@@ -236,7 +236,7 @@ def read_row(row: TileRow) -> tuple[TileRow, NDArray[Any]]:
 
 
 class Blender:
-    """Merges the tiles of one image, one row of tiles after the other; holds one row of tiles, not the image."""
+    """Merges the tiles of one image row by row; keeps only one row of tiles in memory."""
 
     def __init__(self, plan: TilePlan, classes: int, device: "torch.device") -> None:
         import torch  # lazy import: the rest of this file needs no torch
@@ -244,7 +244,7 @@ class Blender:
         self.plan = plan
         width = plan.columns.starts[-1] + plan.columns.tile
         self._sums = torch.zeros(classes, plan.rows.tile, width, device=device)
-        self._finished = 0  # rows of sums that were returned; cleared on the next add
+        self._finished = 0  # rows of the sums that were returned; removed by the next `add`
         self._weights = [torch.from_numpy(axis.weights).to(device) for axis in (plan.rows, plan.columns)]
 
     def add(self, row: int, column: int, logits: "Tensor") -> "tuple[slice, Tensor] | None":
@@ -253,13 +253,13 @@ class Blender:
         Args:
             logits: (C, T, T) logits of the tile, float32.
         Returns:
-            After the last tile of each row, the completed rows and their (C, rows, w) logits, valid until the next
-            add, which overwrites them: a copy would double the memory. None after other tiles.
+            After the last tile of a row, the completed rows and their (C, rows, w) logits, valid until the next
+            `add` overwrites them (a copy would double the memory); otherwise None.
         """
-        if self._finished:  # move the uncompleted rows to the top
+        if self._finished:  # move the incomplete rows to the top
             kept = self._sums.shape[1] - self._finished
             rest = self._sums[:, self._finished :]
-            self._sums[:, :kept] = rest.clone() if kept > self._finished else rest  # cloned if they overlap
+            self._sums[:, :kept] = rest.clone() if kept > self._finished else rest  # source and target may overlap
             self._sums[:, kept:] = 0
             self._finished = 0
         rows, columns = self.plan.rows, self.plan.columns

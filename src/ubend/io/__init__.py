@@ -1,1 +1,1 @@
-"""Files to arrays and back: images, TIFF by rows, scans, videos, pixel sizes."""
+"""Reads and writes files as arrays: images, TIFF by rows, scans, videos, pixel sizes."""

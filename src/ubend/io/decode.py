@@ -1,7 +1,7 @@
-"""Decode an image or mask file to its stored pixels, or read its header; damage is reported in one line.
+"""Decodes image and mask files, and reads their headers; reports damage in one line.
 
-Pillow opens everything except TIFF and plain JPEG. JPEG and PNG are decoded by imagecodecs: same libraries and pixels
-as Pillow, in about half the time, and 16-bit colour PNG keeps its depth.
+Pillow opens everything except TIFF and plain JPEG. JPEG and PNG are decoded by imagecodecs: the same libraries and
+pixels as with Pillow, in about half the time, and 16-bit colour PNG keeps its depth.
 """
 
 import io
@@ -26,24 +26,24 @@ from ubend.core.i18n import _
 from ubend.io.raster import MAX_PIXELS, Header, Raster, turn_upright
 from ubend.io.tiff import is_tiff, read_tiff, read_tiff_header
 
-_ORIENTATION = 0x0112  # the tag of EXIF
+_ORIENTATION = 0x0112  # EXIF tag
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "F")
 _PNG_GREY_ALPHA = 4
-_HEAD_BYTES = 4096  # the tables of a plain JPEG take 600
+_HEAD_BYTES = 4096  # the header of a plain JPEG needs 600
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # markers of the size: baseline, extended, progressive
 _JPEG_TABLES = (0xC4, 0xDB, 0xDD, 0xE0, 0xFE)  # Huffman, quantisation, restarts; JFIF, comments
 _JPEG_SCAN = 0xDA
 
 
 def read_raster(path: Path, channels: int | None = None, out: NDArray[Any] | None = None) -> Raster:
-    """A file's pixels, upright, otherwise as stored.
+    """Decode a file's pixels, upright, otherwise as stored.
 
     Args:
         path: JPEG, PNG, BMP, WebP or TIFF; the format is detected by content, not by suffix.
         channels: the requested number of channels, see `read_tiff`.
         out: see `read_image`.
     Raises:
-        DataError: missing, empty, damaged, not an image, or several images.
+        DataError: missing, empty, damaged, not an image, or with several images.
     """
     with explain_decode_errors(path):
         with path.open("rb", buffering=0) as file_on_disk:
@@ -61,7 +61,7 @@ def read_raster(path: Path, channels: int | None = None, out: NDArray[Any] | Non
                 _check_png(data)
             alpha, lossy = file.has_transparency_data, file.format in ("JPEG", "MPO")
             if file.format == "WEBP":
-                lossy = b"VP8 " in data[:4096]  # the chunk of lossy pixels; VP8L holds lossless ones
+                lossy = b"VP8 " in data[:4096]  # the chunk for lossy pixels; lossless ones are in VP8L
             if file.mode == "P" and file.format != "GIF":  # each GIF has its own colour indices
                 pixels, palette = np.asarray(file)[:, :, None], _read_palette(file)
                 return Raster(turn_upright(pixels, _orientation(file, stream)), alpha, palette, lossy)
@@ -77,7 +77,7 @@ def read_raster(path: Path, channels: int | None = None, out: NDArray[Any] | Non
 
 
 def read_header(path: Path, channels: int | None = None) -> Header:
-    """What `read_image` would return, from the file's header alone; arguments and errors as there."""
+    """Size, channels and dtype of the image that `read_image` would return, from the file's header; see there."""
     with explain_decode_errors(path), path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
         stream.seek(0)
@@ -89,7 +89,7 @@ def read_header(path: Path, channels: int | None = None) -> Header:
             _refuse_frames(file, path)
             width, height = file.size
             orientation = _orientation(file, stream)
-            png = file.format == "PNG"  # of 16 bits: Pillow's mode says 8 for colours, and RGBA for grey with alpha
+            png = file.format == "PNG"  # Pillow reports 16-bit colour as 8 bit, and grey with alpha as RGBA
             deep = file.mode.startswith("I;16") or (png and head[24] == 16)
             grey = file.mode in _GREY_MODES or (png and head[25] == _PNG_GREY_ALPHA)
             return Header(
@@ -121,8 +121,8 @@ def _orientation(file: Image.Image, stream: BinaryIO) -> int:
 
 
 def _may_be_turned(stream: BinaryIO) -> bool:
-    """Whether a PNG has EXIF or XMP. They may follow the pixels, so Pillow would decode the pixels to find out."""
-    before, text = stream.tell(), (b"tEXt", b"zTXt", b"iTXt")  # where ImageMagick and Adobe put it
+    """Whether a PNG has EXIF or XMP; these may follow the pixels, which Pillow would decode to find out."""
+    before, text = stream.tell(), (b"tEXt", b"zTXt", b"iTXt")  # used by ImageMagick and Adobe
     found = any(
         kind == b"eXIf" or (kind in text and content.startswith((b"Raw profile type ", b"XML:")))
         for kind, content, _start, _end in _png_chunks(stream)
@@ -144,12 +144,16 @@ def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes, int, int]]:
 
 
 def _check_png(data: bytes) -> None:
-    """Fail if the check sum of an essential chunk is wrong; decoders would silently return other pixels."""
+    """Fail if the checksum of an essential chunk is wrong; decoders would silently return wrong pixels.
+
+    Raises:
+        ValueError: it is wrong, or the end is missing.
+    """
     kind = b""
     for kind, _content, start, end in _png_chunks(io.BytesIO(data)):
         stated = int.from_bytes(data[end - 4 : end], "big")
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND") and zlib.crc32(data[start + 4 : end - 4]) != stated:
-            raise ValueError(_("wrong check sum in {part}").format(part=kind.decode()))
+            raise ValueError(_("wrong checksum in {part}").format(part=kind.decode()))
     if kind != b"IEND":
         raise ValueError(_("the end is missing"))
 
@@ -164,10 +168,10 @@ def _decode_png(data: bytes) -> NDArray[Any]:
 
 
 def _find_plain_jpeg(data: bytes) -> tuple[tuple[int, int, int], int] | None:
-    """(height, width, channels) of a JPEG, and where its last header begins; None: not plain, use Pillow.
+    """((height, width, channels) of a JPEG, start of its last header); None: not plain, use Pillow.
 
-    Plain means a complete header without orientation, profiles or previews. Pillow takes fifteen times as long, which
-    is a tenth of the time to decode a small image.
+    Plain means a complete header without orientation, profiles or previews. Pillow needs fifteen times as long, a
+    tenth of the time to decode a small image.
     """
     if data[:2] != b"\xff\xd8":
         return None
@@ -190,11 +194,13 @@ def _find_plain_jpeg(data: bytes) -> tuple[tuple[int, int, int], int] | None:
 
 
 def _decode_jpeg(data: bytes, start: int, out: NDArray[np.uint8] | None = None) -> NDArray[Any]:
-    """(H, W) or (H, W, C) uint8. The decoder fills missing data with grey, so the end marker is checked.
+    """Decode a JPEG: (H, W) or (H, W, C) uint8; fails without end marker, since the decoder would fill with grey.
 
     Args:
-        start: position in the file after any previews, from which the end marker occurs only at the end.
-        out: (H, W, C) to decode into; it is returned.
+        start: position after any previews; from there, the end marker occurs only at the end.
+        out: (H, W, C) array to decode into, which is then returned.
+    Raises:
+        ValueError: the end is missing.
     """
     import imagecodecs
 
@@ -229,7 +235,7 @@ def _read_palette(file: Image.Image) -> NDArray[np.uint8]:
 
 
 def _describe_size(error: Image.DecompressionBombError) -> str:
-    """The size of a too large image and the limit: our message, or Pillow's, reworded."""
+    """The size of a too large image, and the limit: our message, or Pillow's, reworded."""
     found = re.match(r"Image size \((\d+) pixels\)", str(error))
     if found is None:
         return str(error)
@@ -258,15 +264,15 @@ def explain_decode_errors(path: Path) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         line = _(
             "{path}: too large to be read as a whole ({reason}); cut it into smaller images, or save it as a tiled "
-            "TIFF, which models that predict in tiles read row by row"
+            "TIFF, which can be predicted in tiles row by row"
         )
         raise DataError(line.format(path=path, reason=_describe_size(error)), path=path, key="size") from error
     except Exception as error:
-        # decoders raise many kinds (OSError, SyntaxError, struct.error, ...) for a damaged file
+        # Decoders raise many kinds of errors (OSError, SyntaxError, struct.error, ...) for damaged files.
         line, reason = _("{path}: damaged or truncated ({reason})"), " ".join(str(error).split())
         if isinstance(error, UnidentifiedImageError):
             line, reason = "{path}: {reason}", _("not an image, or an unsupported format")
-        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of a decoder
+        if isinstance(error, OSError) and error.errno is not None:  # from the system, not from a decoder
             line, reason = "{path}: {reason}", system_reason(error)
         elif isinstance(error, MemoryError):
             line, reason = _("{path}: not enough memory"), ""
@@ -282,10 +288,10 @@ _readers_filters = ExitStack()
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """A context without warnings: decoders warn about harmless metadata; damage raises.
+    """A context that suppresses warnings: decoders warn about harmless metadata, and raise errors for damage.
 
-    Warning filters belong to the process, not the thread: the first of several reading threads sets them and the last
-        one restores them.
+    Warning filters belong to the process, not the thread: the first of several reading threads sets them, and the last
+    one restores them.
     """
     global _readers
     with _readers_lock:

@@ -1,6 +1,6 @@
-"""A cache of file digests and headers, so that unchanged files are not read again.
+"""Caches digests and headers of files, so that unchanged files are not read again.
 
-There is one small cache file per folder of images. It only saves time: unknown or changed files are read.
+There is one small cache file for each folder of images. It only saves time: unknown or changed files are read.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ from ubend.core.files import write_text
 from ubend.io.raster import Header
 
 FILE_CACHE_SUFFIX = ".files.json"
-_VERSION = 2  # increased when headers are read differently
-# A file may change right after it is read and keep its times, within one tick of the file system's clock # (2 s on
-# FAT, less elsewhere). So files that are younger than this when read are not remembered.
+_VERSION = 2  # to be increased when headers are read differently
+# A file that changes right after it is read may keep its times, within one tick of the file system's clock (2 s on
+# FAT, less elsewhere). So files that were modified less than this before reading are not cached.
 _TICK_NS = 2 * 10**9
 
 
@@ -27,11 +27,11 @@ class CachedFile:
     """One file.
 
     Attributes:
-        stamp: size in bytes, modification and status-change times in ns, and inode number. None: cannot be read, so
-            it is not remembered.
+        stamp: size in bytes, modification and status-change times in ns, and inode number. None: the file cannot be
+            read, and is not cached.
         digest: of its content; None until it is read.
         header: of an image; None until it is read.
-        looked_ns: when `stamp` was taken; before the content was read.
+        looked_ns: when `stamp` was taken, before the content was read.
     """
 
     stamp: tuple[int, int, int, int] | None
@@ -41,14 +41,14 @@ class CachedFile:
 
 
 class FileCache:
-    """The cached files of a folder, by path. Two runs may use it at once: the last one to save wins.
+    """The cached files of a folder, by path. Two runs may use it at the same time: the last one to save wins.
 
     Args:
-        cache: folder of the cache file; None: keep entries in memory only.
-        root: the folder.
+        cache: folder of the cache file; None: keep entries only in memory.
+        root: the folder of images.
         channels: see `read_header`, whose result depends on it.
     Attributes:
-        damaged: the cache file if it is damaged; None: it is intact or missing.
+        damaged: the path of the cache file if it is damaged; None: it is intact or missing.
     """
 
     def __init__(self, cache: Path | None = None, root: Path = Path(), channels: int | None = None) -> None:
@@ -68,7 +68,7 @@ class FileCache:
             digest, _newline, text = self._kept.partition("\n")
             if digest == _digest(text):
                 rows = json.loads(text).items()
-                self._files = {  # remembered entries were old enough when they were read
+                self._files = {  # cached entries were old enough when they were read
                     name: CachedFile(
                         (size, mtime, ctime, inode),
                         digest,
@@ -96,8 +96,10 @@ class FileCache:
         return found
 
     def save(self) -> None:
-        """Save the entries of files whose later changes would be visible; files with a time in the future are not
-        saved. If the cache cannot be written, files are read again next time."""
+        """Save the entries of files whose later changes will be detected; not of files with a time in the future.
+
+        Ignores errors: without a cache, the files are read again next time.
+        """
         rows = {
             name: [*known.stamp, known.digest, known.header and list(vars(known.header).values())]
             for name, known in sorted(self._files.items())
@@ -111,5 +113,5 @@ class FileCache:
 
 
 def _digest(text: str) -> str:
-    """Check sum that detects a damaged cache file."""
+    """A checksum that detects a damaged cache file."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

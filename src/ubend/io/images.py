@@ -1,7 +1,6 @@
-"""Reading images as arrays, writing masks, resizing.
+"""Reads images as arrays, writes masks, and resizes.
 
-Images are (H, W, C) uint8, uint16 or float32, with the values of the file. Masks are (H, W) uint8
-class index.
+Images are (H, W, C) uint8, uint16 or float32, with the values of the file. Masks are (H, W) uint8 class index.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 _Label = TypeVar("_Label", np.uint8, np.bool_)
-_BLOCK_PIXELS = 2**22  # of rows whose mean is taken at once
+_BLOCK_PIXELS = 2**22  # of the rows that are averaged at a time
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class LoadedImage:
 
     Attributes:
         pixels: (H, W, C), see `read_image`; invalid pixels are set to the mean of the valid ones.
-        invalid: (H, W) True where it is invalid: nodata value or inner mask of a TIFF, alpha 0 where alpha is
-            dropped, NaN. None: all pixels were seen.
+        invalid: (H, W) bool, invalid pixels: nodata value or internal mask of a TIFF, alpha 0 if alpha is dropped,
+            NaN. None: all pixels are valid.
     """
 
     pixels: NDArray[Any]
@@ -58,24 +57,24 @@ def read_image(path: Path, channels: int | None = None, out: NDArray[Any] | None
         path: PNG, JPEG, BMP, WebP or TIFF.
         channels: 1 gives grey (ITU-R 601 luma of colour), 3 gives colour (grey repeated), any other number accepts
             only files with that many channels; None: as in the file.
-        out: an array to decode into if it has the right shape and dtype; check with `np.may_share_memory`. New
-            memory for each image costs a fifth of the decoding time.
+        out: an array to decode into, used if it has the right shape and dtype; check with `np.may_share_memory`.
+            Allocating memory for each image costs a fifth of the decoding time.
     Returns:
-        (H, W, C) uint8, uint16 when the file has that depth, float32 when it has any other.
+        (H, W, C) uint8 or uint16 if the file has this depth, otherwise float32.
     Raises:
-        DataError: missing, empty, truncated, not an image, other channels, or infinite values.
+        DataError: missing, empty, truncated, not an image, wrong number of channels, or infinite values.
     """
     return load_image(path, channels, out).pixels
 
 
 def read_with_channels(path: Path, wanted: Sequence[int | None]) -> list[LoadedImage]:
-    """Read an image with several numbers of channels, decoding it once.
+    """Read an image with several numbers of channels, decoding it once; for errors see `load_image`.
 
     Args:
         path: see `read_image`.
-        wanted: each as in `read_image`; the first one also decides whether unnamed pages of a TIFF are channels.
-    Returns, raises:
-        As `load_image` for each; equal numbers share one image.
+        wanted: see `channels` of `read_image`; the first one also decides whether unnamed pages of a TIFF are channels.
+    Returns:
+        An image for each number; equal numbers share one image.
     """
     raster = read_raster(path, wanted[0])
     made = {channels: _finish(raster, channels, path) for channels in {*wanted}}
@@ -133,8 +132,8 @@ def finish_pixels(
 
     Args:
         alpha: the last channel is alpha.
-        channels, path: see `load_image`, and errors as there.
-        invalid: (H, W) where it is invalid as the file says, beside alpha and NaN.
+        channels, path: see `load_image`, also for errors.
+        invalid: (H, W) pixels that the file marks as invalid, apart from alpha and NaN.
     """
     if alpha and image.shape[2] != channels:
         image, invalid = image[:, :, :-1], union_invalid(invalid, image[:, :, -1] == 0)
@@ -160,7 +159,7 @@ def finish_pixels(
 def read_resized(
     paths: Sequence[Path], channels: int, native_hw: tuple[int, int], size_hw: tuple[int, int], dtype: np.dtype[Any]
 ) -> tuple[NDArray[Any], dict[int, list[str]], dict[int, NDArray[np.bool_]], list[int]]:
-    """Read and resize images of one size together; one by one, call overhead equals the work.
+    """Read and resize images of one size together; one by one, the call overhead would equal the work.
 
     Args:
         paths: n files.
@@ -173,10 +172,10 @@ def read_resized(
         undefined); the invalid pixels, (*native_hw), of images that have any, by index; and `hash_pixels` of each
         image at native size.
     """
-    native = np.empty((len(paths), *native_hw, channels), dtype)  # zeroing it first would take a twentieth of the time
+    native = np.empty((len(paths), *native_hw, channels), dtype)  # setting it to zero would take 5% of the time
     bad: dict[int, list[str]] = {}
     invalid: dict[int, NDArray[np.bool_]] = {}
-    with without_warnings():  # once for all of them
+    with without_warnings():  # once for all
         for number, (path, out) in enumerate(zip(paths, native, strict=True)):
             try:
                 found = read_into(out, path)
@@ -208,18 +207,18 @@ def read_into(out: NDArray[Any], path: Path) -> NDArray[np.bool_] | None:
 
 
 def depth_problem(path: Path, found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
-    """The message for an image whose depth differs from the others'."""
-    line = _("{path}: a {found} image in a set of {dtype} images; save all images with the same depth")
+    """The message for an image whose bit depth differs from the others'."""
+    line = _("{path}: a {found} image in a data set of {dtype} images; save all images with the same bit depth")
     if found.kind == "f":
         line = _(
-            "{path}: an image of float or signed values in a set of {dtype} images; save all images with the same depth"
+            "{path}: an image with float or signed values in a data set of {dtype} images; save all images with the "
+            "same bit depth"
         )
     return Problem(line.format(path=path, found=found, dtype=wanted), path, "dtype")
 
 
 def fit_channels(image: NDArray[Any], channels: int) -> NDArray[Any] | None:
-    """(H, W, C) -> (H, W, channels): grey repeated, the luma of colour (ITU-R 601), or unchanged; None: no conversion
-    exists."""
+    """(H, W, C) -> (H, W, channels): repeats grey, or takes the luma of colour (ITU-R 601); None: not possible."""
     found = image.shape[2]
     if channels == found:
         return image
@@ -261,8 +260,8 @@ def resize_image(image: "torch.Tensor", size_hw: tuple[int, int]) -> "torch.Tens
     if tuple(image.shape[-2:]) == tuple(size_hw):
         return image
     if size_hw[1] == 1:
-        # torch 2.14 on a CPU gives a single column the first row's value all over, or fails an assertion of its own
-        # if it is uint8; a single row is correct. So the image is transposed
+        # For a single column, torch 2.14 on a CPU returns the first row's value everywhere, or fails with an internal
+        # assertion for uint8. A single row is correct, so the image is transposed.
         turned = image.float().transpose(2, 3)
         out = interpolate(turned, size=size_hw[::-1], mode="bilinear", align_corners=False, antialias=True)
         out = out.transpose(2, 3)
@@ -271,12 +270,12 @@ def resize_image(image: "torch.Tensor", size_hw: tuple[int, int]) -> "torch.Tens
 
 
 def resize_array(image: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
-    """`resize_image` for one (H, W, C) array; dtype kept, whole numbers rounded."""
+    """`resize_image` for one (H, W, C) array; keeps the dtype, integers are rounded."""
     return image if image.shape[:2] == tuple(size_hw) else resize_arrays(image[None], size_hw)[0]
 
 
 def resize_arrays(images: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
-    """`resize_image` for (N, H, W, C) arrays; dtype kept, whole numbers rounded."""
+    """`resize_image` for (N, H, W, C) arrays; keeps the dtype, integers are rounded."""
     import torch
 
     if images.shape[1:3] == tuple(size_hw):
@@ -289,8 +288,10 @@ def resize_arrays(images: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any
 
 
 def straighten(image: NDArray[Any]) -> NDArray[Any]:
-    """Copy an array that has negative strides, which torch refuses; numpy calls a single row contiguous whatever its
-    stride."""
+    """Copy an array with negative strides, which torch refuses.
+
+    NumPy's contiguity flag is not enough: a single row is contiguous with any stride.
+    """
     return image.copy() if any(stride < 0 for stride in image.strides) else image
 
 
@@ -305,12 +306,11 @@ def resize_mask(mask: NDArray[_Label], size_hw: tuple[int, int]) -> NDArray[_Lab
 
 @dataclass(frozen=True)
 class Sizing:
-    """How images are resized for the network; stored with the model, and part of a store's name.
+    """How images are read and resized for the network; stored with the model, and part of a store's name.
 
     Attributes:
-        size_px: as in `model_size`; None: images keep their native size.
-        keep_aspect: as in `model_size`.
-        channels: 1 reads grey, 3 colour.
+        size_px, keep_aspect: see `model_size`.
+        channels: number of channels; 1 reads grey, 3 colour.
     """
 
     size_px: Annotated[int, Interval(ge=8, le=8192)] | None
@@ -321,8 +321,8 @@ class Sizing:
 def model_size(shape_hw: tuple[int, int], size_px: int | None, keep_aspect: bool) -> tuple[int, int]:
     """(height, width) to which an image is resized for the network.
 
-    `keep_aspect`: the area of a `size_px` square with the image's aspect, so that cost does not depend on shape;
-    otherwise that square. Without `size_px`: the native size.
+    With `keep_aspect`: the area of a `size_px` x `size_px` square with the image's aspect ratio, so that the cost does
+    not depend on shape; otherwise that square. Without `size_px`: the native size.
     """
     if size_px is None:
         return shape_hw

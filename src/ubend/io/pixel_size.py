@@ -1,15 +1,15 @@
-"""Pixel size and georeference, if the image's file states them.
+"""Reads pixel size and georeference from image files.
 
 Sources, in order of precedence:
 
-- OME-TIFF: PhysicalSizeX and PhysicalSizeY with their units (without one: µm, as OME has it).
-- ImageJ: pixels per unit, when the unit is one of length.
-- GeoTIFF: pixel scale or transformation of a projected CRS whose unit is the metre. Not degrees, not feet, and not web
-  Mercator, whose metres are correct at the equator only.
+- GeoTIFF: pixel scale or transformation of a projected CRS with the unit metre; not degrees, not feet, and not web
+  Mercator, whose metres are correct only at the equator.
+- OME-TIFF: PhysicalSizeX and PhysicalSizeY with their units (default: µm, as defined by OME).
+- ImageJ: pixels per unit, if the unit is a length.
 - TIFF: resolution in px per inch or centimetre, unless it is 72 or 96 px per inch or at most 1 (defaults of
-programs), or a camera made the file: the print size of a photograph says nothing about the scene.
+  programs), or the file is from a camera: the print size of a photograph says nothing about the scene.
 
-The density in PNG, JPEG, WebP and BMP is ignored: programs write it for printing.
+The resolution in PNG, JPEG, WebP and BMP is ignored: programs write it for printing.
 
 Sources: OME schema 2016-06; ImageJ's FileInfo; OGC GeoTIFF 1.1 (19-008r4); TIFF 6.0, section 8.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3,
        "cm": 1e4, "m": 1e6, "inch": 25400.0, "inches": 25400.0, "in": 25400.0}  # fmt: skip
-_MIN_UM, _MAX_UM = 1e-6, 1e12  # of --pixel-size: smaller than an atom, larger than the earth
+_MIN_UM, _MAX_UM = 1e-6, 1e12  # limits of --pixel-size: smaller than an atom, larger than the earth
 _DENSITY_UM = {2: 25400.0, 3: 10000.0}  # of TIFF's ResolutionUnit: inch, centimetre
 _PLACEHOLDER_DPI = (72.0, 96.0)  # px per inch, defaults of programs
 _ORIENTATION, _MAKE, _EXIF = 274, 271, 34665
@@ -94,7 +94,7 @@ class SpatialInfo:
 
 
 def parse_pixel_size(text: str) -> PixelSize:
-    """Parse the side of a square pixel: 0.325um, 1.2 mm, 30cm. The result is in m for cm and m, else in µm.
+    """Parse the side of a square pixel: 0.325um, 1.2 mm, 30cm. The result is in m for cm and m, otherwise in µm.
 
     Raises:
         SettingError: not a positive number, or an unknown unit.
@@ -118,7 +118,7 @@ def parse_pixel_size(text: str) -> PixelSize:
 
 
 def read_spatial_info(path: Path) -> SpatialInfo:
-    """Read pixel size and georeference from an image's file.
+    """Read pixel size and georeference of an image file; empty if it states none.
 
     Raises:
         DataError: a damaged TIFF.
@@ -146,9 +146,7 @@ def _size(height: float, width: float) -> PixelSize | None:
 def _read_ome(tiff: "tifffile.TiffFile") -> PixelSize | None:
     if not tiff.is_ome:
         return None
-    pixels = re.search(
-        r"<(?:\w+:)?Pixels\b[^>]*>", tiff.ome_metadata or ""
-    )  # of the first image, the only one that is read
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", tiff.ome_metadata or "")  # of the first image, the only one read
     matched = re.findall(r"(\w+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", pixels.group()) if pixels else []
     attributes = {name: html.unescape(double or single) for name, double, single in matched}  # &#181;m is µm
     try:
@@ -162,7 +160,7 @@ def _read_ome(tiff: "tifffile.TiffFile") -> PixelSize | None:
 
 
 def _read_density(tiff: "tifffile.TiffFile", page: "tifffile.TiffPage") -> PixelSize | None:
-    """Pixel size from XResolution and YResolution, whose unit is given in µm."""
+    """Pixel size from XResolution and YResolution."""
     lengths = [None if _MAKE in page.tags or _EXIF in page.tags else _DENSITY_UM.get(int(page.tags.valueof(296, 2)))]
     if tiff.is_imagej:
         unit = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").strip()
@@ -196,7 +194,7 @@ def _read_geo_transform(page: "tifffile.TiffPage") -> GeoTransform | None:
 
 
 def _measure_map(page: "tifffile.TiffPage", transform: GeoTransform) -> PixelSize | None:
-    """Pixel size in metres, for projections whose unit is a true metre."""
+    """Pixel size in metres, for projections whose unit is a true metre; otherwise None."""
     keys = page.geotiff_tags or {}
     if keys.get("GTModelTypeGeoKey") != _PROJECTED or transform.epsg in _WEB_MERCATOR:
         return None

@@ -1,4 +1,4 @@
-"""Writing probability maps row by row. C classes, H x W px."""
+"""Writes probability maps row by row. C classes, H x W px."""
 
 import json
 import zipfile
@@ -17,14 +17,14 @@ from ubend.core.files import write_file
 from ubend.io.row_windows import cut_tiles
 
 ProbKind = Literal["uint8", "uint16", "npz"]
-BYTES_PER_VALUE = {"uint8": 0.4, "uint16": 1.2, "npz": 4.0}  # compressed; a guess, for a mostly confident model
+BYTES_PER_VALUE = {"uint8": 0.4, "uint16": 1.2, "npz": 4.0}  # compressed; an estimate for a mostly confident model
 _TILE = 256  # px
 _GDAL_METADATA = 42112  # TIFF tag in which GDAL keeps names and scales of bands
 _T = TypeVar("_T")
 
 
 def prob_path(mask: Path, kind: ProbKind) -> Path:
-    """The path of the probabilities of an image, beside its mask."""
+    """The path of the probabilities of an image, next to its mask."""
     return mask.with_name(f"{mask.stem}_prob{'.npz' if kind == 'npz' else '.tif'}")
 
 
@@ -38,15 +38,15 @@ def write_probabilities(
 ) -> None:
     """Write probabilities from a stream of strips, atomically.
 
-    uint8, uint16: a TIFF (BigTIFF from 4 GiB on) in compressed tiles, a channel for each class in the order of the
-    class table; probability = value / 255, or / 65535. Its description says so as JSON, and so do GDAL's names and
-    scales of the bands. npz: `prob`, (H, W, C) float32 as computed by the network, and `classes`, the names.
+    uint8, uint16: a TIFF (BigTIFF from 4 GiB on) with compressed tiles, a channel for each class in the order of the
+    class table; probability = value / 255, or / 65535. This is stated in its description as JSON, and in GDAL's names
+    and scales of the bands. npz: `prob`, (H, W, C) float32 as computed by the network, and `classes`, the names.
 
     Args:
         size_hw: (H, W), px.
         strips: (C, h, W) probabilities 0..1 each, together H rows.
         names: of the classes.
-        georeference: of `TiffRowReader`; for TIFFs.
+        georeference: of `TiffRowReader`; only for TIFF.
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
     """
@@ -59,7 +59,7 @@ def write_probabilities(
 
 def _write_npz(path: Path, size_hw: tuple[int, int], rows: Iterable[NDArray[np.float32]], names: Sequence[str]) -> None:
     shape = (*size_hw, len(names))
-    with zipfile.ZipFile(path, "w") as file:  # in the format of numpy's savez
+    with zipfile.ZipFile(path, "w") as file:  # in the format of np.savez
         with file.open("prob.npy", "w", force_zip64=True) as stream:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, header)
@@ -80,9 +80,7 @@ def _write_tiff(
     import tifffile
 
     white = int(np.iinfo(dtype).max)
-    description = json.dumps(
-        {"classes": list(names), "value": f"probability = value / {white}"}
-    )  # ASCII, as TIFF wants it
+    description = json.dumps({"classes": list(names), "value": f"probability = value / {white}"})  # ASCII, for TIFF
     bands = "".join(
         f'<Item name="DESCRIPTION" sample="{band}" role="description">{escape(name)}</Item>'
         f'<Item name="SCALE" sample="{band}" role="scale">{1 / white!r}</Item>'
@@ -104,16 +102,16 @@ def _write_tiff(
         extratags=[*georeference, (_GDAL_METADATA, 2, len(metadata), metadata, True)],
         metadata=None,
         software=False,
-        bigtiff=size_hw[0] * size_hw[1] * len(names) * dtype.itemsize >= 2**32,  # it may not compress at all
+        bigtiff=size_hw[0] * size_hw[1] * len(names) * dtype.itemsize >= 2**32,  # uncompressed, the worst case
     )
 
 
 @contextmanager
 def written_beside(write: Callable[[Iterator[_T]], None]) -> Iterator[Callable[[_T], None]]:
-    """Write a second file from one stream: `write` runs in a thread and consumes the items passed to the yielded
-    function.
+    """A context that writes a second file from one stream; yields a function to pass on items.
 
-    The file is complete when the context ends; after an error it is not written.
+    `write` runs in a thread and consumes these items. The file is complete when the context ends; after an error it
+    is not written.
     """
     queue: Queue[_T | _End] = Queue(1)
 
@@ -127,7 +125,7 @@ def written_beside(write: Callable[[Iterator[_T]], None]) -> Iterator[Callable[[
         writing = pool.submit(write, items())
 
         def push(item: "_T | _End") -> None:
-            while not writing.done():  # it may have failed and no longer read the queue
+            while not writing.done():  # if it has failed, nothing reads the queue any more
                 try:
                     return queue.put(item, timeout=0.1)
                 except Full:

@@ -10,7 +10,7 @@ from PIL import Image
 from ubend.core.i18n import _
 
 MAX_CHANNELS = 16  # channels of a network's input
-MAX_PIXELS = 178_956_970  # pixels of an image that is decoded as a whole: Pillow's limit, 2 * Image.MAX_IMAGE_PIXELS
+MAX_PIXELS = 178_956_970  # of an image that is decoded as a whole: Pillow's limit, 2 * Image.MAX_IMAGE_PIXELS
 MAX_BYTES = 16 * MAX_PIXELS  # of its values: four channels of 32 bits, or 16 of 8 bits
 
 
@@ -22,8 +22,8 @@ class Header:
         height, width: px, upright.
         channels: without alpha; 3 for a palette and for CMYK.
         dtype: "uint8", "uint16" or "float32".
-        alpha: an alpha channel, or a transparent colour.
-        cmyk: printing inks, converted to red, green, blue.
+        alpha: it has an alpha channel or a transparent colour.
+        cmyk: it is CMYK, and is converted to RGB.
         turned: the EXIF or TIFF orientation is not upright.
     """
 
@@ -59,12 +59,12 @@ class Raster:
     """A decoded file, upright.
 
     Attributes:
-        pixels: (H, W, C) values as stored, of the file's own type; fewer than 8 bits are stretched to 0..255.
+        pixels: (H, W, C) values as stored, with the dtype of the file; fewer than 8 bits are scaled to 0..255.
         alpha: the last of several channels is alpha.
-        palette: (256, 4) uint8 red, green, blue, alpha of a palette image, whose pixels are (H, W, 1)
-            indices; black beyond its end.
-        lossy: compressed as JPEG, lossy WebP or JPEG in TIFF, whatever the suffix: values are approximate.
-        invalid: (H, W) True where it is invalid, as a TIFF's nodata value or inner mask says; alpha and NaN are not
+        palette: (256, 4) uint8 red, green, blue, alpha of a palette image, whose pixels are (H, W, 1) indices;
+            filled with black.
+        lossy: compressed as JPEG, lossy WebP or JPEG in TIFF (by content, not suffix), so values are approximate.
+        invalid: (H, W) bool, invalid pixels according to a TIFF's nodata value or internal mask; alpha and NaN are not
             considered. None: the file states none.
     """
 
@@ -75,20 +75,20 @@ class Raster:
     invalid: NDArray[np.bool_] | None = None
 
     def colors(self) -> NDArray[Any]:
-        """(H, W, C), a palette applied; the last channel is alpha if there is one."""
+        """(H, W, C) pixels, with the palette applied; the last channel is alpha if there is one."""
         if self.palette is None:
             return self.pixels
         return np.asarray(self.palette[self.pixels[:, :, 0]][:, :, : 4 if self.alpha else 3])
 
 
 def refuse_large(size_hw: tuple[int, int], size_bytes: int) -> None:
-    """Refuse images that are too large to decode as a whole; small files can contain huge empty images.
+    """Refuse images that are too large to decode as a whole: small files can contain huge empty images.
 
     Args:
         size_hw: (height, width), px.
         size_bytes: of the decoded values.
     Raises:
-        DecompressionBombError: as Pillow does; `explain_decode_errors` makes a DataError of it.
+        DecompressionBombError: as Pillow does; `explain_decode_errors` turns it into a DataError.
     """
     pixels = size_hw[0] * size_hw[1]
     if pixels > MAX_PIXELS or size_bytes > MAX_BYTES:
@@ -101,8 +101,10 @@ def refuse_large(size_hw: tuple[int, int], size_bytes: int) -> None:
 
 
 def depth_name(dtype: np.dtype[Any]) -> str:
-    """The dtype in which images of a stored type are used; it depends on the type, not on values, so that all images
-    of a set agree."""
+    """The dtype in which images with a stored dtype are used.
+
+    It depends only on the stored dtype, not on values, so that all images of a data set have the same.
+    """
     if dtype in (np.dtype(np.uint8), np.dtype(np.bool_)):
         return "uint8"
     return "uint16" if dtype == np.dtype(np.uint16) else "float32"

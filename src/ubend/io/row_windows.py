@@ -1,4 +1,4 @@
-"""Reading TIFF images and writing masks by rows, for images larger than memory; georeference is kept.
+"""Reads TIFF images and writes masks by rows, for images larger than memory; keeps the georeference.
 
 Tiles or strips are decoded one by one as rows are requested; uncompressed contiguous pixels are memory-mapped. A file
 whose pixels are one compressed block cannot be read by rows.
@@ -31,12 +31,12 @@ from ubend.io.tiff import (
     union_invalid,
 )
 
-# GeoTIFF 1.1: scale, tie points, transformation, keys; and the coefficients of a satellite's camera
+# GeoTIFF 1.1: scale, tie points, transformation, keys; and rational polynomial coefficients (satellite cameras)
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
 _INVALID = 255  # the ignored value in masks
 _MAX_CHUNK_BYTES = 2**28  # decoded, of one tile or strip
 _MASK_TILE = 256  # px
-_ROWS_PIXELS = 2**22  # of rows that are read at once
+_ROWS_PIXELS = 2**22  # of the rows that are read at a time
 
 
 class TiffRowReader(AbstractContextManager["TiffRowReader"]):
@@ -46,8 +46,8 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
         path: of the file.
         header: see `read_header`.
         size_hw: (H, W), px.
-        georeference: GeoTIFF tags as tifffile's `extratags`; empty without.
-        has_invalid: whether the file marks invalid pixels: by a nodata value, an inner mask, or alpha that is
+        georeference: GeoTIFF tags as tifffile's `extratags`; empty if there are none.
+        has_invalid: whether the file marks invalid pixels: by a nodata value, an internal mask, or alpha that is
             dropped. NaN is always checked.
     Raises:
         DataError: missing, damaged, not a TIFF, or a stack.
@@ -80,8 +80,7 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
 
     @property
     def is_readable(self) -> bool:
-        """Whether rows can be read without the whole image and need no conversion: one page, upright, no palette, no
-        CMYK."""
+        """Whether rows can be read without the whole image: one page, upright, no palette, no CMYK, small chunks."""
         chunk = math.prod(self._page.chunks) * np.dtype(self._page.dtype).itemsize
         small = self._mapped is not None or chunk <= _MAX_CHUNK_BYTES
         return self._plan.alone and small and self._plan.orientation == 1 and self._page.photometric not in (3, 5)
@@ -113,7 +112,7 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
         return finish_pixels(pixels, self._plan.alpha, self._channels, self.path, invalid)
 
     def _mean(self) -> NDArray[Any]:
-        """(C,) fill value for invalid pixels: the mean of the valid ones, from one pass over the file."""
+        """(C,) fill value for invalid pixels: the mean of the valid ones, computed in one pass over the file."""
         with self._filling:
             if self._fill is None:
                 self._fill = mean_valid(self.load, self.size_hw)
@@ -153,11 +152,11 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
         try:
             if len(data) != page.databytecounts[number]:
                 raise ValueError(_("the end is missing"))
-            # an empty tile is a hole, as GDAL writes for areas without data
+            # An empty tile is an area without data, as written by GDAL.
             part, place, shape = page.decode(data or None, number, **tables)
         except ImportError:
             raise
-        except Exception as error:  # decoders raise many kinds
+        except Exception as error:  # decoders raise many kinds of errors
             row = np.unravel_index(number, page.chunked)[page.axes.index("Y")] * _chunk_height(page)
             reason = " ".join(str(error).split())
             raise ValueError(_("the tile or strip at row {row}: {reason}").format(row=row, reason=reason)) from error
@@ -181,7 +180,7 @@ def read_into_array(path: Path, out: NDArray[Any]) -> NDArray[np.bool_] | None:
         (H, W) invalid pixels, see `LoadedImage`; None: all are valid.
 
     Raises:
-        DataError: unreadable, or not of the place's shape and dtype.
+        DataError: unreadable, or its shape or dtype differs from the array's.
     """
     if may_be_tiff(path):
         with TiffRowReader(path, out.shape[2]) as reader:
@@ -227,7 +226,7 @@ def write_tiff_mask(
     *,
     has_invalid: bool = False,
 ) -> None:
-    """Write class indices from a stream of strips as a palette TIFF in compressed tiles, atomically.
+    """Write class indices from a stream of strips as a palette TIFF with compressed tiles, atomically.
 
     Args:
         size_hw: (H, W), px.
@@ -236,7 +235,7 @@ def write_tiff_mask(
         georeference: of `TiffRowReader`.
         has_invalid: declare 255 as nodata, for GDAL.
     Raises:
-        OutputError: the disk is full, or the place cannot be written.
+        OutputError: the disk is full, or the file cannot be written.
     """
     import tifffile
 
@@ -263,7 +262,7 @@ def write_tiff_mask(
 
 
 def cut_tiles(strips: Iterable[NDArray[Any]], side: int) -> Iterator[NDArray[Any]]:
-    """(h, W) or (h, W, C) strips -> square tiles, left to right and top to bottom, padded at the border."""
+    """Cut (h, W) or (h, W, C) strips into square tiles, left to right and top to bottom, padded at the border."""
     pending: list[NDArray[Any]] = []
 
     def cut(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:

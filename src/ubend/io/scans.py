@@ -1,8 +1,8 @@
-"""Read scans (NIfTI, DICOM) as axial slices, and write masks with the geometry of the scan.
+"""Reads scans (NIfTI, DICOM) as axial slices, and writes masks with the geometry of the scan.
 
-S slices of H x W pixels. Whatever its stored orientation, a scan is read as axial slices from feet to head in
-radiological convention: the front of the body is up, its right side is on the left. An oblique scan keeps its axes;
-    each counts as the nearest anatomical direction.
+S slices of H x W pixels. Scans of any orientation are read as axial slices from feet to head in radiological
+convention: the front of the body is up, its right side is on the left. An oblique scan keeps its axes; each is treated
+as the nearest anatomical direction.
 """
 
 import gzip
@@ -29,7 +29,7 @@ from ubend.io.decode import without_warnings
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _NIFTI_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: unknown, metre, mm, micron
-_SPACING_TOLERANCE = 0.005  # tolerance between sform and pixdim; some programs round one of them
+_SPACING_TOLERANCE = 0.005  # relative tolerance between sform and pixdim; some programs round one of them
 _MAX_VOXELS = 2**30  # 4,096 slices of 512 x 512 px
 _MAX_DEFLATED = 1100  # bytes per byte of a gzip file: the maximum of deflate
 _SHIFT_TOLERANCE = 0.1  # of the distance between slices
@@ -41,12 +41,12 @@ class Scan(ABC):
 
     Attributes:
         path: the file, or the folder of a series.
-        slices: (S, H, W) values in the scan's units (Hounsfield units of a computed tomography).
-        spacing_mm: from slice to slice, from row to row, from column to column.
+        slices: (S, H, W) values in the scan's units (Hounsfield units for computed tomography).
+        spacing_mm: distance between slices, rows, columns.
         affine: (4, 4) float64; (slice, row, column, 1) -> (x, y, z, 1), mm, in RAS coordinates (right, anterior,
             superior).
         has_spacing: whether the file states `spacing_mm`; missing values are 1.
-        notes: what the user should know, one sentence each.
+        notes: messages for the user.
     """
 
     path: Path
@@ -60,11 +60,11 @@ class Scan(ABC):
         """Set `slices`, `affine` and `spacing_mm`.
 
         Args:
-            values: as stored; its three axes may have any directions.
+            values: as stored; the three axes may have any directions.
             affine: (4, 4), indices of `values` -> mm (RAS).
             spacing_mm: along the axes of `values`.
         Raises:
-            DataError: the geometry is not finite, or flat.
+            DataError: the geometry is not finite, or degenerate.
         """
         from nibabel.orientations import (
             apply_orientation,
@@ -106,7 +106,7 @@ class Scan(ABC):
         """Write (S, H, W) class indices with the geometry of the scan.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the mask cannot be written.
         """
 
 
@@ -128,8 +128,8 @@ def read_scan(path: Path) -> Scan:
     """Read a whole scan.
 
     Raises:
-        DataError: unreadable; several values per voxel or several time points; values that are not finite; a geometry
-            that is contradictory or missing; or slices that do not form a stack.
+        DataError: unreadable; several values per voxel or several time points; values that are not finite; a
+            contradictory or missing geometry; or slices that do not form a stack.
         MissingPackageError: see `require_reader`.
     """
     require_reader(path)
@@ -206,7 +206,7 @@ def _name(path: Path) -> str:
 
 
 class NiftiScan(Scan):
-    """A NIfTI file; its axes may have any directions, and its mask gets the same ones."""
+    """A NIfTI file; its axes may have any directions, which its mask keeps."""
 
     def __init__(self, path: Path, image: Any) -> None:
         self.path, self._image = path, image
@@ -215,8 +215,8 @@ class NiftiScan(Scan):
         sides = np.linalg.norm(affine[:3, :3], axis=0)
         if np.isfinite(affine).all() and (np.abs(sides - zooms) > _SPACING_TOLERANCE * sides).any():
             line = _(
-                "{path}: the voxel size is {sform} by the header's sform, but {pixdim} by its pixdim; correct one of "
-                "them"
+                "{path}: the voxel size is {sform} according to the header's sform, but {pixdim} according to its "
+                "pixdim; correct one of them"
             )
             shown = (" x ".join(f"{side:.4g}" for side in some) for some in (sides, zooms))
             raise DataError(
@@ -224,18 +224,22 @@ class NiftiScan(Scan):
             )
         if not (int(image.header["sform_code"]) or int(image.header["qform_code"])):
             line = _(
-                "note: {path} states no orientation; its axes are assumed to point to the left, front and top of the "
-                "body"
+                "note: {path} does not state its orientation; its axes are assumed to point to the left, front and top "
+                "of the body"
             )
             self.notes = (line.format(path=path),)
         if not _states_spacing(path, type(image.header)):
             self.has_spacing = False
             line = _(
-                "note: {path} states no voxel size (pixdim is 0), so no volumes in ml are given; set pixdim, in mm"
+                "note: {path} does not state its voxel size (pixdim is 0), so no volumes in ml are given; set pixdim, "
+                "in mm"
             )
             self.notes += (line.format(path=path),)
         elif int(image.header["xyzt_units"]) % 8 == 0:
-            line = _("note: {path} states no unit of length (xyzt_units is 0); its voxel size is assumed to be in mm")
+            line = _(
+                "note: {path} does not state its unit of length (xyzt_units is 0); its voxel size is assumed to be in "
+                "mm"
+            )
             self.notes += (line.format(path=path),)
         self._reorient(np.asanyarray(image.dataobj), np.diag([mm, mm, mm, 1.0]) @ affine, tuple(zooms * mm))
 
@@ -256,7 +260,7 @@ class NiftiScan(Scan):
 
 
 def _nifti_unit_mm(path: Path, header: Any) -> float:
-    """The unit of length, in mm; 1 if the header states none, as other programs assume too.
+    """The unit of length, in mm; 1 if the header states none, as other programs assume, too.
 
     Raises:
         DataError: the header contains an unknown unit.
@@ -269,7 +273,7 @@ def _nifti_unit_mm(path: Path, header: Any) -> float:
 
 
 def _states_spacing(path: Path, header: Any) -> bool:
-    """Whether all three pixdim are stated (not 0); read before nibabel replaces 0 by 1; `header` is the class."""
+    """Whether all three pixdim are stated (not 0), read before nibabel replaces 0 by 1; `header` is the class."""
     from nibabel.openers import ImageOpener
 
     with ImageOpener(path) as file:
@@ -279,11 +283,10 @@ def _states_spacing(path: Path, header: Any) -> bool:
 def _read_nifti(path: Path) -> NiftiScan:
     import nibabel
 
-    log = logging.getLogger("nibabel.global")  # logs odd headers; real damage raises
-    before, log.disabled = (
-        log.disabled,
-        True,
-    )  # nibabel's LoggingOutputSuppressor would pass it to Python's last-resort handler
+    # It logs unusual headers; real damage raises. nibabel's LoggingOutputSuppressor would pass the messages on to
+    # Python's last-resort handler.
+    log = logging.getLogger("nibabel.global")
+    before, log.disabled = log.disabled, True
     try:
         image = nibabel.load(path)
     finally:
@@ -299,13 +302,13 @@ def _read_nifti(path: Path) -> NiftiScan:
     stored, size = math.prod(image.shape) * image.get_data_dtype().itemsize, path.stat().st_size
     if stored > size * (_MAX_DEFLATED if path.name.lower().endswith(".gz") else 1):
         line = _("{path}: damaged or truncated ({reason})")
-        detail = _("{size} bytes, but its voxels are {stored}").format(size=size, stored=stored)
+        detail = _("{size} bytes, but its voxels need {stored}").format(size=size, stored=stored)
         raise DataError(line.format(path=path, reason=detail), path=path)
     return NiftiScan(path, image)
 
 
 def _refuse_large(path: Path, shape: Sequence[int]) -> None:
-    """Refuse scans with too many voxels before memory is allocated; small files can contain huge empty scans."""
+    """Refuse scans with too many voxels before memory is allocated: small files can contain huge empty scans."""
     if math.prod(map(int, shape)) > _MAX_VOXELS:
         line = _("{path}: a scan of {shape} voxels; at most {maximum} can be read, so crop it")
         detail = " x ".join(map(str, shape))
@@ -316,7 +319,7 @@ def _refuse_large(path: Path, shape: Sequence[int]) -> None:
 
 
 class DicomSeries(Scan):
-    """A DICOM series, sorted by slice position; its mask is a new series with the same geometry."""
+    """A DICOM series, sorted by slice position; its mask is written as a new series with the same geometry."""
 
     def __init__(self, path: Path, files: list[Any]) -> None:
         from pydicom.pixels import apply_rescale
@@ -337,7 +340,11 @@ class DicomSeries(Scan):
 
 
 def _read_pixels(path: Path, file: Any) -> NDArray[Any]:
-    """Read the stored values of a slice; DataError: damaged."""
+    """Read the stored values of a slice.
+
+    Raises:
+        DataError: they are damaged.
+    """
     try:
         return np.asarray(file.pixel_array)
     except (ValueError, AttributeError, IndexError, RuntimeError) as error:
@@ -399,7 +406,7 @@ def _read_slices(folder: Path) -> list[Any]:
 
     Raises:
         DataError: damaged slices, without which the volume would be too small: files named like slices that are not
-            DICOM, and DICOM files without pixels whose kind is that of the slices, or not stated.
+            DICOM, and DICOM files without pixels that have the slices' kind, or do not state it.
     """
     import pydicom
 
@@ -419,7 +426,7 @@ def _read_slices(folder: Path) -> list[Any]:
     if bad:
         line = _(
             "{path}: {count} files of the series cannot be read ({names}), and without them the volume would be too "
-            "small; restore them, or move away files that are not slices"
+            "small; restore them, or move files that are not slices to another folder"
         )
         names = ", ".join([*sorted(path.name for path in bad)[:3], *(["..."] if len(bad) > 3 else [])])
         raise DataError(line.format(path=folder, count=len(bad), names=names), path=folder, key="slices")
@@ -427,7 +434,7 @@ def _read_slices(folder: Path) -> list[Any]:
 
 
 def _kind(file: Any) -> str:
-    """The kind of a DICOM file by its header; of a file that is truncated there, the part that is readable."""
+    """The kind (SOP class) of a DICOM file; only its readable beginning if the file is truncated there."""
     return str(file.file_meta.get("MediaStorageSOPClassUID") or file.get("SOPClassUID") or "")
 
 
@@ -437,14 +444,18 @@ def _ending(path: Path) -> str:
 
 
 def _refuse_no_stack(path: Path, files: list[Any]) -> None:
-    """Require slices of one series, one size and one direction, each at its own position."""
+    """Fail unless the slices have one series, one size and one direction, each at its own position.
+
+    Raises:
+        DataError: they do not.
+    """
     problem = None
     if not files:
-        problem = _("no slices in it")
+        problem = _("it has no slices")
     elif len({file.get("SeriesInstanceUID") for file in files}) > 1:
         problem = _("slices of several series in one folder; put each series into its own folder")
     elif any(file.get("NumberOfFrames", 1) != 1 or file.SamplesPerPixel != 1 for file in files):
-        problem = _("slices of several frames or colours")
+        problem = _("slices with several frames or colours")
     elif lacking := [name for name, count in _PLACE_TAGS.items() if any(not _has(file, name, count) for file in files)]:
         problem = _("slices lack {tags}; export the series again with them").format(tags=", ".join(lacking))
     elif len({(file.Rows, file.Columns, *_geometry(file)) for file in files}) > 1:
@@ -481,7 +492,7 @@ def _slice_position(file: Any) -> float:
 
 
 def _dicom_affine(files: list[Any], spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
-    """As `Scan.affine`, mm; DICOM's x and y point to the left and to the back (LPS)."""
+    """See `Scan.affine`; converts from DICOM's coordinates, whose x and y point to the left and back (LPS)."""
     along_row, along_column = np.reshape(np.array(files[0].ImageOrientationPatient, np.float64), (2, 3))
     first, last = (np.array(file.ImagePositionPatient, np.float64) for file in (files[0], files[-1]))
     step = np.cross(along_row, along_column) * spacing_mm[0] if len(files) == 1 else (last - first) / (len(files) - 1)
@@ -508,9 +519,7 @@ def _slice_spacing(path: Path, files: list[Any]) -> float:
     line = positions[0] + np.linspace(0, 1, len(files))[:, None] * (positions[-1] - positions[0])
     if np.linalg.norm(positions - line, axis=1).max() > max(_SHIFT_TOLERANCE * steps.min(), 0.05):
         raise DataError(
-            _("{path}: the slices do not lie on one straight line; put each stack into its own folder").format(
-                path=path
-            ),
+            _("{path}: the slices are not on one straight line; put each stack into its own folder").format(path=path),
             path=path,
             key="ImagePositionPatient",
         )
@@ -552,7 +561,7 @@ class IntensityWindow:
     width: float
 
     def apply(self, values: NDArray[Any]) -> NDArray[np.uint8]:
-        """Map values of any shape to uint8: center - width / 2 and less is 0, center + width / 2 and more is 255."""
+        """Map values of any shape to uint8: up to center - width / 2 is 0, from center + width / 2 on is 255."""
         low = self.center - self.width / 2
         scaled: NDArray[np.float32] = (np.asarray(values, dtype=np.float32) - low) * (255.0 / self.width)
         seen: NDArray[np.uint8] = np.rint(scaled.clip(0, 255)).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""TIFF through tifffile: bands in any order, alpha, palettes, inks; stacks are refused.
+"""Reads TIFF with tifffile: bands in any order, alpha, palettes, CMYK; stacks are refused.
 
-Each file is read alone: planes that its OME-XML places in other files belong to those files' images.
+Each file is read alone: planes that its OME-XML places in other files are not read.
 """
 
 import io
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 _MIN_IS_WHITE, _RGB, _PALETTE, _INKS, _YCBCR = 0, 2, 3, 5, 6  # TIFF 6.0, tag PhotometricInterpretation
 NODATA = 42113  # GDAL's tag: the value of invalid pixels, as text
-_MASK_SUFFIX = ".msk"  # suffix of GDAL's separate file of valid pixels
+_MASK_SUFFIX = ".msk"  # of GDAL's separate file with the mask of valid pixels
 _REDUCED, _MASK = 1, 4  # TIFF 6.0, tag NewSubfileType
 _CODED_COLORS = (8, 9, 10, 32844, 32845)  # CIELab and similar: values are not red, green, blue
-_JPEG_COMPRESSIONS = (6, 7, 33007, 34892)  # their decoder makes red, green, blue of YCbCr
-_SLIDE = "Baseline"  # tifffile's name of the scanned slide itself (SVS, NDPI, BIF, QPTIFF, ...)
+_JPEG_COMPRESSIONS = (6, 7, 33007, 34892)  # their decoder converts YCbCr to RGB
+_SLIDE = "Baseline"  # tifffile's name for the scanned slide itself (SVS, NDPI, BIF, QPTIFF, ...)
 _BANDS = {"YX": "YX", "YXS": "YXC", "SYX": "CYX", "CYX": "CYX", "YXC": "YXC"}  # tifffile's axes -> ours
 _UNNAMED = ("QYX", "IYX")  # pages of one size whose meaning is not stated
 
@@ -37,7 +37,7 @@ class Plan:
     """How to read the single image of a file.
 
     Attributes:
-        page: the first page of the image; all tags are taken from it.
+        page: the first page of the image, with all tags.
         source: that page, or a series of several pages.
         axes: of the array returned by `source`: YX, YXC or CYX.
         shape: of that array.
@@ -87,7 +87,7 @@ def is_tiff(head: bytes) -> bool:
 
 
 def read_tiff_header(stream: BinaryIO, path: Path, channels: int | None) -> Header:
-    """The header of a TIFF, from its opened file; for other arguments and errors see `read_tiff`."""
+    """Read the header of a TIFF from its opened file; for other arguments and errors see `read_tiff`."""
     with open_tiff(stream, path) as tiff:
         return make_plan(tiff, path, channels).header
 
@@ -98,8 +98,8 @@ def read_tiff(data: bytes, path: Path, channels: int | None) -> Raster:
     Args:
         data: the file's content.
         path: for messages.
-        channels: the requested number of channels; pages of one size with no stated meaning are channels if there are
-            this many.
+        channels: the requested number of channels; pages of one size without a stated meaning are taken as channels
+            if there are this many.
     Raises:
         DataError: a stack, unsupported colours, or missing pixels.
     """
@@ -141,17 +141,17 @@ def find_nodata(page: "tifffile.TiffPage") -> float | None:
 
 
 def match_nodata(pixels: NDArray[Any], nodata: float, alpha: bool) -> NDArray[np.bool_]:
-    """(H, W) bool: where stored (H, W, C) pixels have the nodata value.
+    """(H, W) bool: the stored (H, W, C) pixels with the nodata value.
 
-    As in GDAL, all channels must have it; in float32 images a nodata value other than 0 in one channel is enough,
-    since values like -9999 are not measurements.
+    As in GDAL, all channels must have it; but in float images one channel is enough, if the nodata value is not 0,
+    since values such as -9999 are not measurements.
 
     Args:
         alpha: the last channel is alpha, which is not compared.
     """
     colors = pixels[:, :, :-1] if alpha and pixels.shape[2] > 1 else pixels
     value: Any = nodata
-    if colors.dtype.kind == "f" and np.isfinite(nodata):  # GDAL writes the minimum of float64 for float32 too
+    if colors.dtype.kind == "f" and np.isfinite(nodata):  # GDAL writes the minimum of float64 also for float32
         limits = np.finfo(colors.dtype)
         value = colors.dtype.type(min(max(nodata, float(limits.min)), float(limits.max)))
     same = colors == value
@@ -165,7 +165,7 @@ def union_invalid(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None
 
 
 def find_mask(tiff: "tifffile.TiffFile", shape_hw: tuple[int, int]) -> "tifffile.TiffPage | None":
-    """The page with the mask of valid pixels for an image of this size, if any."""
+    """The page with the mask of valid pixels for an image of this size; None: there is none."""
     for series in tiff.series:
         page = series.keyframe
         if int(page.subfiletype) & (_REDUCED | _MASK) == _MASK and page.axes == "YX" and page.shape == shape_hw:
@@ -175,13 +175,13 @@ def find_mask(tiff: "tifffile.TiffFile", shape_hw: tuple[int, int]) -> "tifffile
 
 def open_tiff(stream: BinaryIO, path: Path) -> "tifffile.TiffFile":
     """Open a TIFF from its file object or content, without reading other files that it names."""
-    import imagecodecs  # noqa: F401 - without it tifffile calls compressed files unreadable, one by one
+    import imagecodecs  # noqa: F401 - without it, tifffile reports each compressed file as unreadable
     import tifffile
 
-    logger = logging.getLogger("tifffile")  # logs odd tags; real damage raises
+    logger = logging.getLogger("tifffile")  # logs unusual tags; real damage raises
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
-    # tifffile would open the other files of Micro-Manager stacks by their names
+    # By this name, tifffile would open the other files of Micro-Manager stacks.
     return tifffile.TiffFile(stream, name=path.name.replace("_MMStack", ""), _multifile=False)
 
 
@@ -212,8 +212,13 @@ def make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> Pl
 
 
 def _only_series(tiff: "tifffile.TiffFile", path: Path) -> Any:
-    """The series of the full image; overviews, masks of valid pixels, and a slide's label, macro image and thumbnail
-    are skipped."""
+    """The series of the full image.
+
+    Skips overviews, masks of valid pixels, and a slide's label, macro image and thumbnail.
+
+    Raises:
+        DataError: there are several.
+    """
     full = [series for series in tiff.series if not int(series.keyframe.subfiletype) & (_REDUCED | _MASK)]
     slides = [series for series in full if series.name == _SLIDE]
     full = slides[:1] if len(slides) == 1 else full
@@ -233,12 +238,12 @@ def _refuse_missing(series: Any, path: Path) -> None:
     stack = series.kind == "mmstack"
     missing = sum(page is None or (stack and not any(page.databytecounts)) for page in series.pages)
     if missing:
-        line = _("{path}: its metadata name {count} planes that are not in the file; export the image as one file")
+        line = _("{path}: its metadata list {count} planes that are not in the file; export the image as one file")
         raise DataError(line.format(path=path, count=missing), path=path, key="frames")
 
 
 def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
-    names = {"Z": _("focal planes"), "T": _("times"), "C": _("channels")}
+    names = {"Z": _("focal planes"), "T": _("time points"), "C": _("channels")}
     if axes in _UNNAMED:
         bands = min(shape[0], shape[2])
         cure = _("save each as a separate file")
@@ -269,7 +274,7 @@ def _refuse_unreadable(path: Path, plan: Plan) -> None:
     inks = kind == _INKS and (plan.stored - plan.alpha != 4 or dtype.kind != "u")
     if dtype is None or dtype.kind not in "biuf" or coded or inks or (kind == _PALETTE and dtype != np.uint8):
         raise DataError(
-            _("{path}: a TIFF of {kind} in {dtype} is not supported; save it in red, green, blue or in grey").format(
+            _("{path}: a TIFF with {kind} in {dtype} is not supported; save it as RGB or grey").format(
                 path=path, kind=getattr(kind, "name", kind), dtype=dtype
             ),
             path=path,
@@ -295,9 +300,9 @@ def _damaged(path: Path, reason: str) -> DataError:
 
 
 def stretch(pixels: NDArray[Any], page: "tifffile.TiffPage") -> NDArray[Any]:
-    """Make black 0, and stretch values of fewer than 8 bits to 255."""
+    """Make black 0, and scale values with fewer than 8 bits to 0..255."""
     bits: Any = page.bitspersample
-    if not isinstance(bits, int):  # 5, 6, 5 bits of red, green, blue: tifffile stretches them
+    if not isinstance(bits, int):  # 5, 6, 5 bits of red, green, blue: scaled by tifffile
         return pixels
     white = 2**bits - 1
     if page.photometric == _MIN_IS_WHITE and not _means_nothing_by_white(page):
@@ -311,8 +316,8 @@ def stretch(pixels: NDArray[Any], page: "tifffile.TiffPage") -> NDArray[Any]:
 def _means_nothing_by_white(page: "tifffile.TiffPage") -> bool:
     """Whether a file that declares "0 is white" should be read without inverting it.
 
-    tifffile declares it for one-bit arrays. ImageJ declares it for images with an inverting LUT, its display of
-    masks; ImageJ's commands, tifffile and scikit-image use the stored values, 255 for the object.
+    tifffile declares it for one-bit arrays. ImageJ declares it for images with an inverting LUT, with which it shows
+    masks; but ImageJ's commands, tifffile and scikit-image use the stored values, 255 for the object.
     """
     return bool(page.is_imagej or (page.bitspersample == 1 and page.is_shaped))
 

@@ -1,4 +1,4 @@
-"""Read and write videos through ffmpeg on the PATH. H x W px, RGB."""
+"""Reads and writes videos with ffmpeg, which must be on the PATH. H x W px, RGB."""
 
 import json
 import re
@@ -22,8 +22,8 @@ from ubend.core.i18n import _
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 _TICKS = 10**6  # time stamp units per second, from and to ffmpeg
-_LINES, _LINE = 3, 150  # lines of ffmpeg's errors that are reported, and characters of each
-_LATE_FRAMES = 1  # frames that the codec of an AVI may not output at the end (measured: MPEG-4)
+_LINES, _LINE = 3, 150  # reported lines of ffmpeg's errors, and characters of each
+_LATE_FRAMES = 1  # frames that a codec in an AVI may omit at the end (measured: MPEG-4)
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Video:
 
     Attributes:
         path: the file.
-        rate: mean number of frames a second.
-        frames: number of frames, by the header or estimated from the duration; None: not stated.
-        stated: number of frames in the header of an AVI, including repeated ones; None: another container. For most
-            others ffmpeg reports a missing end.
+        rate: mean number of frames per second.
+        frames: number of frames, from the header or estimated from the duration; None: unknown.
+        stated: number of frames in the header of an AVI, including repeated ones; None: another container (for most of
+            which ffmpeg itself reports a missing end).
     """
 
     path: Path
@@ -77,7 +77,7 @@ class VideoReader:
     """Iterates once over the frames of a video, upright, with time stamps.
 
     Attributes:
-        damage: after the last frame: why frames are missing or may be wrong; None: no damage was detected.
+        damage: set after the last frame: why frames are missing or may be wrong; None: no damage was detected.
     """
 
     def __init__(self, video: Video) -> None:
@@ -85,18 +85,19 @@ class VideoReader:
         self.damage: str | None = None
 
     def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-        """(seconds, (H, W, 3) frame); seconds increase and count from the start of the file, where the sound may
-        begin before the first frame.
+        """Yield (seconds, (H, W, 3) frame); seconds increase, from the start of the file.
+
+        The first frame may be later than 0, for example if the sound begins before it.
 
         Raises:
             DataError: the video has no frames.
         """
         video, ticks, position = self.video, -1, 0
-        # the filter writes the time of a frame to a file before the frame reaches the pipe
+        # The filter writes the time of each frame to a file before the frame reaches the pipe.
         filters = f"settb=1/{_TICKS},metadata=add:key=a:value=b,metadata=print:file=times:direct=1"
         args = ["-nostdin", "-i", _url(video.path.absolute()), "-map", "0:v:0", "-fps_mode", "passthrough"]
-        # PPM states each frame's size, which differs from the file's for rotated videos; for more than 8 bits ffmpeg
-        # # would write 16
+        # PPM states the size of each frame, which differs from the header's for rotated videos. rgb24, since ffmpeg
+        # would write 16 bits for videos with more than 8.
         args += ["-vf", filters, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
 
         def end(stderr: str, failed: bool) -> None:
@@ -123,11 +124,12 @@ class VideoReader:
 def _ffmpeg(
     args: Sequence[str], pipe: Literal["stdin", "stdout"], end: Callable[[str, bool], None], folder: str | None = None
 ) -> Iterator[IO[bytes]]:
-    """A pipe from or to ffmpeg. After an error in the context ffmpeg is killed; otherwise `end` is called with
-    ffmpeg's errors and whether it failed.
+    """A context with a pipe from or to ffmpeg.
 
     Args:
-        folder: the working directory of ffmpeg; None: ours.
+        end: called with ffmpeg's error output and whether it failed; not after an error in the context, which kills
+            ffmpeg.
+        folder: the working directory of ffmpeg; None: the current one.
     """
     stdin, stdout = (subprocess.PIPE if pipe == name else None for name in ("stdin", "stdout"))
     args = ["ffmpeg", "-v", "error", *args]
@@ -153,7 +155,7 @@ class Writer:
         pipe.write(struct.pack("<4sHHIHHIIQ", b"DKIF", 0, 32, 0, width, height, _TICKS, 1, 0))
 
     def add(self, seconds: float, frame: NDArray[np.uint8]) -> None:
-        """(H, W, 3) RGB, or (H, W) grey, as at the first frame; `seconds` increase."""
+        """Send a frame, (H, W, 3) RGB or (H, W) grey, the same kind for all frames; `seconds` must increase."""
         height, width = frame.shape[:2]
         head = b"P%d\n%d %d\n255\n" % (5 if frame.ndim == 2 else 6, width, height)
         self._pipe.write(struct.pack("<IQ", len(head) + frame.size, round(seconds * _TICKS)) + head)
@@ -164,16 +166,16 @@ class Writer:
 def written_video(
     path: Path, size_hw: tuple[int, int], like: Video, *, exact: bool, start: float = 0.0
 ) -> Iterator[Writer]:
-    """A context that writes a video; the file is complete when it ends. Each frame keeps its time stamp.
+    """A context that writes a video, in which frames keep their time stamps; the file is complete when it ends.
 
     Args:
         path: its suffix determines the container.
         size_hw: of the frames, px.
         like: the source video.
         exact: lossless grey values (FFV1); otherwise colour for viewing (H.264), with the sound of `like`.
-        start: seconds of the first frame, from the start of `like`.
+        start: time of the first frame, s, from the start of `like`.
     Raises:
-        OutputError: ffmpeg cannot write it; with ffmpeg's message.
+        OutputError: ffmpeg cannot write the video; the message has ffmpeg's reason.
     """
     args = ["-y", "-itsoffset", f"{start:.6f}", "-f", "ivf", "-c:v", "pgm" if exact else "ppm", "-i", "pipe:0"]
     if exact:
@@ -181,13 +183,13 @@ def written_video(
     else:  # even sides, as players require
         args += ["-i", _url(like.path), "-map", "0:v", "-map", "1:a?", "-c:a", "copy", "-shortest"]
         args += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p"]
-        # no frame follows the last one
+        # Duration of the last frame, which has no successor.
         args += ["-bsf:v", f"setts=pts=PTS:dts=DTS:duration={float(1 / like.rate)}/TB"]
     args += ["-fps_mode", "passthrough", "-enc_time_base", "-1"]  # time stamps unchanged
 
     def end(stderr: str, failed: bool) -> None:
         if failed:
-            line = _("{path}: ffmpeg cannot write it ({reason})")
+            line = _("{path}: ffmpeg cannot write this file ({reason})")
             raise OutputError(line.format(path=path, reason=_shorten(stderr)), path=path)
 
     with _ffmpeg([*args, _url(path)], "stdin", end) as pipe:
@@ -195,7 +197,7 @@ def written_video(
 
 
 def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:
-    """Read the next PPM image of a stream; None at its end, also if it ends within an image."""
+    """Read the next PPM image of a stream; None at the end of the stream, also within an image."""
     if pipe.readline() != b"P6\n":
         return None
     width, height = map(int, pipe.readline().split())
@@ -226,7 +228,7 @@ def _fraction(text: Any) -> Fraction | None:
 
 
 def _url(path: Path) -> str:
-    """A URL that ffmpeg reads as a file name, whatever characters it has."""
+    """A URL that ffmpeg reads as a file name, with any characters."""
     return f"file:{path}"
 
 

@@ -1,1 +1,1 @@
-"""Raw label values, the class table, and reading masks as class indices."""
+"""Label values, the class table, and reading masks as class indices."""

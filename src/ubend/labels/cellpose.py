@@ -1,4 +1,4 @@
-"""Cellpose's `NAME_seg.npy`, a pickled table, read as data: nothing in it is executed."""
+"""Reads Cellpose's `NAME_seg.npy`, a pickled table, without executing anything in it."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ class _Record:
         self.state = state
 
 
-# Opcodes in NumPy's files. Others could allocate as many bytes as the file states (BYTEARRAY8), or access # objects
+# Opcodes in NumPy's files. Others could allocate as many bytes as the file states (BYTEARRAY8), or access objects
 # registered by other modules (EXT1, PERSID).
 _OPCODES = """
     PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE
@@ -36,7 +36,7 @@ _OPCODES = """
 
 
 class _Reader(pickle._Unpickler):  # the Python implementation, whose memo cannot be inflated
-    """An unpickler for lists, tables, texts, numbers and records; it calls nothing that the file names."""
+    """An unpickler for lists, tables, texts, numbers and records, which calls nothing named in the file."""
 
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
@@ -84,7 +84,7 @@ def read_cellpose(path: Path) -> NDArray[Any]:
     """(H, W) cell ids, 0 for the background.
 
     Raises:
-        DataError: damaged, not written by Cellpose, or of a volume.
+        DataError: damaged, not written by Cellpose, or a volume.
     """
     try:
         with path.open("rb") as file:

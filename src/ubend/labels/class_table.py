@@ -28,8 +28,8 @@ from ubend.labels.label_values import (
 
 _SHOWN = 64  # names or label values of a list in a message
 IGNORED = 255  # class index of a pixel that is neither trained on nor scored
-MAX_CLASSES = 254  # maximum: a class index is one byte
-NAME_PATTERN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}"  # one line, so that tables and messages stay intact
+MAX_CLASSES = 254  # a class index is one byte
+NAME_PATTERN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}"  # one line, so as not to break tables and messages
 
 # Default colours of classes: background black, then well-separated hues.
 DEFAULT_COLORS = (
@@ -41,15 +41,15 @@ DEFAULT_COLORS = (
     (0, 114, 178),
     (213, 94, 0),
     (204, 121, 167),
-)  # Okabe & Ito 2008: distinguishable for colour-blind people too
+)  # Okabe & Ito 2008: distinguishable with colour blindness, too
 
 _NAMES = ("black", "white", "red", "lime", "green", "blue", "yellow", "cyan", "magenta", "gray", "silver", "maroon",
           "olive", "navy", "purple", "teal", "orange", "pink", "brown")  # fmt: skip
 
 RESERVED_NAMES = ("ignored", "nearest", "near")  # words of `--values` for label values that are not a class
-ROUNDING_REACH = 8  # colours this near to one of the class table count as it
-NOISE_REACH = 64  # colours of noisy masks this near to a class count as it, unless another class is near
-ANY_DISTANCE = 10**6  # a reach beyond all label values: each goes to the nearest
+ROUNDING_REACH = 8  # colours this close to one in the class table are considered equal to it
+NOISE_REACH = 64  # in noisy masks, colours this close to a class belong to it, unless another class is close, too
+ANY_DISTANCE = 10**6  # larger than any distance: all label values go to the nearest class
 
 _Value = Annotated[int, Interval(ge=-(2**31), lt=2**31)]  # ranges are checked where a table is read from a file
 _Byte = Annotated[int, Interval(ge=0, le=255)]
@@ -79,11 +79,11 @@ class LabelMap:
         codes: class index -> its label values in masks; empty if masks never contain it.
         colors: class index -> (red, green, blue), 0..255, to draw it.
         ignored: label values whose pixels are not scored.
-        reach: an unknown label value goes to the nearest known one within this distance (difference of values,
+        reach: an unknown label value is assigned to the nearest known one within this distance (difference of values,
             Euclidean distance of colours), if the next class is more than twice as far; 0: never; ANY_DISTANCE: always.
         others: class index of all remaining label values, or IGNORED; None: they are an error.
     Raises:
-        DataError: duplicate names, or a name without 1 to 200 characters on one line.
+        DataError: duplicate names, or a name that is not 1 to 200 characters on one line.
     """
 
     names: tuple[str, ...]
@@ -118,8 +118,7 @@ class LabelMap:
         return values, np.array([index[int(value)] for value in values], np.uint8)
 
     def classify(self, values: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """(K,) label values -> (K,) class index or IGNORED, and (K,) whether the table knows the value or a near
-        one."""
+        """(K,) label values -> ((K,) class index or IGNORED, (K,) whether the table has the value or a close one)."""
         known, index = self._known
         position = np.searchsorted(known, values).clip(max=len(known) - 1)
         exact = known[position] == values
@@ -132,7 +131,7 @@ class LabelMap:
         return out, found
 
     def _nearest(self, values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """For each label value the position of the nearest known one, and whether it is within `reach`."""
+        """(position of the nearest known label value, whether it is within `reach`) for each label value."""
         known, index = self._known
         nearest, near = np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
         points = self._points(known)
@@ -168,7 +167,7 @@ class LabelMap:
         """The same label values in the class order of a model; classes are matched by name.
 
         Raises:
-            SettingError: a class that the model does not know.
+            SettingError: a class that the model does not have.
         """
         unknown = [name for name in self.names if name not in names]
         if unknown:
@@ -204,7 +203,7 @@ def class_colors(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
 
 
 def default_colors(classes: int) -> tuple[tuple[int, int, int], ...]:
-    """(red, green, blue) per class; background black; repeats, darker, after the first eight."""
+    """(red, green, blue) per class; the background is black; after the first eight, the colours repeat, darker."""
     _black, *hues = DEFAULT_COLORS
     shades = (((r, g, b), 0.6**turn) for turn in range(-(-classes // len(hues))) for r, g, b in hues)
     colors = [(round(r * shade), round(g * shade), round(b * shade)) for (r, g, b), shade in shades]
@@ -214,7 +213,7 @@ def default_colors(classes: int) -> tuple[tuple[int, int, int], ...]:
 def draw_colors(
     names: Sequence[str], table: Sequence[Sequence[int]], kind: ValueKind
 ) -> tuple[tuple[int, int, int], ...]:
-    """The masks' own colours, or default ones, by name."""
+    """The display colour of each class: the colour in the masks, or a default one."""
     plain = class_colors(names)
     if kind == "value":
         return plain
@@ -260,9 +259,9 @@ def make_label_map(
 
 def _refuse_unfit(names: Sequence[str]) -> None:
     """Refuse names that are not one short line, before they are shown in other messages."""
-    if validation_reason := [name for name in names if not re.fullmatch(NAME_PATTERN, name)]:
+    if unfit := [name for name in names if not re.fullmatch(NAME_PATTERN, name)]:
         line = _("the class name {name!r} must have 1 to 200 characters on one line")
-        raise DataError(line.format(name=validation_reason[0][:50]), key="data.classes")
+        raise DataError(line.format(name=unfit[0][:50]), key="data.classes")
 
 
 def _join(names: Sequence[str]) -> str:

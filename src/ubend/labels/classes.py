@@ -1,7 +1,7 @@
-"""Find the class table of a data set, from its masks and from what the user or the folder states.
+"""Finds the class table of a data set, from its masks and from what the user or the folder states.
 
 Stated classes take precedence: `--values` (label values and names), then `--classes` (names), then a class table in
-    the folder. Ambiguous masks are an error that shows their label values and the flag that resolves it.
+the folder. Ambiguous masks are an error that shows their label values and the flag that resolves it.
 """
 
 import re
@@ -27,23 +27,22 @@ from ubend.labels.value_table import parse_table, write_table
 
 MAX_FOUND = 64  # masks with more label values are resampled, lossy, or not masks
 MAIN_SHARE = 0.003  # a label value of noisy masks is a class if it has this share of all pixels
-MAIN_DISTANCE = 24  # ... and no more frequent one is this near: JPEG's ringing stays well inside
-_PEAK_DISTANCE, _PEAK_SHARE = 6, 0.5  # ... and half of the colours around it are this near: blends are spread
-_VALUE_PEAK_SHARE = 0.65  # of values: evenly spread soft edges have 13 / 25 of the surrounding values this near
-_TWO_ENDS_SHARE = 0.97  # JPEG masks with this share of their pixels near 0 and near 255 are black and white
-_BLEND_DISTANCE = 64  # in noisy masks: colours this near to the line between two classes are blends of them
-_CLEAN_BLEND_DISTANCE = 4  # in masks that were resampled but saved losslessly
-_UNEXPLAINED_SHARE = (
-    0.005  # share of all pixels: more colours than this that are neither noise nor blends may be a class
-)
-_BLENDS_SHARE = 0.05  # share of all pixels: more blends than this, far from every class, may be a class between two
-_STRAY_SHARE = 0.01  # share of its neighbour's pixels: a colour nearly like another one and this much rarer is a slip
-_SLIP_SHARE = 1e-4  # share of all pixels: an unnamed class with fewer pixels may be a slip
+MAIN_DISTANCE = 24  # ... and there is no more frequent one within this distance; JPEG artefacts stay well below it
+_PEAK_DISTANCE, _PEAK_SHARE = 6, 0.5  # ... and half of the colours around it are this close, unlike blends
+_VALUE_PEAK_SHARE = 0.65  # the same for values; of evenly spread soft edges, 13 / 25 of the values are this close
+_TWO_ENDS_SHARE = 0.97  # JPEG masks with this fraction of their pixels near 0 and near 255 are black and white
+_BLEND_DISTANCE = 64  # in noisy masks: colours this close to the line between two classes are blends of them
+_CLEAN_BLEND_DISTANCE = 4  # the same in masks that were resampled but saved losslessly
+# More pixels than this fraction of all, whose colours are neither noise nor blends, may be a class.
+_UNEXPLAINED_SHARE = 0.005
+_BLENDS_SHARE = 0.05  # more blends than this fraction of all pixels, far from every class, may be a class between two
+_STRAY_SHARE = 0.01  # a colour similar to another one, with less than this fraction of its pixels, is a slip
+_SLIP_SHARE = 1e-4  # an unnamed class with less than this fraction of all pixels may be a slip
 _MAX_POINTS = 20_000  # number of most frequent colours among which classes are searched
 
 
 def find_main_colors(tally: Tally, lossy: bool) -> tuple[list[int], bool]:
-    """The colours that are classes, ascending, and whether there are noise or blends around them.
+    """(colours that are classes, ascending; whether there are noise or blends around them).
 
     Raises:
         DataError: the colours do not define the classes.
@@ -56,7 +55,7 @@ def find_main_colors(tally: Tally, lossy: bool) -> tuple[list[int], bool]:
 
 
 def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
-    """The values that are classes in JPEG masks, whose noise spreads each value over its neighbours.
+    """The values that are classes in JPEG masks, where noise spreads each value over its neighbours.
 
     Args:
         classes: number of classes; None: not stated.
@@ -95,15 +94,15 @@ def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
         if near >= MAIN_SHARE * total and peak and all(abs(value - other) >= MAIN_DISTANCE for other in main):
             main.append(value)
     main = sorted(main)
-    explain_decode_errors = sum(around(value, MAIN_DISTANCE // 2) for value in main)
-    if len(main) > 2 and explain_decode_errors < (1 - _BLENDS_SHARE) * total:
+    explained = sum(around(value, MAIN_DISTANCE // 2) for value in main)
+    if len(main) > 2 and explained < (1 - _BLENDS_SHARE) * total:
         raise DataError(
             _(
                 "these JPEG masks do not define their classes: {table} are common, but {share:.1%} of the pixels "
                 'have other values; name them: --values "{cure},*=nearest"'
             ).format(
                 table=value_table(tally, "value"),
-                share=1 - explain_decode_errors / total,
+                share=1 - explained / total,
                 cure=",".join(f"{value}=name{number}" for number, value in enumerate(main, 1)),
             ),
             key="data.values",
@@ -112,8 +111,9 @@ def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
 
 
 def _levels_between(pixels: NDArray[np.int64]) -> list[int]:
-    """Peaks between black and white in JPEG masks, ascending: values with at least half of the intermediate pixels
-    around them; noise and soft edges are spread over all values instead.
+    """Peaks between black and white in JPEG masks, ascending.
+
+    A peak has at least half of the intermediate pixels around it; noise and soft edges are spread over all values.
 
     Args:
         pixels: (65536,) number of pixels with each value.
@@ -166,14 +166,14 @@ def _without_strays(tally: Tally) -> list[int]:
 
 
 def _mostly_blends(tally: Tally) -> bool:
-    """Whether more rare colours lie between two common ones than there are common ones, as after resampling."""
+    """Whether there are more blends of two common colours than common colours, as after resampling."""
     common = tally.pixels >= MAIN_SHARE * tally.pixels.sum()
     blends = _between(_points(tally.codes[~common]), tally.codes[common].tolist(), _CLEAN_BLEND_DISTANCE)
     return bool(blends.sum() > common.sum())
 
 
 def _main_colors(tally: Tally) -> list[int]:
-    """The colours that are classes among noise and blends: common, far from more frequent ones, and peaks."""
+    """The colours that are classes among noise and blends: common ones, far from more frequent ones, and peaks."""
     total = int(tally.pixels.sum())
     points = _points(tally.codes)
     left, main = tally.pixels.copy(), list[int]()
@@ -182,7 +182,7 @@ def _main_colors(tally: Tally) -> list[int]:
         distance = np.linalg.norm(points - points[top], axis=1)
         around, peak = (int(tally.pixels[distance <= d].sum()) for d in (MAIN_DISTANCE, _PEAK_DISTANCE))
         if left[top] < MAIN_SHARE * total / 1000:
-            break  # the most frequent remaining colour is a thousandth of a class: only noise follows
+            break  # the most frequent remaining colour has a thousandth of a class's pixels: only noise follows
         if around >= MAIN_SHARE * total and peak >= _PEAK_SHARE * around:
             main.append(int(tally.codes[top]))
         left[distance <= 2 * MAIN_DISTANCE] = 0
@@ -190,7 +190,7 @@ def _main_colors(tally: Tally) -> list[int]:
 
 
 def _between(points: NDArray[np.float64], ends: list[int], reach: float) -> NDArray[np.bool_]:
-    """(K,) whether each of (K, 3) colours lies at most `reach` from the line between two of the ends, or from one."""
+    """(K,) whether each of (K, 3) colours is within `reach` of an end, or of the line between two ends."""
     corners = [_points(np.array(value, np.int32)) for value in ends]
     found = np.zeros(len(points), np.bool_)
     for number, end in enumerate(corners):
@@ -202,18 +202,21 @@ def _between(points: NDArray[np.float64], ends: list[int], reach: float) -> NDAr
 
 
 def _near(points: NDArray[np.float64], values: list[int], reach: float) -> NDArray[np.bool_]:
-    """(K,) whether each of (K, 3) colours lies at most `reach` from one of the codes."""
+    """(K,) whether each of (K, 3) colours is within `reach` of one of the label values."""
     near = [np.linalg.norm(points - _points(np.array(value, np.int32)), axis=1) <= reach for value in values]
     return np.any(near, axis=0) if near else np.zeros(len(points), np.bool_)
 
 
 def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
-    """Fail if many pixels are neither near a main colour nor a blend of two, for example a class drawn in thin lines,
-    or a class whose colour lies between two others.
+    """Fail if many pixels are neither near a main colour nor a blend of two.
+
+    Examples are a class drawn in thin lines, or a class whose colour is between two others.
+
+    Raises:
+        DataError: there are too many.
     """
-    bins, inverse = np.unique(
-        tally.codes & 0xFCFCFC, return_inverse=True
-    )  # in steps of 4: photographs have millions of colours
+    # Colours are binned in steps of 4, since photographs have millions of them.
+    bins, inverse = np.unique(tally.codes & 0xFCFCFC, return_inverse=True)
     points, pixels = _points(bins) + 2, np.bincount(inverse, tally.pixels, len(bins))
     total = float(pixels.sum())
     doubtful = []
@@ -225,14 +228,14 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
         ):
             doubtful.append(value)
     main = [value for value in main if value not in doubtful]
-    explain_decode_errors = _between(points, main, _BLEND_DISTANCE) & ~_near(points, doubtful, MAIN_DISTANCE)
-    if len(main) >= 2 and pixels[~explain_decode_errors].sum() <= _UNEXPLAINED_SHARE * total:
-        explain_decode_errors = _near(points, main, _BLEND_DISTANCE)
-        if pixels[~explain_decode_errors].sum() <= _BLENDS_SHARE * total:
+    explained = _between(points, main, _BLEND_DISTANCE) & ~_near(points, doubtful, MAIN_DISTANCE)
+    if len(main) >= 2 and pixels[~explained].sum() <= _UNEXPLAINED_SHARE * total:
+        explained = _near(points, main, _BLEND_DISTANCE)
+        if pixels[~explained].sum() <= _BLENDS_SHARE * total:
             return
-    explain_decode_errors = explain_decode_errors[inverse]
-    share = tally.pixels[~explain_decode_errors].sum() / total
-    rest = tally[~explain_decode_errors]
+    explained = explained[inverse]
+    share = tally.pixels[~explained].sum() / total
+    rest = tally[~explained]
     if not main:
         raise DataError(
             _(
@@ -261,19 +264,19 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
 
 
 _FEW_CLASSES = 12  # more consecutive values than this in each mask are object ids
-_LOST_SHARE = 0.05  # share of all pixels: more in-between colours than this make a set ambiguous
+_LOST_SHARE = 0.05  # more in-between colours than this fraction of all pixels make a data set ambiguous
 
 
 @dataclass(frozen=True)
 class LabelHints:
-    """What the user or the folder states about the classes; None where not stated.
+    """What the user or the folder states about the classes; None: not stated.
 
     Attributes:
-        table: `code=name` each, see `--values`.
+        table: `VALUE=NAME` each, see `--values`.
         names: class names in the order of the label values.
-        values: the label value of each class, if the layout states it.
-        colors: the colour of each class, from a table in the folder.
-        ignored: values whose pixels are not scored, beside `values`.
+        values: the label value of each class, from the layout.
+        colors: the colour of each class, from a class table in the folder.
+        ignored: label values whose pixels are not scored.
     """
 
     table: tuple[str, ...] | None = None
@@ -284,7 +287,7 @@ class LabelHints:
 
 
 def find_classes(label_scan: LabelScan, hints: LabelHints) -> tuple[LabelMap, list[str]]:
-    """The label map of a data set, and remarks for the user.
+    """(label map of a data set, remarks for the user).
 
     Raises:
         DataError: the masks do not define the classes, or contradict what is stated.
@@ -339,7 +342,7 @@ def _describe_stray(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     tally = label_scan.tally(labels.kind)
     share = np.bincount(labels.classify(tally.codes)[0], tally.pixels, 256)[: labels.classes] / tally.pixels.sum()
     stray = [number for number in np.flatnonzero((share > 0) & (share < _SLIP_SHARE)).tolist() if labels.codes[number]]
-    if not stray or labels.classes - len(stray) < 2:  # of two classes the rarer one may be small
+    if not stray or labels.classes - len(stray) < 2:  # the rarer one of two classes may be small
         return []
     cure = replace(
         labels,
@@ -407,8 +410,8 @@ def _describe_covered(label_scan: LabelScan, labels: LabelMap) -> list[str]:
             key="data.masks",
         )
     line = _(
-        "regions of several classes overlap ({found}); in each image a smaller mask lies on a larger one, and a "
-        "later annotation on an earlier one (COCO: the smaller on the larger)"
+        "regions of several classes overlap ({found}); in each image a smaller mask covers a larger one, and a "
+        "later annotation covers an earlier one (COCO: the smaller covers the larger)"
     )
     return [line.format(found="; ".join(texts[:LISTED] + ["..."] * (len(texts) > LISTED)))] if texts else []
 
@@ -442,11 +445,11 @@ def _by_color_table(names: Sequence[str], colors: tuple[tuple[int, int, int], ..
 
 
 def _remark_255() -> str:
-    return _("mask value 255 beside class numbers: its pixels are not scored")
+    return _("mask value 255 in addition to class numbers: its pixels are not scored")
 
 
 def _with_noise(labels: LabelMap) -> LabelMap:
-    """Assign noisy pixels: between two colours to the nearer one; with more colours a blend may look like a third."""
+    """The label map for noisy masks: values and two colours go to the nearest class; blends of more are ignored."""
     if labels.kind == "value" or labels.classes == 2:
         return replace(labels, reach=ANY_DISTANCE, others=None)
     return replace(labels, reach=NOISE_REACH, others=IGNORED)
@@ -459,8 +462,7 @@ def _allow_noise(labels: LabelMap, label_scan: LabelScan) -> LabelMap:
 
 
 def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
-    """Find the classes of masks of values: two values, consecutive or evenly spaced ones, or JPEG noise around a
-    few."""
+    """Find the classes in masks of values: two, consecutive, or evenly spaced values, or a few with JPEG noise."""
     tally = label_scan.tally("value")
     if label_scan.lossy.any():
         classes = None if names is None else len(names)
@@ -506,8 +508,9 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
 
 
 def _number_names(names: Sequence[str], values: list[int]) -> tuple[LabelMap, list[str]] | None:
-    """If there are more names than values: value k is the name in line k, counted from 0, and some classes occur in
-    no mask. None: values beyond the names, or names that could also be counted from 1.
+    """The label map if there are more names than values: value k is name k, from 0; some classes occur in no mask.
+
+    None: there are values beyond the names, or the names could also be numbered from 1.
     """
     white = values[-1] == 255 and len(names) < 256
     numbers = values[:-1] if white else values
@@ -551,8 +554,7 @@ def _count_objects(label_scan: LabelScan, values: list[int]) -> bool:
 
 
 def _find_colors(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
-    """Find the classes of masks of colours: each colour if they are few; else the main ones, with noise or blends
-    around."""
+    """Find the classes in masks of colours: all colours if they are few, else the main ones among noise and blends."""
     tally = label_scan.tally("color")
     if -1 in tally.codes:
         raise DataError(
@@ -568,9 +570,9 @@ def _find_colors(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
     remarks = []
     if not label_scan.colored.any():
         remarks.append(
-            _("the palettes of the masks differ, so their colours are read, not their indices")
+            _("the palettes of the masks differ, so their colours are used, not their indices")
             if label_scan.palettes_problem() == "differ"
-            else _("the palettes of the masks run from light to dark, so their greys are read, not their indices")
+            else _("the palettes of the masks go from light to dark, so their greys are used, not their indices")
         )
     values, noisy = find_main_colors(tally, bool(label_scan.lossy.any()))
     labels = make_label_map(values, names, "color", reach=ROUNDING_REACH)
@@ -590,7 +592,7 @@ def _is_run(values: list[int]) -> bool:
 
 
 def _is_even(values: list[int]) -> bool:
-    """Whether these are consecutive or evenly spaced, within rounding: 0, 128, 255 is."""
+    """Whether these are consecutive or evenly spaced, within rounding, such as 0, 128, 255."""
     steps = np.diff(values)
     return len(steps) == 0 or bool(steps.max() == steps.min() or (steps.max() - steps.min() == 1 and steps.min() >= 8))
 
@@ -614,7 +616,11 @@ def _refuse_other_lossless(label_scan: LabelScan, labels: LabelMap) -> None:
 
 
 def _snapped(label_scan: LabelScan, labels: LabelMap) -> list[str]:
-    """A remark on the treatment of label values between classes; an error if they are too many to be noise."""
+    """Remarks on label values between classes.
+
+    Raises:
+        DataError: they are too many to be noise.
+    """
     tally, remarks = label_scan.tally(labels.kind), list[str]()
     index, found = labels.classify(tally.codes)
     found &= ~np.isin(tally.codes, [value for values in (*labels.codes, labels.ignored) for value in values])

@@ -29,9 +29,9 @@ class LabelArray:
     Attributes:
         values: (H, W) uint8, uint16 or int32: a grey value or id (0..65535) or palette index, or a
             colour as 0xRRGGBB.
-        kind: which of them.
-        palette: of a palette image, (256, 3) uint8: index -> colour.
-        lossy: a JPEG: values are approximate.
+        kind: value (including ids and palette indices) or color.
+        palette: (256, 3) uint8, index -> colour; None: not a palette image.
+        lossy: JPEG, so that values are approximate.
         covered: overlaps of drawn regions: (value below, value above) -> pixels.
     """
 
@@ -42,22 +42,22 @@ class LabelArray:
     covered: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
     def of_kind(self, kind: ValueKind) -> "LabelArray":
-        """Convert values to colours: grey values by their grey, palette indices by the palette.
+        """Convert values to colours: grey values to greys, palette indices by the palette.
 
         Raises:
-            DataError: grey values above 255 cannot be colours, nor colours values.
+            DataError: values above 255 cannot be converted to colours, and colours not to values.
         """
         if self.kind == kind:
             return self
         if kind == "value":
             raise DataError(
-                _("the mask is coloured, but the others contain values; save it like the others"), key="color"
+                _("the mask is in colour, but the others contain values; save it like the others"), key="color"
             )
         if self.palette is not None:
             return LabelArray(pack_colors(self.palette)[self.values], "color", None, self.lossy)
         if self.values.size and int(self.values.max()) > 255:
             raise DataError(
-                _("the mask contains the value {value}, but the others are coloured; save it in colours").format(
+                _("the mask contains the value {value}, but the others are in colour; save it in colour").format(
                     value=self.values.max()
                 ),
                 key="color",
@@ -67,7 +67,7 @@ class LabelArray:
 
 def pack_colors(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
     """(..., 3) uint8 red, green, blue -> (...) int32 0xRRGGBB."""
-    bytes_of = np.zeros((*colors.shape[:-1], 4), np.uint8)  # of little-endian numbers
+    bytes_of = np.zeros((*colors.shape[:-1], 4), np.uint8)  # little-endian
     for i in range(3):
         bytes_of[..., 2 - i] = colors[..., i]
     return bytes_of.view("<i4")[..., 0].astype(np.int32, copy=False)
@@ -79,9 +79,9 @@ def unpack_color(value: _Value) -> tuple[_Value, _Value, _Value]:
 
 
 def count_label_values(values: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The distinct label values of a mask, ascending, and their pixel counts.
+    """(distinct label values of a mask, ascending; their pixel counts).
 
-    Masks consist of runs of equal values along rows, so runs are sorted instead of pixels.
+    Sorts runs of equal values along rows instead of pixels, which is faster for masks.
     """
     if values.dtype == np.uint8 and values.size:
         counts = np.array(Image.fromarray(values.reshape(1, -1)).histogram(), np.int64)  # faster than bincount
@@ -95,7 +95,7 @@ def count_label_values(values: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray
 def replace_values(
     values: NDArray[Any], old_values: NDArray[np.int32], replacements: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """(H, W) with every value of `old_values` (ascending, all that occur) replaced by its replacement."""
+    """Replace each value of `old_values` (ascending, all that occur) in an (H, W) array."""
     if values.dtype == np.uint8:
         table = np.zeros(256, np.uint8)
         table[old_values] = replacements
@@ -124,7 +124,7 @@ def format_values(values: Sequence[int], kind: ValueKind, maximum: int = 4) -> s
 
 @dataclass(frozen=True)
 class LabelScan:
-    """The label values of all masks of a data set. Axis letters: N masks, M entries (mask, label value), mask by mask.
+    """The label values in all masks of a data set: N masks, M entries (mask, label value), sorted by mask.
 
     Attributes:
         colored: (N,) bool: the mask is read as colours.
@@ -133,8 +133,8 @@ class LabelScan:
         starts: (N + 1,) index of the first entry of each mask.
         codes: (M,) int32, ascending in each mask.
         pixels: (M,) int64: pixel count of the label value.
-        shown: (M,) int32: the label value as a colour 0xRRGGBB (grey values their grey, indices by their palette);
-            -1 where a value is above 255.
+        shown: (M,) int32: the label value as a colour 0xRRGGBB (values as greys, indices by their palette); -1 for
+            values above 255.
         covered: (K, 4) int64: mask, value below, value above, pixels: overlaps of regions of different values.
     """
 
@@ -156,8 +156,11 @@ class LabelScan:
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
     def palettes_problem(self) -> Literal["differ", "invert"] | None:
-        """Why palette indices cannot be class indices: one index has different colours in different files, or greys
-        run from light to dark, so that index 0 is not the background."""
+        """Why palette indices cannot be used as class indices; None: they can.
+
+        "differ": an index has different colours in different files; "invert": the palettes go from light to dark, so
+        that index 0 is not the background.
+        """
         inside = self.with_palette[self.mask_of]
         both = np.unique(self.codes[inside].astype(np.int64) << 24 | self.shown[inside])
         if (np.diff(both >> 24) == 0).any():
@@ -166,11 +169,11 @@ class LabelScan:
         return "invert" if (shown % _GREY == 0).all() and (np.diff(shown) < 0).any() else None
 
     def kind(self) -> ValueKind:
-        """Colours if any mask is coloured, or if the palettes need it; else values."""
+        """color if any mask is in colour, or if palette indices cannot be used; otherwise value."""
         return "color" if self.colored.any() or self.palettes_problem() else "value"
 
     def entries(self, kind: ValueKind) -> NDArray[np.int32]:
-        """(M,) the label values read as values or as colours; -1 where impossible."""
+        """(M,) the label values as values or as colours; -1 if not possible."""
         if kind == "color":
             return self.shown
         return np.where(self.colored[self.mask_of], -1, self.codes)
@@ -194,7 +197,7 @@ class Tally:
 
 
 def value_table(tally: Tally, kind: ValueKind, total: int | None = None) -> str:
-    """The most frequent label values with their share of all pixels: `0 (85.10%), 255 (14.90%)`."""
+    """The most frequent label values with their fraction of all pixels: `0 (85.10%), 255 (14.90%)`."""
     whole = total or max(1, int(tally.pixels.sum()))
     common = np.sort(np.argsort(-tally.pixels, kind="stable")[:LISTED])
     texts = [f"{format_values([int(tally.codes[i])], kind)} ({tally.pixels[i] / whole:.2%})" for i in common]

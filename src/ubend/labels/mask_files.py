@@ -1,7 +1,7 @@
-"""The source of an image's mask, and reading it as label values.
+"""Sources of masks, and reading them as label values.
 
-A mask is one file of values or colours, several files of one class or object each, or shapes of an
-annotation file. All are read as *label values*; `LabelMap` converts them to class indices.
+A mask is one file of values or colours, several files with one class or object each, or shapes of an annotation
+file. All are read as *label values*; `LabelMap` converts these to class indices.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from ubend.labels.cellpose import is_cellpose, read_cellpose
 from ubend.labels.label_values import LabelArray, count_label_values, pack_colors, unpack_color
 from ubend.labels.shapes import Canvas, Shape, draw_shapes
 
-_EDGES_SHARE = 0.1  # share of pixels in one object's mask that may be soft edges or noise
+_EDGES_SHARE = 0.1  # fraction of the pixels in one object's mask that may be soft edges or noise
 _WHITE = 255  # the value of an object in a JPEG layer, except for noise
 _GREY_TOLERANCE = 24  # largest difference between the channels of a JPEG mask that counts as grey
 
@@ -49,8 +49,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayeredMask:
-    """Several files, one per object or one per class; in each image smaller ones cover larger ones, later ones cover
-    earlier ones of equal size; 0 elsewhere."""
+    """Several files, one per object or one per class; 0 elsewhere.
+
+    In each image, smaller regions cover larger ones, and later ones cover earlier ones of equal size.
+    """
 
     layers: tuple[Layer, ...]
 
@@ -152,14 +154,17 @@ def _colored(colors: NDArray[np.int32], lossy: bool) -> LabelArray:
         # red equals green equals blue; a few pixels usually decide
         grey = not any(((some >> 8 ^ some) & 0xFFFF).any() for some in (colors[::8, ::8], colors))
     if grey:
-        return LabelArray(
-            (colors >> 8 & 255).astype(np.uint8), "value", None, lossy
-        )  # in JPEG, green is nearest to the luma
+        green = (colors >> 8 & 255).astype(np.uint8)  # closest to the luma, in JPEG
+        return LabelArray(green, "value", None, lossy)
     return LabelArray(colors, "color", None, lossy)
 
 
 def _whole(path: Path, pixels: NDArray[Any], lossy: bool = False) -> LabelArray:
-    """(H, W) or (H, W, 1) whole numbers of any type -> label values."""
+    """(H, W) or (H, W, 1) integers of any type -> label values.
+
+    Raises:
+        DataError: several channels, or values that are not integers from 0 to 65535.
+    """
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if pixels.ndim == 2 and pixels.dtype == np.uint8:
@@ -188,8 +193,7 @@ def _whole(path: Path, pixels: NDArray[Any], lossy: bool = False) -> LabelArray:
 
 
 def _read_layer(path: Path) -> NDArray[np.bool_]:
-    """(H, W) bool: the nonzero pixels of a file of one object or class; with noise or soft edges, those above the
-    middle.
+    """(H, W) bool: the nonzero pixels of a file of one object or class; with noise or soft edges, those above half.
 
     Raises:
         DataError: it contains more than one object or class.
@@ -241,7 +245,7 @@ def _read_layers(mask: LayeredMask) -> LabelArray:
 
 
 def hash_masks(masks: Iterable[Mask], digest_of: dict[Path, str]) -> list[str]:
-    """A digest of each mask; `digest_of` returns the digests of files that are masks themselves."""
+    """A digest of each mask; `digest_of` has the digests of mask files."""
     return [_hash_mask(mask, digest_of) for mask in masks]
 
 
@@ -249,16 +253,15 @@ def _hash_mask(mask: Mask, digest_of: dict[Path, str]) -> str:
     if isinstance(mask, FileMask):
         return digest_of[mask.path]
     if isinstance(mask, LayeredMask):
-        # with the drawing order, so that masks drawn in another order by earlier versions differ
+        # Includes the drawing order, which differed in earlier versions.
         parts: Any = ["smaller on larger", *((digest_of[layer.path], layer.value) for layer in mask.layers)]
-    else:  # only this image's part of an annotation file
+    else:  # only what the annotation file states for this image
         parts = [vars(shape) for shape in mask.shapes]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 def mask_to_text(mask: Mask, resolve: Callable[[Path], str]) -> str:
-    """A mask as one line for `mask_from_text`: the path of a file, or JSON for other masks; `resolve` makes paths
-    absolute."""
+    """A mask as one line of text: the path of a file, or JSON for other masks; `resolve` makes paths absolute."""
     if isinstance(mask, FileMask):
         return resolve(mask.path)
     if isinstance(mask, LayeredMask):

@@ -1,4 +1,4 @@
-"""Match the classes of a data set to those of a model: by name, never by number."""
+"""Matches the classes of a data set to those of a model: by name, never by number."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -16,16 +16,16 @@ _GENERATED_NAME = ("background", "foreground")  # default names of two unnamed c
 def match_classes(labels: LabelMap, model: LabelMap, occurring: Collection[int], *, numbered: bool) -> LabelMap:
     """The label map of a data set in the order of the model's classes.
 
-    Classes are matched by name, ignoring case and synonyms of background. An occurring class that the model does not
-    know is an error, unless the model was trained on the same label values and merges several of them.
+    Classes are matched by name, ignoring case and synonyms of background. A class that occurs, but that the model does
+    not have, is an error, unless the model was trained on the same label values and merges several of them.
 
     Args:
         labels: classes and label values of a data set.
         model: classes and label values of the model's training data.
         occurring: indices of the classes of `labels` that occur.
-        numbered: the label values are from the files, not assigned while reading annotations.
+        numbered: the label values are from mask files, not assigned while reading annotations.
     Raises:
-        DataError: a class that the model does not know; `--values` resolves it.
+        DataError: a class that the model does not have; `--values` resolves it.
     """
     target_of = {number: _find(name, labels, model) for number, name in enumerate(labels.names)}
     unknown = {number for number in occurring if target_of[number] is None}
@@ -39,7 +39,7 @@ def match_classes(labels: LabelMap, model: LabelMap, occurring: Collection[int],
     if unknown:
         raise DataError(
             _(
-                "the model does not know the classes {unknown}; its classes are {known}. Give the model's class "
+                "the model does not have the classes {unknown}; its classes are {known}. Give the model's class "
                 'for each label value, or ignored: --values "{cure}"'
             ).format(
                 unknown=", ".join(labels.names[number] for number in sorted(unknown)),
@@ -77,7 +77,7 @@ def match_palettes(label_scan: LabelScan, model: LabelMap) -> LabelMap:
     if label_scan.palettes_problem() == "differ":
         raise DataError(
             _(
-                "the palettes of the masks differ, so one index means several classes, but the model knows its "
+                "the palettes of the masks differ, so that an index can mean several classes, but the model identifies "
                 "classes by index ({known}); give the class of each colour with --values, such as #000000={first}"
             ).format(known=model.describe(), first=model.names[0]),
             key="data.values",
@@ -94,9 +94,9 @@ def match_palettes(label_scan: LabelScan, model: LabelMap) -> LabelMap:
 
 
 def drop_absent(label_scan: LabelScan, model: LabelMap) -> LabelMap:
-    """The model's classes, without label values for classes that do not occur in masks of unnamed classes.
+    """The model's label map without the label values of classes that do not occur, for masks of unnamed classes.
 
-    Masks with fewer than two classes are not informative: the model's classes are then returned unchanged.
+    Returned unchanged if fewer than two classes occur, since this says nothing about the others.
     """
     index, found = model.classify(np.unique(label_scan.entries(model.kind)))
     occurring = set(index[found].tolist()) - {IGNORED}
@@ -110,7 +110,7 @@ def _name(target: int | None, model: LabelMap) -> str:
 
 
 def _find(name: str, labels: LabelMap, model: LabelMap) -> int | None:
-    """The model's class of this name."""
+    """The index of the model's class with this name; None: there is none."""
     if name in model.names:
         return model.names.index(name)
     ours, theirs = ([one.strip().casefold() for one in names] for names in (model.names, labels.names))
@@ -121,8 +121,11 @@ def _find(name: str, labels: LabelMap, model: LabelMap) -> int | None:
 
 
 def _joined(labels: LabelMap, model: LabelMap, target_of: dict[int, int | None], unknown: set[int]) -> dict[int, int]:
-    """The model's class for each unknown class, by label value; empty unless all known names have the model's values
-    too, and the model merges the unknown classes' values with others."""
+    """{unknown class: the model's class}, by label value.
+
+    Empty unless all known names also have the model's values, and the model merges the unknown classes' values with
+    others.
+    """
 
     def meant(number: int) -> set[int]:
         index, found = model.classify(np.array(labels.codes[number], np.int32))

@@ -1,4 +1,4 @@
-"""Draw shapes of annotation files as masks, with COCO's rasteriser."""
+"""Draws shapes of annotation files as masks, with COCO's rasteriser."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ class Shape:
 
     Attributes:
         value: of its pixels, 0..255.
-        polygons: each (x0, y0, x1, y1, ...) in px of the upright image, the pixel (0, 0) reaching from 0 to 1;
+        polygons: each (x0, y0, x1, y1, ...) in px of the upright image, where pixel (0, 0) extends from 0 to 1;
             at least 3 points; the region is the union of all.
-        rle: instead of polygons, COCO's run lengths: {"size": [h, w], "counts": list or str}.
+        rle: COCO's run lengths instead of polygons: {"size": [h, w], "counts": list or str}.
         relative: polygon coordinates are fractions of the image's width and height.
     """
 
@@ -35,15 +35,14 @@ class Canvas:
 
     Attributes:
         drawn: (H, W) uint8: the value of the last region that covers the pixel, else 0.
-        covered: (value below, value above) -> pixels of the first covered by the second; 0 and equal values do not
-            count.
+        covered: (value below, value above) -> number of covered pixels, except of value 0 or by the same value.
     """
 
     drawn: NDArray[np.uint8]
     covered: Counter[tuple[int, int]]
 
     def paint(self, region: NDArray[np.bool_], value: int, top: int = 0, left: int = 0) -> None:
-        """Set the pixels of a region, (h, w) bool, whose first pixel lies at (top, left)."""
+        """Set the pixels of a region, (h, w) bool, whose first pixel is at (top, left)."""
         part = self.drawn[top : top + region.shape[0], left : left + region.shape[1]]
         below = part[region]
         if below.any():
@@ -54,12 +53,12 @@ class Canvas:
 
 
 def draw_shapes(shapes: Sequence[Shape], size_hw: tuple[int, int]) -> Canvas:
-    """Draw shapes: a pixel whose centre lies in a shape gets its value.
+    """Draw shapes: a pixel gets the value of a shape that contains its centre.
 
     Polygons are rounded to 1/5 px (as COCO does); self-crossing polygons are filled by the even-odd rule.
 
     Args:
-        shapes: run lengths must be of this size; polygons may extend beyond the image.
+        shapes: run lengths must have this size; polygons may extend beyond the image.
         size_hw: (height, width) of the image.
     """
     canvas = Canvas(np.zeros(size_hw, np.uint8), Counter())
@@ -73,7 +72,11 @@ def draw_shapes(shapes: Sequence[Shape], size_hw: tuple[int, int]) -> Canvas:
 
 
 def coco_masks() -> Any:
-    """The module of pycocotools that draws polygons and packs run lengths; MissingPackageError: it is missing."""
+    """Import pycocotools' module for polygons and run lengths.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
     try:
         from pycocotools import mask
     except ImportError as error:
@@ -100,8 +103,8 @@ def _fill(canvas: Canvas, points: NDArray[np.float64], value: int) -> None:
 def _clip(points: NDArray[np.float64], size: NDArray[Any]) -> NDArray[np.float64]:
     """Clip a polygon, (N, 2), to the box from (0, 0) to `size`; the result may be empty.
 
-    Clips edge by edge (Sutherland and Hodgman 1974). Separate pieces stay joined along the edge, where no pixel
-    centre lies.
+    Clips edge by edge (Sutherland and Hodgman 1974). Separate pieces stay connected along the edge, where there are no
+    pixel centres.
     """
     for axis, sign, bound in ((0, 1, 0), (0, -1, -size[0]), (1, 1, 0), (1, -1, -size[1])):
         within = sign * points[:, axis] - bound  # below 0: outside
@@ -126,7 +129,7 @@ def decode_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
     """Decode run lengths to (H, W) bool: column by column, starting with a run of False.
 
     Raises:
-        ValueError: the run lengths are broken, or do not fill the size.
+        ValueError: the run lengths are damaged, or do not fill the size.
     """
     counts = read_counts(rle)
     height, width = rle["size"]
@@ -136,11 +139,12 @@ def decode_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
 def read_counts(rle: dict[str, Any]) -> NDArray[np.int64]:
     """Run lengths as numbers; a str is compressed as in the COCO API.
 
-    In a str each number is 5 bits per letter (48 added), lowest first; bit 5 means that more follow, bit 4 of the
-    last is the sign; from the third number on, differences to the second last number.
+    In a str, each letter (minus 48) has 5 bits of a number, lowest first; bit 5 means that more letters follow, and
+    bit 4 of the last letter is the sign. From the fourth number on, the numbers are differences to the second number
+    before.
 
     Raises:
-        ValueError: they are broken, or do not fill the size.
+        ValueError: they are damaged, or do not fill the size.
     """
     if isinstance(rle["counts"], str):
         letters = np.frombuffer(rle["counts"].encode(), np.uint8).astype(np.int64) - 48

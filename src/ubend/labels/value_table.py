@@ -1,4 +1,4 @@
-"""Parse the meaning of label values: `--values 0=background,255=polyp` -> a label map."""
+"""Parses the meaning of label values: `--values 0=background,255=polyp` -> a label map."""
 
 import re
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ _RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
 
 def parse_table(texts: Sequence[str]) -> LabelMap:
-    """`0=background`, `255=polyp`, `1..20=cell`, `#ff0000=road`, `red=road`, `7=ignored`, `*=nearest` -> labels.
+    """Parse `0=background`, `255=polyp`, `1..20=cell`, `#ff0000=road`, `red=road`, `7=ignored`, `*=nearest`.
 
-    `*` is every other label value: a class, `ignored`, `nearest` (the nearest class), or `near` (of colours: the
-    nearest class if it is near, else ignored).
+    `*` stands for all other label values, which become: a class, `ignored`, `nearest` (the nearest class), or `near`
+    (for colours: the nearest class if it is close, otherwise ignored).
 
     Raises:
-        SettingError: the text cannot be parsed; with an example.
+        SettingError: the text cannot be parsed; the message has an example.
     """
     values: dict[str, list[int]] = {}
     kinds: set[ValueKind] = set()
@@ -47,7 +47,7 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
         except ValueError as error:
             raise SettingError(
                 _(
-                    "--values: cannot parse {text}; write VALUE=NAME, separated by commas, such as "
+                    "--values: cannot parse {text}; give VALUE=NAME, separated by commas, such as "
                     "0=background,255=polyp or "
                     "#000000=background,#ff0000=polyp; also 1..9=cell, 255=ignored, *=nearest, *=ignored"
                 ).format(text=text),
@@ -62,7 +62,7 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
     if len(kinds) != 1 or len(values) < 2 or len(set(every)) < len(every):
         raise SettingError(
             _(
-                "--values {text}: name at least two classes and each label value once, either all by values or all by "
+                "--values {text}: give at least two classes, and each label value once, either all as values or all as "
                 "colours"
             ).format(text=",".join(texts)),
             key="data.values",
@@ -86,7 +86,7 @@ def _parse_values(word: str) -> tuple[ValueKind, Sequence[int]]:
     """The label values of `7`, `1..20`, `#ff0000` or `red`.
 
     Raises:
-        ValueError: not a label value, or beyond the range of a mask.
+        ValueError: not a label value, or out of range.
     """
     if span := _RANGE.fullmatch(word):
         low, high = int(span[1]), int(span[2] or span[1])
@@ -98,7 +98,7 @@ def _parse_values(word: str) -> tuple[ValueKind, Sequence[int]]:
 
 
 def write_table(labels: LabelMap) -> tuple[str, ...]:
-    """A text for `--values` from which `parse_table` makes this label map, except its display colours."""
+    """The text for `--values` that `parse_table` reads as this label map, except for display colours."""
     spans = [
         f"{span}={name}"
         for values, name in zip(labels.codes, labels.names, strict=True)

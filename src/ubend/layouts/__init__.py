@@ -1,1 +1,1 @@
-"""Folders to pairs of image and mask: layouts, annotation formats, groups, stated splits."""
+"""Reads folders as pairs of image and mask: layouts, annotation formats, groups, given splits."""

@@ -1,7 +1,7 @@
-"""Class tables beside images: names, values and colours of the classes.
+"""Reads class tables next to the images: names, values and colours of the classes.
 
-Understood are `class_dict.csv` (as of CamVid: columns name, r, g, b in any order), `labelmap.txt` (as of
-CVAT: `name:r,g,b:parts:actions`), `_classes.csv` (as of Roboflow: `value,name` below a head) and lists of names
+Supported are `class_dict.csv` (CamVid: columns name, r, g, b in any order), `labelmap.txt` (CVAT:
+`name:r,g,b:parts:actions`), `_classes.csv` (Roboflow: a header, then `value,name`) and lists of names
 (`classes.txt`, `_classes.txt`, `class_names.txt`, `label_names.txt`).
 """
 
@@ -21,11 +21,11 @@ from ubend.layouts.problems import Problems
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Names, and perhaps codes, of the classes.
+    """Names of the classes, with their label values or colours if stated.
 
     Attributes:
         names: of the classes.
-        values: the mask value of each; None: not stated.
+        values: the label value of each; None: not stated.
         colors: (red, green, blue) of each, 0..255; None: not stated.
     """
 
@@ -35,7 +35,7 @@ class ClassTable:
 
 
 def read_class_table(folders: Iterable[Path], problems: Problems) -> ClassTable | None:
-    """The first class table of some folders; an unusable one is a problem."""
+    """The first usable class table in these folders; None: there is none. An unusable one is a problem."""
     for folder in dict.fromkeys(folders):
         for name, kind, parse in _KINDS:
             path = folder / name
@@ -56,7 +56,7 @@ def read_class_table(folders: Iterable[Path], problems: Problems) -> ClassTable 
 
 
 def read_names_text(path: Path, problems: Problems) -> str | None:
-    """The text of a list or table of names: UTF-8, or UTF-16 that says so; None: neither, a problem then."""
+    """The text of a list or table of names: UTF-8, or UTF-16 with a byte order mark; None, and a problem, otherwise."""
     try:
         content = regular_file(path).read_bytes()
         wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -82,10 +82,10 @@ def _parse_names(text: str) -> ClassTable:
 
 
 def _parse_numbered(text: str) -> ClassTable:
-    """A head, and then lines `value, name`.
+    """A header, then lines `value, name`.
 
     Raises:
-        ValueError: a line is none such.
+        ValueError: a line has another form.
     """
     rows = [(int(value), name.strip()) for value, name in csv.reader(text.splitlines()[1:])]
     return ClassTable(tuple(name for _value, name in rows), tuple(value for value, _name in rows))
@@ -95,7 +95,7 @@ def _parse_labelmap(text: str) -> ClassTable:
     """Lines `name:r,g,b:parts:actions`; `#` begins a comment.
 
     Raises:
-        ValueError: a line is none such.
+        ValueError: a line has another form.
     """
     lines = (line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
     rows = [(name.strip(), _color(color.split(","))) for name, color, *_more in (line.split(":") for line in lines)]
@@ -103,10 +103,10 @@ def _parse_labelmap(text: str) -> ClassTable:
 
 
 def _parse_class_dict(text: str) -> ClassTable:
-    """CSV with a head that names the columns name, r, g, b.
+    """CSV with a header that names the columns name, r, g, b.
 
     Raises:
-        ValueError: there is no such head, or a row lacks a cell.
+        ValueError: there is no such header, or a row lacks a cell.
     """
     first = text.partition("\n")[0]
     rows = [row for row in csv.reader(io.StringIO(text), delimiter=";" if ";" in first else ",") if any(row)]

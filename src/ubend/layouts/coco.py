@@ -64,7 +64,7 @@ class _File(BaseModel):
     @field_validator("images", "annotations", "categories", mode="before")
     @classmethod
     def _listed(cls, entries: Any) -> Any:
-        """Some sets (LIVECell) are published with tables of entries by their ids, instead of lists."""
+        """Turn a table of entries by id, as in some published sets (LIVECell), into a list."""
         return [*entries.values()] if isinstance(entries, dict) else entries
 
 
@@ -72,7 +72,7 @@ _FILE = TypeAdapter(_File)
 
 
 def _read(root: Path, problems: Problems) -> LayoutResult:
-    """The pairs of all COCO files of a folder; in each image the larger objects are drawn first."""
+    """Read the COCO files of a folder; larger objects are drawn first, so that smaller ones stay visible."""
     collection = Collection(root, problems)
     paths = [path for path in find_jsons(root) if guess_kind(path) == "coco"]
     if others := [path.name for path in paths if path.name.startswith(_OTHER_TASKS)]:
@@ -83,16 +83,16 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
     classes, values = number_classes(_category_names(files.values()), problems)
     empty = 0
     for path, file in files.items():
-        split = split_of_path(path, root) if len(files) > 1 else None  # the name of one file alone says nothing
+        split = split_of_path(path, root) if len(files) > 1 else None  # the name of a single file does not name a split
         empty += _read_file(path, file, values, collection, split)
     if empty:
-        sentence = _("images of the annotation files without any object, all background: {count}")
+        sentence = _("images without any object in the annotation files, all background: {count}")
         collection.remarks.append(sentence.format(count=empty))
     return collection.reading(classes)
 
 
 def _category_names(files: Iterable[_File]) -> list[str]:
-    """The names in the order of their ids, without the class of all classes that Roboflow puts before them."""
+    """The class names in the order of their ids, without the superclass that Roboflow adds as id 0."""
     files = list(files)
     used = {annotation.category_id for file in files for annotation in file.annotations}
     above = {category.supercategory for file in files for category in file.categories}
@@ -102,7 +102,7 @@ def _category_names(files: Iterable[_File]) -> list[str]:
 
 
 def _read_file(path: Path, file: _File, values: dict[str, int], collection: Collection, split: SplitName | None) -> int:
-    """Add the images of a file; returns how many of them have no object."""
+    """Add the images of a file to the collection; returns the number of images without an object."""
     problems, name = collection.problems, collection.problems.shorten(path)
     names = {category.id: category.name for category in file.categories}
     drawn: dict[Id, list[tuple[float, Shape]]] = {}
@@ -148,7 +148,7 @@ def _read_file(path: Path, file: _File, values: dict[str, int], collection: Coll
 def _make_shape(
     annotation: _Annotation, value: int, size_hw: tuple[int, int] | None, location: str, problems: Problems
 ) -> tuple[float, Shape] | None:
-    """(area in px, shape) of an annotation; None when it is no region, a problem then."""
+    """(area in px, shape) of an annotation; None, and a problem, if it has no usable region."""
     region = annotation.segmentation
     if not region:
         problems.add("box only", location)
@@ -165,11 +165,11 @@ def _make_shape(
             return None
         return float(counts[1::2].sum()), Shape(value, rle=rle)
     polygons: tuple[Polygon, ...] = tuple(tuple(polygon) for polygon in region if isinstance(polygon, list))
-    polygons = polygons or (tuple(c for c in region if isinstance(c, float)),)  # some exporters write no list of lists
+    polygons = polygons or (tuple(c for c in region if isinstance(c, float)),)  # some exporters write one flat list
     if kind := next(filter(None, map(polygon_problem, polygons)), None):
         problems.add(kind, location)
         return None
     return sum(map(measure_polygon, polygons)), Shape(value, polygons)
 
 
-COCO = Layout(lambda: _("COCO: images, and JSON files of annotations"), lambda root: holds(root, "coco"), _read)
+COCO = Layout(lambda: _("COCO: images, and JSON annotation files"), lambda root: holds(root, "coco"), _read)

@@ -1,4 +1,4 @@
-"""What the readers of annotation files share: files found, JSON checked, images matched, classes numbered."""
+"""Functions shared by the readers of annotation files: find and check JSON files, match images, number classes."""
 
 import re
 import unicodedata
@@ -24,20 +24,20 @@ Polygon = tuple[float, ...]  # x0, y0, x1, y1, ...
 AnnotationKind = Literal["coco", "labelme", "labelstudio"]
 T = TypeVar("T")
 
-_FOLDER_WORDS = frozenset(("ann", "anns", "coco", "json", "jsons", "labelme"))  # beside those of images and masks
-_SNIFFED = 8  # files of a folder that are looked into, to know its kind
+_FOLDER_WORDS = frozenset(("ann", "anns", "coco", "json", "jsons", "labelme"))  # besides those of images and masks
+_SNIFFED = 8  # files of a folder that are read to find its kind
 _BOM = b"\xef\xbb\xbf"
-_UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # which Label Studio puts before the names of uploaded files
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's prefix for the names of uploaded files
 _LABEL_STUDIO = (b'"polygonlabels"', b'"rectanglelabels"', b'"brushlabels"', b'"completed_by"', b'"to_name"')
 
 
 def find_jsons(root: Path) -> list[Path]:
-    """The `.json` files in a folder and in those of its subfolders that are called after parts or annotations."""
+    """The `.json` files in a folder and in its subfolders named after images, splits or annotations."""
     return [file for folder in annotation_folders(root) for file in _jsons(folder)]
 
 
 def annotation_folders(root: Path, depth: int = 2) -> Iterator[Path]:
-    """A folder and those below it that are called after images, parts or annotations."""
+    """A folder and its subfolders named after images, splits or annotations."""
     yield root
     if depth:
         for name, path in subfolders(root).items():
@@ -50,15 +50,15 @@ def _jsons(folder: Path) -> list[Path]:
 
 
 def holds(root: Path, kind: AnnotationKind) -> bool:
-    """Are there annotation files of a kind among the first of each folder, and no drawn masks?"""
+    """Whether there are annotation files of this kind (among the first of each folder) and no mask images."""
     files = (path for folder in annotation_folders(root) for path in _jsons(folder)[:_SNIFFED])
     return any(guess_kind(path) == kind for path in files) and not has_masks(root)
 
 
 def has_masks(root: Path) -> bool:
-    """Are there images in a folder called after masks, or many called `NAME` and `NAME_mask`? They are preferred.
+    """Whether there are mask images: a folder named after masks, or many files `NAME` with `NAME_mask`.
 
-    A single `NAME_mask` among images that are annotated otherwise is an image of that name.
+    These are preferred over annotation files. A few files `NAME_mask` among annotated images are images.
     """
     for place in dict.fromkeys([*annotation_folders(root), *subfolders(root).values()]):
         names = [Path(entry.name) for entry in entries(place)]
@@ -72,7 +72,7 @@ def has_masks(root: Path) -> bool:
 
 
 def guess_kind(path: Path) -> AnnotationKind | None:
-    """The kind of a JSON file, from the words in it, so that damaged files are known too."""
+    """The kind of a JSON file, from words in its text, so that damaged files are recognised too."""
     try:
         text = regular_file(path).read_bytes().removeprefix(_BOM).lstrip()
     except OSError:
@@ -95,7 +95,7 @@ def guess_kind(path: Path) -> AnnotationKind | None:
 
 
 def load_json(path: Path, shape: TypeAdapter[T], problems: Problems) -> T | None:
-    """The content of a JSON file; None when it is damaged, which goes into the problems."""
+    """The validated content of a JSON file; None, and a problem, if it is damaged."""
     try:
         return shape.validate_json(regular_file(path).read_bytes().removeprefix(_BOM))
     except OSError as error:
@@ -107,7 +107,7 @@ def load_json(path: Path, shape: TypeAdapter[T], problems: Problems) -> T | None
                 problems.add("annotation file", f"{problems.shorten(path)} ({one['msg']})")
                 return None
             best = deepest.setdefault(tuple(one["loc"][:3]), one)
-            if len(one["loc"]) > len(best["loc"]):  # of several readings of an entry, what went furthest
+            if len(one["loc"]) > len(best["loc"]):  # of several alternatives for an entry, the best match
                 deepest[tuple(one["loc"][:3])] = one
         for place, one in deepest.items():  # spelled `annotations[17].segmentation`
             spelled = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".") or "-"
@@ -116,40 +116,40 @@ def load_json(path: Path, shape: TypeAdapter[T], problems: Problems) -> T | None
 
 
 def find_damaged(root: Path, problems: Problems) -> None:
-    """Name the JSON files that cannot be read: where nothing else is found, one of them is meant to be read."""
+    """Add a problem for each JSON file that cannot be read; used if nothing else is found."""
     for path in find_jsons(root):
         load_json(path, TypeAdapter(object), problems)
 
 
 def split_of(word: str) -> SplitName | None:
-    """The part that a folder's name says: `train`, `Valid`, `test2017`."""
+    """The split named by a folder: `train`, `Valid`, `test2017`; None: no split."""
     return (folder_meaning(word.rstrip("0123456789_-")) or (None, None))[1]
 
 
 def side_of(word: str) -> Side | None:
-    """Whether a folder's name says that images or masks are in it."""
+    """The side (image or mask) named by a folder; None: neither."""
     return (folder_meaning(word.rstrip("0123456789_-")) or (None, None))[0]
 
 
 def split_of_path(path: Path, root: Path) -> SplitName | None:
-    """The part that a path below `root` says: a folder's name, else a word of the file's: `instances_train2017`."""
+    """The split named by a path below `root`: by a folder, else by a word of the file name (`instances_train2017`)."""
     *folders, _name = path.relative_to(root).parts
     words = map(SPLIT_WORDS.get, re.findall(r"[a-z]+", path.stem.lower()))
     return next((split for split in (*map(split_of, reversed(folders)), *words) if split is not None), None)
 
 
 def polygon_problem(polygon: Sequence[float]) -> str | None:
-    """The kind of problem of coordinates that are not pairs of x and y, three at least; None: they are."""
+    """The kind of problem with a polygon's coordinates; None: they are at least three pairs of x and y."""
     if len(polygon) % 2:
         return "odd coordinates"
     return "few points" if len(polygon) < 6 else None
 
 
 def number_classes(names: Iterable[str], problems: Problems) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Class names, the background first, and the mask value of each name, in the order given.
+    """(class names, background first; given name -> label value), in the given order.
 
-    Spaces around names and double ones within do not count. The names of the background (`background`,
-    `_background_`, ...) have value 0, `__ignore__` has IGNORED.
+    Leading, trailing and repeated spaces in names are ignored. Names of the background (`background`,
+    `_background_`, ...) have the value 0, `__ignore__` has IGNORED.
     """
     values: dict[str, int] = {}
     classes = ["background"]
@@ -169,12 +169,12 @@ def number_classes(names: Iterable[str], problems: Problems) -> tuple[tuple[str,
 
 
 class Collection:
-    """What annotation files say of each image of a folder.
+    """The annotated images of a folder, filled by the reader of an annotation format.
 
     Attributes:
         root: the folder.
-        problems: where problems go.
-        remarks: what the user should know.
+        problems: collects problems.
+        remarks: messages for the user.
     """
 
     def __init__(self, root: Path, problems: Problems) -> None:
@@ -196,11 +196,15 @@ class Collection:
         return [path for paths in self._by_name.values() for path in paths]
 
     def find(self, stated: str, source: Path) -> Path | None:
-        """The image that an annotation file means; None when there is none or several, a problem then.
+        """Find the image that an annotation file names; None, and a problem, if there is none or several.
 
-        It is looked for by name, with and without the prefix of an upload. Of several, the one at the stated
-        place beside the annotation file or in the root is meant, else the one whose path agrees furthest,
-        whose part is the file's, and which lies among images.
+        Args:
+            stated: the image's name or path in the annotation file.
+            source: the annotation file.
+
+        The search is by name, with and without an upload prefix. Of several images, those at the stated path relative
+        to the annotation file or to the root come first; then the order is by how many folders agree with the stated
+        path, by a split equal to the annotation file's, and by being in a folder of images.
         """
         pieces = [p for p in unicodedata.normalize("NFC", stated).replace("\\", "/").split("/") if p.strip(". ")]
         name = pieces[-1].lower() if pieces else ""
@@ -229,11 +233,12 @@ class Collection:
         return agreeing, same_split, "image" in map(side_of, path.relative_to(self.root).parts[:-1])
 
     def add(self, image: Path, mask: Mask, split: SplitName | None = None, *, damaged: bool = False) -> None:
-        """An image with its mask; its part is the one given, else what the folders say of the two files.
+        """Add an image with its mask.
 
         Args:
-            damaged: some of its annotations cannot be read: without them its mask would be wrong, so the image is
-                left out where `skip_bad` continues.
+            split: None: the one named by the folders of mask or image.
+            damaged: some annotations cannot be read, so that the mask would be wrong: the image is left out (if
+                `skip_bad` allows to continue).
         """
         if damaged:
             self._damaged.add(image)
@@ -247,13 +252,13 @@ class Collection:
         self._pairs[image] = Pair(self._name(image), image, mask, split, None)
 
     def _name(self, image: Path) -> str:
-        """The relative stem, without folders such as `images`, the parts in plain words: `train/0001`."""
+        """The relative path without suffix and folders such as `images`, with standard split names: `train/0001`."""
         *folders, _file = image.relative_to(self.root).parts
         kept = [split_of(word) or word for word in folders if split_of(word) or side_of(word) != "image"]
         return "/".join([*kept, unicodedata.normalize("NFC", image.stem)])
 
     def reading(self, classes: tuple[str, ...]) -> LayoutResult:
-        """All pairs; images that no annotation file names are left out, and reported."""
+        """The result: all pairs, without images that no annotation file names, which are reported."""
         owners: dict[str, Path] = {}
         for image, pair in self._pairs.items():
             first = owners.setdefault(pair.name, image)
@@ -261,8 +266,8 @@ class Collection:
                 both = ", ".join(self.problems.shorten(path) for path in (first, image))
                 self.problems.add("two images", f"{pair.name} ({both})")
         for sentence, paths in (
-            (_("images without annotations are left out ({count}): {names}"), {*self.images} - {*self._pairs}),
-            (_("images with damaged annotations are left out ({count}): {names}"), self._damaged),
+            (_("images without annotations are skipped ({count}): {names}"), {*self.images} - {*self._pairs}),
+            (_("images with invalid annotations are skipped ({count}): {names}"), self._damaged),
         ):
             if paths:
                 names = enumerate_names(sorted(map(self.problems.shorten, paths), key=natural_key))

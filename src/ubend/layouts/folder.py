@@ -1,7 +1,7 @@
-"""Any supported folder, or two lists of files -> pairs of image and mask; no images are decoded here.
+"""Reads any supported folder, or two lists of files, as pairs of image and mask, without decoding images.
 
-To add a layout: write `fits` and `read` for it and put its `Layout` into `_LAYOUTS`, the particular before the
-general. Problems are collected by kind while reading and raised together, worst first.
+To add a layout: write its `fits` and `read` and put its `Layout` into `_LAYOUTS`, specific layouts before general
+ones. Problems are collected by kind while reading and raised together, worst first.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,21 +26,21 @@ from ubend.layouts.split_file import apply_split
 from ubend.layouts.tree import as_found, describe_content, entries, skipped_folders, subfolders, walk
 from ubend.layouts.yolo import YOLO
 
-# The tree of folders comes after these.
+# Tried in this order; the general folder tree (`TREE`) comes last.
 _LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, LABEL_STUDIO_MASKS, COCO, LABELME, LABEL_STUDIO, YOLO)
 _LEVELS_DOWN = 2  # archives unpack to Kvasir-SEG/Kvasir-SEG/images
-_DEEPEST_WRAPPER = 8  # below it only a link to a folder above continues
+_DEEPEST_WRAPPER = 8  # nested single folders; ends loops of links
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a folder is to be read, whatever its layout.
+    """Options for reading a folder, for any layout.
 
     Attributes:
-        split: CSV with the columns `file,split`, `file,group` or `file,split,group`, which replace the layout's.
-            `file` is a pair's name, a file name with or without suffix, or a relative path.
-        skip_bad: continue without files that cannot be used, and record them in `Folder.skipped`.
-        look: asked, when anything is wrong, for further problems of the pairs, to be reported along.
+        split: CSV file with the columns `file,split`, `file,group` or `file,split,group`, which replace splits and
+            groups of the layout. `file` is a pair's name, a file name with or without suffix, or a relative path.
+        skip_bad: skip files that cannot be used, and record them in `Folder.skipped`.
+        look: called with the pairs if anything is wrong; returns further problems to report together.
     """
 
     split: Path | None = None
@@ -52,7 +52,7 @@ def read_folder(root: Path, options: ReadOptions = ReadOptions()) -> Folder:
     """Find the layout of `root` and pair its images with their masks.
 
     Args:
-        root: a supported layout, or a folder that holds exactly one.
+        root: a folder in a supported layout, or one that contains exactly one such folder.
     Raises:
         DataError: all problems at once, worst first.
     """
@@ -63,7 +63,7 @@ def read_folder(root: Path, options: ReadOptions = ReadOptions()) -> Folder:
         find_damaged(location, problems)
     if not reading.pairs and not problems:
         layouts = (f"({i}) {known.description()}" for i, known in enumerate((*_LAYOUTS, TREE), 1))
-        line = _("no images with masks found in {root}, which holds: {content}; accepted layouts: {layouts}")
+        line = _("no images with masks found in {root}, which contains: {content}; accepted layouts: {layouts}")
         problems.add_line(line.format(root=root, content=describe_content(root), layouts="; ".join(layouts)), "nothing")
     description = reading.layout or layout.description()
     if location != root:
@@ -91,10 +91,10 @@ def read_pairs(images: str, masks: str, options: ReadOptions = ReadOptions()) ->
 
 
 def _skipped_folders(locations: Iterable[Path], root: Path) -> list[str]:
-    """What to say of folders of systems and of results that lie among the data."""
+    """Remarks on skipped folders among the data: those of the operating system or storage, and results of ubend."""
     kinds = zip(*map(skipped_folders, locations), strict=True)
     lines = (
-        _("folders of the system or the storage are skipped ({count}): {names}"),
+        _("folders of the operating system or the storage are skipped ({count}): {names}"),
         _("folders with results of ubend are skipped ({count}): {names}"),
     )
     remarks = []
@@ -107,7 +107,7 @@ def _skipped_folders(locations: Iterable[Path], root: Path) -> list[str]:
 def _finish(
     location: Path, reading: LayoutResult, tables: Iterable[Path], problems: Problems, options: ReadOptions
 ) -> Folder:
-    """The folder of a reading with split file and class table; raises what is wrong."""
+    """Apply split file and class table to what a layout's reader found; raises all problems."""
     pairs = sorted(reading.pairs, key=lambda pair: natural_key(pair.name))
     pairs, grouped = find_groups(pairs, location)
     if options.split is not None and pairs:
@@ -115,7 +115,7 @@ def _finish(
     classes, values, colors = reading.classes, reading.values, reading.colors
     drawn = classes is not None and any(not isinstance(pair.mask, FileMask) for pair in pairs)
     if not drawn and (table := read_class_table(tables, problems)):
-        kept = values if values and len(values) == len(table.names) else None  # else they are of other classes
+        kept = values if values and len(values) == len(table.names) else None  # else the values are for other classes
         classes, values, colors = table.names, table.values or kept, table.colors or colors
     skipped = problems.take_skippable() if options.skip_bad and pairs else ()
     problems.raise_any(options.look(pairs) if options.look and problems else [])
@@ -125,12 +125,12 @@ def _finish(
 
 
 def _find_layout(root: Path) -> tuple[Path, Layout]:
-    """The folder at or below `root` that is a data set, and its layout; level by level."""
+    """Find the data set at or below `root`, level by level: (folder, layout)."""
     if root.is_file():
         raise DataError(_("{path} is a file; give a folder (unpack archives first)").format(path=root), path=root)
     level = [root]
     for _depth in range(_LEVELS_DOWN + 1):
-        # Backwards, so that of several layouts that fit a place the first one stays.
+        # Reversed, so that the first of several fitting layouts is kept.
         found = {location: layout for location in level for layout in reversed(_LAYOUTS) if layout.fits(location)}
         if found:
             _refuse_several(root, list(found))
@@ -140,9 +140,13 @@ def _find_layout(root: Path) -> tuple[Path, Layout]:
 
 
 def _refuse_several(root: Path, locations: list[Path]) -> None:
-    """Fail when a folder holds a data set, and another, or images beside it."""
+    """Fail if a folder contains several data sets, or a data set and other images.
+
+    Raises:
+        DataError: it does.
+    """
     if locations == [root]:
-        return  # all that lies below is its own
+        return  # everything below belongs to it
     outside = {found.path.parent for found in walk(root)} - {root}
     outside = {path for path in outside if not any(path.is_relative_to(location) for location in locations)}
     beside = {root / path.relative_to(root).parts[0] for path in outside}
@@ -153,14 +157,14 @@ def _refuse_several(root: Path, locations: list[Path]) -> None:
     if len(several) > 1:
         names = enumerate_names(sorted(location.relative_to(root).as_posix() for location in several))
         raise DataError(
-            _("{root} holds several data sets: {names}; give one").format(root=root, names=names),
+            _("{root} contains several data sets: {names}; give one").format(root=root, names=names),
             path=root,
             key="several sets",
         )
 
 
 def _unwrap(root: Path) -> Path:
-    """The folder within those that an archive was packed in, each the only one in the one above."""
+    """The innermost of nested folders that contain nothing but one folder, as archives unpack to."""
     for _depth in range(_DEEPEST_WRAPPER):
         inside = list(subfolders(root).values())
         loose = any(not entry.is_dir() and as_found(Path(entry.path), ()) for entry in entries(root))

@@ -1,4 +1,4 @@
-"""Groups that folders or file names state: the images of one patient, video or site."""
+"""Finds groups in folder or file names: the images of one patient, video or site."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ from ubend.layouts.pairs import Pair, SplitName
 from ubend.layouts.problems import enumerate_names, natural_key
 
 _MIN_GROUPS = 3  # train, val and test need one each
-_MANY_GROUPS = 5  # fewer groups cannot be split near the wanted shares
+_MANY_GROUPS = 5  # fewer groups cannot be split close to the requested fractions
 _CLASS_WORDS = frozenset(("category", "class", "cls", "grade", "label", "level", "species", "stage", "type"))
 _MEMBER_WORDS = frozenset(("aug", "c", "col", "crop", "f", "field", "fov", "frame", "patch", "r", "row", "slice", "t",
                            "tile", "view", "x", "y", "z"))  # fmt: skip
@@ -21,17 +21,17 @@ _DATE = re.compile(r"(19|20)\d\d([01]\d[0-3]\d)?")  # a year, or year, month and
 
 
 def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | None]:
-    """The pairs with the groups that their images' folders state, else their file names, and a sentence for the user.
+    """Set the groups of pairs from folder names, else from file names; returns (pairs, message for the user or None).
 
-    Folders such as `images` and `train` do not count, nor do those that all images share. A group is the path down
-    to the first folder whose name ends with a number (`patient_03`, `TCGA_CS_4941_19960909`); other names
-    (`benign`, `003.Albatross`) are rather classes, and only said. In file names a group is a word that most of them
-    share with the number after it, where another number tells the images of a group apart: `patient00_slice0`,
-    `P12-03`, `caseA_001`; else an image and those whose names extend its name by words that come back: `a`, `a_flip`.
-    Where there are fewer than three, or too few to cut the missing splits out of, that is only said.
+    Folders such as `images` and `train`, and folders common to all images, do not count. A group is the path down
+    to the first folder whose name ends in a number (`patient_03`, `TCGA_CS_4941_19960909`); other names
+    (`benign`, `003.Albatross`) are more likely classes, and are only reported. In file names, a group is a word
+    common to most of them with the number after it, if another number distinguishes the images of the group:
+    `patient00_slice0`, `P12-03`, `caseA_001`; else an image and its copies, whose names add a recurring word: `a`,
+    `a_flip`. Fewer than three groups, or too few for the missing splits, are only reported.
 
     Args:
-        root: above all images.
+        root: a folder that contains all images.
     """
     folders = [_plain_folders(pair.image, root) for pair in pairs]
     shared = sum(1 for _same in takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False)))
@@ -45,9 +45,9 @@ def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | No
         (originals, names),
     )
     splits = {pair.split for pair in pairs}
-    is_split = {"train", "val"} <= splits  # then no image changes its split
+    is_split = {"train", "val"} <= splits  # then images keep their split
     is_cut = not is_split and bool(splits & {None, "train"})
-    minimum = 0 if not is_cut else 2 if "test" in splits else _MIN_GROUPS  # that the missing splits can be cut out of
+    minimum = 0 if not is_cut else 2 if "test" in splits else _MIN_GROUPS  # one group per split to be created
     few = None
     for groups, words in candidates:
         sizes = Counter(group for group in groups if group is not None)
@@ -62,14 +62,14 @@ def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | No
                 for pair, group in zip(pairs, groups, strict=True)
             ]
             line = _(
-                "images of one patient or video, as folders or file names tell, are kept in one split ({found}); a "
-                "split file with the columns file,group says otherwise"
+                "images of one patient or video, according to folder or file names, are kept in one split ({found}); "
+                "to change the groups, give a split file with the columns file,group"
             )
             if len(sizes) < _MANY_GROUPS:
                 line = _(
-                    "images of one patient or video, as folders or file names tell, are kept in one split ({found}); "
-                    "these are few, so the splits are far from the wanted shares; a split file with the columns "
-                    "file,group says otherwise"
+                    "images of one patient or video, according to folder or file names, are kept in one split "
+                    "({found}); these groups are few, so the splits differ much from the requested fractions; to "
+                    "change the groups, give a split file with the columns file,group"
                 )
             return grouped, None if is_split else line.format(found=words.format(count=several, example=example))
         few = few or sorted(sizes, key=natural_key)
@@ -79,13 +79,13 @@ def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | No
         return list(pairs), None
     if few:
         line = _(
-            "images of one patient or video, as folders or file names tell, are not kept in one split, because there "
-            "are too few ({names}), so scores say little about others; a split file with the columns file,split can "
-            "keep one of them for the test"
+            "images of one patient or video, according to folder or file names, are not kept in one split, because "
+            "there are too few patients or videos ({names}), so scores say little about others; a split file with the "
+            "columns file,split can reserve one of them for the test"
         )
         return list(pairs), line.format(names=enumerate_names(few))
     line = _(
-        "images of one folder or name are not kept in one split ({names}); if each is one patient or video, say so in "
+        "images of one folder or name are not kept in one split ({names}); if each is one patient or video, give "
         "a split file with the columns file,group"
     )
     return list(pairs), line.format(names=enumerate_names(unsure))
@@ -100,15 +100,15 @@ def _folder_group(folders: Sequence[str], split: SplitName | None) -> str | None
         words = re.findall(r"[^\W_]+", name)
         if words and re.search(r"\d", words[-1]):
             group = "/".join(folders[:level])
-            # mere numbers may begin again in each split
+            # Plain numbers may start again in each split.
             return f"{split}/{group}" if split and not re.search(r"[^\W\d_]", group) else group
     return None
 
 
 def _originals(stems: Sequence[str]) -> list[str]:
-    """The path that each path without suffix extends by words that come back with others, such as `_flip`; else itself.
+    """The original of each path without suffix: the path that it extends by a recurring word such as `_flip`.
 
-    An image and its copies lie in one folder.
+    An image without such an original is its own. An image and its copies are in one folder.
     """
     every, found = set(stems), list[tuple[str, str]]()
     for stem in stems:
@@ -121,7 +121,7 @@ def _originals(stems: Sequence[str]) -> list[str]:
 
 
 def _name_groups(stems: Sequence[str]) -> list[str | None]:
-    """The group of each file name; None where its words are not those of most names, or it has none."""
+    """The group of each file name; None if it has none, or lacks the word most common in such names."""
     found = [_name_group(stem) for stem in stems]
     words = Counter(word for name in found if name for word in name[1])
     common = max(words, key=lambda word: words[word], default="")
@@ -129,7 +129,7 @@ def _name_groups(stems: Sequence[str]) -> list[str | None]:
 
 
 def _name_group(stem: str) -> tuple[str, set[str]] | None:
-    """(`patient00`, {"patient"}) of `patient00_slice0`: the group, and the words in it; None: the name states none."""
+    """(group, words in it) of a file name: `patient00`, {"patient"} for `patient00_slice0`; None: no group."""
     words = list(re.finditer(r"[^\W_]+", stem))
     numbers = [bool(re.search(r"\d$", word.group())) for word in words]
     seen, start = list[str](), 0

@@ -1,4 +1,4 @@
-"""The image files that a command line names."""
+"""Expands the paths given on a command line to image files."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from ubend.layouts.tree import expand_pattern
 
 
 def _read_lines() -> Iterable[str]:
-    """The lines of the standard input; none where it is closed."""
+    """The lines of standard input; none if it is closed."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # names that are not UTF-8
     return sys.stdin or ()
@@ -24,7 +24,7 @@ def images_in(folder: Path) -> list[Path]:
     """The images in a folder, sorted by name.
 
     Raises:
-        OSError: it cannot be looked into.
+        OSError: the folder cannot be read.
     """
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() in KNOWN_IMAGE_SUFFIXES and path.name[0] != "."
@@ -32,19 +32,21 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def refuse_folder(path: Path) -> None:
-    """Fail for a folder, in which `list_images` has found no images.
+    """Fail if the path is a folder without images.
 
     Raises:
-        DataError: it is one.
-        OSError: it cannot be looked into.
+        DataError: it is.
+        OSError: the folder cannot be read.
     """
     if path.is_dir() and not images_in(path):
         raise DataError(_("{path}: no images in this folder").format(path=path), path=path)
 
 
 def list_images(paths: Iterable[Path | str]) -> list[Path]:
-    """Files as they are, also missing ones; folders give the images in them, patterns what they match, both sorted
-    by name; `-` the lines of the standard input.
+    """List the image files that paths stand for.
+
+    A folder stands for the images in it and a pattern for its matches, both sorted by name; `-` for the lines of
+    standard input. Files are listed unchanged, also if missing.
 
     Raises:
         DataError: there are no images.
@@ -56,11 +58,11 @@ def list_images(paths: Iterable[Path | str]) -> list[Path]:
             found = list[Path]()
             with suppress(OSError):
                 found = images_in(path)
-            images += found or [path]  # a folder without images is reported when it is read: the other paths are good
+            images += found or [path]  # a folder without images is reported later: the other paths may be good
         elif not os.path.lexists(path) and (matched := expand_pattern(path)):
             images += [one for one in matched if os.path.isfile(one)]
         else:
-            images.append(path)  # one that is missing is reported when it is read
+            images.append(path)  # a missing file is reported when it is read
     if not images:
-        raise DataError(_("no images to predict; name files or folders"), key="paths")
+        raise DataError(_("no images to predict; give files or folders"), key="paths")
     return images

@@ -62,7 +62,7 @@ _FILE = TypeAdapter(list[_Task])
 
 
 def _read(root: Path, problems: Problems) -> LayoutResult:
-    """The pairs of all tasks of a folder's exports; later regions lie on earlier ones."""
+    """Read all tasks of the exports in a folder; later regions are drawn over earlier ones."""
     collection = Collection(root, problems)
     tasks = _read_tasks(root, collection)
     drawn_by = {id(chosen): _labelled_regions(chosen.result) for _path, _task, chosen in tasks}
@@ -70,7 +70,7 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
     classes, values = number_classes(sorted(names, key=natural_key), problems)
     for path, task, chosen in tasks:
         location = f"{problems.shorten(path)}: " + _("task {id}").format(id=task.id)
-        before = len(problems.names.get("few points", ()))  # the one kind of them that can be skipped
+        before = len(problems.names.get("few points", ()))  # the only skippable kind that `_make_shape` adds
         shapes = [_make_shape(region, values, location, problems) for region in drawn_by[id(chosen)]]
         is_damaged = len(problems.names.get("few points", ())) > before
         if (image := collection.find(_file_name(task.data or {}), path)) is not None:
@@ -82,7 +82,7 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
 
 
 def _read_tasks(root: Path, collection: Collection) -> list[tuple[Path, _Task, _Annotation]]:
-    """(file, task, annotation that counts) of all tasks of a folder's exports that have an annotation."""
+    """(file, task, chosen annotation) of each annotated task in the exports of a folder."""
     problems = collection.problems
     paths = [path for path in find_jsons(root) if guess_kind(path) == "labelstudio"]
     tasks: list[tuple[Path, _Task, _Annotation]] = []
@@ -99,21 +99,21 @@ def _read_tasks(root: Path, collection: Collection) -> list[tuple[Path, _Task, _
                 chosen = next((annotation for annotation in usable if annotation.ground_truth), usable[-1])
                 tasks.append((path, task, chosen))
     if several:
-        sentence = _("tasks with several annotations: {count}; the one marked as ground truth is read, else the last")
+        sentence = _("tasks with several annotations: {count}; the one marked as ground truth is used, else the last")
         collection.remarks.append(sentence.format(count=several))
     if bare:
-        collection.remarks.append(_("tasks without an annotation are left out: {count}").format(count=bare))
+        collection.remarks.append(_("tasks without an annotation are skipped: {count}").format(count=bare))
     return tasks
 
 
 def _fits_masks(root: Path) -> bool:
-    """Masks called after tasks, and an export that says which images these are about."""
+    """Whether there are masks named after tasks, and an export that says which images these belong to."""
     exported = any(guess_kind(path) == "labelstudio" for path in find_jsons(root))
     return exported and any(TASK_MASK.fullmatch(found.stem) for found in walk(root))
 
 
 def _read_masks(root: Path, problems: Problems) -> LayoutResult:
-    """The pairs of all tasks, whose masks are files, one per label; tasks annotated as empty are all background."""
+    """Read all tasks with mask files, one per label; tasks annotated as empty are all background."""
     collection = Collection(root, problems)
     masks: dict[tuple[str, str], list[tuple[str, Path]]] = {}  # task and annotation -> label and file
     for found in walk(root):
@@ -136,10 +136,10 @@ def _read_masks(root: Path, problems: Problems) -> LayoutResult:
 
 
 def _labelled_regions(result: list[_Region]) -> list[_Region]:
-    """The regions with their labels, without answers about them.
+    """The regions with their labels, without answers to questions about them.
 
-    Tools such as `<Labels>` with `<Polygon>` say a region and its labels in two results of one id; so are answers to
-    questions about a region.
+    Tools such as `<Labels>` with `<Polygon>` store a region and its labels as two results with the same id; answers
+    to questions about a region have its id, too.
     """
     shapes = {region.id for region in result if region.id is not None and region.type in _SHAPES}
     labels = {region.id: region.value.plainlabels for region in result if region.value.plainlabels}
@@ -168,14 +168,14 @@ def _file_name(data: dict[str, Any]) -> str:
 
 
 def _make_shape(region: _Region, values: dict[str, int], location: str, problems: Problems) -> Shape | None:
-    """The region as a shape; None when it is none, or cannot be read, a problem then."""
+    """The region as a shape; None if it is not a region, or, with a problem, if it cannot be read."""
     value, labels = region.value, region.value.labels
     if value.rle is not None or region.type.startswith("brush"):
         problems.add("brush", location)
         return None
     box = (value.x, value.y, value.width, value.height)
     if region.type not in _SHAPES:
-        if value.points is not None or value.x is not None:  # else no region, but an answer, a remark, ...
+        if value.points is not None or value.x is not None:  # else it is an answer, a remark, ..., not a region
             problems.add("shape kind", f"{location} ({region.type or '-'})")
         return None
     if len(labels) != 1:
@@ -195,7 +195,7 @@ def _make_shape(region: _Region, values: dict[str, int], location: str, problems
 
 
 LABEL_STUDIO_MASKS = Layout(
-    lambda: _("Label Studio: images, masks of brush labels, and an exported JSON file"), _fits_masks, _read_masks
+    lambda: _("Label Studio: images, masks from brush labels, and an exported JSON file"), _fits_masks, _read_masks
 )
 LABEL_STUDIO = Layout(
     lambda: _("Label Studio: images, and an exported JSON file"), lambda root: holds(root, "labelstudio"), _read

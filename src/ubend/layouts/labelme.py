@@ -1,4 +1,4 @@
-"""LabelMe: one JSON file of shapes for each image."""
+"""LabelMe: one JSON file with shapes for each image."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ from ubend.layouts.collection import (
 from ubend.layouts.pairs import Layout, LayoutResult
 from ubend.layouts.problems import Problems, natural_key
 
-_CIRCLE_POINTS = 128  # a polygon of so many corners stays within .0003 radii of the circle
+_CIRCLE_POINTS = 128  # the polygon deviates from the circle by at most .0003 radii
 
 
 class _Shape(BaseModel):
@@ -43,10 +43,10 @@ _FILE = TypeAdapter(_File)
 
 
 def _read(root: Path, problems: Problems) -> LayoutResult:
-    """The pairs of all LabelMe files of a folder; later shapes lie on earlier ones."""
+    """Read the LabelMe files of a folder; later shapes are drawn over earlier ones."""
     collection = Collection(root, problems)
     stems = {path.stem for path in collection.images}
-    # A file that is named as an image, but is no LabelMe file, is a damaged one.
+    # A JSON file named like an image that does not look like LabelMe is a damaged LabelMe file.
     paths = [path for path in find_jsons(root) if path.stem in stems or guess_kind(path) == "labelme"]
     loaded = {path: load_json(path, _FILE, problems) for path in paths}
     files = {path: file for path, file in loaded.items() if file is not None}
@@ -63,7 +63,7 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
                 problems.add(outline, f"{problems.shorten(path)}: {number} ({shape.shape_type or 'polygon'})")
             else:
                 shapes.append(Shape(values[shape.label], (outline,)))
-        # The image of its name beside it, since both are renamed together; else the stated one.
+        # The image of the same name next to it, since people rename both together; else the stated one.
         own = beside.get(path.with_suffix(""), [])
         image = own[0] if len(own) == 1 else collection.find(file.imagePath or path.stem, path)
         if image is not None:
@@ -74,7 +74,7 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
 
 
 def _outline(shape: _Shape) -> Polygon | Literal["shape kind", "few points"]:
-    """The shape as a polygon, or the kind of problem."""
+    """The outline of a shape as a polygon, or the kind of problem."""
     points = shape.points
     match shape.shape_type or "polygon":
         case "rectangle" if len(points) == 2:
@@ -92,4 +92,4 @@ def _outline(shape: _Shape) -> Polygon | Literal["shape kind", "few points"]:
     return "shape kind"
 
 
-LABELME = Layout(lambda: _("LabelMe: images, and a JSON file of each"), lambda root: holds(root, "labelme"), _read)
+LABELME = Layout(lambda: _("LabelMe: images, and a JSON file for each"), lambda root: holds(root, "labelme"), _read)

@@ -1,8 +1,7 @@
-"""Folders of images and masks under any of the usual names, and lists of them, -> pairs.
+"""Finds images and masks in folders with common names, or in two given lists, and pairs them.
 
-Every folder between the root and a file says a side (`images`), a part (`train`), both (`train_masks`), or
-is a name like any other (`patient1`). The folder nearest to the file that says a side decides; without any,
-the names of the files must.
+A folder between the root and a file names a side (`images`), a split (`train`), both (`train_masks`), or neither
+(`patient1`). The side of a file is that of the nearest folder that names one; if none does, file names decide.
 """
 
 import glob
@@ -36,18 +35,18 @@ from ubend.layouts.pairs import Layout, LayoutResult, SplitName
 from ubend.layouts.problems import Problems, enumerate_names
 from ubend.layouts.tree import FoundFile, as_found, describe_content, entries, expand_pattern, walk
 
-_LOOKED_AT = 3  # files of each group
-_FEW_VALUES = 32  # masks hold no more
-_Group = tuple[list[Item], Affix]  # files that have an affix, or a suffix, in common
+_LOOKED_AT = 3  # files of each group that are opened
+_FEW_VALUES = 32  # a file with more distinct values is not considered a mask
+_Group = tuple[list[Item], Affix]  # files that share an affix or a suffix
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Files separated.
+    """Files separated into images and masks.
 
     Attributes:
-        images, masks: empty when they cannot be separated.
-        affixes: of images and of masks, where they differ by nothing else; None: words distinguish them.
+        images, masks: both empty if the files cannot be separated.
+        affixes: of the images and of the masks, if only these tell them apart; None: words in the names do.
     """
 
     images: list[Item]
@@ -56,7 +55,7 @@ class Sides:
 
 
 def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
-    """Images and masks among files that no folder distinguishes; what is unclear goes into the problems."""
+    """Separate images from masks by file name, where folders do not; adds a problem if this is ambiguous."""
     masks, images = _divide(items, lambda item: item.found.suffix == ".npy" or mentions(item.stem, "mask"))
     if images and masks:
         return Sides(images, masks)
@@ -77,9 +76,9 @@ def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sid
             problems.add_line(line.format(path=path), "CVAT")
             return Sides([], [])
         line = _(
-            "{root} holds {count} images but no masks or readable annotations ({content}); to train, put masks of "
-            "the same names into a folder masks/ beside them, or name them NAME_mask.png; to use a model on "
-            "images: ubend predict MODEL {root}"
+            "{root} has {count} images but no masks or readable annotations ({content}); to train, put masks with "
+            "the same names in a folder masks/ next to the images, or name them NAME_mask.png; to run a model on "
+            "the images: ubend predict MODEL {root}"
         )
         problems.add_line(line.format(root=root, count=len(items), content=describe_content(root)), "no masks")
         return Sides([], [])
@@ -94,7 +93,7 @@ def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sid
     first, second = (_pattern(root, some) for some, _affix in groups)
     problems.add_line(
         _(
-            "{root} holds two images of each name, {first} and {second}, and neither is called a mask; say which "
+            "{root} has two images for each name, {first} and {second}, and neither name says mask; state which "
             "are the masks: --images '{first}' --masks '{second}', or the other way round"
         ).format(root=root, first=first, second=second),
         "unclear sides",
@@ -103,7 +102,7 @@ def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sid
 
 
 def _find_cvat(root: Path) -> Path | None:
-    """The annotation file of CVAT's own format in a folder."""
+    """An annotation file in CVAT's own XML format directly in `root`."""
     for entry in entries(root):
         if entry.name.lower().endswith(".xml") and entry.is_file():
             with open(entry.path, "rb") as file:
@@ -113,7 +112,7 @@ def _find_cvat(root: Path) -> Path | None:
 
 
 def _divide(items: Sequence[Item], test: Callable[[Item], bool]) -> tuple[list[Item], list[Item]]:
-    """Those that pass the test, and the others."""
+    """(items that pass the test, the other items)."""
     passed, others = list[Item](), list[Item]()
     for item in items:
         (passed if test(item) else others).append(item)
@@ -121,7 +120,10 @@ def _divide(items: Sequence[Item], test: Callable[[Item], bool]) -> tuple[list[I
 
 
 def _two_groups(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
-    """The files as two of each name, which a suffix or an affix distinguishes; None: nothing does, or several do."""
+    """Split the files into two groups with the same names, distinguished by suffix or affix.
+
+    None if there is no such split, or more than one.
+    """
     stems = {(item.split, item.folders, item.stem) for item in items}
     candidates = [_group(items, lambda item: (item.found.suffix, item.stem), None)]
     candidates += [
@@ -134,7 +136,7 @@ def _two_groups(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
 
 
 def _two_folders(items: Sequence[Item]) -> Sides | None:
-    """Two folders with the same names (but for an affix), of which one alone looks like masks."""
+    """Two folders with the same file names (apart from an affix), exactly one of which looks like masks."""
     groups: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         groups[item.folders[0] if item.folders else ""].append(item)
@@ -150,7 +152,7 @@ def _two_folders(items: Sequence[Item]) -> Sides | None:
 
 
 def _describe_several(root: Path, items: Sequence[Item]) -> str:
-    """The question which of several others of each image (`NAME_1stHO`, `NAME_2ndHO`) is the mask; "": no such."""
+    """A message for images with several candidate masks each (`NAME_1stHO`, `NAME_2ndHO`); "" if there are none."""
     kinds: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         kinds[item.found.suffix].append(item)
@@ -165,13 +167,13 @@ def _describe_several(root: Path, items: Sequence[Item]) -> str:
         return ""
     first, *more = (_pattern(root, some) for _rest, some in sorted(rests.items()))
     return _(
-        "{root} holds several others of each image: {names}; say which are the masks: --images '{images}' "
+        "{root} has several other files for each image: {names}; state which are the masks: --images '{images}' "
         "--masks '{first}'"
     ).format(root=root, names=", ".join([first, *more]), images=_pattern(root, images), first=first)
 
 
 def _cut_words(item: Item, count: int, end: int) -> tuple[str, str] | None:
-    """The first (end 0) or last (end -1) words of the stem, and the others."""
+    """(affix, rest) of a stem: the affix is its first (end 0) or last (end -1) `count` words."""
     words = re.findall(r"[^\W_]+|[\W_]+", item.stem)
     cut = 2 * count if end == 0 else max(0, len(words) - 2 * count)
     affix, core = (words[:cut], words[cut:]) if end == 0 else (words[cut:], words[:cut])
@@ -179,7 +181,7 @@ def _cut_words(item: Item, count: int, end: int) -> tuple[str, str] | None:
 
 
 def _cut_extension(item: Item, stems: Container[tuple[object, ...]], end: int) -> tuple[str, str]:
-    """What stands before (end 0) or after (end -1) the stem of another file, and that stem."""
+    """(affix, stem of another file): the affix comes before (end 0) or after (end -1) that stem."""
     for between in re.finditer(r"[\W_]+", item.stem):
         cut = between.end() if end == 0 else between.start()
         affix, core = (item.stem[:cut], item.stem[cut:]) if end == 0 else (item.stem[cut:], item.stem[:cut])
@@ -191,10 +193,11 @@ def _cut_extension(item: Item, stems: Container[tuple[object, ...]], end: int) -
 def _group(
     items: Sequence[Item], cut: Callable[[Item], tuple[str, str] | None], end: int | None
 ) -> tuple[_Group, _Group] | None:
-    """Two groups of the same names; None unless `cut`, (what differs, name) of a file, makes such.
+    """Group files by what `cut` cuts off their names; None unless this gives two groups with the same names.
 
     Args:
-        end: where what differs stands: 0 before the name, -1 after it; None: it is the suffix.
+        cut: returns (affix or suffix, name) of a file.
+        end: position of the affix: 0 before the name, -1 after it; None: `cut` returns the suffix.
     """
     groups: dict[str, dict[tuple[object, ...], Item]] = defaultdict(dict)
     for item in items:
@@ -212,7 +215,7 @@ def _group(
 
 
 def _look_like_masks(items: Sequence[Item]) -> bool:
-    """Do a few of the files hold few values, without loss?"""
+    """Whether a sample of the files is lossless with few distinct values."""
     some = [items[i] for i in sorted({0, len(items) // 2, len(items) - 1})][:_LOOKED_AT]
     return all(_holds_few_values(item.found.path) for item in some)
 
@@ -235,7 +238,7 @@ def _shared_start(names: Sequence[str]) -> str:
 
 
 def _pattern(root: Path, items: Sequence[Item]) -> str:
-    """A pattern of the files of a group: `scans/*_raw.png`."""
+    """A glob pattern that matches the files of a group: `scans/*_raw.png`."""
     stems, suffixes = [item.stem for item in items], {item.found.suffix for item in items}
     before = re.sub(r"[^\W_]*$", "", _shared_start(stems)) if len(stems) > 1 else ""
     after = re.sub(r"^[^\W_]*(?=[\W_])", "", _shared_start([stem[::-1] for stem in stems])[::-1])
@@ -245,7 +248,7 @@ def _pattern(root: Path, items: Sequence[Item]) -> str:
 
 
 def _classify(found: FoundFile) -> tuple[Side | None, Item]:
-    """The side of a file and its part and folders; the folders nearest to it decide."""
+    """The side of a file, and its item; the nearest folders decide side and split."""
     side: Side | None = None
     split: SplitName | None = None
     others: list[str] = []
@@ -259,10 +262,10 @@ def _classify(found: FoundFile) -> tuple[Side | None, Item]:
 
 
 def _read_tree(root: Path, problems: Problems) -> LayoutResult:
-    """Images and masks separated by folders, or by the names of the files."""
+    """Read a tree of images and masks, separated by folders or by file names."""
     sides: dict[Side | None, list[Item]] = {"image": [], "mask": [], None: []}
     foreign: list[tuple[Side | None, Item]] = []
-    beside: list[Item] = []  # Cellpose's files, which lie beside images
+    beside: list[Item] = []  # Cellpose's files, which are in the image folders
     for found in walk(root):
         side, item = _classify(found)
         if side == "image" and is_cellpose(found.path):
@@ -282,7 +285,7 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     layout = _("folders of images and of masks")
     by_folders = bool(masks) and bool(images or others)
     if images and masks:
-        remarks += _pass_over(root, others, problems)
+        remarks += _report_others(root, others, problems)
     elif masks and others:
         images = others
     elif others and images and any(item.found.folders for item in others):
@@ -293,7 +296,7 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
         if not together and not foreign:
             return LayoutResult([])
         if masks and all(mentions(item.stem, "mask") for item in masks):
-            problems.add("no pictures", root)
+            problems.add("no images", root)
             return LayoutResult([])
         separated = separate_sides(root, together, problems) if together else Sides([], [])
         images, masks, affixes = separated.images, separated.masks, separated.affixes
@@ -310,14 +313,14 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
 
 
 def _without_wrapper(*sides: Sequence[Item]) -> list[list[Item]]:
-    """The items without the folders that all of them share first: those that an archive was packed in."""
+    """The items without the leading folders common to all of them, such as an archive's top folder."""
     every = [item.folders for items in sides for item in items]
     shared = sum(1 for _same in takewhile(lambda names: len(set(names)) == 1, zip(*every, strict=False)))
     return [[Item(i.found, i.split, i.folders[shared:], i.stem) for i in items] for items in sides]
 
 
 def _refuse_two_words(items: Sequence[Item], problems: Problems) -> None:
-    """`val` and `valid` beside each other are two folders for one split."""
+    """Add a problem for two folders of one split in the same place, such as `val` and `valid`."""
     words: dict[tuple[Path, SplitName], dict[str, str]] = {}
     for folders, path in {(item.found.folders, item.found.path.parent) for item in items}:
         for level, name in enumerate(folders):
@@ -330,8 +333,11 @@ def _refuse_two_words(items: Sequence[Item], problems: Problems) -> None:
             problems.add("same split", " + ".join(names[word] for word in sorted(names)))
 
 
-def _pass_over(root: Path, others: Sequence[Item], problems: Problems) -> list[str]:
-    """Images that are on no side: those in folders are a problem, loose ones and numbers of objects are reported."""
+def _report_others(root: Path, others: Sequence[Item], problems: Problems) -> list[str]:
+    """Report files that are neither images nor masks.
+
+    Those in folders are a problem, except object ids (`ids/`); these and files in the root give a remark.
+    """
     loose: dict[str, None] = {}
     for item in others:
         parent = item.found.path.parent
@@ -341,17 +347,17 @@ def _pass_over(root: Path, others: Sequence[Item], problems: Problems) -> list[s
             loose[f"{parent.relative_to(root).as_posix()}/"] = None
         else:
             problems.add("skipped", parent)
-    line = _("skipped beside the folders of images and masks: {names}")
+    line = _("skipped, outside the folders of images and masks: {names}")
     return [line.format(names=enumerate_names([*loose]))] if loose else []
 
 
 def _report_unclear_folders(root: Path, images: Sequence[Item], others: Sequence[Item], problems: Problems) -> None:
-    """There are folders of images, but none of the others is known to hold masks."""
+    """Add the problem that there are image folders, but no other folder is known to contain masks."""
     paths = ([item.found.path.relative_to(root) for item in items] for items in (images, others))
     ours, theirs = (sorted({path.parts[0] if path.parent.parts else "." for path in some}) for some in paths)
     problems.add_line(
         _(
-            "{root} holds images in {images}, and in {others}, which may be masks or not; if they are: "
+            "{root} has images in {images}, and in {others}, which may or may not be masks; if they are: "
             "--images '{first}' --masks '{second}'"
         ).format(
             root=root,
@@ -365,10 +371,10 @@ def _report_unclear_folders(root: Path, images: Sequence[Item], others: Sequence
 
 
 def read_lists(images: str, masks: str, problems: Problems) -> LayoutResult:
-    """The pairs of two folders or globs.
+    """Pair the images of one folder or glob with the masks of another.
 
     Args:
-        images, masks: a folder, or a pattern of files such as `scans/*_raw.png`; `**` is any depth.
+        images, masks: a folder, or a file pattern such as `scans/*_raw.png`; `**` matches any depth.
     """
     image_items = _expand(images, problems)
     mask_items = _expand(masks, problems)
@@ -402,12 +408,12 @@ def read_lists(images: str, masks: str, problems: Problems) -> LayoutResult:
 
 
 def list_root(images: str, masks: str) -> Path:
-    """The deepest folder that holds both."""
+    """The deepest folder that contains both."""
     return Path(os.path.commonpath([fixed_folder(images), fixed_folder(masks)]))
 
 
 def fixed_folder(pattern: str) -> Path:
-    """The folder of a pattern above its first wildcard."""
+    """The deepest existing folder of a pattern before its first wildcard."""
     path = Path(pattern).expanduser().absolute()
     if path.is_dir():
         return path
@@ -417,7 +423,7 @@ def fixed_folder(pattern: str) -> Path:
 
 
 def _expand(pattern: str, problems: Problems) -> list[Item]:
-    """The files that a folder or a pattern names."""
+    """The files in a folder, or matched by a pattern."""
     root, full = fixed_folder(pattern), Path(pattern).expanduser().absolute()
     if full.is_dir():
         found: list[FoundFile | None] = [*walk(root)]
@@ -428,7 +434,7 @@ def _expand(pattern: str, problems: Problems) -> list[Item]:
 
 
 def _pattern_affix(pattern: str) -> Affix:
-    """What stands before and after the wildcards of a file pattern: `("", "_raw")` of `scans/*_raw.png`."""
+    """The text before and after the wildcards of a file pattern: `("", "_raw")` for `scans/*_raw.png`."""
     name = os.path.basename(pattern)
     if not glob.has_magic(name):
         return "", ""
@@ -439,9 +445,9 @@ def _pattern_affix(pattern: str) -> Affix:
 
 TREE = Layout(
     lambda: _(
-        "images/ and masks/ (or other usual names, also with train/, val/, test/ and subfolders), or images and "
-        "masks side by side as NAME.jpg and NAME_mask.png"
+        "images/ and masks/ (or other common names, also with train/, val/, test/ and subfolders), or images and "
+        "masks in one folder as NAME.jpg and NAME_mask.png"
     ),
-    lambda root: True,  # any folder may be one: the reader says what is missing
+    lambda root: True,  # fits any folder: the reader reports what is missing
     _read_tree,
 )

@@ -1,4 +1,4 @@
-"""What people call things: words for images, masks and parts, in the names of folders and files."""
+"""Words for images, masks and splits in the names of folders and files."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from ubend.layouts.pairs import SplitName
 
 Side = Literal["image", "mask"]
 
-# What people call the parts, in folder names and in split files.
+# In folder names and in split files.
 SPLIT_WORDS: dict[str, SplitName] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -23,10 +23,10 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Images that are not read: named as a problem, since skipping them would lose data unseen. All other
+# Unsupported image formats, which are reported as a problem: skipping them would silently lose data. All other
 # suffixes (.json, .txt, .csv, .mat, .xml, .db, ...) are skipped.
 FOREIGN_SUFFIXES = _words(".gif .dcm .nii .nii.gz .mha .nrrd .npy .npz .jp2 .heic .jfif .pgm .ppm .svg .czi .nd2")
-# Of folders to predict: those that no reader knows fail each with a line.
+# Files picked from a folder to predict; each one that cannot be read gets an error line.
 KNOWN_IMAGE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".jp2", ".heic", ".jfif", ".pgm", ".ppm")
 _IMAGE_WORDS = _words(
     "image images img imgs photo photos picture pictures pic pics x original originals input inputs jpegimages"
@@ -37,7 +37,7 @@ MASK_WORDS = _words(
     "trimap trimaps cpmasks"
 )
 _SIDES: dict[str, Side] = {**dict.fromkeys(_IMAGE_WORDS, "image"), **dict.fromkeys(MASK_WORDS, "mask")}
-_FOLDER_SIDES: dict[str, Side] = {**_SIDES, "lab": "mask"}  # as the name of a file it says nothing
+_FOLDER_SIDES: dict[str, Side] = {**_SIDES, "lab": "mask"}  # `lab` in a file name has no such meaning
 _SPLIT_ENDS: dict[str, SplitName] = {**SPLIT_WORDS, "tr": "train", "ts": "test"}  # imagesTr
 _NEUTRAL_FOLDERS = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)  # images/png, masks/tif
 OVERLAY_WORDS = _words("overlay overlays blend blended vis visualization visualisation preview")
@@ -45,17 +45,17 @@ OBJECT_WORDS = _words(
     "obj object objects inst instance instances cell cells nucleus nuclei lesion region roi part no nr"
 )
 
-# Label Studio's masks, of the export of brush labels: `task-3-annotation-7-by-1-tag-Tree-0.png`.
+# Masks exported by Label Studio from brush labels: `task-3-annotation-7-by-1-tag-Tree-0.png`.
 TASK_MASK = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-(?:by-.*?-)?tag-(?P<tag>.+)-\d+")
 
-OBJECT_IDS = "ids"  # a folder beside images and masks: the number of the object at every pixel
+OBJECT_IDS = "ids"  # a folder next to images and masks: the object id of each pixel
 
 
-_GAP = r"(?:[^\w()\[\]{}]|_)"  # between words; brackets belong to what they hold: `benign (1)_mask`
+_GAP = r"(?:[^\w()\[\]{}]|_)"  # between words; brackets belong to their content: `benign (1)_mask`
 
 
 def _pattern(words: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
-    """Patterns of a word alone, before, and after a name. A letter is no word here: `x_1` may be a place."""
+    """Patterns of a word alone, before, and after a name; single letters are left out: `x_1` may be a position."""
     spelled = {word for word in words if len(word) > 1}
     if "mask" in words:
         spelled |= {"ground[ _-]truth", "cp[ _-]masks?"}
@@ -74,16 +74,17 @@ _PATTERNS: dict[Side, tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]] 
 
 
 def squeeze(name: str) -> str:
-    """Small letters and digits only: `Ground Truth` and `ground_truth` become `groundtruth`."""
+    """The name in lower case, letters and digits only: `Ground Truth` and `ground_truth` become `groundtruth`."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
 @lru_cache(maxsize=4096)
 def folder_meaning(name: str) -> tuple[Side | None, SplitName | None, str] | None:
-    """What a folder's name says: side, part, and the word for the part; None: a name like any other.
+    """(side, split, word for the split) named by a folder; None: an ordinary name.
 
-    `("picture", None, "")` of `Images` and `images_png`, `("mask", "train", "train")` of `train_labels` and of
-    `ISIC2018_Task1_Training_GroundTruth`, and `(None, None, "")` of a name without a meaning, such as `png`.
+    `("image", None, "")` for `Images` and `images_png`, `("mask", "train", "train")` for `train_labels` and
+    `("mask", "train", "training")` for `ISIC2018_Task1_Training_GroundTruth`. A name to be ignored, such as `png`,
+    gives `(None, None, "")`.
     """
     bare = squeeze(name)
     if bare in _NEUTRAL_FOLDERS:
@@ -105,15 +106,15 @@ def folder_meaning(name: str) -> tuple[Side | None, SplitName | None, str] | Non
 
 
 def pieces(stem: str) -> tuple[list[str], list[int]]:
-    """The words of a name in small letters, and where each begins: `Cat_mask 1` -> cat, mask, 1."""
+    """The words of a name in lower case, and where each begins: `Cat_mask 1` -> cat, mask, 1."""
     found = list(re.finditer(r"[^\W_]+", stem))
     return [word.group().casefold() for word in found], [word.start() for word in found]
 
 
 def bare_stems(stem: str, side: Side) -> Iterator[str]:
-    """The stem, and what is left when words of its side are taken off its ends, one after the other.
+    """The stem, then the stem with words of its side removed from its ends one by one.
 
-    `mask_1_gt` -> `mask_1_gt`, `1_gt`, `1`; of a stem that is such a word nothing (`""`) is left.
+    `mask_1_gt` -> `mask_1_gt`, `1_gt`, `1`; a stem that is itself such a word becomes `""`.
     """
     alone, before, after = _PATTERNS[side]
     while True:
@@ -128,24 +129,24 @@ def bare_stems(stem: str, side: Side) -> Iterator[str]:
 
 
 def bare_stem(stem: str, side: Side) -> str:
-    """The stem without words of its side at its ends."""
+    """The stem with all words of its side removed from its ends."""
     *_longer, last = bare_stems(stem, side)
     return last
 
 
 def mentions(text: str, side: Side) -> bool:
-    """Does a word of the side, longer than a letter, stand in the text? `gtFine` holds `gt`."""
+    """Whether the text contains a word of the side longer than one letter; `gtFine` contains `gt`."""
     words, _starts = pieces(re.sub(r"([a-z])([A-Z0-9])", r"\1 \2", text))
     return any(len(word) > 1 and _SIDES.get(word) == side for word in words)
 
 
 def side_of_affix(affix: str) -> Side | None:
-    """The side that `_mask`, `x_`, ... names."""
+    """The side named by an affix such as `_mask` or `x_`; None: no side."""
     return _SIDES.get(squeeze(affix))
 
 
 def loose_key(stem: str) -> str:
-    """Equal for names that differ by case, spaces, underscores, leading zeros or a suffix within."""
+    """A key that is equal for names that differ only by case, spaces, underscores, leading zeros or a file suffix."""
     stem = stem.casefold()
     for suffix in IMAGE_SUFFIXES:
         stem = stem.removesuffix(suffix)

@@ -1,4 +1,4 @@
-"""Layouts of well-known data sets: Oxford-IIIT Pet, Pascal VOC (also exported by CVAT), DRIVE and Cityscapes."""
+"""Layouts of well-known data sets: Oxford-IIIT Pet, Pascal VOC (also as exported by CVAT), DRIVE and Cityscapes."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ _VOC_NAMES = (
 )
 _VOC_CLASSES = tuple(_VOC_NAMES.split())
 _VOID = 255
-_VOC_STEM = re.compile(r"20\d\d_\d{6}")  # as the challenge numbers; LabelMe's and CVAT's exports have its palette too
+_VOC_STEM = re.compile(r"20\d\d_\d{6}")  # names of the challenge; exports of LabelMe and CVAT have its palette, too
 
 _MANUAL = "1st_manual"
 # Cityscapes: label id -> class, the 19 that are scored; the ids of the others are not
@@ -35,14 +35,14 @@ _CITY_CLASSES = {
 }  # fmt: skip
 _CITY_IDS = 34
 _CITY_IMAGE = "_leftImg8bit"
-_CITY_MASKS = ("_gtFine_labelIds", "_gtFine_labelTrainIds")  # the second as training recipes convert the first
+_CITY_MASKS = ("_gtFine_labelIds", "_gtFine_labelTrainIds")  # the second are converted from the first for training
 # Label values of LoveDA (github.com/Junjue-Wang/LoveDA).
 _LOVEDA = "0=ignored,1=background,2=building,3=road,4=water,5=barren,6=forest,7=agriculture"
 _Key = TypeVar("_Key", str, tuple[str, ...])
 
 
 def _read_pets(root: Path, problems: Problems) -> LayoutResult:
-    """The official lists decide which pairs there are."""
+    """Read Oxford-IIIT Pet; the official lists decide which pairs there are."""
     annotations = root / "annotations"
     listed: dict[str, SplitName | None] = {}
     lists: tuple[tuple[str, SplitName], ...] = (("trainval.txt", "train"), ("test.txt", "test"))
@@ -54,7 +54,7 @@ def _read_pets(root: Path, problems: Problems) -> LayoutResult:
 
 
 def _read_voc(root: Path, problems: Problems) -> LayoutResult:
-    """The lists of `ImageSets/Segmentation` decide, where there are any; else there is a pair for each mask."""
+    """Read Pascal VOC; the lists in `ImageSets/Segmentation` decide, if any; otherwise each mask is a pair."""
     folders = subfolders(root)
     images, masks = _index(folders["jpegimages"]), _index(folders["segmentationclass"])
     within = subfolders(folders["imagesets"]).get("segmentation") if "imagesets" in folders else None
@@ -64,7 +64,7 @@ def _read_voc(root: Path, problems: Problems) -> LayoutResult:
     remarks = []
     for path in by_split or lists:
         names = _list_lines(path, problems)
-        if names and not masks.keys() & set(names):  # the challenge keeps the masks of its test split
+        if names and not masks.keys() & set(names):  # the masks of the challenge's test split are not public
             remarks.append(_("{file}: none of its images has a mask; skipped").format(file=path.name))
         else:
             _note(names, SPLIT_WORDS.get(path.stem.casefold()), listed, problems)
@@ -87,7 +87,7 @@ def _read_voc(root: Path, problems: Problems) -> LayoutResult:
 
 
 def _list_lines(path: Path, problems: Problems) -> list[str]:
-    """The names of a list, one per line; none of a missing list, a problem then."""
+    """The lines of a list of names; none, and a problem, if the list is missing."""
     if not path.is_file():
         problems.add("no folder", path)
         return []
@@ -98,13 +98,14 @@ def _list_lines(path: Path, problems: Problems) -> list[str]:
 def _note(
     names: Iterable[str], split: SplitName | None, listed: dict[str, SplitName | None], problems: Problems
 ) -> None:
+    """Add the names with their split to `listed`; a name already there with another split is a problem."""
     for name in names:
         if listed.setdefault(name, split) != split:
             problems.add("both lists", name)
 
 
 def _index(folder: Path, above: str = "") -> dict[str, list[Path]]:
-    """Relative stem -> the files of a folder and those below it."""
+    """Relative path without suffix -> the image files in and below a folder."""
     index: dict[str, list[Path]] = {}
     for entry in entries(folder):
         if entry.is_dir():
@@ -117,7 +118,7 @@ def _index(folder: Path, above: str = "") -> dict[str, list[Path]]:
 def _pair_listed(
     listed: dict[str, SplitName | None], images: dict[str, list[Path]], masks: dict[str, list[Path]], problems: Problems
 ) -> list[Pair]:
-    """The pairs on the lists."""
+    """The pairs named by the lists."""
     pairs = []
     for name in sorted(listed, key=natural_key):
         if name not in images or name not in masks:
@@ -133,7 +134,7 @@ def _pair_listed(
 
 
 def _has_voc_palette(path: Path) -> bool:
-    """Is this a palette image with the colours that the challenge gives its classes?"""
+    """Whether this is a palette image with the VOC challenge's class colours."""
     expected = [channel for index in range(len(_VOC_CLASSES)) for channel in _voc_color(index)]
     try:
         with Image.open(regular_file(path)) as image:
@@ -144,20 +145,20 @@ def _has_voc_palette(path: Path) -> bool:
 
 
 def _voc_color(index: int) -> tuple[int, ...]:
-    """The bits of the index, three by three from the lowest, become the bits of the colour from the highest."""
+    """The VOC colour of a class index: its bits, in groups of three from the lowest, are the colour's highest bits."""
     return tuple(sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3))
 
 
 def _drive_splits(root: Path) -> dict[str, Path]:
-    """Word for the part -> its folder; "": the root itself."""
+    """Name of a split folder -> the folder; "": the root itself."""
     below = {word: folder for word, folder in subfolders(root).items() if word in SPLIT_WORDS}
     return {word: folder for word, folder in {"": root, **below}.items() if "images" in subfolders(folder)}
 
 
 def _read_drive(root: Path, problems: Problems) -> LayoutResult:
-    """`21_training.tif` and `21_manual1.gif` belong together by their number.
+    """Read DRIVE; `21_training.tif` and `21_manual1.gif` are paired by their number.
 
-    `mask/` is the camera's field of view, `2nd_manual/` another observer.
+    `mask/` is the camera's field of view, `2nd_manual/` the annotation of a second observer.
     """
     pairs: list[Pair] = []
     remarks = [_("masks are those of 1st_manual/; mask/ (the field of view) and 2nd_manual/ are skipped")]
@@ -173,7 +174,7 @@ def _read_drive(root: Path, problems: Problems) -> LayoutResult:
 
 
 def _numbered(folder: Path, problems: Problems) -> dict[str, FoundFile]:
-    """First word of the name -> file."""
+    """First word of the file name -> file."""
     files: dict[str, FoundFile] = {}
     for found in walk(folder):
         if files.setdefault(found.stem.split("_")[0], found) is not found:
@@ -184,7 +185,7 @@ def _numbered(folder: Path, problems: Problems) -> dict[str, FoundFile]:
 def _in_both(
     images: Mapping[_Key, FoundFile], masks: Mapping[_Key, FoundFile], problems: Problems
 ) -> list[tuple[_Key, FoundFile, FoundFile]]:
-    """(key, image, mask) where there are both; where there is one, that is a problem."""
+    """(key, image, mask) of each key in both; a key in only one of them is a problem."""
     for key in images.keys() - masks.keys():
         problems.add("no mask", images[key].path)
     for key in masks.keys() - images.keys():
@@ -193,16 +194,17 @@ def _in_both(
 
 
 def _read_cities(root: Path, problems: Problems) -> LayoutResult:
-    """`PART/CITY/x_leftImg8bit.png` and `PART/CITY/x_gtFine_labelIds.png`; the masks of the test split are empty.
+    """Read Cityscapes: `SPLIT/CITY/x_leftImg8bit.png` and `SPLIT/CITY/x_gtFine_labelIds.png`.
 
-    Where there are no `labelIds` at all, `labelTrainIds` are read: the scored classes from 0 on, 255 for the others.
+    The test split is skipped, since its masks are empty. If there are no `labelIds` at all, `labelTrainIds` are read:
+    the scored classes numbered from 0, and 255 for all others.
     """
     folders, every = subfolders(root), list[dict[tuple[str, ...], FoundFile]]()
     stems = [found.stem for found in walk(folders["gtfine"])]
     mask_end = next((end for end in _CITY_MASKS if any(stem.endswith(end) for stem in stems)), None)
     if mask_end is None:
         line = _(
-            "{folder} holds neither NAME{ids}.png nor NAME{train_ids}.png, which hold the classes; add one of them"
+            "{folder} has neither NAME{ids}.png nor NAME{train_ids}.png, which contain the classes; add one of them"
         )
         place, ends = folders["gtfine"], _CITY_MASKS
         problems.add_line(line.format(folder=place, ids=ends[0], train_ids=ends[1]), "no masks")
@@ -235,11 +237,11 @@ def _city_split(key: tuple[str, ...]) -> SplitName | None:
 
 
 def loveda_hint(pairs: Sequence[Pair]) -> str | None:
-    """What to say of LoveDA, whose masks hold 0 where there is no data, not for the background."""
+    """A message if this looks like LoveDA, whose masks have 0 where there is no data, not for the background."""
     places = [pair.mask.path.parts[-3:-1] for pair in pairs]
     if any(len(two) < 2 or two[0].casefold() not in ("urban", "rural") or two[1] != "masks_png" for two in places):
         return None
-    line = _('this looks like LoveDA, whose masks hold 0 where there is no data; to leave that out: --values "{table}"')
+    line = _('this looks like LoveDA, whose masks have 0 where there is no data; to ignore it: --values "{table}"')
     return line.format(table=_LOVEDA)
 
 
@@ -259,7 +261,7 @@ DRIVE = Layout(
     _read_drive,
 )
 CITYSCAPES = Layout(
-    lambda: _("Cityscapes: leftImg8bit/ and gtFine/, each PART/CITY/..."),
+    lambda: _("Cityscapes: leftImg8bit/ and gtFine/, each SPLIT/CITY/..."),
     lambda root: {"leftimg8bit", "gtfine"} <= subfolders(root).keys(),
     _read_cities,
 )

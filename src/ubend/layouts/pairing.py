@@ -1,9 +1,9 @@
-"""Images and masks -> pairs: which mask belongs to which image, by names alone, never by their order.
+"""Pairs masks with images by name alone, never by order.
 
-A file is known by its split, the other folders above it, and its stem. A mask belongs to the image of the
-same names, or of the same names except for words such as `mask` and `img`, an affix that all masks share, or a
-rest that tells an object or a class apart. Several masks of an image are one object each, or one class each.
-What is not clear is a problem, not a pair.
+A file is identified by its split, its other folders, and its stem. A mask belongs to the image with the same
+names, apart from words such as `mask` and `img`, an affix common to all masks, or a rest that identifies an object
+or a class. Several masks of an image are one per object, or one per class. Ambiguous files are reported as
+problems, not paired.
 """
 
 import re
@@ -33,18 +33,18 @@ from ubend.layouts.tree import FoundFile, is_empty
 _Key = tuple[SplitName | None, tuple[str, ...]]
 Affix = tuple[str, str]  # before and after the name
 _BARE: Affix = ("", "")
-_FIRST_CHANNEL = "0000"  # nnU-Net's images of one channel are all called so: `case_12_0000.png`
+_FIRST_CHANNEL = "0000"  # ends the names of all single-channel images of nnU-Net: `case_12_0000.png`
 
 
 @dataclass(frozen=True)
 class Item:
-    """A file of one side.
+    """An image file or a mask file.
 
     Attributes:
         found: the file.
-        split: that its folders name.
-        folders: those of its folders that have no meaning of their own, such as `patient1`.
-        stem: by which it is matched.
+        split: named by its folders; None: none is.
+        folders: its folders that name neither side nor split, such as `patient1`.
+        stem: the name used for matching.
     """
 
     found: FoundFile
@@ -59,13 +59,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Claim:
-    """A mask of an image.
+    """A mask matched to an image.
 
     Attributes:
         mask: the mask.
-        rest: what its name says beyond the image's.
-        folder: the folder that only masks have: `car` of `masks/car/1.png`; "": none.
-        own: it lies in a folder of its image alone.
+        rest: the part of its name that the image's name does not have.
+        folder: the folder that only masks have: `car` in `masks/car/1.png`; "": none.
+        own: it is in a folder used by its image only.
     """
 
     mask: Item
@@ -76,12 +76,13 @@ class Claim:
 
 @dataclass
 class Matching:
-    """Which masks belong to which images.
+    """Masks matched to images.
 
     Attributes:
-        claims: image (by number) -> its masks; images without a mask have none.
+        images: all images.
+        claims: index of an image -> its masks; images without a mask are missing.
         orphans: masks without an image.
-        twins: numbers of the images that have another's name, and that one's.
+        twins: (index of an image, index of an earlier image with the same name).
     """
 
     images: list[Item]
@@ -96,9 +97,9 @@ def match(
     """Find the masks of each image.
 
     Args:
-        images, masks: all of them.
-        affixes: of images and masks, where they are known.
-        sure: the user says that these belong together: any affix that makes them match is right.
+        images, masks: all files of the data set.
+        affixes: of images and masks, if known.
+        sure: the user stated both sides: accept any affix that makes the names match.
     """
     matching = _match(images, masks, affixes, sure, loose=False)
     if not matching.claims and any(item.folders for item in masks):
@@ -111,7 +112,7 @@ def match(
 def _match(
     images: Sequence[Item], masks: Sequence[Item], affixes: tuple[Affix, Affix] | None, sure: bool, *, loose: bool
 ) -> Matching:
-    """As `match`; `loose`: whatever the folders are called (`Training_Data/1.jpg`, `Part1_GroundTruth/1.png`)."""
+    """Like `match`; `loose` ignores folder names (`Training_Data/1.jpg`, `Part1_GroundTruth/1.png`)."""
     fold = _folding(images, masks)
     ignore_splits = not any(item.split for item in images) or not any(item.split for item in masks)
     distinct = len({fold(item.stem) for item in images}) == len(images)
@@ -135,13 +136,13 @@ def _match(
         else:
             matching.orphans.append(original)
     for number, others in rivals.items():
-        if any(other not in matching.claims for other in others):  # `x_mask` may be the mask of `x`, which has no other
+        if any(other not in matching.claims for other in others):  # `x_mask` may belong to `x`, which has no other mask
             matching.orphans += [claim.mask for claim in matching.claims.pop(number)]
     return matching
 
 
 def _folding(images: Sequence[Item], masks: Sequence[Item]) -> Callable[[str], str]:
-    """Case does not matter, unless some names differ by nothing else."""
+    """The function that normalises case: casefold, or the identity if some names differ only by case."""
     for items in (images, masks):
         exact = {(item.split, item.folders, item.stem) for item in items}
         if len({(split, "/".join(folders).casefold(), stem.casefold()) for split, folders, stem in exact}) < len(exact):
@@ -150,11 +151,11 @@ def _folding(images: Sequence[Item], masks: Sequence[Item]) -> Callable[[str], s
 
 
 class _Index:
-    """The images by their names."""
+    """Index of the images by name."""
 
     def __init__(self, images: Sequence[Item]) -> None:
         self.exact: dict[_Key, dict[str, int]] = {}
-        self.bare: dict[_Key, dict[str, int | None]] = {}  # None: several
+        self.bare: dict[_Key, dict[str, int | None]] = {}  # None: several images
         self.twins: list[tuple[int, int]] = []
         for number, image in enumerate(images):
             key = (image.split, image.folders)
@@ -167,10 +168,10 @@ class _Index:
             bare[short] = None if short in bare else number
         for key, bare in self.bare.items():
             if len(self.exact[key]) > 1:
-                bare.pop("", None)  # `image` and `mask` belong together where there is nothing else
+                bare.pop("", None)  # `image` and `mask` are a pair only if the folder has no other image
 
     def find(self, mask: Item) -> tuple[int, str, str, bool] | None:
-        """Number of the image that a mask belongs to, rest, folder, own; None: of no image, or of several."""
+        """(index of the image, rest, folder, own) of a mask; None: it matches no image, or several."""
         key = (mask.split, mask.folders)
         if (number := self._named(key, mask.stem)) is not None:
             return number, "", "", False
@@ -193,19 +194,19 @@ class _Index:
         return claims[0] if len(claims) == 1 else None
 
     def rivals(self, mask: Item, number: int) -> set[int]:
-        """The other images whose name is that of a mask except for words around it."""
+        """The other images whose name equals the mask's after removing words for masks."""
         names = self.exact.get((mask.split, mask.folders), {})
         return {names[stem] for stem in bare_stems(mask.stem, "mask") if stem in names} - {number}
 
     def _named(self, key: _Key, stem: str) -> int | None:
-        """The image of this name, perhaps with words for masks and images around it."""
+        """The image with this name, ignoring words for masks and images around it."""
         exact, bare = self.exact.get(key, {}), self.bare.get(key, {})
         names = [stem] if stem in exact else list(bare_stems(stem, "mask"))
         number = next((exact[name] for name in names if name in exact), None)
         return number if number is not None else next((bare[name] for name in names if name in bare), None)
 
     def _extended(self, key: _Key, stem: str) -> tuple[int, str] | None:
-        """The image whose name this one begins or ends with, and what it says beyond that."""
+        """(index of the image whose name this one begins or ends with, the rest of the name)."""
         exact, bare = self.exact.get(key, {}), self.bare.get(key, {})
         found: dict[int, tuple[int, str]] = {}
         for name in bare_stems(stem, "mask"):
@@ -221,11 +222,11 @@ class _Index:
         return fitting[0] if len(fitting) == 1 else None
 
 
-_BETWEEN = " _-.,+([#~"  # a closing bracket belongs to the name: `benign (1)_mask_2`
+_BETWEEN = " _-.,+([#~"  # no closing bracket: it belongs to the name, as in `benign (1)_mask_2`
 
 
 def _cut(stem: str, affix: Affix) -> str:
-    """The stem without an affix, if it has it."""
+    """The stem without the affix; unchanged if it does not have it."""
     before, after = affix
     if not (stem.startswith(before) and stem.endswith(after) and len(stem) > len(before) + len(after)):
         return stem
@@ -246,7 +247,7 @@ def _common_affixes(
         return nothing
     ours, theirs = _common_ends(images), _common_ends(masks)
     ours, theirs = _beyond(ours, theirs), _beyond(theirs, ours)
-    needs_all = {(_BARE, theirs): False, (ours, _BARE): False}  # affixes -> only if they make all names equal
+    needs_all = {(_BARE, theirs): False, (ours, _BARE): False}  # affixes -> accepted only if all names become equal
     spoken = any(mentions(text, "image") or side_of_affix(text) == "image" for text in ours)
     if sure or spoken or any(mentions(text, "mask") or side_of_affix(text) == "mask" for text in theirs):
         needs_all[ours, theirs] = False
@@ -265,13 +266,13 @@ def _common_affixes(
 
 
 def _beyond(affix: Affix, other: Affix) -> Affix:
-    """An affix without the ends that the other shares: `cell_1` and `cell_1_raw` differ by `_raw` alone."""
+    """An affix without what both have in common: `cell_1` and `cell_1_raw` differ only by `_raw`."""
     before, after = ("" if own == theirs else own for own, theirs in zip(affix, other, strict=True))
     return before, after
 
 
 def _count_common(images: Sequence[Item], masks: Sequence[Item], affixes: tuple[Affix, Affix]) -> int:
-    """How many names both sides have without the affixes; 0 when a side has one of them twice."""
+    """The number of names that both sides share without the affixes; 0 if a side has a name twice."""
     names = []
     for items, affix in zip((images, masks), affixes, strict=True):
         names.append({(item.split, item.folders, _cut(item.stem, affix)) for item in items})
@@ -281,7 +282,7 @@ def _count_common(images: Sequence[Item], masks: Sequence[Item], affixes: tuple[
 
 
 def _common_ends(items: Sequence[Item]) -> Affix:
-    """What all stems begin and end with: whole words, no numbers, never all of a stem."""
+    """What all stems begin and end with: whole words, no numbers, never an entire stem."""
     if len(items) < 2:
         return _BARE
     split = [re.findall(r"[^\W_]+|[\W_]+", item.stem) for item in items]
@@ -315,17 +316,17 @@ _BACKGROUND_WORDS = frozenset(("background", "bg", "back"))
 
 @dataclass(frozen=True)
 class _Label:
-    """What the name of a mask says beyond its image's: a word for a class, a number for an object."""
+    """The rest of a mask's name, interpreted: a word for a class, a number for an object."""
 
     word: str
     number: str
 
 
 def read_matching(matching: Matching, problems: Problems, *, sure: bool = False) -> LayoutResult:
-    """The pairs of a matching; what is unclear goes into the problems.
+    """Turn matched masks into pairs; adds a problem for what is ambiguous.
 
     Args:
-        sure: the user says that these belong together: a rest that not all masks have does not matter.
+        sure: the user stated both sides: accept masks with different rests.
     """
     claims, remarks = _without_overlays(matching.claims)
     claims, message = _without_cellpose(claims)
@@ -371,7 +372,7 @@ def _pairs(matching: Matching, masks: Mapping[int, Mask]) -> list[Pair]:
 
 
 def _label(claim: Claim, *, wide: bool = False) -> _Label:
-    """What a claim's rest says; `wide`: words such as `cell` and `nucleus` without a number stand for classes."""
+    """Interpret the rest of a mask's name; `wide`: words such as `cell` and `nucleus` without a number are classes."""
     words, numbers = [], []
     for word in re.findall(r"[^\W_]+", claim.rest):
         split = re.fullmatch(r"([^\W\d]*)(\d*)", word)
@@ -385,7 +386,7 @@ def _label(claim: Claim, *, wide: bool = False) -> _Label:
 
 
 def _without_overlays(claims: Mapping[int, list[Claim]]) -> tuple[dict[int, list[Claim]], list[str]]:
-    """Without files such as `NAME_overlay.png`, when every image has another mask."""
+    """(masks without files such as `NAME_overlay.png`, remarks), if every image still has a mask."""
     kept = {
         number: [claim for claim in some if _label(claim).word.casefold() not in OVERLAY_WORDS]
         for number, some in claims.items()
@@ -395,13 +396,13 @@ def _without_overlays(claims: Mapping[int, list[Claim]]) -> tuple[dict[int, list
         return dict(claims), []
     return kept, [
         ngettext(
-            "{count} overlay beside the masks is skipped", "{count} overlays beside the masks are skipped", dropped
+            "{count} overlay among the masks is skipped", "{count} overlays among the masks are skipped", dropped
         ).format(count=dropped)
     ]
 
 
 def _without_cellpose(claims: dict[int, list[Claim]]) -> tuple[dict[int, list[Claim]], list[str]]:
-    """Without Cellpose's `NAME_seg.npy`, where every image has another mask."""
+    """(masks without Cellpose's `NAME_seg.npy`, remarks), if every image still has a mask."""
     kept = {n: [claim for claim in some if not is_cellpose(claim.mask.found.path)] for n, some in claims.items()}
     dropped = sum(map(len, claims.values())) - sum(map(len, kept.values()))
     if not dropped or not all(kept.values()):
@@ -410,12 +411,12 @@ def _without_cellpose(claims: dict[int, list[Claim]]) -> tuple[dict[int, list[Cl
 
 
 def cellpose_line(count: int) -> str:
-    """What to say of files of Cellpose that are not needed."""
-    return _("_seg.npy files of Cellpose beside other masks are skipped ({count})").format(count=count)
+    """The remark on skipped Cellpose files."""
+    return _("Cellpose's _seg.npy files are skipped, since there are other masks ({count})").format(count=count)
 
 
 def _find_odd_masks(claims: Mapping[int, Sequence[Claim]]) -> set[int]:
-    """Numbers of images whose mask has a rest that is not the others'; it may be another image's."""
+    """Indices of images whose mask has an unusual rest; it may belong to another image."""
     rests = {number: (some[0].folder, some[0].rest) for number, some in claims.items() if not some[0].own}
     if len(set(rests.values())) < 2:
         return set()
@@ -424,13 +425,13 @@ def _find_odd_masks(claims: Mapping[int, Sequence[Claim]]) -> set[int]:
 
 
 def _class_words(labels: Mapping[int, Sequence[_Label]]) -> list[str]:
-    """The words for classes, when the same ones come back in most images; else none."""
+    """The words that name classes, if the same ones recur in most images; otherwise none."""
     found = Counter(word for some in labels.values() for word in {label.word for label in some})
     several = sum(len({label.word for label in some}) > 1 for some in labels.values())
     counts = {len(label.number.split("_")) if label.number else 0 for some in labels.values() for label in some}
     unclear = (
         any(not word or word.isdigit() for word in found)
-        or len(counts) > 1  # `a_car` and `a_1_car` may be of two images
+        or len(counts) > 1  # `a_car` and `a_1_car` may belong to two images
         or len(found) < 2
         or min(found.values()) < 2
         or 2 * several <= len(labels)
@@ -440,12 +441,12 @@ def _class_words(labels: Mapping[int, Sequence[_Label]]) -> list[str]:
 
 
 def _are_objects(claims: Mapping[int, Sequence[Claim]], labels: Mapping[int, Sequence[_Label]]) -> bool:
-    """Are the masks of an image numbered, or in a folder of their own under ids that do not come back?"""
+    """Whether masks are single objects: numbered, or in a folder per image under ids that do not recur."""
     flat = [label for some in labels.values() for label in some]
     if any(len(set(some)) < len(some) for some in labels.values()):
         return False
     numbered = [label for label in flat if label.number]
-    kinds = {(label.word, label.number.count("_")) for label in numbered}  # `a_1` and `a_b_1` may be of two images
+    kinds = {(label.word, label.number.count("_")) for label in numbered}  # `a_1` and `a_b_1` may belong to two images
     if len(numbered) == len(flat) and len(kinds) == 1:
         return True
     if kinds == {("", 0)} and not any(label.word for label in flat):  # `a_mask`, `a_mask_1`: the first has no number
@@ -465,6 +466,7 @@ def _by_class(
     labels: Mapping[int, Sequence[_Label]],
     words: Sequence[str],
 ) -> LayoutResult:
+    """The pairs of images with one mask per class."""
     names = [word for word in words if word.casefold() not in _BACKGROUND_WORDS]
     value = {word: names.index(word) + 1 if word in names else 0 for word in words}
     masks = {}
@@ -478,7 +480,7 @@ def _by_class(
 
 
 def _as_written(word: str, claims: Mapping[int, Sequence[Claim]]) -> str:
-    """A word for a class with its capitals, as most files have it."""
+    """A class name spelled as in most files."""
     spellings: Counter[str] = Counter()
     for some in claims.values():
         for claim in some:
@@ -488,10 +490,10 @@ def _as_written(word: str, claims: Mapping[int, Sequence[Claim]]) -> str:
 
 
 def _companions(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> tuple[set[int], list[str]]:
-    """Numbers of the images that are rather second files of others, and what to say of them.
+    """(indices of images that are extra files of other images, remarks).
 
-    So are `NAME_superpixels.png` beside `NAME.jpg`, when no image without a mask is called otherwise, and most
-    images with a mask have one.
+    An example is `NAME_superpixels.png` next to `NAME.jpg`, if all images without a mask end in this word and there
+    are at least half as many as images with a mask.
     """
     twins = {number for number, _first in matching.twins}
     lonely = [number for number in range(len(matching.images)) if number not in claims and number not in twins]
@@ -504,7 +506,7 @@ def _companions(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> tu
     if len(lonely) < 2 or 2 * len(lonely) < len(claims) or not re.search(r"[^\W\d_]", word):
         return set(), []
     suffix = matching.images[lonely[0]].found.path.suffix
-    line = _("images beside others of the same name, without masks, are skipped ({count}): NAME{word}")
+    line = _("images without masks that share a name with another image are skipped ({count}): NAME{word}")
     return set(lonely), [line.format(count=len(lonely), word=word + suffix)]
 
 
@@ -515,7 +517,7 @@ def _report_orphans(
     beside: set[int],
     problems: Problems,
 ) -> None:
-    """Images without masks and masks without images, with those that nearly have their name."""
+    """Add problems for images without masks and masks without images, with a suggestion if a name is similar."""
     settled = {number for number, _first in matching.twins} | claims.keys() | beside
     lonely = [image for number, image in enumerate(matching.images) if number not in settled]
     splits = {matching.images[number].split for number in claims}
@@ -523,7 +525,7 @@ def _report_orphans(
     for item in lonely:
         near = _near(item, masks, problems)
         if claims and item.split and item.split not in splits and not near:
-            problems.add("part without masks", item.found.path.parent)
+            problems.add("split without masks", item.found.path.parent)
         else:
             problems.add("no mask", problems.shorten(item.found.path) + near)
     for item in orphans:
@@ -541,6 +543,6 @@ def _by_loose_name(items: Sequence[Item]) -> dict[str, list[Item]]:
 
 
 def _near(item: Item, others: Mapping[str, Sequence[Item]], problems: Problems) -> str:
-    """` (did you mean X?)` of the only other that nearly has the name, or nothing."""
+    """` (did you mean X?)` if exactly one other file has a similar name; otherwise ""."""
     near = [problems.shorten(other.found.path) for other in others.get(loose_key(item.stem), ())]
     return _(" (did you mean {name}?)").format(name=near[0]) if len(near) == 1 else ""

@@ -1,4 +1,4 @@
-"""Pairs of image and mask, and what the reader of a layout returns."""
+"""Pairs of image and mask, and the result of reading a layout."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -18,11 +18,11 @@ class Pair:
     """An image and its mask.
 
     Attributes:
-        name: unique in the folder: the relative stem, such as `0001` or `train/0001`.
-        image: the image's file.
-        mask: where its mask comes from.
-        split: the part given by the layout or by the split file; None when nothing gives one.
-        group: images of one group (one patient, one video) must stay in one part; None: no group.
+        name: relative path without suffix, such as `0001` or `train/0001`; unique in the folder.
+        image: the image file.
+        mask: the source of the mask.
+        split: from the layout or the split file; None: not stated.
+        group: images of one group (one patient, one video) must stay in one split; None: no group.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Pair:
 
 
 def common_folder(paths: Iterable[Path | str]) -> str:
-    """The deepest folder that holds all these files, absolute; "" where there is none."""
+    """The deepest folder that contains all these files, as an absolute path; "" if there is none."""
     try:
         return os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in paths})
     except ValueError:  # no files, or on several drives
@@ -42,16 +42,16 @@ def common_folder(paths: Iterable[Path | str]) -> str:
 
 @dataclass(frozen=True)
 class LayoutResult:
-    """What the reader of a layout found.
+    """The result of reading a layout.
 
     Attributes:
         pairs: in any order; names are unique.
-        classes: class names in the order of `values`; None when nothing tells them.
-        values: the mask value of each class; None when the layout does not state them.
-        colors: the colour of each class; when given, masks are coded by colour, not by value.
-        remarks: what the user should know.
-        ignored: mask values whose pixels are not scored.
-        layout: the layout in words that tell more than `Layout.description`; "" when there is no more to tell.
+        classes: class names in the order of `values`; None: not stated.
+        values: the label value of each class; None: not stated.
+        colors: the colour of each class; if given, masks are coded by colour, not by value.
+        remarks: messages for the user.
+        ignored: label values whose pixels are not scored.
+        layout: a more precise description than `Layout.description`; "" if there is none.
     """
 
     pairs: Sequence[Pair]
@@ -65,12 +65,12 @@ class LayoutResult:
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to lay out a data set.
+    """A folder structure of data sets, and its reader.
 
     Attributes:
         description: the layout in words.
-        fits: does a folder look like it? Quick, for it is asked of many.
-        read: the folder's pairs; what is wrong goes into the problems.
+        fits: whether a folder looks like it; must be fast, since it is called for many folders.
+        read: reads the pairs of a folder; adds what is wrong to the problems.
     """
 
     description: Callable[[], str]
@@ -80,11 +80,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class Folder(LayoutResult):
-    """A data set on disk: a reading with at least one pair, in the natural order of the names (`2` before `10`).
+    """A data set on disk, with at least one pair, sorted by name in natural order (`2` before `10`).
 
     Attributes:
-        root: where the layout was found: the folder asked for, or one below it.
-        skipped: (name, problem) of what was left out, when that was asked for.
+        root: the folder in which the layout was found: the given one, or one below it.
+        skipped: (name, problem) of each file skipped because of `ReadOptions.skip_bad`.
     """
 
     root: Path = Path()

@@ -1,4 +1,4 @@
-"""What is wrong with a folder: collected while it is read, told at once, worst first, one line per kind."""
+"""Problems of a folder: collected while reading, reported together, worst first, one line per kind."""
 
 import re
 from collections.abc import Iterable
@@ -9,21 +9,21 @@ from ubend.core.errors import DataError, Problem
 from ubend.core.i18n import _
 
 _SHOWN = 10  # names shown of a long list
-# What `--skip-bad` continues without: what is left is read as if these files were not there.
+# Kinds of problem with which `--skip-bad` continues: the remaining files are read as if these did not exist.
 _SKIPPABLE = frozenset(
-    ("no mask", "part without masks", "no image", "empty", "foreign", "image missing", "annotation entry",
+    ("no mask", "split without masks", "no image", "empty", "foreign", "image missing", "annotation entry",
      "few points", "odd coordinates", "run lengths", "not normalised", "split unknown")
 )  # fmt: skip
 
 
 @dataclass
 class Problems:
-    """What is wrong with a folder.
+    """Problems found in a folder.
 
     Attributes:
-        root: the folder asked for; names are reported relative to it.
-        names: kind -> the names it concerns; each kind has a sentence below.
-        lines: whole lines that no kind is made for.
+        root: the folder given by the user; names are reported relative to it.
+        names: kind of problem -> names of the affected files; `_sentences` has a message for each kind.
+        lines: complete messages that belong to no kind.
     """
 
     root: Path
@@ -34,21 +34,21 @@ class Problems:
         return bool(self.names or self.lines)
 
     def add(self, kind: str, name: str | Path) -> None:
-        """A name with a problem of a kind of `_sentences`."""
+        """Add a file or other name with a problem; `kind` is a key of `_sentences`."""
         self.names.setdefault(kind, []).append(name if isinstance(name, str) else self.shorten(name))
 
     def add_line(self, line: str, key: str) -> None:
-        """A problem that no kind is made for; such lines are reported first. `key` is for the error."""
+        """Add a complete message; these are reported first. `key` identifies the problem in the error."""
         if line not in self.lines:
             self.lines.append(Problem(line, self.root, key))
 
     def shorten(self, path: Path) -> str:
-        """A path as messages name it: relative to the root, when it lies below."""
+        """A path as shown in messages: relative to the root if it is below it."""
         name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
         return str(self.root) if name == "." else name
 
     def take_skippable(self) -> tuple[tuple[str, str], ...]:
-        """(name, problem) of everything that can be gone on without; it is a problem no more."""
+        """Remove the problems that can be skipped, and return (name, problem) for each."""
         sentences = _sentences()
         return tuple(
             (name, sentences[kind].format(names=name, count=1))
@@ -57,7 +57,7 @@ class Problems:
         )
 
     def raise_any(self, more: Iterable[str] = ()) -> None:
-        """Tell everything, and then `more`.
+        """Raise all problems, followed by the messages in `more`; does nothing if there is no problem.
 
         Raises:
             DataError: there is a problem.
@@ -72,7 +72,7 @@ class Problems:
 
 
 def enumerate_names(names: list[str]) -> str:
-    """`a, b, c`; of a long list the first ten and how many more there are."""
+    """`a, b, c`; a long list is cut after ten names, followed by the number of the others."""
     shown = ", ".join(names[:_SHOWN])
     if len(names) > _SHOWN:
         shown = _("{names}, ... and {count} more").format(names=shown, count=len(names) - _SHOWN)
@@ -80,84 +80,82 @@ def enumerate_names(names: list[str]) -> str:
 
 
 def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
-    """Sorts numbers inside names by their size; the name itself settles `1` against `01`."""
-    pieces = re.findall(r"0*([0-9]+)|([^0-9]+)", name)  # numbers without zeros before them, of any length
+    """Sort key that compares numbers inside names by value; the name itself decides between `1` and `01`."""
+    pieces = re.findall(r"0*([0-9]+)|([^0-9]+)", name)  # numbers without leading zeros, of any length
     return [(True, 0, text) if text else (False, len(digits), digits) for digits, text in pieces], name
 
 
 def _sentences() -> dict[str, str]:
-    """Kind of problem -> its sentence; the worst kind comes first."""
+    """Kind of problem -> its message, worst kind first."""
     return {
-        "no pictures": _("no images in: {names}; images are files ending in .png .jpg .jpeg .bmp .tif .tiff .webp"),
-        "no folder": _("missing folders or lists ({count}): {names}; every part needs its own"),
-        "part without masks": _(
-            "parts without any mask ({count}): {names}; every part needs its own; add masks, or leave "
-            "these parts out with --skip-bad"
+        "no images": _("no images in: {names}; images are files ending in .png .jpg .jpeg .bmp .tif .tiff .webp"),
+        "no folder": _("missing folders or lists ({count}): {names}; each split needs its own"),
+        "split without masks": _(
+            "splits without any mask ({count}): {names}; each split needs its own; add masks, or skip "
+            "these splits with --skip-bad"
         ),
         "same split": _("two folders for one split: {names}; keep one of them"),
         "no mask": _(
-            "images without a mask ({count}): {names}; a mask has its image's name, perhaps with a word such "
-            "as _mask, _gt or _label before or after it; add the mask or take the image away"
+            "images without a mask ({count}): {names}; a mask has the same name as its image, optionally with a word "
+            "such as _mask, _gt or _label before or after it; add the mask or remove the image"
         ),
-        "no image": _("masks without an image ({count}): {names}; add the image or take the mask away"),
+        "no image": _("masks without an image ({count}): {names}; add the image or remove the mask"),
         "annotation file": _("annotation files that cannot be read ({count}): {names}; export them again"),
-        "annotation entry": _("damaged entries of annotation files ({count}): {names}; fix them or export again"),
+        "annotation entry": _("invalid entries in annotation files ({count}): {names}; fix them or export again"),
         "small json": _("exported without their tasks (JSON-MIN): {names}; in Label Studio choose Export, then JSON"),
         "brush": _(
             "regions drawn with the brush ({count}): {names}; in Label Studio choose Export, then "
-            "Brush labels to PNG, and put these masks and the JSON export beside the images"
+            "Brush labels to PNG, and put these masks and the JSON export next to the images"
         ),
         "task masks": _(
-            "masks called after tasks of Label Studio ({count}): {names}; put the project's JSON export beside them, "
-            "which says which image each task is about"
+            "masks named after Label Studio tasks ({count}): {names}; put the project's JSON export next to them: "
+            "it says which image each task belongs to"
         ),
         "box only": _(
-            "bounding boxes without a region ({count}): {names}; boxes do not say which pixels are meant: export "
-            "polygons or masks (segmentation), or take them away"
+            "bounding boxes without a region ({count}): {names}; a box does not say which pixels belong to the object: "
+            "export polygons or masks (segmentation), or remove the boxes"
         ),
-        "many classes": _("{names} classes beside the background, but a mask holds at most 254; join some"),
+        "many classes": _("{names} classes besides the background, but a mask can have at most 254; merge some"),
         "image missing": _("annotated images that are not in the folder ({count}): {names}; copy them into it"),
-        "image unclear": _("annotated images of which there are several ({count}): {names}; keep one each"),
+        "image unclear": _("annotated images that exist more than once ({count}): {names}; keep one of each"),
         "annotated twice": _("images annotated twice ({count}): {names}; keep one annotation of each"),
         "unknown category": _(
             "annotations of an unknown class ({count}): {names}; add the class to the list of classes"
         ),
         "quoted id": _(
-            'annotations whose ids are text ("7") where the list of images or categories has numbers (7), or the '
-            "reverse ({count}): {names}; write the ids alike"
+            'annotations whose ids are text ("7") where the list of images or categories has numbers (7), or vice '
+            "versa ({count}): {names}; use the same type of id"
         ),
         "unknown image": _("annotations of an unknown image ({count}): {names}; export again"),
-        "shape kind": _(
-            "shapes that enclose no region, or of a kind that is not read ({count}): {names}; draw them as polygons"
-        ),
-        "rotated": _("turned rectangles or images ({count}): {names}; draw polygons on the upright image"),
-        "one label": _("regions without a label, or with several ({count}): {names}; give each one label"),
-        "few points": _("polygons of fewer than 3 points ({count}): {names}; draw them again or take them away"),
+        "shape kind": _("shapes without an area, or of an unsupported kind ({count}): {names}; draw them as polygons"),
+        "rotated": _("rotated rectangles or images ({count}): {names}; draw polygons on the upright image"),
+        "one label": _("regions without a label, or with several ({count}): {names}; give each exactly one label"),
+        "few points": _("polygons with fewer than 3 points ({count}): {names}; draw them again or remove them"),
         "odd coordinates": _(
-            "polygons with an odd count of coordinates ({count}): {names}; a point has an x and a y: export them again"
+            "polygons with an odd number of coordinates ({count}): {names}; a point has an x and a y: export them again"
         ),
         "run lengths": _("run lengths (RLE) that do not fill their image ({count}): {names}; export them again"),
         "not normalised": _(
-            "coordinates that are no shares of the image's width and height ({count}): {names}; divide x by the "
+            "coordinates that are not fractions of the image's width and height ({count}): {names}; divide x by the "
             "width and y by the height"
         ),
-        "listed": _("on a list of the data set, but without image or mask ({count}): {names}; unpack them again"),
-        "both lists": _("names on several lists ({count}): {names}; an image belongs to one split"),
+        "listed": _("in a list of the data set, but without image or mask ({count}): {names}; unpack them again"),
+        "both lists": _("names in several lists ({count}): {names}; an image belongs to one split"),
         "two masks": _(
-            "several masks for one image ({count}): {names}; keep one each, or name them alike for all images: "
-            "NAME_1, NAME_2, ... for objects, or NAME_CLASS or CLASS/NAME with the same classes for most"
+            "several masks for one image ({count}): {names}; keep one of each, or name them in the same way for all "
+            "images: NAME_1, NAME_2, ... for objects, or NAME_CLASS or CLASS/NAME with the same classes for most images"
         ),
-        "two images": _("several images of one name ({count}): {names}; keep one each, or rename"),
-        "empty": _("empty files (0 bytes) or links to nothing ({count}): {names}; copy them again"),
-        "foreign": _("images of a kind that is not read ({count}): {names}; save them as PNG or TIFF"),
+        "two images": _("several images with the same name ({count}): {names}; keep one of each, or rename them"),
+        "empty": _("empty files (0 bytes) or broken links ({count}): {names}; copy them again"),
+        "foreign": _("images in an unsupported format ({count}): {names}; save them as PNG or TIFF"),
         "skipped": _(
-            "folders with images that are neither with the images nor with the masks ({count}): {names}; move "
-            "them away, or name both sides with --images and --masks"
+            "folders with images that belong neither to the images nor to the masks ({count}): {names}; move "
+            "them elsewhere, or state both sides with --images and --masks"
         ),
         "classes": _(
             "unusable {names}; it needs one class name of at most 200 characters per line, each once, as UTF-8 text"
         ),
-        "encoding": _("no UTF-8 text ({count}): {names}; save as UTF-8, or names with accents would be others"),
+        "encoding": _("not UTF-8 text ({count}): {names}; save as UTF-8, otherwise accents in names are read wrongly"),
         "class table": _(
             "unusable class table ({count}): {names}; each line is a class with its colour, name,r,g,b, each once"
         ),
@@ -165,8 +163,8 @@ def _sentences() -> dict[str, str]:
             "{names}; a split file is CSV text (UTF-8) with the columns file,split, file,group or file,split,group"
         ),
         "split word": _("unknown words in the column split ({count}): {names}; use train, val or test"),
-        "split twice": _("named twice in the split file, differently ({count}): {names}; keep one line"),
-        "split unclear": _("in the split file, but fits several images ({count}): {names}; write the path"),
-        "split unknown": _("in the split file, but not a pair of the folder ({count}): {names}"),
-        "split missing": _("pairs that the split file does not name ({count}): {names}; add a line for each"),
+        "split twice": _("listed twice in the split file, with different values ({count}): {names}; keep one line"),
+        "split unclear": _("in the split file, but matches several images ({count}): {names}; write the path"),
+        "split unknown": _("in the split file, but not in the folder ({count}): {names}"),
+        "split missing": _("pairs missing from the split file ({count}): {names}; add a line for each"),
     }

@@ -1,4 +1,4 @@
-"""Split files: CSV with the columns `file,split`, `file,group` or `file,split,group`."""
+"""Reads split files: CSV with the columns `file,split`, `file,group` or `file,split,group`."""
 
 import csv
 import unicodedata
@@ -16,10 +16,10 @@ SPLIT_COLUMNS = ("file", "split", "group")
 
 
 def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair]:
-    """The pairs with the parts and groups of the split file; of a column that it lacks, with their own."""
+    """Set splits and groups of the pairs from a split file; a column that it lacks changes nothing."""
     try:
         lines = read_text(split).splitlines()
-        semicolons = bool(lines) and ";" in lines[0]  # as spreadsheets write where the comma is decimal
+        semicolons = bool(lines) and ";" in lines[0]  # spreadsheets write these where the comma is the decimal sign
         rows = list(csv.reader(lines, delimiter=";" if semicolons else ","))
     except (OSError, csv.Error) as error:
         problems.add("split file", _("cannot read {file} ({reason})").format(file=split, reason=reason(error)))
@@ -61,7 +61,7 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
 
 
 def _spellings(pair: Pair, root: Path) -> set[str]:
-    """All ways in which a split file may name a pair: `0001`, `0001.jpg`, `images/0001.jpg`, ..."""
+    """All names that a split file may use for a pair: `0001`, `0001.jpg`, `images/0001.jpg`, ..."""
     pieces = unicodedata.normalize("NFC", pair.image.relative_to(root).as_posix()).split("/")
     paths = {"/".join(pieces[start:]) for start in range(len(pieces))} | {pair.name + pair.image.suffix}
     return paths | {path.removesuffix(pair.image.suffix) for path in paths}

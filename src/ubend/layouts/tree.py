@@ -1,4 +1,4 @@
-"""The files below a folder, without what systems and notebooks leave behind."""
+"""Lists the files below a folder, without those left by operating systems, network storage and notebooks."""
 
 import contextlib
 import glob
@@ -13,8 +13,8 @@ from ubend.core.i18n import _
 from ubend.layouts.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES, folder_meaning
 from ubend.layouts.problems import enumerate_names
 
-# Folders and files that systems, network storage and notebooks leave beside data. They hold thumbnails, deleted files
-# and copies, which look like data. Any name that begins with a dot is skipped as well.
+# Folders and files left by operating systems, network storage and notebooks: thumbnails, deleted files and copies,
+# which look like data. Names that begin with a dot are skipped as well.
 _SYSTEM = re.compile(
     r"__macosx|__pycache__|(eh)?thumbs\.db|desktop\.ini|lost\+found|found\.\d{3}|@eadir|@tmp|@synoresource|@recycle"
     r"|@recently-snapshot|#recycle|#snapshot|~snapshot|\$recycle\.bin|recycle[rd]|system volume information"
@@ -33,8 +33,8 @@ class FoundFile:
     Attributes:
         path: the file.
         folders: the names of the folders between the root and the file.
-        stem: its name without suffix. Both are in Unicode's composed form (macOS takes accents apart).
-        suffix: in small letters.
+        stem: its name without suffix. Both are in Unicode's composed form (macOS decomposes accents).
+        suffix: in lower case.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class FoundFile:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, sorted, without hidden files (`.DS_Store`, `._x`), what systems write, and results.
+    """The content of a folder, sorted, without hidden files (`.DS_Store`, `._x`), system files and results of ubend.
 
     Raises:
         DataError: it cannot be read.
@@ -65,14 +65,15 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_system(name: str) -> bool:
-    """Is a file or folder of this name one that systems, network storage or notebooks leave beside data?"""
+    """Whether this is the name of a file or folder left by a system, network storage or notebook."""
     return _SYSTEM.fullmatch(name) is not None
 
 
 def is_result(folder: os.DirEntry[str]) -> bool:
-    """Is this folder a result of `fit`, `predict` or `data`, which somebody wrote beside the data?
+    """Whether this folder was written by `fit`, `predict` or `data`.
 
-    Predictions in a folder that is named as one for masks, or that holds such folders, may be meant as masks.
+    Not if predictions are in a folder named like one of masks, or containing such folders: the user may want to
+    train on them.
     """
     with contextlib.suppress(OSError):
         files = {name: os.path.join(folder.path, name) for name in ("run.json", "predict.json", "data.toml")}
@@ -87,7 +88,7 @@ def is_result(folder: os.DirEntry[str]) -> bool:
 
 
 def skipped_folders(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> tuple[list[Path], list[Path]]:
-    """The folders of systems, and those of results, at any depth, which `entries` skips; for arguments see `walk`."""
+    """(system folders, result folders) at any depth, which `entries` skips; for the arguments see `walk`."""
     system, results, inside = list[Path](), list[Path](), list[Path]()
     with contextlib.suppress(OSError), os.scandir(folder) as some:
         for entry in some:
@@ -105,28 +106,28 @@ def skipped_folders(folder: Path, above: frozenset[tuple[int, int]] = frozenset(
 
 
 def expand_pattern(pattern: Path) -> list[Path]:
-    """What a pattern matches, sorted, without what lies in folders of systems that it does not name itself."""
+    """The paths that match a pattern, sorted, without those in system folders that the pattern does not name."""
     found = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
     return [path for path in found if not any(map(is_system, {*path.parts} - {*pattern.parts}))]
 
 
 def subfolders(folder: Path) -> dict[str, Path]:
-    """Name in small letters -> subfolder."""
+    """Name in lower case -> subfolder."""
     return {entry.name.casefold(): Path(entry.path) for entry in entries(folder) if entry.is_dir()}
 
 
 def describe_content(folder: Path) -> str:
-    """What lies in a folder, in words: `images/, notes.txt`; folders and what is no image first."""
+    """The content of a folder in words: `images/, notes.txt`; folders and files other than images first."""
     found = sorted(entries(folder), key=lambda entry: (as_found(Path(entry.path), ()) is not None, entry.name))
     return enumerate_names([entry.name + "/" * entry.is_dir() for entry in found]) or _("nothing")
 
 
 def walk(folder: Path, names: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()) -> list[FoundFile]:
-    """All files below a folder that have the suffix of an image or a mask, read or not, sorted.
+    """All files below a folder with the suffix of an image or a mask, supported or not, sorted.
 
     Args:
-        names: of the folders between the root and this one.
-        above: device and inode of the folders above; a link to one of them is not followed.
+        names: names of the folders between the root and this one.
+        above: (device, inode) of each folder above; links to one of them are not followed.
     """
     identity, files = folder.stat(), list[FoundFile]()
     here = (identity.st_dev, identity.st_ino)
@@ -139,7 +140,7 @@ def walk(folder: Path, names: tuple[str, ...] = (), above: frozenset[tuple[int, 
 
 
 def as_found(path: Path, folders: tuple[str, ...]) -> FoundFile | None:
-    """The file, when it has the suffix of an image or a mask."""
+    """The file, if it has the suffix of an image or a mask; otherwise None."""
     stem, suffix = os.path.splitext(path.name)
     suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else suffix.lower()
     if suffix not in MASK_SUFFIXES and suffix not in FOREIGN_SUFFIXES:
@@ -148,7 +149,7 @@ def as_found(path: Path, folders: tuple[str, ...]) -> FoundFile | None:
 
 
 def is_empty(path: Path) -> bool:
-    """A file of 0 bytes, or a link to nothing."""
+    """Whether this is a file of 0 bytes or a broken link."""
     try:
         return not os.stat(path).st_size
     except OSError:

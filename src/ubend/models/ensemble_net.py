@@ -1,4 +1,4 @@
-"""Several networks of one shape as one network: what the models of several folds are packed into.
+"""Several networks of the same shape as one network, such as the models of several folds.
 
 N images of a batch, C channels, H x W pixels.
 """
@@ -14,8 +14,7 @@ from ubend.models.segmentation_net import SegmentationNet
 
 ViewKind = Literal["plain", "mirror", "square"]
 MAX_MEMBERS = 100
-# Symmetries of the square in which an image is shown: quarter turns against the clock, then whether left and right
-# are exchanged.
+# Symmetries of the square: (counterclockwise quarter turns, then whether to flip left and right).
 _VIEWS: dict[ViewKind, tuple[tuple[int, bool], ...]] = {
     "plain": ((0, False),),
     "mirror": ((0, False), (0, True)),
@@ -24,15 +23,15 @@ _VIEWS: dict[ViewKind, tuple[tuple[int, bool], ...]] = {
 
 
 class EnsembleNet(SegmentationNet):
-    """The mean of the networks' softmax, over each view of the image, as logits.
+    """The mean of the networks' probabilities over all views of an image, as logits.
 
-    The logits are the logarithm of the mean probabilities, plus one number for each class: `class_bias`. Of two
-    classes it is a threshold (0 for one of them and b for the other: that one is chosen from the probability
-    1 / (1 + exp(b)) on), of more the weight of each class in the choice of the most probable one. It is 0 unless set.
+    The logits are the logarithm of the mean probabilities, plus a bias for each class, `class_bias`, 0 by default. For
+    two classes the bias acts as a threshold: with biases 0 and b, the second class is chosen from the probability
+    1 / (1 + exp(b)). For more classes, exp(bias) is the weight of each class when choosing the most probable one.
 
     Args:
-        members: networks of one shape.
-        views: plain: the image; mirror: and its mirror image; square: its eight turns and flips.
+        members: networks of the same shape.
+        views: plain: the image; mirror: the image and its mirror image; square: all eight rotations and flips.
     """
 
     is_ensemble = True
@@ -50,7 +49,7 @@ class EnsembleNet(SegmentationNet):
 
     @property
     def mean(self) -> Tensor:  # type: ignore[override]
-        """(1, C, 1, 1), of the members' numbers, which normalise by their own."""
+        """(1, C, 1, 1) average of the members' means; each member uses its own for normalisation."""
         return torch.stack([net.mean for net in self._nets]).mean(dim=0)
 
     @property
@@ -73,10 +72,10 @@ class EnsembleNet(SegmentationNet):
         return self.average([net.forward_tiles for net in self._nets], image)
 
     def average(self, members: Iterable[Callable[[Tensor], Tensor]], image: Tensor) -> Tensor:
-        """Logits of a batch from functions that stand for the members.
+        """Average the given functions over all views, as logits.
 
         Args:
-            members: each (N, C, H, W) raw values -> (N, classes, h, w) logits.
+            members: one function per member: (N, C, H, W) raw values -> (N, classes, h, w) logits.
             image: (N, C, H, W) raw values.
         Returns:
             (N, classes, h, w) float32.
@@ -90,7 +89,7 @@ class EnsembleNet(SegmentationNet):
                 prob = logits.softmax(dim=1)
                 prob = prob.flip(3) if mirrored else prob
                 prob = torch.rot90(prob, -turns, (2, 3)) if turns else prob
-                probs = [probs[0] + prob] if probs else [prob]  # one sum: memory does not grow with the members
+                probs = [probs[0] + prob] if probs else [prob]  # a running sum, to save memory
         mean = probs[0] / (len(views) * len(self.members))
         return mean.clamp_min(torch.finfo(torch.float32).tiny).log() + self.class_bias[:, None, None]
 
@@ -99,7 +98,7 @@ class EnsembleNet(SegmentationNet):
         return self._first.input_multiple
 
     def padded_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """See `SegmentationNet`; where views are averaged nothing may be added on one side only."""
+        """See `SegmentationNet.padded_hw`; with several views, padding on one side would change the result."""
         return size_hw if self.averages_views else self._first.padded_hw(size_hw)
 
     def shape(self) -> dict[str, Any]:
@@ -109,15 +108,13 @@ class EnsembleNet(SegmentationNet):
         return f"members.0.{self._first.first_weight()}"
 
     def describe(self) -> list[str]:
-        lines = [_("{count} networks, whose probabilities are averaged").format(count=len(self.members))]
+        lines = [_("average of the probabilities of {count} networks").format(count=len(self.members))]
         if self.averages_views:
             line = _(
-                "{count} networks, whose probabilities are averaged, each over {views} turns and flips of an image"
+                "average of the probabilities of {count} networks, each over {views} rotations and flips of the image"
             )
             lines = [line.format(count=len(self.members), views=len(_VIEWS[self.views]))]
         if self.class_bias.any():
             weights = ", ".join(f"{weight:.3g}" for weight in self.class_bias.exp().tolist())
-            lines.append(
-                _("weights of the classes in the choice of the most probable one: {weights}").format(weights=weights)
-            )
+            lines.append(_("class weights for choosing the most probable class: {weights}").format(weights=weights))
         return [*lines, *self._first.describe()]

@@ -1,9 +1,9 @@
-"""model.safetensors: weights, and everything needed to use them, in one file.
+"""The model file, model.safetensors: weights and everything needed to use them.
 
-The header's `ubend` entry is JSON: the network's shape, the class table, how images are sized, and how
-the model came about. `Header`, with the tables in it and `StoredFields`, says which fields there are, of which
-type and range: the entry is checked by it when written, and when read before a network is built. Normalisation
-is among the tensors. No pickle: nothing in the file is executed.
+The `ubend` entry of its header is JSON: the network's shape, the class table, the size of images, and the model's
+origin. `Header` (with `StoredFields`) defines the fields with their types and ranges; the entry is validated on
+writing, and on reading before a network is built. Normalisation is stored among the tensors. There is no pickle, so
+nothing in the file is executed.
 """
 
 import base64
@@ -35,26 +35,26 @@ from ubend.layouts.pairs import SplitName
 from ubend.models.ensemble_net import MAX_MEMBERS, ViewKind
 from ubend.models.networks import Network, make_network
 
-SAME_SCALE = 1.1  # sizes that differ by less count as one: training itself zooms by more
-_NOT_UTF8 = re.compile("[\ud800-\udfff]")  # bytes of file names
-_HEADER = "ubend"  # the entry of the file's metadata
-FORMAT = 3  # grows when an older ubend could not use the file rightly
+SAME_SCALE = 1.1  # scales that differ by less are considered equal: augmentation zooms by more
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")  # undecodable bytes of file names
+_HEADER = "ubend"  # key in the file's metadata
+FORMAT = 3  # to be increased when older versions of ubend could not use the file correctly
 MAX_HASHES = 100_000  # of each split: 1.1 million characters
-_MAX_CHARACTERS = 2**22  # of the entry; 65,536 label values take 2**19, the hashes of three splits 3.2 million
+_MAX_CHARACTERS = 2**22  # of the entry; 65,536 label values need 2**19, the hashes of three splits 3.2 million
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Ratio = Annotated[float, Field(gt=0)]
 
 
 def pack_hashes(hashes: NDArray[np.uint64]) -> str:
-    """Hashes of images as text, base64 of 8 bytes each, sorted; of more than MOST_HASHES the least ones."""
+    """Image hashes as text: base64 of 8 bytes each, sorted; the smallest ones if more than MAX_HASHES."""
     return base64.b64encode(np.sort(hashes)[:MAX_HASHES].astype("<u8").tobytes()).decode()
 
 
 def unpack_hashes(text: str) -> list[int]:
-    """What `pack_hashes` was given.
+    """The inverse of `pack_hashes`.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: invalid text, or too many hashes.
     """
     hashes: list[int] = np.frombuffer(base64.b64decode(text, validate=True), "<u8").tolist()
     if len(hashes) > MAX_HASHES:
@@ -69,18 +69,18 @@ def _check_hashes(text: str) -> str:
 
 @dataclass(kw_only=True)
 class StoredFields:
-    """The fields of a model that its file holds as they are; a new one is one line here, with range and default.
+    """The fields of a model that are stored unchanged in its file; to add one, add a line with range and default.
 
     Attributes:
-        about: how it came about, for people.
-        dtype: of the images it was trained on: uint8, uint16 or float32.
-        precision: in which it was trained and validated; predictions are made in the same.
-        window_px: side of the crops of them that it was trained on; None: whole images.
-        scale: least and greatest size of them at model size over their own, of the training split; None: not known.
-        orientation: what it was shown of the turns and flips of them, see `augment.orientation`; None: not known.
-        flips: whether mirror images were among them.
+        about: origin of the model, for users.
+        dtype: of the training images: uint8, uint16 or float32.
+        precision: used in training and validation; predictions use the same.
+        window_px: side of the training crops, px; None: trained on whole images.
+        scale: smallest and largest ratio of model size to native size of the training images; None: unknown.
+        orientation: rotations and flips in training, see `augment.orientation`; None: unknown.
+        flips: whether training included mirror images.
         image_hashes: `hash_pixels` of the images of each split, read with the model's channels, see `pack_hashes`;
-            None: not known.
+            None: unknown.
     """
 
     about: dict[str, Any] = field(default_factory=dict)
@@ -95,12 +95,12 @@ class StoredFields:
 
 @dataclass
 class Bundle(StoredFields):
-    """A network and what belongs to it.
+    """The content of a model file: a network with its class table and settings.
 
     Attributes:
-        model: in evaluation mode when loaded.
+        model: the network; in evaluation mode after loading.
         labels: the class table.
-        sizing: size in px, aspect, channels of the images it was trained on.
+        sizing: size in px, aspect ratio and channels of the training images.
     """
 
     model: Network
@@ -109,13 +109,13 @@ class Bundle(StoredFields):
 
     @property
     def keeps_scale(self) -> bool:
-        """Whether it has seen crops at native scale, so that larger images are cut into tiles."""
+        """Whether it was trained on crops at native scale, so that images are predicted in tiles."""
         low, high = self.scale or (0.0, 0.0)
         return self.window_px is not None and low >= 1 / SAME_SCALE and high <= SAME_SCALE
 
 
 class NetworkFields(BaseModel):
-    """The arguments of `make_network`; each kind of network has some of them."""
+    """The arguments of `make_network` in the header; each kind of network uses some of them."""
 
     model_config = ConfigDict(frozen=True, **_CONFIG)
 
@@ -137,7 +137,7 @@ class Header(StoredFields):
     """The `ubend` entry of a model file.
 
     Attributes:
-        digest: BLAKE2b of the tensors and of all fields but `about`, see `find_digest`; None: of an older format.
+        digest: BLAKE2b of the tensors and all fields except `about`, see `find_digest`; None: older format.
     """
 
     format: Literal[3]
@@ -170,11 +170,13 @@ class Header(StoredFields):
 
 
 def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write the bundle, whole or not at all; `weights` stand in for the network's own when given.
+    """Write a model file, completely or not at all.
 
+    Args:
+        weights: replace those of the network; None: its own.
     Raises:
-        ModelFileError: a field that `load_bundle` would refuse.
-        OutputError: it cannot be written.
+        ModelFileError: a field has a value that `load_bundle` would refuse.
+        OutputError: the file cannot be written.
     """
     net = bundle.model
     entry = {
@@ -194,16 +196,17 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
 
 
 def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
-    """Read a model file, or the one of a run folder.
+    """Read a model file, given by its path or its run folder.
 
-    The header is checked before a network is built, and the tensors' names, shapes and dtypes before memory is taken.
+    The header is validated before a network is built, and the tensors' names, shapes and dtypes before memory is
+    allocated.
 
     Args:
-        network: of a file of kind custom: the module that was trained, with any weights; it is copied.
+        network: for a file of kind custom: a module with the trained architecture and any weights; it is copied.
     Raises:
-        ModelFileError: missing, truncated, changed, not ours, newer than this version, or holding values that do not
-            fit; `key` is the header's field (`labels.colors`) or the tensor's name.
-        SettingError: its encoder is one of timm's, which is not installed, or too old to know it.
+        ModelFileError: missing, truncated, modified, not written by ubend, newer than this version, or with values
+            that do not fit; `key` is the field of the header (`labels.colors`) or the tensor's name.
+        SettingError: it needs an encoder from timm, which is not installed, or too old.
     """
     path = model_path(path)
     try:
@@ -211,7 +214,7 @@ def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
             text = (file.metadata() or {}).get(_HEADER)
             if text is None:
                 raise ModelFileError(
-                    _("{path}: weights, but not made by ubend; train a model with `ubend fit`").format(path=path),
+                    _("{path}: weights not written by ubend; train a model with `ubend fit`").format(path=path),
                     path=path,
                     key="metadata",
                 )
@@ -223,12 +226,12 @@ def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
             tensors = {name: file.get_tensor(name) for name in wanted}
             for name, tensor in tensors.items():
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                    raise _refusal(path, name, _("holds values that are not finite"))
+                    raise _refusal(path, name, _("has values that are not finite"))
             if header.digest not in (None, find_digest(entry, tensors)):
-                raise _refusal(path, "digest", _("the file was changed after it was written"))
+                raise _refusal(path, "digest", _("the file was modified after it was written"))
             model = make_network(shape, **more)
             model.load_state_dict(tensors)
-    except OSError as error:  # of the system; the content is not to blame
+    except OSError as error:  # not caused by the content of the file
         cause = _("no such model file") if isinstance(error, FileNotFoundError) else reason(error)
         raise ModelFileError(_("{path}: {reason}").format(path=path, reason=cause), path=path) from error
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -238,10 +241,10 @@ def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
 
 
 def read_header(path: Path, text: str) -> tuple[Header, dict[str, Any]]:
-    """The `ubend` entry of a file, checked, and as JSON has it; of an older format, upgraded.
+    """(validated header, its JSON object) from the `ubend` entry of a file; an older format is upgraded.
 
     Raises:
-        ModelFileError: see `load_bundle`; the tensors are not looked at.
+        ModelFileError: see `load_bundle`; tensors are not checked.
     """
     try:
         if len(text) > _MAX_CHARACTERS:
@@ -251,9 +254,9 @@ def read_header(path: Path, text: str) -> tuple[Header, dict[str, Any]]:
         if found == FORMAT - 1:
             entry = upgrade_entry(entry)
         elif isinstance(found, int) and found != FORMAT:
-            line = _("{path}: made by an older ubend (format {format}); train it again")
+            line = _("{path}: written by an older version of ubend (format {format}); train the model again")
             if found > FORMAT:
-                line = _("{path}: made by a newer ubend (format {format}); upgrade with `pip install -U ubend`")
+                line = _("{path}: written by a newer version of ubend (format {format}); run `pip install -U ubend`")
             raise ModelFileError(line.format(path=path, format=found), path=path, key="format")
         return TypeAdapter(Header).validate_json(json.dumps(entry)), entry
     except DataError as error:
@@ -266,16 +269,16 @@ def read_header(path: Path, text: str) -> tuple[Header, dict[str, Any]]:
 
 
 def upgrade_entry(entry: dict[str, Any]) -> dict[str, Any]:
-    """The entry of a file of format 2, as one of format 3: it had no digest, and unknown fields were skipped."""
+    """Convert an entry of format 2 to format 3; format 2 had no digest, and unknown fields were ignored."""
     known = {stored.name for stored in fields(Header)} - {"digest"}
     return {name: value for name, value in entry.items() if name in known} | {"format": FORMAT}
 
 
 def find_digest(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """BLAKE2b over a header's fields but `about` and the digest itself, and the tensors in the order of their names.
+    """BLAKE2b of a header's fields (except `about` and the digest itself) and the tensors in the order of their names.
 
     Args:
-        entry: see `Header`, fit for JSON.
+        entry: see `Header`, as JSON object.
         tensors: contiguous, on the CPU.
     Returns:
         32 hexadecimal digits.
@@ -289,13 +292,17 @@ def find_digest(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 
 def _own_module(path: Path, header: Header, network: nn.Module | None) -> dict[str, nn.Module]:
-    """What `make_network` needs beside the shape: the module of a network of kind custom."""
+    """The additional arguments of `make_network`: the module of a network of kind custom.
+
+    Raises:
+        ModelFileError: a module is missing, or not needed.
+    """
     if header.network.kind == CUSTOM and network is None:
-        line = _("{path}: holds the weights of your own network, not its code; use it in Python: {call}")
+        line = _("{path}: has the weights of your own network, but not its code; use it in Python: {call}")
         call = "ubend.load(path, network=...)"
         raise ModelFileError(line.format(path=path, call=call), path=path, key="network")
     if header.network.kind != CUSTOM and network is not None:
-        line = _("{path}: holds one of ubend's networks; leave out network=...")
+        line = _("{path}: has one of ubend's networks; leave out network=...")
         raise ModelFileError(line.format(path=path), path=path, key="network")
     return {} if network is None else {"module": network}
 
@@ -303,10 +310,10 @@ def _own_module(path: Path, header: Header, network: nn.Module | None) -> dict[s
 def _check_tensors(
     path: Path, file: Any, wanted: Mapping[str, Tensor], refusal: Callable[[Path, str, str], ModelFileError]
 ) -> None:
-    """Refuse a file that holds other tensors than a network; none of them is read."""
+    """Refuse a file whose tensors differ from those of the network in name, shape or dtype, without reading them."""
     found = set(file.keys())
     for name in sorted(found ^ set(wanted)):
-        raise refusal(path, name, _("is missing") if name in wanted else _("belongs to no layer of the network"))
+        raise refusal(path, name, _("is missing") if name in wanted else _("is not in the network"))
     for name, tensor in wanted.items():
         stored = file.get_slice(name)
         kind = f"{'F' if tensor.is_floating_point() else 'I'}{8 * tensor.dtype.itemsize}"
@@ -316,28 +323,28 @@ def _check_tensors(
 
 
 def _misfit(path: Path, key: str, cause: str) -> ModelFileError:
-    """The error of a module that is not the one that was trained."""
-    line = _("{path}: network=... is not the network that was trained: in the file, {key} {reason}")
+    """The error for a module that differs from the trained one."""
+    line = _("{path}: network=... differs from the trained network: in the file, {key} {reason}")
     return ModelFileError(line.format(path=path, key=key.removeprefix("module."), reason=cause), path=path, key=key)
 
 
 def _refusal(path: Path, key: str | None, cause: str) -> ModelFileError:
-    """The error of a damaged file, on one line whatever the file holds."""
+    """The error for a damaged file; text from the file is cut, and its control characters are removed."""
     key, cause = (re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)[:200] for text in (key or "", cause))
-    line = _("{path}: not a whole model file ({reason}); copy it again or train again")
+    line = _("{path}: damaged model file ({reason}); copy it again, or train again")
     return ModelFileError(
         line.format(path=path, reason=f"{key}: {cause}" if key else cause), path=path, key=key or "header"
     )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
-    """Write a safetensors file, whole or not at all; tensors are stored contiguous."""
+    """Write a safetensors file, completely or not at all."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def write(temporary: Path) -> None:
         try:
             save_file(stored, temporary, header)
-        except SafetensorError as error:  # the library reports a full disk as its own kind
+        except SafetensorError as error:  # the library reports a full disk as its own kind of error
             raise OSError(str(error)) from error
 
     write_file(path, write)

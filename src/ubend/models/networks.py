@@ -1,4 +1,4 @@
-"""The networks that a model file may hold. A new one is a file beside this, a line here, and its `model.kind`."""
+"""The list of networks. To add one: a module in this package, a line in `NETWORKS`, and a value of `model.kind`."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ubend.models.segmentation_net import SegmentationNet
 from ubend.models.unet import UNet
 
 Network = SegmentationNet
-NETWORKS: dict[str, type[Network]] = {  # by `model.kind`; "encoder": of kind unet with `model.encoder`
+NETWORKS: dict[str, type[Network]] = {  # by `model.kind`; "encoder": kind unet with `model.encoder` set
     "unet": UNet,
     "paper": PaperUNet,
     "encoder": EncodedUNet,
@@ -19,7 +19,11 @@ NETWORKS: dict[str, type[Network]] = {  # by `model.kind`; "encoder": of kind un
 
 
 def network_class(kind: str, encoder: str | None) -> type[Network]:
-    """The class of networks of these settings; ValueError: the kind is not known."""
+    """The network class for these settings.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
     if kind == CUSTOM:
         return CustomNetwork
     name = "encoder" if kind == "unet" and encoder not in (None, NO_ENCODER) else kind
@@ -29,24 +33,25 @@ def network_class(kind: str, encoder: str | None) -> type[Network]:
 
 
 def shape_from_settings(settings: ModelSettings, channels: int, classes: int, width: int) -> dict[str, Any]:
-    """The arguments of `make_network` that these settings ask for."""
+    """The arguments of `make_network` for these settings."""
     options = network_class(settings.kind, settings.encoder).options
     shape: dict[str, Any] = {"kind": settings.kind, "channels": channels, "classes": classes, "width": width}
     return shape | {name: getattr(settings, name) for name in options}
 
 
 def make_network(shape: dict[str, Any], **more: Any) -> Network:
-    """A randomly initialised network, from its `shape`, and further arguments such as `mean`.
+    """Make a randomly initialised network.
 
-    One of kind custom also needs `module`.
-
+    Args:
+        shape: from `SegmentationNet.shape`, or `shape_from_settings`.
+        more: further arguments of the network class, such as `mean`; kind custom needs `module`.
     Raises:
-        SettingError: as in `EncodedUNet`.
-        ValueError: of a kind that is not known.
+        SettingError: see `EncodedUNet`.
+        ValueError: the kind is unknown.
     """
     rest = dict(shape)
     if "members" in rest:
         count, views = rest.pop("members"), rest.pop("views", "plain")
         return EnsembleNet([make_network(rest, **more) for _member in range(count)], views)
-    kind = rest.pop("kind", "unet")  # files that do not say it have the one that there was
+    kind = rest.pop("kind", "unet")  # old files do not state it
     return network_class(kind, rest.get("encoder"))(**rest, **more)

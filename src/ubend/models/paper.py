@@ -1,14 +1,14 @@
-"""The original U-Net: convolutions without padding, crop and concatenate, no batch norm, dropout at the bottom.
+"""The original U-Net: convolutions without padding, cropped skip connections, no batch norm, dropout at the bottom.
 
-What the network gives is smaller than what it is given, by a margin on each side: 572 -> 388 px at depth 4. Asked for
-an image as a whole (`forward`), it is given the image mirrored at its border by that margin, as in figure 2 of the
-paper, and so it is used like any other network here.
+Its output is smaller than its input by a margin on each side: 572 -> 388 px at depth 4. For a whole image (`forward`),
+the image is extended by this margin, mirrored at its border, as in figure 2 of the paper; so the network is used
+like any other one here.
 
-N images of a batch, C channels or classes, H x W pixels; D = depth, the number of poolings.
+N images of a batch, C channels or classes, H x W pixels.
 
-Source: Ronneberger et al. 2015, arXiv:1505.04597. Of the two places where the text is short: "drop-out layers at the
-end of the contracting path" are here one at each of the two deepest levels, before the pooling and the skip connection
-of the last but one; biases begin at 0.
+Source: Ronneberger et al. 2015, arXiv:1505.04597. Where the paper is not specific: "drop-out layers at the end of the
+contracting path" are one at each of the two deepest levels (in the upper one, before pooling and skip connection);
+biases are initialised to 0.
 """
 
 import math
@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from ubend.core.i18n import later
 from ubend.models.segmentation_net import SegmentationNet, check_channels
 
-EDGE_PX = 4  # a side that the network gives is a multiple of 2**depth, and this
+EDGE_PX = 4  # sides of the output are k * 2**depth + EDGE_PX
 
 
 class ValidBlock(nn.Sequential):
-    """Twice (3x3 convolution without padding, ReLU): (N, inputs, H, W) -> (N, outputs, H - 4, W - 4)."""
+    """Two times (3x3 convolution without padding, ReLU): (N, inputs, H, W) -> (N, outputs, H - 4, W - 4)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(
@@ -38,9 +38,9 @@ class ValidBlock(nn.Sequential):
 
 
 class ValidDecoder(nn.Module):
-    """Double the resolution, crop the skipped map to that and put both together, then a ValidBlock.
+    """Upsampling by 2, concatenation with the cropped skip connection, then a ValidBlock.
 
-    (N, inputs, H, W) and a skipped (N, outputs, h, w), h >= 2H, w >= 2W -> (N, outputs, 2H - 4, 2W - 4).
+    (N, inputs, H, W) and skipped (N, outputs, h, w), h >= 2H, w >= 2W -> (N, outputs, 2H - 4, 2W - 4).
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -58,7 +58,7 @@ class PaperUNet(SegmentationNet):
     """The U-Net of the paper, for images of any size; mirroring and normalisation are inside.
 
     Args:
-        dropout: share of the values that are dropped at the two deepest levels, while training.
+        dropout: probability of dropping a value at the two deepest levels, in training.
         Others: see `SegmentationNet`.
     """
 
@@ -90,26 +90,26 @@ class PaperUNet(SegmentationNet):
         initialise_he(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        """As in `SegmentationNet`; beyond its border the image is its mirror image."""
+        """See `SegmentationNet.forward`; the image is mirrored at its border."""
         height, width = image.shape[-2:]
         return self.valid(mirror_to_fit(image, self.depth))[..., :height, :width]
 
     def padded_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        return size_hw  # a repeated edge is another image than a mirrored one
+        return size_hw  # not padded: repeating the edge differs from mirroring
 
     def shape(self) -> dict[str, Any]:
         shape = {"channels": self.channels, "classes": self.classes, "width": self.width, "depth": self.depth}
         return {"kind": self.kind, **shape, "dropout": self.dropout.p}
 
     def valid(self, image: Tensor) -> Tensor:
-        """The network as it is drawn in the paper's figure 1.
+        """The network as in figure 1 of the paper.
 
         Args:
-            image: (N, C, H, W), raw values; both sides as `input_side` says.
+            image: (N, C, H, W), raw values; both sides as given by `input_side`.
         Returns:
-            (N, classes, H - 2 margin, W - 2 margin) unnormalised scores of the middle.
+            (N, classes, H - 2 margin, W - 2 margin) logits of the centre.
         Raises:
-            ValueError: a side that does not go: somewhere a pooling would meet an odd one.
+            ValueError: a side that does not fit: a pooling would get an odd side.
         """
         check_channels(image, self.channels)
         for side in image.shape[-2:]:
@@ -131,24 +131,24 @@ class PaperUNet(SegmentationNet):
 
 
 def valid_margin(depth: int) -> int:
-    """Px that the network takes from each side: 92 at depth 4.
+    """Px that the network removes from each side: 92 at depth 4.
 
-    Two blocks take 2 px each on each side of every level but the deepest, which has one, and a pixel of a level is
-    2**level px wide.
+    Each block removes 2 px of its level from each side, which are 2 * 2**level px of the image. The deepest level has
+    one block, all others have two.
     """
     return 6 * (1 << depth) - 4
 
 
 def input_side(side: int, depth: int) -> int:
-    """The least side, px, of an input of which the network gives at least `side` px: 388 -> 572 at depth 4."""
+    """The smallest input side, px, for at least `side` px of output: 388 -> 572 at depth 4."""
     multiple = 1 << depth
     return max(0, math.ceil((side - EDGE_PX) / multiple)) * multiple + EDGE_PX + 2 * valid_margin(depth)
 
 
 def mirror_to_fit(image: Tensor, depth: int) -> Tensor:
-    """An image, mirrored at its border to what `PaperUNet.valid` needs for all of it: (N, C, H, W) -> (N, C, H', W').
+    """Extend an image by mirroring to the input that `PaperUNet.valid` needs: (N, C, H, W) -> (N, C, H', W').
 
-    The border's own pixels are not repeated. An image smaller than the margin is mirrored there and back.
+    Border pixels are not repeated. An image smaller than the margin is mirrored several times.
     """
     margin = valid_margin(depth)
     for dim in (-2, -1):
@@ -161,21 +161,20 @@ def mirror_to_fit(image: Tensor, depth: int) -> Tensor:
 
 
 def crop_middle(features: Tensor, size_hw: Sequence[int]) -> Tensor:
-    """(N, C, h, w) -> (N, C, H, W), a view of its middle; what is left over is even at each level."""
+    """The centre of a feature map, as a view: (N, C, h, w) -> (N, C, H, W)."""
     top, left = ((have - want) // 2 for have, want in zip(features.shape[-2:], size_hw, strict=True))
     return features[..., top : top + size_hw[0], left : left + size_hw[1]]
 
 
 @torch.no_grad()
 def initialise_he(net: nn.Module) -> None:
-    """Normal weights of standard deviation sqrt(2 / N), N the number of values that make one value of the output;
-    biases 0.
+    """Initialise weights from a normal distribution with standard deviation sqrt(2 / fan-in), and biases with 0.
 
-    Source: He et al. 2015, arXiv:1502.01852, as the paper says it.
+    Source: He et al. 2015, arXiv:1502.01852, as stated in the U-Net paper.
     """
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            # of a 2x2 transposed convolution of stride 2, one tap meets each pixel of the output
+            # In a 2x2 transposed convolution with stride 2, each output pixel depends on one tap.
             taps = 1 if isinstance(layer, nn.ConvTranspose2d) else math.prod(layer.kernel_size)
             layer.weight.normal_(0.0, math.sqrt(2.0 / (layer.in_channels * taps)))
             assert layer.bias is not None

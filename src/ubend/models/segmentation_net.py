@@ -1,4 +1,4 @@
-"""The interface of every network: raw images in, logits out.
+"""The interface of all networks, from raw images to logits.
 
 N images of a batch, C channels, H x W pixels.
 """
@@ -15,32 +15,33 @@ from ubend.core.settings import AnyNetwork, Upsampling
 
 
 class SegmentationNet(nn.Module):
-    """The interface of every network: all that the rest of ubend asks of one.
+    """Base class and interface of all networks.
 
-    A subclass defines `forward` and states where it differs from the attributes and methods below; `models/networks.py`
-    lists it.
+    A subclass defines `forward`, and overrides the attributes and methods below as needed; `models/networks.py` lists
+    the subclasses.
 
     Args:
         channels: C of the image.
         classes: number of classes.
-        width: channels of the first level; each deeper level has twice as many.
+        width: channels of the first level; doubled at each deeper level.
         depth: number of poolings, >= 1.
-        skips: for each level, full size first, whether its skip connection is there; None: all.
-        upsampling: how the decoder doubles the resolution: the tutorial's transposed convolution; nearest or bilinear
-            enlargement, then a 3x3 convolution; or a 3x3 convolution, then max unpooling.
-        mean, std: per channel, in the image's own units (0..255 for 8 bit); stored as (1, C, 1, 1) buffers.
+        skips: whether to use the skip connection of each level, full size first; None: all.
+        upsampling: how the decoder doubles the resolution: transposed convolution (as in the tutorial); nearest or
+            bilinear interpolation, then a 3x3 convolution; or a 3x3 convolution, then max unpooling.
+        mean, std: of each channel, in the units of the image (0..255 for 8 bit); stored as (1, C, 1, 1) buffers.
     Attributes:
-        kind: `model.kind` of the settings that make it.
-        options: the settings of `[model]` that are arguments of it, except width.
-        has_batch_norm: whether training needs two values per channel at the deepest level.
-        is_stochastic: whether a training pass may draw random numbers (dropout, drop path), so that it must be seeded.
-        can_capture: whether its training step can be a CUDA graph.
-        edge_px: a side of what `forward_tiles` returns is a multiple of `input_multiple`, and this.
-        summary_template: what `describe` says of it, with {width}, {depth}, {parameters} and {skips}.
-        margin: px that `forward_tiles` takes from each side; 0: it pads, and tiles are blended where they overlap.
-        encoder_name: of its encoder, as timm names it; None: the encoder is its own.
-        is_ensemble: whether it is several networks, `shape()["members"]` of them.
-        averages_views: whether a forward pass is the mean over mirror images already.
+        kind: its value of the setting `model.kind`.
+        options: settings of `[model]` that are arguments of the class, except width.
+        has_batch_norm: whether training needs at least two values per channel at the deepest level.
+        is_stochastic: whether a forward pass in training may draw random numbers (dropout, drop path), so that it must
+            be seeded.
+        can_capture: whether its training step can be captured as a CUDA graph.
+        edge_px: sides of the output of `forward_tiles` are k * `input_multiple` + `edge_px`.
+        summary_template: text for `describe`, with {width}, {depth}, {parameters} and {skips}.
+        margin: px that `forward_tiles` removes from each side; 0: the network pads, and overlapping tiles are blended.
+        encoder_name: timm's name of the encoder; None: the network has no separate encoder.
+        is_ensemble: whether it consists of several networks, `shape()["members"]` of them.
+        averages_views: whether a forward pass already averages over mirror images.
     """
 
     kind: ClassVar[AnyNetwork] = "unet"
@@ -89,35 +90,35 @@ class SegmentationNet(nn.Module):
         raise NotImplementedError
 
     def forward_tiles(self, image: Tensor) -> Tensor:
-        """Logits of tiles with their margin: (N, C, h + 2 margin, w + 2 margin) -> (N, classes, h, w)."""
+        """Logits of tiles given with their margin: (N, C, h + 2 margin, w + 2 margin) -> (N, classes, h, w)."""
         logits: Tensor = self(image)
         return logits
 
     @property
     def input_multiple(self) -> int:
-        """What the sides of padded images, and the distances between tiles, are multiples of, px."""
+        """Sides of padded images, and distances between tiles, are multiples of this, px."""
         return 1 << self.depth
 
     def padded_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) up to which the last row and column may be repeated, and the logits of the image stay the same."""
+        """(H, W) to which an image may be padded by repeating the last row and column without changing its logits."""
         height, width = (side + -side % self.input_multiple for side in size_hw)
         return height, width
 
     def shape(self) -> dict[str, Any]:
-        """The arguments of `make_network` that give a network of the same shape, fit for JSON."""
+        """The arguments of `make_network` for a network of the same shape; can be stored as JSON."""
         shape = {"channels": self.channels, "classes": self.classes, "width": self.width, "depth": self.depth}
         return shape | {"skips": list(self.skips), "upsampling": self.upsampling}
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """The parameters of an encoder, which have a learning rate of their own; of other networks none."""
+        """The parameters of a separate encoder, which have their own learning rate; empty if there is none."""
         return []
 
     def first_weight(self) -> str:
-        """The name in `state_dict` of the weights that the image meets first."""
+        """The name in `state_dict` of the first convolution's weights."""
         return "stem.0.weight"
 
     def describe(self) -> list[str]:
-        """Lines for people: kind, size, number of parameters."""
+        """A summary for users, as lines: kind, size, number of parameters."""
         kept = ", ".join(str(level) for level, there in enumerate(self.skips, 1) if there) or _("none")
         parameters = sum(p.numel() for p in self.parameters())
         return [
@@ -126,13 +127,13 @@ class SegmentationNet(nn.Module):
 
 
 def check_channels(image: Tensor, channels: int) -> None:
-    """Raise ValueError unless a batch is (N, channels, H, W): other shapes may be broadcast, or read past their end."""
+    """Raise ValueError unless a batch is (N, channels, H, W): other shapes could broadcast, or read out of bounds."""
     if image.ndim != 4 or image.shape[1] != channels:
         raise ValueError(f"the network takes (N, {channels}, H, W), got {tuple(image.shape)}")
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column until H and W divide by `multiple`; (N, C, H, W) -> (N, C, H', W')."""
+    """Pad H and W to multiples of `multiple` by repeating the last row and column: (N, C, H, W) -> (N, C, H', W')."""
     height, width = image.shape[-2:]
     below, right = -height % multiple, -width % multiple
     return F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image

@@ -1,10 +1,10 @@
-"""The U-Net. A plain nn.Module: raw images in, logits out.
+"""The U-Net, a plain nn.Module from raw images to logits.
 
-N images of a batch, C channels or classes, H x W pixels; D = depth, the number of poolings.
+N images of a batch, C channels or classes, H x W pixels.
 
-Source: Ronneberger et al. 2015, arXiv:1505.04597, in the form of the course text (docs/tutorial-map.md): 'same'
-convolutions, batch norm, transposed convolutions of kernel 4. With width 64 and depth 4 it has the same parameters
-in the same order (39,393,603 for 3 channels and 3 classes).
+Source: Ronneberger et al. 2015, arXiv:1505.04597, as modified in the course text (docs/tutorial-map.md): 'same'
+convolutions, batch norm, transposed convolutions with kernel size 4. With width 64 and depth 4 it has the course
+text's parameters in the same order (39,393,603 for 3 channels and 3 classes).
 """
 
 from collections import OrderedDict
@@ -19,7 +19,7 @@ from ubend.models.segmentation_net import SegmentationNet, check_channels, pad_t
 
 
 class ConvBlock(nn.Sequential):
-    """Twice (3x3 convolution, batch norm, ReLU): (N, inputs, H, W) -> (N, outputs, H, W)."""
+    """Two times (3x3 convolution, batch norm, ReLU): (N, inputs, H, W) -> (N, outputs, H, W)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(
@@ -33,14 +33,14 @@ class ConvBlock(nn.Sequential):
 
 
 class Encoder(nn.Sequential):
-    """Halve the resolution, then a ConvBlock: (N, inputs, H, W) -> (N, outputs, H/2, W/2)."""
+    """2x2 max pooling, then a ConvBlock: (N, inputs, H, W) -> (N, outputs, H/2, W/2)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(OrderedDict(pool=nn.MaxPool2d(2), block=ConvBlock(inputs, outputs)))
 
 
 class Unpooling(nn.Module):
-    """A 3x3 convolution, then max-unpooling at the places of the encoder's maxima; zeros elsewhere.
+    """A 3x3 convolution, then max unpooling to the positions of the encoder's maxima; zeros elsewhere.
 
     Source: Badrinarayanan et al. 2015, SegNet, arXiv:1511.00561.
     """
@@ -50,16 +50,15 @@ class Unpooling(nn.Module):
         self.convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
 
     def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
-        """(N, inputs, H, W), and the (N, outputs, 2H, 2W) map before its pooling -> (N, outputs, 2H, 2W)."""
+        """(N, inputs, H, W) and the encoder's (N, outputs, 2H, 2W) before pooling -> (N, outputs, 2H, 2W)."""
         _maxima, indices = F.max_pool2d(skipped, 2, return_indices=True)
         return F.max_unpool2d(self.convolution(features), indices, [2, 2], output_size=skipped.shape[-2:])
 
 
 class Decoder(nn.Module):
-    """Double the resolution, concatenate the skip connection, then a ConvBlock.
+    """Upsampling by 2, concatenation with the skip connection (if `skip`), then a ConvBlock.
 
-    (N, inputs, H, W) and (N, skipped, 2H, 2W), which is concatenated unless disabled -> (N, outputs, 2H, 2W).
-    `skipped` defaults to `outputs` channels.
+    (N, inputs, H, W) and (N, skipped, 2H, 2W) -> (N, outputs, 2H, 2W). `skipped` defaults to `outputs` channels.
     """
 
     def __init__(
@@ -93,16 +92,17 @@ class UNet(SegmentationNet):
     """U-Net, a plain nn.Module: (N, channels, H, W) raw images of any size -> (N, classes, H, W) float32 logits.
 
     Args:
-        channels, classes: numbers of channels of the image, and of classes, the background included.
-        width: channels of the first level; each deeper level has twice as many.
+        channels: number of channels of the image.
+        classes: number of classes, including the background.
+        width: channels of the first level; doubled at each deeper level.
         depth: number of poolings, 1 or more.
-        skips: for each level, full size first, whether its skip connection is there; None: all.
-        upsampling: how the resolution is doubled: `transposed` convolution of kernel 4, `nearest` or `bilinear`
-            interpolation and a 3x3 convolution, or `unpool`: a 3x3 convolution and max unpooling.
-        mean: per channel, in the image's own units (0..255 for 8 bit); None: 0.
-        std: per channel, in the image's own units; None: 1.
+        skips: whether to use the skip connection of each level, full size first; None: all.
+        upsampling: how the decoder doubles the resolution: `transposed` convolution with kernel size 4; `nearest` or
+            `bilinear` interpolation, then a 3x3 convolution; or `unpool`: a 3x3 convolution, then max unpooling.
+        mean: of each channel, in the units of the image (0..255 for 8 bit); None: 0.
+        std: standard deviation of each channel, in the units of the image; None: 1.
     Raises:
-        ValueError: `skips` has not `depth` entries, or `mean` or `std` not `channels`.
+        ValueError: `skips` does not have `depth` entries, or `mean` or `std` not `channels`.
     """
 
     can_capture = True
