@@ -23,13 +23,8 @@ PHRASES = re.compile(
     r"particular before the general|save for|but for|thereof|whereby)\b",
     re.I,
 )
-# Logs, which stay as they were written.
-NOT_PAGES = {"experiments.md", "decisions.md"}
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-PAGES = [
-    *sorted(ROOT.glob("README*.md")),
-    *(p for p in sorted((ROOT / "docs").glob("*.md")) if p.name not in NOT_PAGES),
-]
+PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def identifiers(text: str) -> Iterator[tuple[int, str]]:
