@@ -131,6 +131,7 @@ for _command in (
     folders.preview,
     using.info,
     using.runs,
+    using.compare,
     folders.sample,
     folders.demo,
     folders.cache,

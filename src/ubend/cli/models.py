@@ -1,4 +1,4 @@
-"""Commands that use a model: predict, show, info, runs."""
+"""Commands that use models and runs: predict, show, info, runs, compare."""
 
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,23 @@ def info(model: Path) -> None:
     from ubend.tasks.info import describe_model
 
     for line in describe_model(model):
+        echo(line)
+
+
+@command(help=later("Compare RUNS (run folders, or files of `ubend evaluate --out`) on the same test images."))
+@click.argument("runs", nargs=-1, required=True, metavar="RUNS...", type=PATH)
+@option(
+    "--margin",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help=later("Largest difference of Dice that does not matter: within it, models count as equal."),
+)
+@option("--json", "out", type=PATH, help=later("Also write the comparison to this JSON file."))
+def compare(runs: tuple[Path, ...], margin: float, out: Path | None) -> None:
+    from ubend.tasks.compare import compare as call
+
+    for line in str(call(runs, margin=margin, out=out)).splitlines():
         echo(line)
 
 

@@ -280,7 +280,7 @@ def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
     }
     unit = {"um": "µm"}.get(boundary["unit"], boundary["unit"])
     found = {name: intervals[name][row] for name in names}
-    cells = {name: _with_interval(value, name in DISTANCES) for name, value in found.items()}
+    cells = {name: show_mean(value, name in DISTANCES) for name, value in found.items()}
     cells |= {name: f"{cells[name]} {unit}" for name in DISTANCES}
     over = _("{count} images") if intervals["over"] == "images" else _("{count} groups")
     line = _("per image, {row}, with 95% intervals over {units}:").format(
@@ -299,7 +299,7 @@ def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _with_interval(value: Mapping[str, Any] | None, is_distance: bool) -> str:
+def show_mean(value: Mapping[str, Any] | None, is_distance: bool = False) -> str:
     """The mean and the ends of its interval; of Student's t where that of the bootstrap is rough."""
     if value is None:
         return "-"

@@ -23,7 +23,7 @@ from ubend.evaluation.caveats import (
     only_training_images,
     some_names,
 )
-from ubend.evaluation.scores import evaluate_pairs
+from ubend.evaluation.scores import evaluate_pairs, identify_images
 from ubend.inference.extremes import ExtremeValues
 from ubend.inference.input_checks import take_pixels
 from ubend.inference.predictor import Predictor, load
@@ -85,6 +85,8 @@ def evaluate(
         left_out = {name: [problem] for name, problem in found.skipped} | {pair.name: cause for pair, cause in skipped}
         left_out |= scores.pop("skipped", {})
         scores |= {"skipped": left_out} if left_out else {}
+        scored = [pair for pair in pairs if pair.name in scores["per_picture"]]
+        scores["images"] = identify_images(scored, hash_pairs(scored))
         lines = [*_describe_unmapped(labels), *describe_seen(split_lookup, filtered.left_out, filtered.validation)]
         return scores, filtered.split, [*lines, *filtered.extremes.describe()]
 
@@ -94,7 +96,9 @@ def evaluate(
         looked = _LookedAt(predictor)
         scores = evaluate_pairs(looked, pairs, skip_bad=skip_bad)
         scored = [(pair, hashes) for pair, hashes in rows if pair.name in scores["per_picture"]]
-        lines = [*_describe_changed(scored), *describe_validation(len(pairs) if split == "val" else 0)]
+        now = hash_pairs([pair for pair, _then in scored])
+        scores["images"] = identify_images([pair for pair, _then in scored], now)
+        lines = [*_describe_changed(scored, now), *describe_validation(len(pairs) if split == "val" else 0)]
         lines += looked.extremes.describe()
     else:
         settings = read_user_settings(folder, flags=options).settings
@@ -230,13 +234,13 @@ class _WithoutTrainingImages(_LookedAt):
         return chosen
 
 
-def _describe_changed(rows: Sequence[tuple[Pair, list[str]]]) -> list[str]:
+def _describe_changed(rows: Sequence[tuple[Pair, list[str]]], now: Sequence[list[str]]) -> list[str]:
     """A note if images or masks have changed since the training.
 
     Args:
         rows: pairs, and the hashes of their images and masks in the training.
+        now: these hashes today.
     """
-    now = hash_pairs([pair for pair, _hashes in rows])
     changed = [pair.name for (pair, then), here in zip(rows, now, strict=True) if then != here]
     line = ngettext(
         "note: the image or mask of {count} scored pair was changed since the training: {names}",

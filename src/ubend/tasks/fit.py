@@ -45,7 +45,7 @@ from ubend.dataset.prepare import TrainData, prepare
 from ubend.drawing.curves import draw_curves
 from ubend.evaluation.caveats import describe_few
 from ubend.evaluation.report import Scores
-from ubend.evaluation.scores import DecodedImage, evaluate_pairs
+from ubend.evaluation.scores import DecodedImage, evaluate_pairs, identify_images
 from ubend.inference.predictor import Predictor
 from ubend.inference.tiling import TileSource
 from ubend.models.encoders import fetch_weights, pretrained_normalisation
@@ -313,7 +313,8 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, predictor: Predictor, re
         return DecodedImage(image, store.mask(numbers[number]) if whole else None)
 
     found = evaluate_pairs(predictor, pairs, decoded=take_stored if whole or predictor.tiling is None else None)
-    scores = {"part": split, "recipe": plan.recipe, **found}
+    images = identify_images(pairs, [store.hashes[number] for number in numbers])
+    scores = {"part": split, "recipe": plan.recipe, **found, "images": images}
     write_json(run.scores, scores)
     return scores
 

@@ -33,7 +33,7 @@ from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, change_settings, make_settings, read_config
 from ubend.dataset.dataset import Dataset
 from ubend.evaluation.report import Scores
-from ubend.evaluation.scores import evaluate_pairs
+from ubend.evaluation.scores import evaluate_pairs, identify_images
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits, Predictor
 from ubend.inference.tiling import TileSource
@@ -228,7 +228,10 @@ def _run(folds: _Folds, gpus: int, show: bool, reporter: Reporter) -> FitResult:
         scores = one.evaluate(folds.run, whole, folds.plan, ensemble, reporter)
         reporter.report(_mean_line(out_of_fold))
     else:  # every image is in a fold
-        scores = {"part": "out-of-fold", "recipe": folds.plan.recipe, **out_of_fold}
+        hashes = dict(zip((pair.name for pair in folds.first.folder.pairs), folds.first.store.hashes, strict=True))
+        pairs = [pair for _fold, pair in held_out]
+        images = identify_images(pairs, [hashes[pair.name] for pair in pairs])
+        scores = {"part": "out-of-fold", "recipe": folds.plan.recipe, **out_of_fold, "images": images}
     scores["out_of_fold"] = out_of_fold
     write_json(folds.run.scores, scores)
     return FitResult(path, Scores(scores))

@@ -16,6 +16,7 @@ from ubend.dataset.dataset import read_usable, scan_folder
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import ERROR_COLORS, Color, color_mask, draw_errors, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_image
+from ubend.evaluation.comparison import image_dice
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.io.images import read_image, resize_array, resize_mask
@@ -129,11 +130,8 @@ def score_images(per_image: Mapping[str, Any], labels: LabelMap) -> dict[str, fl
     """
     background = background_class(labels.names)
     kept = [name for index, name in enumerate(labels.names) if index != background]
-    dices = {
-        name: [scores["dice"][one] for one in kept if scores["dice"][one] is not None]
-        for name, scores in per_image.items()
-    }
-    return {name: float(np.mean(values)) if values else 1.0 for name, values in dices.items()}
+    dice = np.array([[row["dice"][name] for name in kept] for row in per_image.values()], np.float64)
+    return dict(zip(per_image, image_dice(dice).tolist(), strict=True))
 
 
 def _error_legend(labels: LabelMap) -> list[tuple[str, Color]]:
