@@ -48,6 +48,7 @@ def test_the_public_names() -> None:
         "read_folder",
         "read_image",
         "read_scan",
+        "report",
         "resume",
     ]
     assert dir(ubend) == ubend.__all__

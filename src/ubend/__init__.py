@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ubend.api import objects as objects
     from ubend.api import predict as predict
     from ubend.api import read_folder as read_folder
+    from ubend.api import report as report
     from ubend.api import resume as resume
     from ubend.core.errors import DataError as DataError
     from ubend.core.errors import FilesError as FilesError
@@ -82,6 +83,7 @@ _HOMES = {
     "read_folder": "ubend.api",
     "read_image": "ubend.tasks.reading",
     "read_scan": "ubend.tasks.reading",
+    "report": "ubend.api",
     "resume": "ubend.api",
 }
 __all__ = sorted([*_HOMES, "__version__"])

@@ -313,6 +313,32 @@ def compare(
     return run_compare(runs, margin=margin, out=json)
 
 
+def report(
+    runs: "Path | str | Sequence[Path | str]", *, out: Path | str | None = None, device: str | None = None
+) -> Path:
+    """Write the report of a run, or of several runs that are compared: one HTML file, to read without a network.
+
+    Scores with intervals, curves, the best, typical and worst test images with their errors, how the split was made,
+    settings with their reasons, and the command that trains the same again; in the language of `UBEND_LANG`.
+    `ubend.fit` writes it too.
+
+    Args:
+        runs: a run folder; or several, which must have been scored on the same images.
+        out: the file; None: `report.html` in the run folder, or `comparison.html` in the first of several; it is
+            written again.
+        device: cuda, cuda:1, mps or cpu, to predict the images that are shown; None: the fastest here.
+    Returns:
+        The file.
+    Raises:
+        DataError: the test images, masks or classes of several runs are not the same.
+        OutputError: a run has no scores, or is damaged; `out` exists already, or cannot be written.
+        SettingError: no run is named, or there is no such device.
+    """
+    from ubend.tasks.report import write_report
+
+    return write_report(runs, out, device=device)
+
+
 def predict(
     model: Path | str | Sequence[Path | str],
     *,

@@ -132,6 +132,7 @@ for _command in (
     using.info,
     using.runs,
     using.compare,
+    using.report,
     folders.sample,
     folders.demo,
     folders.cache,

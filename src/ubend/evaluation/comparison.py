@@ -216,17 +216,17 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     lines = [_("Dice on the same {images}, mean without background, with 95% intervals:").format(images=over)]
     lines += [f"  {name:<{wide}}  {show_interval(interval)}" for name, interval in comparison.scores.items()]
     for pair in comparison.pairs:
-        line = _("{a} compared with {b}: {difference}, p = {p:.3f}: {verdict}")
-        shown = show_interval(pair.difference, sign="+")
-        lines.append(
-            line.format(
-                a=pair.a, b=pair.b, difference=shown, p=pair.p, verdict=describe_verdict(pair, comparison.margin)
-            )
-        )
+        lines.append(verdict_line(pair, comparison.margin))
         for better, images in ((pair.a, pair.better_by_a), (pair.b, pair.better_by_b)):
             if images:
                 named = ", ".join(f"{one.name} ({one.a:.2f}, {one.b:.2f})" for one in images)
                 lines.append("  " + _("images that {better} does better: {images}").format(better=better, images=named))
+    return [*lines, *note_lines(comparison)]
+
+
+def note_lines(comparison: Comparison) -> list[str]:
+    """What to know of intervals and p-values."""
+    lines = []
     if any(pair.difference.rough for pair in comparison.pairs):
         lines.append(_("rough, by Student's t: under 50 images or 20 groups, or nearly all of them score the same"))
     if len(comparison.pairs) > 1:
@@ -234,7 +234,13 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     return lines
 
 
-def describe_verdict(pair: ModelPair, margin: float) -> str:
+def verdict_line(pair: ModelPair, margin: float) -> str:
+    """The difference of two models and what it shows."""
+    line, shown = _("{a} compared with {b}: {difference}, p = {p:.3f}: {verdict}"), show_interval(pair.difference, "+")
+    return line.format(a=pair.a, b=pair.b, difference=shown, p=pair.p, verdict=_describe_verdict(pair, margin))
+
+
+def _describe_verdict(pair: ModelPair, margin: float) -> str:
     """The verdict in words."""
     if pair.verdict == "equal":
         return _("equal within {margin:g}").format(margin=margin)

@@ -91,7 +91,7 @@ def evaluate(
         return scores, filtered.split, [*lines, *filtered.extremes.describe()]
 
     if folder is None and options.get("images") is None:
-        rows = _read_rows(Path(model))
+        rows = read_run_rows(Path(model))
         split, pairs = _choose_present(Path(model), [pair for pair, _hashes in rows], subset)
         looked = _LookedAt(predictor)
         scores = evaluate_pairs(looked, pairs, skip_bad=skip_bad)
@@ -280,11 +280,11 @@ def read_run_pairs(run: Path) -> list[Pair]:
     Raises:
         OutputError: it is no run folder, or the list is empty.
     """
-    return [pair for pair, _hashes in _read_rows(run)]
+    return [pair for pair, _hashes in read_run_rows(run)]
 
 
-def _read_rows(run: Path) -> list[tuple[Pair, list[str]]]:
-    """As `read_run_pairs`, each with the hashes of its image and mask."""
+def read_run_rows(run: Path) -> list[tuple[Pair, list[str]]]:
+    """As `read_run_pairs`, each pair with the hashes of its image and mask."""
     path = RunFolder(run).data
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:

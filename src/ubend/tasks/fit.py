@@ -52,6 +52,7 @@ from ubend.models.encoders import fetch_weights, pretrained_normalisation
 from ubend.models.model_file import load_bundle
 from ubend.tasks.data import report_dataset
 from ubend.tasks.fit_result import FitResult
+from ubend.tasks.report import write_report
 from ubend.tasks.user_settings import read_user_settings, source_name
 from ubend.training.build import ModelSetup, build
 from ubend.training.checkpoint import Saver, TrainingState, load_state, run_bytes, save_state, save_trained
@@ -244,7 +245,9 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
             reporter.report(_("stopped early: {reason}").format(reason=training.state.progress.stopped))
         saver.begin(partial(_draw_curves, run, found.data, training.state))
         predictor = Predictor(load_bundle(run.model_path, session.own.network), device)
-        return FitResult(run.path, Scores(evaluate(run, found.data, plan, predictor, reporter)))
+        scores = evaluate(run, found.data, plan, predictor, reporter)
+    write_report(run.path, predictor=predictor)
+    return FitResult(run.path, Scores(scores))
 
 
 def scan(

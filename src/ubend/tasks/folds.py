@@ -45,6 +45,7 @@ from ubend.models.model_file import Bundle, load_bundle, pack_hashes, save_bundl
 from ubend.tasks import fit as one
 from ubend.tasks.data import report_dataset
 from ubend.tasks.fit_result import FitResult
+from ubend.tasks.report import write_report
 from ubend.tasks.user_settings import asks_for_folds, read_user_settings, source_name
 from ubend.training.launcher import process_rank, run_processes, share_of_cores
 from ubend.training.run_folder import RunFolder, free_run_name
@@ -234,6 +235,7 @@ def _run(folds: _Folds, gpus: int, show: bool, reporter: Reporter) -> FitResult:
         scores = {"part": "out-of-fold", "recipe": folds.plan.recipe, **out_of_fold, "images": images}
     scores["out_of_fold"] = out_of_fold
     write_json(folds.run.scores, scores)
+    write_report(path, predictor=Predictor(load_bundle(folds.run.model_path), folds.device))
     return FitResult(path, Scores(scores))
 
 

@@ -1,0 +1,268 @@
+"""The report of a run, or of several that are compared: one HTML file without anything beside it."""
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.core.errors import SettingError, UbendError
+from ubend.core.files import refuse_existing, write_text
+from ubend.core.i18n import _, current_language
+from ubend.drawing.calibration import draw_calibration
+from ubend.drawing.curves import draw_curve_svgs
+from ubend.drawing.encoding import image_uri, svg_uri
+from ubend.drawing.overlay import NEAR_COLOR, Color, draw_errors, overlay_mask
+from ubend.evaluation.comparison import Comparison, compare_scores, note_lines, show_interval, verdict_line
+from ubend.evaluation.intervals import MARGIN
+from ubend.inference.predictor import Predictor, load
+from ubend.io.images import load_image, resize_mask
+from ubend.labels.class_table import IGNORED, LabelMap, background_class
+from ubend.layouts.pairs import Pair
+from ubend.metrics.boundary import TOLERANCE_PX
+from ubend.tasks.report_facts import RunFacts, choose_examples, different_settings, read_facts
+from ubend.tasks.show import error_legend, read_small
+from ubend.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # which HTML does not know, and file names may hold
+_CHANGED = 3  # images that changed most, of each pair of runs and each way
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An image of the page: its words, and a `data:` URI."""
+
+    title: str
+    alt: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A test image with truth, predictions and errors."""
+
+    caption: str
+    figures: Sequence[Figure]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template shows.
+
+    Attributes:
+        title: of the page.
+        runs: one, or those that are compared.
+        comparison: of several runs.
+        examples: (heading, images); `missing` says why there are none.
+        legend: (name, colour as #rrggbb) of classes and errors.
+        network: the model in words, if it could be loaded.
+        lines: verdicts and notes; `means`, `class_differences`, `differing`: Dice of each run, differences by
+            class, and settings, as text.
+    """
+
+    title: str
+    runs: Sequence[RunFacts]
+    comparison: Comparison | None = None
+    examples: Sequence[tuple[str, Sequence[Example]]] = ()
+    missing: str = ""
+    legend: Sequence[tuple[str, str]] = ()
+    network: Sequence[str] = ()
+    lines: Sequence[str] = ()
+    means: Sequence[tuple[str, str]] = ()
+    class_differences: Sequence[tuple[str, Sequence[tuple[str, str]]]] = ()
+    differing: Sequence[tuple[str, Sequence[str]]] = ()
+
+
+def write_report(
+    runs: Path | str | Sequence[Path | str],
+    out: Path | str | None = None,
+    *,
+    device: str | None = None,
+    predictor: Predictor | None = None,
+) -> Path:
+    """Write the report of a run, or the comparison of several; for arguments see `ubend.report`.
+
+    Args:
+        predictor: the model of the only run; None: it is loaded.
+    """
+    paths = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    if not paths:
+        raise SettingError(_("no run to report on; name at least one run folder"), key="runs")
+    if out is None:
+        target = RunFolder(paths[0]).report
+        target = target if len(paths) == 1 else target.with_name("comparison.html")
+    else:
+        target = Path(out)
+        refuse_existing([target])
+    if len(paths) == 1:
+        page = _describe_run(paths[0], lambda: predictor or load(paths[0], device))
+    else:
+        page = _describe_comparison(paths, device)
+    write_text(target, _render(page))
+    return target
+
+
+def _describe_run(path: Path, open_model: Callable[[], Predictor]) -> Page:
+    facts = read_facts(path)
+    page = Page(_("Report of {run}").format(run=facts.name), [facts])
+    headings = {"worst": _("The worst images"), "typical": _("Typical images"), "best": _("The best images")}
+    chosen = {headings[kind]: names for kind, names in choose_examples(facts.image_dice).items() if names}
+    try:
+        predictor = open_model()
+        drawn = dict(
+            _draw_examples(facts, [predictor], [""], {name: name for names in chosen.values() for name in names})
+        )
+    except (UbendError, KeyError) as error:
+        return replace(page, missing=_missing(error))
+    captions = {name: f"{name}: " + _("Dice {dice:.3f}").format(dice=facts.image_dice[name]) for name in drawn}
+    examples = [
+        (heading, [Example(captions[name], drawn[name]) for name in names]) for heading, names in chosen.items()
+    ]
+    return replace(page, examples=examples, legend=_legend(predictor.labels), network=predictor.bundle.model.describe())
+
+
+def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
+    read = [read_facts(path) for path in paths]
+    short = [one.name for one in read]
+    facts = dict(zip(short if len({*short}) == len(short) else map(str, paths), read, strict=True))
+    comparison = compare_scores({name: one.scores for name, one in facts.items()}, MARGIN)
+    title = _("Comparison of {runs}").format(runs=", ".join(one.name for one in facts.values()))
+    page = Page(
+        title,
+        [*facts.values()],
+        comparison,
+        lines=[
+            *(verdict_line(pair, comparison.margin) for pair in comparison.pairs),
+            *note_lines(comparison),
+            _("Another training with another seed would give other figures: what that changes is in no interval here."),
+        ],
+        means=[(name, show_interval(interval)) for name, interval in comparison.scores.items()],
+        class_differences=[
+            (
+                _("{a} compared with {b}").format(a=pair.a, b=pair.b),
+                [(name, show_interval(interval, sign="+")) for name, interval in pair.classes.items()],
+            )
+            for pair in comparison.pairs
+        ],
+        differing=different_settings([*facts.values()]),
+    )
+    try:
+        predictors = {name: load(path, device) for name, path in zip(facts, paths, strict=True)}
+        examples = []
+        for pair in comparison.pairs:
+            for better, images in ((pair.a, pair.better_by_a), (pair.b, pair.better_by_b)):
+                known = {one.name: one for one in images[:_CHANGED]}
+                drawn = _draw_examples(facts[pair.a], [predictors[pair.a], predictors[pair.b]], [pair.a, pair.b], known)
+                shown = [
+                    Example(_("{name}: Dice {a:.3f} and {b:.3f}").format(**vars(known[name])), figures)
+                    for name, figures in drawn
+                ]
+                if shown:
+                    heading = _("{a} and {b}: images that {better} does better")
+                    examples.append((heading.format(a=pair.a, b=pair.b, better=better), shown))
+    except (UbendError, KeyError) as error:
+        return replace(page, missing=_missing(error))
+    return replace(page, examples=examples, legend=_legend(next(iter(predictors.values())).labels))
+
+
+def _missing(error: Exception) -> str:
+    return _("Images with their predictions cannot be shown: {reason}").format(reason=error)
+
+
+def _draw_examples(
+    facts: RunFacts, predictors: Sequence[Predictor], models: Sequence[str], names: Mapping[str, Any]
+) -> Iterator[tuple[str, list[Figure]]]:
+    """(name, figures) of these images: the image, the truth, and of each model its prediction and its errors."""
+    pairs = [facts.pairs[name] for name in names]
+    predictions = [_predict(predictor, pairs, predictors[0].labels) for predictor in predictors]
+    for number, pair in enumerate(pairs):
+        labels, channels = predictors[0].labels, predictors[0].bundle.sizing.channels
+        background = background_class(labels.names)
+        image, truth = read_small(pair, labels, channels)
+        near_px = max(1, round(TOLERANCE_PX * max(truth.shape) / max(predictions[0][number].shape)))
+        show = functools.partial(overlay_mask, image, colors=labels.colors, background=background)
+
+        def describe(mask: NDArray[np.uint8], labels: LabelMap = labels, background: int | None = background) -> str:
+            return ", ".join(
+                f"{name} {(mask == index).mean():.0%}" for index, name in enumerate(labels.names) if index != background
+            )
+
+        figures = [
+            Figure(_("image"), _("{name}, the image").format(name=pair.name), image_uri(image)),
+            Figure(
+                _("truth"),
+                _("{name}, the truth: {shares}").format(name=pair.name, shares=describe(truth)),
+                image_uri(show(mask=truth)),
+            ),
+        ]
+        for model, found in zip(models, predictions, strict=True):
+            mask = resize_mask(found[number], truth.shape)
+            errors = draw_errors(image, truth, mask, background, near_px)
+            alt = _("{name}, the prediction: {shares}").format(name=pair.name, shares=describe(mask))
+            wrong = _("{name}, the errors: {share:.0%} of the pixels are wrong")
+            share = float((mask != truth)[truth != IGNORED].mean())
+            figures += [
+                Figure(f"{_('prediction')} {model}".strip(), alt, image_uri(show(mask=mask))),
+                Figure(f"{_('errors')} {model}".strip(), wrong.format(name=pair.name, share=share), image_uri(errors)),
+            ]
+        yield pair.name, figures
+
+
+def _predict(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap) -> dict[int, NDArray[np.uint8]]:
+    """Number of a pair -> (H, W) predicted class index, a place in `labels`."""
+    table = np.full(256, IGNORED, np.uint8)
+    table[: labels.classes] = [labels.names.index(name) for name in predictor.labels.names]
+    images = (load_image(pair.image, predictor.bundle.sizing.channels) for pair in pairs)
+    return {number: table[one.mask] for number, one in predictor.predict(images)}
+
+
+def _legend(labels: LabelMap) -> list[tuple[str, str]]:
+    background = background_class(labels.names)
+    classes = [one for n, one in enumerate(zip(labels.names, labels.colors, strict=True)) if n != background]
+    near = (_("wrong beside an outline of the truth ({px:g} px)").format(px=TOLERANCE_PX), NEAR_COLOR)
+    return [(name, _hex(color)) for name, color in [*classes, *error_legend(labels), near]]
+
+
+def _hex(color: Color) -> str:
+    return "#" + "".join(f"{part:02x}" for part in color)
+
+
+def _draw_figures(facts: RunFacts) -> tuple[list[Figure], Figure | None]:
+    """The curves, and the calibration plot."""
+    curves = []
+    if facts.history:
+        last = facts.history[-1]
+        alt = _("curve of {title} over {epochs} epochs; the last values are in metrics.jsonl")
+        for title, svg in draw_curve_svgs(facts.history, facts.labels.names).items():
+            curves.append(Figure(title, alt.format(title=title, epochs=last["epoch"]), svg_uri(svg)))
+    if facts.calibration is None or facts.expected_error is None:
+        return curves, None
+    alt = _("calibration plot: share of pixels that is right over the probability; expected error {error:.3f}")
+    uri = svg_uri(draw_calibration(facts.calibration))
+    return curves, Figure(_("calibration"), alt.format(error=facts.expected_error), uri)
+
+
+def _render(page: Page) -> str:
+    return _CONTROL.sub("\ufffd", _template().render(page=page, language=current_language()))
+
+
+@functools.cache
+def _template() -> "Template":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("ubend.tasks", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"_": _, "draw_figures": _draw_figures}
+    return environment.get_template("report.html")
