@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from ubend.drawing.calibration import draw_calibration
 from ubend.drawing.curves import draw_curve_svgs
 from ubend.drawing.encoding import image_uri, svg_uri
 from ubend.drawing.overlay import NEAR_COLOR, Color, draw_errors, overlay_mask
-from ubend.evaluation.comparison import Comparison, compare_scores, note_lines, show_interval, verdict_line
+from ubend.evaluation.comparison import Comparison, compare_scores, note_lines, read_scores, show_interval, verdict_line
 from ubend.evaluation.intervals import MARGIN
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import load_image, resize_mask
@@ -114,11 +114,13 @@ def _describe_run(path: Path, open_model: Callable[[], Predictor]) -> Page:
     page = Page(_("Report of {run}").format(run=facts.name), [facts])
     headings = {"worst": _("The worst images"), "typical": _("Typical images"), "best": _("The best images")}
     chosen = {headings[kind]: names for kind, names in choose_examples(facts.image_dice).items() if names}
+    drawn = dict[str, list[Figure]]()
     try:
         predictor = open_model()
-        drawn = dict(
-            _draw_examples(facts, [predictor], [""], {name: name for names in chosen.values() for name in names})
-        )
+        for model, own in _scored_by(path, facts, predictor):
+            drawn |= _draw_examples(
+                facts, [model], [""], [name for names in chosen.values() for name in names if name in own]
+            )
     except (UbendError, KeyError) as error:
         return replace(page, missing=_missing(error))
     captions = {name: f"{name}: " + _("Dice {dice:.3f}").format(dice=facts.image_dice[name]) for name in drawn}
@@ -126,6 +128,15 @@ def _describe_run(path: Path, open_model: Callable[[], Predictor]) -> Page:
         (heading, [Example(captions[name], drawn[name]) for name in names]) for heading, names in chosen.items()
     ]
     return replace(page, examples=examples, legend=_legend(predictor.labels), network=predictor.bundle.model.describe())
+
+
+def _scored_by(path: Path, facts: RunFacts, predictor: Predictor) -> Iterator[tuple[Predictor, Mapping[str, Any]]]:
+    """The models of a run with the images that each has scored: of folds without a test split, those held out."""
+    if facts.scores.subset != "out-of-fold":
+        yield predictor, facts.image_dice
+        return
+    for fold in sorted(path.glob("fold-*")):
+        yield load(fold, str(predictor.device)), read_scores(fold).data["per_picture"]
 
 
 def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
@@ -153,6 +164,9 @@ def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
         ],
         differing=different_settings([*facts.values()]),
     )
+    if any(one.scores.subset == "out-of-fold" for one in read):
+        cause = _("their scores are those of several models, each of the images that it has not learned from")
+        return replace(page, missing=_missing(cause))
     try:
         predictors = {name: load(path, device) for name, path in zip(facts, paths, strict=True)}
         examples = []
@@ -172,12 +186,12 @@ def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
     return replace(page, examples=examples, legend=_legend(next(iter(predictors.values())).labels))
 
 
-def _missing(error: Exception) -> str:
+def _missing(error: object) -> str:
     return _("Images with their predictions cannot be shown: {reason}").format(reason=error)
 
 
 def _draw_examples(
-    facts: RunFacts, predictors: Sequence[Predictor], models: Sequence[str], names: Mapping[str, Any]
+    facts: RunFacts, predictors: Sequence[Predictor], models: Sequence[str], names: Iterable[str]
 ) -> Iterator[tuple[str, list[Figure]]]:
     """(name, figures) of these images: the image, the truth, and of each model its prediction and its errors."""
     pairs = [facts.pairs[name] for name in names]
