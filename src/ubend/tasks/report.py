@@ -118,9 +118,8 @@ def _describe_run(path: Path, open_model: Callable[[], Predictor]) -> Page:
     try:
         predictor = open_model()
         for model, own in _scored_by(path, facts, predictor):
-            drawn |= _draw_examples(
-                facts, [model], [""], [name for names in chosen.values() for name in names if name in own]
-            )
+            names = [name for some in chosen.values() for name in some if name in own]
+            drawn |= _draw_examples(facts, {"": model}, names)
     except (UbendError, KeyError) as error:
         return replace(page, missing=_missing(error))
     captions = {name: f"{name}: " + _("Dice {dice:.3f}").format(dice=facts.image_dice[name]) for name in drawn}
@@ -173,7 +172,7 @@ def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
         for pair in comparison.pairs:
             for better, images in ((pair.a, pair.better_by_a), (pair.b, pair.better_by_b)):
                 known = {one.name: one for one in images[:_CHANGED]}
-                drawn = _draw_examples(facts[pair.a], [predictors[pair.a], predictors[pair.b]], [pair.a, pair.b], known)
+                drawn = _draw_examples(read[0], {name: predictors[name] for name in (pair.a, pair.b)}, known)
                 shown = [
                     Example(_("{name}: Dice {a:.3f} and {b:.3f}").format(**vars(known[name])), figures)
                     for name, figures in drawn
@@ -191,42 +190,39 @@ def _missing(error: object) -> str:
 
 
 def _draw_examples(
-    facts: RunFacts, predictors: Sequence[Predictor], models: Sequence[str], names: Iterable[str]
+    facts: RunFacts, models: Mapping[str, Predictor], names: Iterable[str]
 ) -> Iterator[tuple[str, list[Figure]]]:
     """(name, figures) of these images: the image, the truth, and of each model its prediction and its errors."""
     pairs = [facts.pairs[name] for name in names]
-    predictions = [_predict(predictor, pairs, predictors[0].labels) for predictor in predictors]
+    first = next(iter(models.values()))
+    labels, channels = first.labels, first.bundle.sizing.channels
+    background = background_class(labels.names)
+    predictions = {name: _predict(model, pairs, labels) for name, model in models.items()}
     for number, pair in enumerate(pairs):
-        labels, channels = predictors[0].labels, predictors[0].bundle.sizing.channels
-        background = background_class(labels.names)
         image, truth = read_small(pair, labels, channels)
-        near_px = max(1, round(TOLERANCE_PX * max(truth.shape) / max(predictions[0][number].shape)))
-        show = functools.partial(overlay_mask, image, colors=labels.colors, background=background)
-
-        def describe(mask: NDArray[np.uint8], labels: LabelMap = labels, background: int | None = background) -> str:
-            return ", ".join(
-                f"{name} {(mask == index).mean():.0%}" for index, name in enumerate(labels.names) if index != background
-            )
-
+        near_px = max(1, round(TOLERANCE_PX * max(truth.shape) / max(predictions[next(iter(models))][number].shape)))
+        overlay = functools.partial(overlay_mask, image, colors=labels.colors, background=background)
+        alt = _("{name}, the truth: {shares}").format(name=pair.name, shares=_shares(truth, labels))
         figures = [
             Figure(_("image"), _("{name}, the image").format(name=pair.name), image_uri(image)),
-            Figure(
-                _("truth"),
-                _("{name}, the truth: {shares}").format(name=pair.name, shares=describe(truth)),
-                image_uri(show(mask=truth)),
-            ),
+            Figure(_("truth"), alt, image_uri(overlay(mask=truth))),
         ]
-        for model, found in zip(models, predictions, strict=True):
+        for model, found in predictions.items():
             mask = resize_mask(found[number], truth.shape)
-            errors = draw_errors(image, truth, mask, background, near_px)
-            alt = _("{name}, the prediction: {shares}").format(name=pair.name, shares=describe(mask))
-            wrong = _("{name}, the errors: {share:.0%} of the pixels are wrong")
+            alt = _("{name}, the prediction: {shares}").format(name=pair.name, shares=_shares(mask, labels))
+            figures.append(Figure(" ".join([_("prediction"), model]), alt, image_uri(overlay(mask=mask))))
             share = float((mask != truth)[truth != IGNORED].mean())
-            figures += [
-                Figure(f"{_('prediction')} {model}".strip(), alt, image_uri(show(mask=mask))),
-                Figure(f"{_('errors')} {model}".strip(), wrong.format(name=pair.name, share=share), image_uri(errors)),
-            ]
+            alt = _("{name}, the errors: {share:.0%} of the pixels are wrong").format(name=pair.name, share=share)
+            errors = draw_errors(image, truth, mask, background, near_px)
+            figures.append(Figure(" ".join([_("errors"), model]), alt, image_uri(errors)))
         yield pair.name, figures
+
+
+def _shares(mask: NDArray[np.uint8], labels: LabelMap) -> str:
+    """The share of each class but the background in a mask, in words."""
+    background = background_class(labels.names)
+    shares = ((name, (mask == n).mean()) for n, name in enumerate(labels.names) if n != background)
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares)
 
 
 def _predict(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap) -> dict[int, NDArray[np.uint8]]:
