@@ -74,7 +74,9 @@ def test_signatures_are_enumerated_typed_and_described(name: str) -> None:
     assert [word for words in documented for word in words.split(", ")] == [one.name for one in parameters]
 
 
-@pytest.mark.parametrize("name", ["fit", "evaluate", "predict", "objects", "cutout", "data", "sample"])
+@pytest.mark.parametrize(
+    "name", ["fit", "evaluate", "compare", "report", "predict", "objects", "cutout", "data", "sample"]
+)
 def test_keywords_have_the_names_of_the_flags(name: str) -> None:
     command = main.get_command(click.Context(main), name)
     assert command is not None

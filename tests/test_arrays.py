@@ -1,5 +1,6 @@
 """Arrays given to `ubend.fit`: lossless, the same training as of files, and usable when the arrays are gone."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -72,8 +73,10 @@ def test_the_training_is_that_of_files(trained: Path, tmp_path: Path) -> None:
     ubend.fit(tmp_path / "data", out=tmp_path / "run", **TINY)
     splits = [[(pair.name, pair.split) for pair in read_run_pairs(run)] for run in (trained, tmp_path / "run")]
     assert splits[0] == splits[1]
-    for name in ("metrics.jsonl", "scores.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes()
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
+    scores = [json.loads((run / "scores.json").read_text()) for run in (trained, tmp_path / "run")]
+    assert [one.pop("images").keys() for one in scores] == [scores[0]["per_picture"].keys()] * 2  # other files
+    assert scores[0] == scores[1]
 
 
 def test_a_run_is_resumed_and_scored_in_another_process(trained: Path, tmp_path: Path) -> None:

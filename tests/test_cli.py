@@ -72,6 +72,7 @@ def test_fit_leaves_a_whole_run(run: Path) -> None:
         "model.safetensors",
         "resume.safetensors",
         "scores.json",
+        "report.html",
         *(f"panels/epoch_{epoch:04d}.png" for epoch in (1, 2, 3)),
     }
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
@@ -263,7 +264,7 @@ def test_runs(run: Path, tmp_path: Path) -> None:
     lines = (tmp_path / "unfinished" / "metrics.jsonl").read_text().splitlines()
     (tmp_path / "unfinished" / "metrics.jsonl").write_text(lines[0])
     (tmp_path / "notes").mkdir()
-    head, new, old, unfinished, explained, damaged = ubend("runs", tmp_path).stdout.splitlines()
+    head, new, old, unfinished, explained, ranked, damaged = ubend("runs", tmp_path).stdout.splitlines()
     assert head.split() == ["run", "date", "data", "epochs", "size", "seed", "validation", "test"]
     native = read_scores(run / "scores.json")["native"]["dice"]["per_image"]  # type: ignore[index]
     assert old.split()[:7] == ["old", "2026-01-02", "03:04", "discs", "3", "32", "0"]
@@ -272,6 +273,7 @@ def test_runs(run: Path, tmp_path: Path) -> None:
     assert unfinished.split()[4] == "1/3"
     assert unfinished.split()[-1] == "-"
     assert "without the background" in explained
+    assert "new, old" in ranked
     assert str(tmp_path / "damaged") in damaged
     assert "scores.json" in damaged
     assert len(ubend("runs", run).stdout.splitlines()) == 3

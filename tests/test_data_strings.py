@@ -138,6 +138,7 @@ def test_files(place: Path) -> None:
         "model.safetensors",
         "panels/epoch_0001.png",
         "panels/epoch_0002.png",
+        "report.html",
         "resume.safetensors",
         "run.json",
         "scores.json",
@@ -187,6 +188,8 @@ def test_keys(place: Path) -> None:
     assert set(scores) == {"part", "recipe", "native", "model_size", "per_picture"} | {
         "boundary",
         "calibration",
+        "confusion",
+        "images",
         "intervals",
     }
     assert set(again) == set(scores) - {"recipe"}
@@ -200,6 +203,9 @@ def test_keys(place: Path) -> None:
             assert set(part[measure]["pooled"]) == classes | {"mean", "mean_foreground"}
     for image in scores["per_picture"].values():
         assert set(image) == {"dice", "iou", "precision", "recall", "boundary_f1", "hausdorff_95", "surface_distance"}
+    for about in scores["images"].values():
+        assert set(about) == {"image_hash", "mask_hash", "group"}
+    assert set(scores["confusion"]) == classes == set(scores["confusion"]["cell"])
     for name, keys in (
         ("metrics", {"epoch", "step", "train_loss", "val_loss", "val_dice", "batch_statistics_dice", "lr", "best"}),
         ("timing", {"epoch", "train_s", "validation_s", "images_per_s", "seconds_left"}),

@@ -116,6 +116,9 @@ GOOD = [
     ["show", MODEL],
     ["info", MODEL],
     ["runs", "."],
+    ["compare", MODEL, "scores\x07.json", "--json", "compared\x07.json"],
+    ["report", MODEL],
+    ["report", MODEL, "--out", "report\x07.html"],
     ["predict", MODEL, "set/images", "--out", "masks\x07", "--device", "cpu"],
     ["predict", MODEL, "set/images", "--out", "masks\x07", "--device", "cpu", "--resume"],
     ["objects", MODEL, "set/images", "--method", "parts", "--export", "coco", "--out", "objects\x07"],
@@ -152,7 +155,11 @@ REFUSED = [
     ["demo", "--out", MODEL],
     *([command, MODEL, *BAD, "--out", "x\x07"] for command in ("predict", "cutout", "objects")),
     ["predict", MODEL, *IMAGES[:5], "--out", "masks\x07"],
-    *([name, word] for name in ("info", "show", "data", "fit", "evaluate", "runs") for word in HOSTILE_NAMES),
+    *(
+        [name, word]
+        for name in ("info", "show", "data", "fit", "evaluate", "runs", "compare", "report")
+        for word in HOSTILE_NAMES
+    ),
     *(["predict", MODEL, f"none{name}", "--out", f"x{name}"] for name in HOSTILE_NAMES),
     *(["fit", "set", "--set", f"{name}=1", "--out", "y"] for name in HOSTILE_NAMES),
     *(["fit", "set", "--classes", f"{name},b", "--out", "y"] for name in HOSTILE_NAMES if ord(min(name)) < 32),

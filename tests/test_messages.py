@@ -747,6 +747,27 @@ def archive(data: bytes, name: str = "x.zip", limits: Limits | None = None) -> C
     return open_archive
 
 
+def scores_of(place: Place, drop: int = 0, name: str = "foreground", mask: str = "") -> Path:
+    """A file of the run's scores, changed."""
+    scores = json.loads((place.good / "run" / "scores.json").read_text().replace('foreground"', f'{name}"'))
+    for key in ("per_picture", "images"):
+        scores[key] = dict([*scores[key].items()][drop:])
+    for about in scores["images"].values():
+        about["mask_hash"] += mask
+    (place / "scores.json").write_text(json.dumps(scores))
+    return place / "scores.json"
+
+
+CASES |= {
+    "compare: one run": lambda place: refused("compare", place.good / "run"),
+    "compare: no scores": lambda place: refused("compare", place.good / "run", place.good / "data"),
+    "compare: margin": lambda place: refused("compare", place.good / "run", scores_of(place), "--margin", 2),
+    "compare: other images": lambda place: refused("compare", place.good / "run", scores_of(place, drop=1)),
+    "compare: other classes": lambda place: refused("compare", place.good / "run", scores_of(place, name="cell")),
+    "compare: other masks": lambda place: refused("compare", place.good / "run", scores_of(place, mask="x")),
+}
+
+
 CASES |= {
     "archive: leads out": archive(make_zip([("../evil", b"x")])),
     "archive: one file twice": archive(make_zip([("a/b", b"x"), ("A/b", b"y")])),

@@ -16,6 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 def test_the_public_names() -> None:
     assert ubend.__all__ == [
+        "Comparison",
         "DataError",
         "Ensemble",
         "FilesError",
@@ -35,6 +36,7 @@ def test_the_public_names() -> None:
         "UNet",
         "UbendError",
         "__version__",
+        "compare",
         "cutout",
         "data",
         "draw_sample",
@@ -46,6 +48,7 @@ def test_the_public_names() -> None:
         "read_folder",
         "read_image",
         "read_scan",
+        "report",
         "resume",
     ]
     assert dir(ubend) == ubend.__all__

@@ -15,7 +15,7 @@ from typing import Any
 
 import ubend
 from ubend import api
-from ubend.evaluation import report
+from ubend.evaluation import comparison, intervals, report
 from ubend.io import pixel_size
 from ubend.tasks import reading
 
@@ -25,7 +25,7 @@ INTRO = """# Python API
 `import ubend`; names are imported when first used, so that this does not wait for torch. This page is written by
 `make api` from the docstrings."""
 SECTIONS: dict[str, list[Any]] = {
-    "Train, score, use": [ubend.fit, ubend.resume, ubend.evaluate, ubend.load],
+    "Train, score, use": [ubend.fit, ubend.resume, ubend.evaluate, ubend.compare, ubend.report, ubend.load],
     "Predict files": [ubend.predict, ubend.objects, ubend.cutout],
     "Data": [ubend.data, ubend.read_folder, ubend.read_image, ubend.read_scan, ubend.draw_sample],
     "Models and predictions": [ubend.UNet, ubend.Predictor, ubend.Ensemble, ubend.Prediction, ubend.LabelMap],
@@ -36,6 +36,10 @@ SECTIONS: dict[str, list[Any]] = {
         report.Averages,
         report.PerClass,
         report.ImageScores,
+        ubend.Comparison,
+        comparison.ModelPair,
+        comparison.ChangedImage,
+        intervals.Interval,
         reading.DataFolder,
         reading.DataPair,
         reading.ImageData,

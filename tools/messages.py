@@ -93,7 +93,7 @@ class PlainCatalog(Catalog):
 def extract() -> Catalog:
     """Every sentence of the source, with the files that say it, and the borrowed ones."""
     template = Catalog()
-    found = extract_from_dir(SOURCE, [("**.py", "python")], keywords=KEYWORDS)
+    found = extract_from_dir(SOURCE, [("**.py", "python"), ("**.html", "jinja2")], keywords=KEYWORDS)
     for name, _line, sentence, _comments, _context in sorted(found, key=lambda one: (one[0], one[1])):
         template.add(sentence, locations=[(f"src/{Path(name).as_posix()}", 1)])
     for sentence in list_sentences():

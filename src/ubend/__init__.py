@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ubend._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from ubend.api import compare as compare
     from ubend.api import cutout as cutout
     from ubend.api import data as data
     from ubend.api import draw_sample as draw_sample
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ubend.api import objects as objects
     from ubend.api import predict as predict
     from ubend.api import read_folder as read_folder
+    from ubend.api import report as report
     from ubend.api import resume as resume
     from ubend.core.errors import DataError as DataError
     from ubend.core.errors import FilesError as FilesError
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from ubend.core.errors import TrainingError as TrainingError
     from ubend.core.errors import UbendError as UbendError
     from ubend.core.progress import Reporter as Reporter
+    from ubend.evaluation.comparison import Comparison as Comparison
     from ubend.evaluation.report import Scores as Scores
     from ubend.inference.ensemble import Ensemble as Ensemble
     from ubend.inference.ensemble import load as load
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from ubend.tasks.reading import read_scan as read_scan
 
 _HOMES = {
+    "Comparison": "ubend.evaluation.comparison",
     "DataError": "ubend.core.errors",
     "Ensemble": "ubend.inference.ensemble",
     "FilesError": "ubend.core.errors",
@@ -67,6 +71,7 @@ _HOMES = {
     "TrainingError": "ubend.core.errors",
     "UNet": "ubend.models.unet",
     "UbendError": "ubend.core.errors",
+    "compare": "ubend.api",
     "cutout": "ubend.api",
     "data": "ubend.api",
     "draw_sample": "ubend.api",
@@ -78,6 +83,7 @@ _HOMES = {
     "read_folder": "ubend.api",
     "read_image": "ubend.tasks.reading",
     "read_scan": "ubend.tasks.reading",
+    "report": "ubend.api",
     "resume": "ubend.api",
 }
 __all__ = sorted([*_HOMES, "__version__"])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ubend.core.progress import Reporter
     from ubend.core.settings import Effort, LossKind, Recipe
     from ubend.dataset.arrays import Arrays
+    from ubend.evaluation.comparison import Comparison
     from ubend.evaluation.report import Scores
     from ubend.inference.conditions import Conditions
     from ubend.instances.export import Export
@@ -288,6 +289,56 @@ def evaluate(
     if out is not None:
         write_json(Path(out), scores.to_dict())
     return scores
+
+
+def compare(
+    runs: "Sequence[Path | str | Scores]", *, margin: float = 0.01, json: Path | str | None = None
+) -> "Comparison":
+    """Compare models on the same test images: which is better, and which images changed most.
+
+    Paired bootstrap of the difference of Dice, the mean over the classes without the background, at a level of 5%;
+    of groups where the images are in groups; by Holm's method for more than two models. docs/scores.md says what a
+    verdict means. `print` of the result gives the lines of the command.
+
+    Args:
+        runs: two or more: run folders, files of scores that `ubend.evaluate(out=...)` wrote, or `Scores`. They are
+            named by what is given here, `Scores` by their number.
+        margin: the largest difference of Dice that does not matter, above 0 and below 1.
+        json: JSON file to write the comparison to as well; it must not exist yet.
+    Raises:
+        DataError: the test images, masks or classes are not the same.
+        OutputError: a run has no scores, or `json` exists already.
+        SettingError: fewer than two models, or `margin` is out of range.
+    """
+    from ubend.tasks.compare import compare as run_compare
+
+    return run_compare(runs, margin=margin, out=json)
+
+
+def report(
+    runs: "Path | str | Sequence[Path | str]", *, out: Path | str | None = None, device: str | None = None
+) -> Path:
+    """Write the report of a run, or of several runs that are compared: one HTML file, to read without a network.
+
+    Scores with intervals, curves, the best, typical and worst test images with their errors, how the split was made,
+    settings with their reasons, and the command that trains the same again; in the language of `UBEND_LANG`.
+    `ubend.fit` writes it too.
+
+    Args:
+        runs: a run folder; or several, which must have been scored on the same images.
+        out: the file; None: `report.html` in the run folder, or `comparison.html` in the first of several; it is
+            written again.
+        device: cuda, cuda:1, mps or cpu, to predict the images that are shown; None: the fastest here.
+    Returns:
+        The file.
+    Raises:
+        DataError: the test images, masks or classes of several runs are not the same.
+        OutputError: a run has no scores, or is damaged; `out` exists already, or cannot be written.
+        SettingError: no run is named, or there is no such device.
+    """
+    from ubend.tasks.report import write_report
+
+    return write_report(runs, out, device=device)
 
 
 def predict(

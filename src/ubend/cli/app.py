@@ -131,6 +131,8 @@ for _command in (
     folders.preview,
     using.info,
     using.runs,
+    using.compare,
+    using.report,
     folders.sample,
     folders.demo,
     folders.cache,

@@ -1,4 +1,4 @@
-"""Commands that use a model: predict, show, info, runs."""
+"""Commands that use models and runs: predict, show, info, runs, compare, report."""
 
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,33 @@ def info(model: Path) -> None:
 
     for line in describe_model(model):
         echo(line)
+
+
+@command(help=later("Compare RUNS (run folders, or files of `ubend evaluate --out`) on the same test images."))
+@click.argument("runs", nargs=-1, required=True, metavar="RUNS...", type=PATH)
+@option(
+    "--margin",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help=later("Largest difference of Dice that does not matter: within it, models count as equal."),
+)
+@option("--json", "out", type=PATH, help=later("Also write the comparison to this JSON file."))
+def compare(runs: tuple[Path, ...], margin: float, out: Path | None) -> None:
+    from ubend.tasks.compare import compare as call
+
+    for line in str(call(runs, margin=margin, out=out)).splitlines():
+        echo(line)
+
+
+@command(help=later("Write the report of a run, or of RUNS that are compared: an HTML file that needs no network."))
+@click.argument("runs", nargs=-1, required=True, metavar="RUNS...", type=PATH)
+@option("--out", type=PATH, help=later("File to write  [RUN/report.html; of several: FIRST/comparison.html]"))
+@options("device")
+def report(runs: tuple[Path, ...], out: Path | None, device: str | None) -> None:
+    from ubend.tasks.report import write_report
+
+    echo(write_report(runs, out, device=device))
 
 
 @command(help=later("List the runs in FOLDER (default: runs), newest first: data, settings, scores."))

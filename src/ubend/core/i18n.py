@@ -28,12 +28,17 @@ def later(sentence: str) -> str:
 
 def now(sentence: str) -> str:
     """Translate a sentence that is not a literal here: one marked by `later`, or one of click's."""
-    return _catalogue(_chosen or os.environ.get("UBEND_LANG") or "en").gettext(sentence)
+    return _catalogue(current_language()).gettext(sentence)
 
 
 def ngettext(singular: str, plural: str, number: int) -> str:
     """The sentence for `number` things in the chosen language; formatted by the caller with `.format(...)`."""
-    return _catalogue(_chosen or os.environ.get("UBEND_LANG") or "en").ngettext(singular, plural, number)
+    return _catalogue(current_language()).ngettext(singular, plural, number)
+
+
+def current_language() -> str:
+    """The language of messages, one of LANGUAGES unless `UBEND_LANG` names another."""
+    return _chosen or os.environ.get("UBEND_LANG") or "en"
 
 
 def choose_language(language: str) -> None:

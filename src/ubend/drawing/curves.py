@@ -4,20 +4,30 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ubend.core.files import write_file
 from ubend.core.i18n import _
+from ubend.drawing.encoding import write_svg
 from ubend.io.decode import without_warnings
 from ubend.labels.class_table import class_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _LOG_RATIO = 20.0  # largest over smallest value from which a linear axis hides the small ones
 _SHARE = 20  # times as long as the last drawing took is waited before the next
 _MARKED_EPOCHS = 20  # up to here each epoch has a dot; a single one would be invisible without
 _BEST_COLOR = "#666666"
+
+
+class _Plot(NamedTuple):
+    """One plot: (name, values, colour) of each line; dotted ones have no entry of their own in the legend."""
+
+    title: str
+    lines: list[tuple[str, list[float], str]]
+    dotted: list[tuple[str, list[float], str]]
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str], path: Path) -> None:
@@ -36,13 +46,22 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
         ValueError: there is no row.
         OutputError: the file cannot be written.
     """
-    # without pyplot: no global state, no window system, safe in a thread
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    figure = _draw_plots(history, _find_plots(history, class_names))
+    with without_warnings():  # a class name in a script that DejaVu lacks shows boxes; the run continues
+        write_file(path, lambda temporary: figure.savefig(temporary, format="png"))
 
+
+def draw_curve_svgs(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, str]:
+    """Title -> SVG of each plot of `draw_curves`, for a page."""
+    return {
+        plot.title: write_svg(_draw_plots(history, [plot._replace(title="")]))
+        for plot in _find_plots(history, class_names)
+    }
+
+
+def _find_plots(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> list[_Plot]:
     if not history:
         raise ValueError("curves need at least one epoch")
-    epochs = [float(row.get("epoch", index)) for index, row in enumerate(history, start=1)]
     losses = [
         (_("training"), _numbers(row.get("train_loss") for row in history), "#0072b2"),
         (_("validation"), _numbers(row.get("val_loss") for row in history), "#d55e00"),
@@ -55,35 +74,42 @@ def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str]
         for key in ("val_dice", "batch_statistics_dice")
     )
     rates = [("", _numbers(row.get("lr") for row in history), "#009e73")]
-    titled = [(_("loss"), losses), (_("Dice of the validation split"), dices), (_("learning rate"), rates)]
-    plots = [one for one in titled if one[1] is losses or any(_known(values) for _name, values, _color in one[1])]
-    best = next((epoch for epoch, row in zip(epochs[::-1], history[::-1], strict=True) if row.get("best")), None)
+    loss = _Plot(_("loss"), losses, [])
+    others = [_Plot(_("Dice of the validation split"), dices, warming_up), _Plot(_("learning rate"), rates, [])]
+    return [loss, *(plot for plot in others if any(_known(values) for _name, values, _color in plot.lines))]
 
+
+def _draw_plots(history: Sequence[Mapping[str, Any]], plots: Sequence[_Plot]) -> "Figure":
+    """The plots side by side."""
+    # without pyplot: no global state, no window system, safe in a thread
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    epochs = [float(row.get("epoch", index)) for index, row in enumerate(history, start=1)]
+    best = next((epoch for epoch, row in zip(epochs[::-1], history[::-1], strict=True) if row.get("best")), None)
     width, height = 4.2 * len(plots), 3.2  # inches, as the edges below
     figure = Figure(figsize=(width, height), dpi=120, facecolor="white")
     FigureCanvasAgg(figure)  # becomes the canvas of the figure
     # edges that fit the longest numbers; matplotlib's own search for them draws everything twice
     left, right, between = 0.75, 0.1, 0.75
-    plot = (width - left - right - between * (len(plots) - 1)) / len(plots)
-    figure.subplots_adjust(left / width, 0.5 / height, 1 - right / width, 1 - 0.3 / height, between / plot)
-    for axis, (title, lines) in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
-        for name, values, color in lines:
+    plot_width = (width - left - right - between * (len(plots) - 1)) / len(plots)
+    figure.subplots_adjust(left / width, 0.5 / height, 1 - right / width, 1 - 0.3 / height, between / plot_width)
+    for axis, plot in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
+        for name, values, color in plot.lines:
             if _known(values):
                 marker = "o" if len(epochs) <= _MARKED_EPOCHS else ""
                 (line,) = axis.plot(epochs, values, color=color, linewidth=1.6, marker=marker, markersize=3.5)
                 line.set_gid(name)
-        if lines is dices:
+        if plot.dotted:
             axis.set_ylim(-0.02, 1.02)
-            for number, (_name, values, color) in enumerate(one for one in warming_up if len(_known(one[1])) > 1):
+            for number, (_name, values, color) in enumerate(one for one in plot.dotted if len(_known(one[1])) > 1):
                 (dotted,) = axis.plot(epochs, values, color=color, linewidth=1.2, linestyle=":", marker="")
                 dotted.set_gid("" if number else _("with batch statistics"))
         else:
-            _set_scale(axis, [value for _name, values, _color in lines for value in _known(values)])
-        axis.set_title(title, fontsize=10)
+            _set_scale(axis, [value for _name, values, _color in plot.lines for value in _known(values)])
+        axis.set_title(plot.title, fontsize=10)
         _finish(axis, epochs, best)
-
-    with without_warnings():  # a class name in a script that DejaVu lacks shows boxes; the run continues
-        write_file(path, lambda temporary: figure.savefig(temporary, format="png"))
+    return figure
 
 
 class LiveCurves:

@@ -17,6 +17,7 @@ Color = tuple[int, int, int]
 IGNORED_COLOR: Color = (128, 128, 128)  # mid-grey, in none of the default class colours
 # kinds of wrong pixels: background taken for an object, an object taken for background, another class
 ERROR_COLORS: dict[str, Color] = {"positive": (214, 30, 30), "negative": (30, 60, 220), "class": (170, 0, 170)}
+NEAR_COLOR: Color = (0, 0, 0)  # of wrong pixels beside an outline of the truth
 _OUTLINE_SHARE = 256  # pixels of the longer side per pixel of outline: 1 px up to 384, 2 px up to 640
 _BAND = 1 << 20  # pixels that are blended at a time
 _SAMPLE = 1 << 16  # values looked at for the percentiles of an image; more does not move them visibly
@@ -80,7 +81,11 @@ def overlay_mask(
 
 
 def draw_errors(
-    image: NDArray[Any], truth: NDArray[np.uint8], prediction: NDArray[np.uint8], background: int | None = 0
+    image: NDArray[Any],
+    truth: NDArray[np.uint8],
+    prediction: NDArray[np.uint8],
+    background: int | None = 0,
+    near_px: int = 0,
 ) -> NDArray[np.uint8]:
     """Where a prediction is wrong, in the colours of `ERROR_COLORS`, on the image in pale grey.
 
@@ -89,6 +94,7 @@ def draw_errors(
         truth: (H, W) uint8 class index, or IGNORED: no error.
         prediction: (H, W) uint8 class index.
         background: the class that is no object; None: there is none, and every error is a wrong class.
+        near_px: wrong pixels at most so far from an outline of the truth have `NEAR_COLOR`.
     Returns:
         (H, W, 3) uint8.
     """
@@ -99,6 +105,8 @@ def draw_errors(
     if background is not None:
         out[wrong & (truth == background)] = ERROR_COLORS["positive"]
         out[wrong & (prediction == background)] = ERROR_COLORS["negative"]
+    if near_px:
+        out[wrong & _outline(truth, near_px)] = NEAR_COLOR
     return out
 
 

@@ -16,7 +16,7 @@ tests), J. Pharmacokinet. Biopharm. 15; Holm 1979, Scand. J. Stat. 6.
 import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ubend.core.counter_rng import draw_uniform
+from ubend.metrics.summary import none_for_nan
 
 ALPHA = 0.05
 MARGIN = 0.01  # of a score in 0..1, within which two models count as equal
@@ -32,13 +33,14 @@ _ROUGH_IMAGES, _ROUGH_GROUPS = 50, 20  # with fewer, an interval holds the truth
 _FLAT = 0.01  # share of resamples without any spread, from which on resampling says nothing of the spread
 _CELLS = 2**21  # of resampling weights at once: 16 MiB
 
+Verdict = Literal["A is better", "B is better", "equal", "not shown"]
 Scores = NDArray[np.float64]
 Groups = Sequence[Hashable | None]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The 95% interval of a mean; NaN where it is undefined, as of fewer than two units.
+    """The 95% interval of a mean; NaN where it is undefined, as for fewer than two units.
 
     Attributes:
         mean: of all images.
@@ -61,6 +63,13 @@ class Interval:
         """The interval to print."""
         return (self.t_low, self.t_high) if self.rough else (self.low, self.high)
 
+    def to_json(self) -> dict[str, float | bool | None] | None:
+        """As in scores.json; None: undefined."""
+        if math.isnan(self.mean):
+            return None
+        ends = {name: none_for_nan(getattr(self, name)) for name in ("low", "high", "t_low", "t_high")}
+        return {"mean": self.mean, **ends, "rough": self.rough}
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -76,14 +85,14 @@ class Difference:
     p: float
     p_equal: float
 
-    def verdict(self, p: float | None = None) -> Literal["A is better", "B is better", "equal", "not shown"]:
-        """What is shown at ALPHA, where more is better; `p`: adjusted for several comparisons.
+    def verdict(self) -> Verdict:
+        """What is shown at ALPHA, where more is better.
 
         A difference that is shown and is within the margin is "equal": it is too small to matter.
         """
         if self.p_equal < ALPHA:
             return "equal"
-        if (self.p if p is None else p) >= ALPHA:
+        if self.p >= ALPHA:
             return "not shown"
         return "A is better" if self.interval.mean > 0 else "B is better"
 
@@ -148,6 +157,12 @@ def compare_means(a: Scores, b: Scores, groups: Groups | None = None, margin: fl
     return Difference(
         _interval(found, grouped, _symmetric), _p(found, 0.0), max(_p_beyond(found, m) for m in (margin, -margin))
     )
+
+
+def adjust(differences: Sequence[Difference]) -> list[Difference]:
+    """Several comparisons with the p-values that `holm` gives; their intervals stay as they are."""
+    p, p_equal = (holm([getattr(one, name) for one in differences]) for name in ("p", "p_equal"))
+    return [replace(one, p=p[n], p_equal=p_equal[n]) for n, one in enumerate(differences)]
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -270,7 +285,7 @@ def _p(found: Resamples, bound: float) -> float:
     if units < 2 or np.isnan(away):
         return 1.0
     if found.error == 0:  # every unit has the same difference
-        return float(away == 0)
+        return float(away < 1e-12)  # what is left of equal scores by rounding
     if found.is_flat:
         return float(2 * stats.t.sf(away / found.error, units - 1))
     beyond = (np.abs(found.studentised()) >= away / found.error).sum()

@@ -239,7 +239,7 @@ def _tables(scores: Mapping[str, Any]) -> Iterator[_Table]:
             title,
             [_("Dice per image"), _("Dice pooled"), _("IoU per image"), _("IoU pooled")],
             [
-                (_row_name(name), [_figure(summary[kind][averaging][name]) for kind, averaging in _COLUMNS])
+                (row_name(name), [_figure(summary[kind][averaging][name]) for kind, averaging in _COLUMNS])
                 for name in names
             ],
         )
@@ -255,7 +255,7 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
     return lines + _interval_lines(scores)
 
 
-def _main_row(names: list[str]) -> str:
+def main_row(names: list[str]) -> str:
     """The class that is not the background, or the mean over all such classes."""
     background = background_class(names)
     if background is None:
@@ -263,28 +263,38 @@ def _main_row(names: list[str]) -> str:
     return names[1 - background] if len(names) == 2 else "mean_foreground"
 
 
-def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
-    """The main figures with their 95% intervals; none of scores of versions that had no intervals."""
-    if "intervals" not in scores:
-        return []
-    row = _main_row([*scores["native"]["predicted_share"]])
-    intervals, boundary = scores["intervals"], scores["boundary"]
-    names = {
+def measure_names(tolerance_px: float) -> dict[str, str]:
+    """Key in scores.json -> name of each measure that has an interval."""
+    return {
         "dice": _("Dice"),
         "iou": _("IoU"),
         "precision": _("precision"),
         "recall": _("recall"),
-        "boundary_f1": _("boundary F1 at {px:g} px").format(px=boundary["tolerance_px"]),
+        "boundary_f1": _("boundary F1 at {px:g} px").format(px=tolerance_px),
         "hausdorff_95": _("95th-percentile Hausdorff distance"),
         "surface_distance": _("mean surface distance"),
     }
-    unit = {"um": "µm"}.get(boundary["unit"], boundary["unit"])
+
+
+def show_unit(unit: str) -> str:
+    """The unit of distances in words: `um` is µm."""
+    return {"um": "µm"}.get(unit, unit)
+
+
+def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
+    """The main figures with their 95% intervals; none of scores of versions that had no intervals."""
+    if "intervals" not in scores:
+        return []
+    row = main_row([*scores["native"]["predicted_share"]])
+    intervals, boundary = scores["intervals"], scores["boundary"]
+    names = measure_names(boundary["tolerance_px"])
+    unit = show_unit(boundary["unit"])
     found = {name: intervals[name][row] for name in names}
-    cells = {name: _with_interval(value, name in DISTANCES) for name, value in found.items()}
+    cells = {name: show_mean(value, name in DISTANCES) for name, value in found.items()}
     cells |= {name: f"{cells[name]} {unit}" for name in DISTANCES}
     over = _("{count} images") if intervals["over"] == "images" else _("{count} groups")
     line = _("per image, {row}, with 95% intervals over {units}:").format(
-        row=_row_name(row), units=over.format(count=intervals["count"])
+        row=row_name(row), units=over.format(count=intervals["count"])
     )
     overlap = ", ".join(f"{names[name]} {cells[name]}" for name in ("dice", "iou", "precision", "recall"))
     outlines = ", ".join(f"{names[name]} {cells[name]}" for name in ("boundary_f1", *DISTANCES))
@@ -299,7 +309,7 @@ def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _with_interval(value: Mapping[str, Any] | None, is_distance: bool) -> str:
+def show_mean(value: Mapping[str, Any] | None, is_distance: bool = False) -> str:
     """The mean and the ends of its interval; of Student's t where that of the bootstrap is rough."""
     if value is None:
         return "-"
@@ -321,7 +331,8 @@ def warn_one_class(scores: Mapping[str, Any]) -> str | None:
     ).format(name=alive[0])
 
 
-def _row_name(row: str) -> str:
+def row_name(row: str) -> str:
+    """The name of a class, or of a mean over classes, for people."""
     return {"mean": _("mean"), "mean_foreground": _("mean without background")}.get(row, row)
 
 

@@ -6,7 +6,6 @@ Two sizes: *native*, the image's own, against the original mask (the realistic o
     docs/scores.md defines each score.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -20,7 +19,7 @@ from ubend.core.device import explain_out_of_memory, send
 from ubend.core.errors import DataError, PairError
 from ubend.core.i18n import _
 from ubend.dataset.store import ignore_invalid, read_class_map
-from ubend.evaluation.intervals import Interval, mean_intervals
+from ubend.evaluation.intervals import mean_intervals
 from ubend.evaluation.report import DISTANCES
 from ubend.inference.input_checks import too_large
 from ubend.inference.prediction import class_index
@@ -106,8 +105,9 @@ def evaluate_pairs(
         decile; and pooled; per class, their mean, and the mean without the background), `pixel_accuracy`,
         `cross_entropy` (mean per pixel, nats), `true_share` and `predicted_share` of each class; and, at native size,
         `boundary`: `f1`, `hausdorff_95`, `surface_distance` in the same ways, the distances in `unit`;
-        `calibration`; `intervals` of the per-image means; `per_picture`, the scores of each class for every image;
-        `skipped`, only where pairs were left out: their names, and what is wrong with each.
+        `calibration`; `confusion`: pixels at native size, true class -> predicted class; `intervals` of the per-image
+        means; `per_picture`, the scores of each class for every image; `skipped`, only where pairs were left out: their
+        names, and what is wrong with each.
     Raises:
         PairError: all pairs of which an image or mask cannot be read, sizes differ, or a mask value has no class.
         DataError: the logits are not finite.
@@ -169,6 +169,10 @@ def evaluate_pairs(
         "model_size": _summary(*small.fetch(counting)[:2], known),
         "boundary": _summarise_boundary(boundary, known, unit),
         "calibration": _summarise_calibration(calibration.sum(axis=0)),
+        "confusion": {
+            name: dict(zip(known.names, row, strict=True))
+            for name, row in zip(known.names, confusions.sum(axis=0).tolist(), strict=True)
+        },
     }
     per_image = {
         "dice": dice_from_confusion(confusions),
@@ -181,6 +185,19 @@ def evaluate_pairs(
     }
     scores |= {"intervals": _intervals(per_image, pairs, known), "per_picture": _per_image(per_image, pairs, known)}
     return scores | ({"skipped": bad} if bad else {})
+
+
+def identify_images(pairs: Iterable[Pair], hashes: Iterable[Sequence[str]]) -> dict[str, dict[str, str | None]]:
+    """What `images` of scores.json holds, by which other scores of the same images are recognised.
+
+    Args:
+        pairs: the scored ones.
+        hashes: of the image and the mask of each, see `hash_pairs`.
+    """
+    return {
+        pair.name: {"image_hash": image, "mask_hash": mask, "group": pair.group}
+        for pair, (image, mask) in zip(pairs, hashes, strict=True)
+    }
 
 
 def _read(
@@ -342,18 +359,10 @@ def _intervals(per_image: dict[str, NDArray[np.float64]], pairs: Sequence[Pair],
         limits += [None if name in DISTANCES else 1.0] * len(keys)
     groups = [pair.group for pair in pairs]
     found = mean_intervals(columns, groups, limits)
-    plain = map(_plain_interval, found)
+    plain = (interval.to_json() for interval in found)
     out: dict[str, Any] = {name: {key: next(plain) for key in keys} for name in per_image}
     over = "images" if all(group is None for group in groups) else "groups"
     return {"over": over, "count": found[0].units, **out}
-
-
-def _plain_interval(interval: Interval) -> dict[str, Any] | None:
-    """None: undefined."""
-    if math.isnan(interval.mean):
-        return None
-    ends = {name: none_for_nan(getattr(interval, name)) for name in ("low", "high", "t_low", "t_high")}
-    return {"mean": interval.mean, **ends, "rough": interval.rough}
 
 
 def _per_image(per_image: dict[str, NDArray[np.float64]], pairs: Sequence[Pair], labels: LabelMap) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ubend.tasks.fit import fit
 from ubend.tasks.predict import predict_paths
 from ubend.tasks.show import draw_predictions, draw_samples
 from ubend.tasks.user_settings import read_user_settings
-from ubend.training.run_folder import free_run_name
+from ubend.training.run_folder import RunFolder, free_run_name
 
 # The sample's cells are small and look alike everywhere, so windows at full resolution teach more than
 # whole images shrunk, and they are few, so small batches, which make more steps (docs/experiments.md).
@@ -44,6 +44,7 @@ def run_demo(out: Path | str | None, *, reporter: Reporter, seed: int = 0) -> Pa
     for path, what in (
         (grid, _("the images and their masks")),
         (panel, _("test images: input, truth, prediction")),
+        (RunFolder(run).report, _("the report: scores, curves, images, settings")),
         (run / "curves.png", _("loss and Dice of each epoch")),
         (run / "panels", _("the same images after every epoch")),
         (masks, _("masks and overlays as files")),

@@ -23,7 +23,7 @@ from ubend.evaluation.caveats import (
     only_training_images,
     some_names,
 )
-from ubend.evaluation.scores import evaluate_pairs
+from ubend.evaluation.scores import evaluate_pairs, identify_images
 from ubend.inference.extremes import ExtremeValues
 from ubend.inference.input_checks import take_pixels
 from ubend.inference.predictor import Predictor, load
@@ -85,16 +85,20 @@ def evaluate(
         left_out = {name: [problem] for name, problem in found.skipped} | {pair.name: cause for pair, cause in skipped}
         left_out |= scores.pop("skipped", {})
         scores |= {"skipped": left_out} if left_out else {}
+        scored = [pair for pair in pairs if pair.name in scores["per_picture"]]
+        scores["images"] = identify_images(scored, hash_pairs(scored))
         lines = [*_describe_unmapped(labels), *describe_seen(split_lookup, filtered.left_out, filtered.validation)]
         return scores, filtered.split, [*lines, *filtered.extremes.describe()]
 
     if folder is None and options.get("images") is None:
-        rows = _read_rows(Path(model))
+        rows = read_run_rows(Path(model))
         split, pairs = _choose_present(Path(model), [pair for pair, _hashes in rows], subset)
         looked = _LookedAt(predictor)
         scores = evaluate_pairs(looked, pairs, skip_bad=skip_bad)
         scored = [(pair, hashes) for pair, hashes in rows if pair.name in scores["per_picture"]]
-        lines = [*_describe_changed(scored), *describe_validation(len(pairs) if split == "val" else 0)]
+        now = hash_pairs([pair for pair, _then in scored])
+        scores["images"] = identify_images([pair for pair, _then in scored], now)
+        lines = [*_describe_changed(scored, now), *describe_validation(len(pairs) if split == "val" else 0)]
         lines += looked.extremes.describe()
     else:
         settings = read_user_settings(folder, flags=options).settings
@@ -230,13 +234,13 @@ class _WithoutTrainingImages(_LookedAt):
         return chosen
 
 
-def _describe_changed(rows: Sequence[tuple[Pair, list[str]]]) -> list[str]:
+def _describe_changed(rows: Sequence[tuple[Pair, list[str]]], now: Sequence[list[str]]) -> list[str]:
     """A note if images or masks have changed since the training.
 
     Args:
         rows: pairs, and the hashes of their images and masks in the training.
+        now: these hashes today.
     """
-    now = hash_pairs([pair for pair, _hashes in rows])
     changed = [pair.name for (pair, then), here in zip(rows, now, strict=True) if then != here]
     line = ngettext(
         "note: the image or mask of {count} scored pair was changed since the training: {names}",
@@ -276,11 +280,11 @@ def read_run_pairs(run: Path) -> list[Pair]:
     Raises:
         OutputError: it is no run folder, or the list is empty.
     """
-    return [pair for pair, _hashes in _read_rows(run)]
+    return [pair for pair, _hashes in read_run_rows(run)]
 
 
-def _read_rows(run: Path) -> list[tuple[Pair, list[str]]]:
-    """As `read_run_pairs`, each with the hashes of its image and mask."""
+def read_run_rows(run: Path) -> list[tuple[Pair, list[str]]]:
+    """As `read_run_pairs`, each pair with the hashes of its image and mask."""
     path = RunFolder(run).data
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:

@@ -45,13 +45,14 @@ from ubend.dataset.prepare import TrainData, prepare
 from ubend.drawing.curves import draw_curves
 from ubend.evaluation.caveats import describe_few
 from ubend.evaluation.report import Scores
-from ubend.evaluation.scores import DecodedImage, evaluate_pairs
+from ubend.evaluation.scores import DecodedImage, evaluate_pairs, identify_images
 from ubend.inference.predictor import Predictor
 from ubend.inference.tiling import TileSource
 from ubend.models.encoders import fetch_weights, pretrained_normalisation
 from ubend.models.model_file import load_bundle
 from ubend.tasks.data import report_dataset
 from ubend.tasks.fit_result import FitResult
+from ubend.tasks.report import write_report
 from ubend.tasks.user_settings import read_user_settings, source_name
 from ubend.training.build import ModelSetup, build
 from ubend.training.checkpoint import Saver, TrainingState, load_state, run_bytes, save_state, save_trained
@@ -244,7 +245,9 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
             reporter.report(_("stopped early: {reason}").format(reason=training.state.progress.stopped))
         saver.begin(partial(_draw_curves, run, found.data, training.state))
         predictor = Predictor(load_bundle(run.model_path, session.own.network), device)
-        return FitResult(run.path, Scores(evaluate(run, found.data, plan, predictor, reporter)))
+        scores = evaluate(run, found.data, plan, predictor, reporter)
+    write_report(run.path, predictor=predictor)
+    return FitResult(run.path, Scores(scores))
 
 
 def scan(
@@ -313,7 +316,8 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, predictor: Predictor, re
         return DecodedImage(image, store.mask(numbers[number]) if whole else None)
 
     found = evaluate_pairs(predictor, pairs, decoded=take_stored if whole or predictor.tiling is None else None)
-    scores = {"part": split, "recipe": plan.recipe, **found}
+    images = identify_images(pairs, [store.hashes[number] for number in numbers])
+    scores = {"part": split, "recipe": plan.recipe, **found, "images": images}
     write_json(run.scores, scores)
     return scores
 

@@ -33,7 +33,7 @@ from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, change_settings, make_settings, read_config
 from ubend.dataset.dataset import Dataset
 from ubend.evaluation.report import Scores
-from ubend.evaluation.scores import evaluate_pairs
+from ubend.evaluation.scores import evaluate_pairs, identify_images
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits, Predictor
 from ubend.inference.tiling import TileSource
@@ -45,6 +45,7 @@ from ubend.models.model_file import Bundle, load_bundle, pack_hashes, save_bundl
 from ubend.tasks import fit as one
 from ubend.tasks.data import report_dataset
 from ubend.tasks.fit_result import FitResult
+from ubend.tasks.report import write_report
 from ubend.tasks.user_settings import asks_for_folds, read_user_settings, source_name
 from ubend.training.launcher import process_rank, run_processes, share_of_cores
 from ubend.training.run_folder import RunFolder, free_run_name
@@ -228,9 +229,13 @@ def _run(folds: _Folds, gpus: int, show: bool, reporter: Reporter) -> FitResult:
         scores = one.evaluate(folds.run, whole, folds.plan, ensemble, reporter)
         reporter.report(_mean_line(out_of_fold))
     else:  # every image is in a fold
-        scores = {"part": "out-of-fold", "recipe": folds.plan.recipe, **out_of_fold}
+        hashes = dict(zip((pair.name for pair in folds.first.folder.pairs), folds.first.store.hashes, strict=True))
+        pairs = [pair for _fold, pair in held_out]
+        images = identify_images(pairs, [hashes[pair.name] for pair in pairs])
+        scores = {"part": "out-of-fold", "recipe": folds.plan.recipe, **out_of_fold, "images": images}
     scores["out_of_fold"] = out_of_fold
     write_json(folds.run.scores, scores)
+    write_report(path, predictor=Predictor(load_bundle(folds.run.model_path), folds.device))
     return FitResult(path, Scores(scores))
 
 

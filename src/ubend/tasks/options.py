@@ -175,12 +175,14 @@ def report_result(reporter: "Reporter", run: Path, scores: "Scores | None") -> N
     """Print the scores of a training and where its model is; exit with 130 if it was interrupted."""
     from ubend.core.files import model_path
     from ubend.training.launcher import process_rank
+    from ubend.training.run_folder import RunFolder
 
     if not process_rank().is_first:
         return
     if scores is None:
         sys.exit(130)
     print_scores(scores.data)
+    reporter.report(_("report: {report}").format(report=RunFolder(run).report))
     reporter.report(
         _("model: {model}; see its predictions with `ubend show {run}`").format(model=model_path(run), run=run)
     )

@@ -3,8 +3,9 @@
 import json
 import math
 import os
+import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from ubend.core.errors import OutputError, UbendError, reason
 from ubend.core.files import read_text
 from ubend.core.i18n import _
+from ubend.evaluation.report import show_mean
 from ubend.labels.class_table import background_class
 from ubend.training.run_folder import RunFolder
 
@@ -34,6 +36,8 @@ class RunSummary:
         scored: the split that was scored at the end; None: not yet.
         images: number of scored images.
         test_dice: scores at native size.
+        mean: their mean over the classes without the background, with the ends of its 95% interval; None: unknown.
+        test_images: what the scored images are recognised by; empty: unknown.
     """
 
     started: datetime
@@ -49,6 +53,8 @@ class RunSummary:
     scored: str | None
     images: int
     test_dice: Dice | None
+    mean: Mapping[str, Any] | None
+    test_images: frozenset[str]
 
 
 def read_summary(path: Path) -> RunSummary:
@@ -93,6 +99,7 @@ def read_summary(path: Path) -> RunSummary:
             None if scores is None else str(scores["part"]),
             int(native.get("pictures", 0)),
             test_dice,
+            *_read_test(scores or {}),
         )
     except KeyError as error:
         cause = _("no {key}").format(key=error.args[0])
@@ -102,6 +109,33 @@ def read_summary(path: Path) -> RunSummary:
         "{path}: damaged ({reason}), so dates and scores of the run are not shown; its model does not need this file"
     )
     raise OutputError(line.format(path=file, reason=" ".join(cause.split())), path=file)
+
+
+def _read_test(scores: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, frozenset[str]]:
+    """`mean` and `test_images` of a run; none of versions that did not write them."""
+    interval = scores.get("intervals", {}).get("dice", {}).get("mean_foreground")
+    if interval is not None:
+        interval = {key: interval[key] for key in ("mean", "low", "high", "t_low", "t_high", "rough")}
+    images = scores.get("images", {}).values()
+    return interval, frozenset(f"{one['image_hash']} {one['mask_hash']}" for one in images)
+
+
+def _rank(found: Sequence[tuple[Path, RunSummary]]) -> list[str]:
+    """A line for each set of test images that several runs were scored on: these runs, the best first."""
+    alike = dict[frozenset[str], list[tuple[float, Path]]]()
+    for path, run in found:
+        if run.test_images and run.mean is not None:
+            alike.setdefault(run.test_images, []).append((-run.mean["mean"], path))
+    lines = []
+    for images, runs in alike.items():
+        if len(runs) > 1:
+            ranked = [path for _mean, path in sorted(runs)]
+            line = _("on the same {count} images, best first: {runs}; `ubend compare {paths}` says what is shown")
+            names = ", ".join(path.resolve().name for path in ranked)
+            lines.append(
+                line.format(count=len(images), runs=names, paths=" ".join(shlex.quote(str(path)) for path in ranked))
+            )
+    return lines
 
 
 def list_runs(folder: Path) -> list[str]:
@@ -135,7 +169,8 @@ def list_runs(folder: Path) -> list[str]:
     table = [heads, *([path.resolve().name, *_cells(summary)] for path, summary in found)]
     lines = align(table, right=3) if found else []
     if found:
-        lines.append(_("scores: Dice, mean over images and over the classes without the background"))
+        line = _("scores: Dice, mean over images and over the classes without the background, with its 95% interval")
+        lines += [line, *_rank(found)]
     return [*lines, *damaged]
 
 
@@ -172,7 +207,7 @@ def align(rows: list[list[str]], right: int) -> list[str]:
 
 def _cells(run: RunSummary) -> list[str]:
     epochs = f"{run.done}" if run.done == run.epochs else f"{run.done}/{run.epochs}"
-    test = show_dice(mean_dice(run.test_dice))
+    test = show_dice(mean_dice(run.test_dice)) if run.mean is None else show_mean(run.mean)
     if run.scored not in (None, "test"):
         test = f"- ({run.scored} {test})"
     val = show_dice(mean_dice(run.val_dice))

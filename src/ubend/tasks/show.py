@@ -16,6 +16,7 @@ from ubend.dataset.dataset import read_usable, scan_folder
 from ubend.dataset.store import read_class_map
 from ubend.drawing.overlay import ERROR_COLORS, Color, color_mask, draw_errors, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_image
+from ubend.evaluation.comparison import image_dice
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.io.images import read_image, resize_array, resize_mask
@@ -57,7 +58,7 @@ def draw_pairs(
     rows, bad = [], dict[str, list[str]]()
     for pair in chosen:
         try:
-            image, truth = _read_small(pair, labels, channels)
+            image, truth = read_small(pair, labels, channels)
         except DataError as error:
             bad[pair.name] = error.problems
             continue
@@ -101,11 +102,11 @@ def draw_predictions(
     if worst:
         scores = score_images(evaluate_pairs(predictor, chosen)["per_picture"], labels)
         chosen = sorted(chosen, key=lambda pair: scores[pair.name])
-        headings, legend = [*headings, _("errors")], [*legend, *_error_legend(labels)]
+        headings, legend = [*headings, _("errors")], [*legend, *error_legend(labels)]
     chosen = chosen[:count]
     rows: list[list[NDArray[np.uint8]]] = [[] for _pair in chosen]
     for number, prediction in predictor.predict(pair.image for pair in chosen):
-        image, truth = _read_small(chosen[number], labels, predictor.bundle.sizing.channels)
+        image, truth = read_small(chosen[number], labels, predictor.bundle.sizing.channels)
         mask = resize_mask(prediction.mask, truth.shape)
         rows[number] = [image, color_mask(truth, labels.colors), color_mask(mask, labels.colors)]
         if worst:
@@ -129,14 +130,11 @@ def score_images(per_image: Mapping[str, Any], labels: LabelMap) -> dict[str, fl
     """
     background = background_class(labels.names)
     kept = [name for index, name in enumerate(labels.names) if index != background]
-    dices = {
-        name: [scores["dice"][one] for one in kept if scores["dice"][one] is not None]
-        for name, scores in per_image.items()
-    }
-    return {name: float(np.mean(values)) if values else 1.0 for name, values in dices.items()}
+    dice = np.array([[row["dice"][name] for name in kept] for row in per_image.values()], np.float64)
+    return dict(zip(per_image, image_dice(dice).tolist(), strict=True))
 
 
-def _error_legend(labels: LabelMap) -> list[tuple[str, Color]]:
+def error_legend(labels: LabelMap) -> list[tuple[str, Color]]:
     """Legend of the possible kinds of errors between these classes."""
     background = background_class(labels.names)
     names = {"positive": _("false positive"), "negative": _("false negative"), "class": _("wrong class")}
@@ -147,7 +145,7 @@ def _error_legend(labels: LabelMap) -> list[tuple[str, Color]]:
     return [(names[kind], ERROR_COLORS[kind]) for kind in kinds]
 
 
-def _read_small(pair: Pair, labels: LabelMap, channels: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def read_small(pair: Pair, labels: LabelMap, channels: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Read an image and class indices, reduced to twice the drawing size."""
     image = read_image(pair.image, channels)
     truth = read_class_map(pair, image.shape[:2], labels).classes

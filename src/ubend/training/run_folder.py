@@ -41,6 +41,7 @@ class RunFolder:
         scores: of the test split.
         predictions: made by `ubend show`: test images, input | truth | prediction.
         worst: made by `ubend show --worst`: the same and the errors, the worst image first.
+        report: a page for the browser.
         started: an empty file that exists until the first files are complete; marks files of a killed process.
     """
 
@@ -58,6 +59,7 @@ class RunFolder:
         self.scores = path / "scores.json"
         self.predictions = path / "predictions.png"
         self.worst = path / "worst.png"
+        self.report = path / "report.html"
         self.started = path / ".begun"
 
     def panel(self, epoch: int) -> Path:
@@ -166,6 +168,7 @@ class RunFolder:
             "format": FORMAT,
             "layout": data.folder.layout,
             "classes": asdict(data.labels),
+            "stated_split": any(pair.split for pair in data.folder.pairs),
             "remarks": data.remarks,
             "choices": [choice.line() for choice in plan.choices],
         }
@@ -215,7 +218,7 @@ class RunFolder:
     def clear_leftovers(self) -> None:
         """Delete temporary files of a killed process."""
         clear_leftovers([self.settings, self.facts, self.data, self.metrics, self.curves])
-        clear_leftovers([self.model_path, self.state_path, self.scores])
+        clear_leftovers([self.model_path, self.state_path, self.scores, self.report])
         for path in [*self.path.glob(".tmp??????"), *self.panel(0).parent.glob(".epoch_*-????????.png")]:
             path.unlink(missing_ok=True)  # the first are safetensors' own
 

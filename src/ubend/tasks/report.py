@@ -1,0 +1,278 @@
+"""The report of a run, or of several that are compared: one HTML file without anything beside it."""
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.core.errors import SettingError, UbendError
+from ubend.core.files import refuse_existing, write_text
+from ubend.core.i18n import _, current_language
+from ubend.drawing.calibration import draw_calibration
+from ubend.drawing.curves import draw_curve_svgs
+from ubend.drawing.encoding import image_uri, svg_uri
+from ubend.drawing.overlay import NEAR_COLOR, Color, draw_errors, overlay_mask
+from ubend.evaluation.comparison import Comparison, compare_scores, note_lines, read_scores, show_interval, verdict_line
+from ubend.evaluation.intervals import MARGIN
+from ubend.inference.predictor import Predictor, load
+from ubend.io.images import load_image, resize_mask
+from ubend.labels.class_table import IGNORED, LabelMap, background_class
+from ubend.layouts.pairs import Pair
+from ubend.metrics.boundary import TOLERANCE_PX
+from ubend.tasks.report_facts import RunFacts, choose_examples, different_settings, read_facts
+from ubend.tasks.show import error_legend, read_small
+from ubend.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # which HTML does not know, and file names may hold
+_CHANGED = 3  # images that changed most, of each pair of runs and each way
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An image of the page: its words, and a `data:` URI."""
+
+    title: str
+    alt: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A test image with truth, predictions and errors."""
+
+    caption: str
+    figures: Sequence[Figure]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template shows.
+
+    Attributes:
+        title: of the page.
+        runs: one, or those that are compared.
+        comparison: of several runs.
+        examples: (heading, images); `missing` says why there are none.
+        legend: (name, colour as #rrggbb) of classes and errors.
+        network: the model in words, if it could be loaded.
+        lines: verdicts and notes; `means`, `class_differences`, `differing`: Dice of each run, differences by
+            class, and settings, as text.
+    """
+
+    title: str
+    runs: Sequence[RunFacts]
+    comparison: Comparison | None = None
+    examples: Sequence[tuple[str, Sequence[Example]]] = ()
+    missing: str = ""
+    legend: Sequence[tuple[str, str]] = ()
+    network: Sequence[str] = ()
+    lines: Sequence[str] = ()
+    means: Sequence[tuple[str, str]] = ()
+    class_differences: Sequence[tuple[str, Sequence[tuple[str, str]]]] = ()
+    differing: Sequence[tuple[str, Sequence[str]]] = ()
+
+
+def write_report(
+    runs: Path | str | Sequence[Path | str],
+    out: Path | str | None = None,
+    *,
+    device: str | None = None,
+    predictor: Predictor | None = None,
+) -> Path:
+    """Write the report of a run, or the comparison of several; for arguments see `ubend.report`.
+
+    Args:
+        predictor: the model of the only run; None: it is loaded.
+    """
+    paths = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    if not paths:
+        raise SettingError(_("no run to report on; name at least one run folder"), key="runs")
+    if out is None:
+        target = RunFolder(paths[0]).report
+        target = target if len(paths) == 1 else target.with_name("comparison.html")
+    else:
+        target = Path(out)
+        refuse_existing([target])
+    if len(paths) == 1:
+        page = _describe_run(paths[0], lambda: predictor or load(paths[0], device))
+    else:
+        page = _describe_comparison(paths, device)
+    write_text(target, _render(page))
+    return target
+
+
+def _describe_run(path: Path, open_model: Callable[[], Predictor]) -> Page:
+    facts = read_facts(path)
+    page = Page(_("Report of {run}").format(run=facts.name), [facts])
+    headings = {"worst": _("The worst images"), "typical": _("Typical images"), "best": _("The best images")}
+    chosen = {headings[kind]: names for kind, names in choose_examples(facts.image_dice).items() if names}
+    drawn = dict[str, list[Figure]]()
+    try:
+        predictor = open_model()
+        for model, own in _scored_by(path, facts, predictor):
+            names = [name for some in chosen.values() for name in some if name in own]
+            drawn |= _draw_examples(facts, {"": model}, names)
+    except (UbendError, KeyError) as error:
+        return replace(page, missing=_missing(error))
+    captions = {name: f"{name}: " + _("Dice {dice:.3f}").format(dice=facts.image_dice[name]) for name in drawn}
+    examples = [
+        (heading, [Example(captions[name], drawn[name]) for name in names]) for heading, names in chosen.items()
+    ]
+    return replace(page, examples=examples, legend=_legend(predictor.labels), network=predictor.bundle.model.describe())
+
+
+def _scored_by(path: Path, facts: RunFacts, predictor: Predictor) -> Iterator[tuple[Predictor, Mapping[str, Any]]]:
+    """The models of a run with the images that each has scored: of folds without a test split, those held out."""
+    if facts.scores.subset != "out-of-fold":
+        yield predictor, facts.image_dice
+        return
+    for fold in sorted(path.glob("fold-*")):
+        yield load(fold, str(predictor.device)), read_scores(fold).data["per_picture"]
+
+
+def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
+    read = [read_facts(path) for path in paths]
+    short = [one.name for one in read]
+    facts = dict(zip(short if len({*short}) == len(short) else map(str, paths), read, strict=True))
+    comparison = compare_scores({name: one.scores for name, one in facts.items()}, MARGIN)
+    title = _("Comparison of {runs}").format(runs=", ".join(one.name for one in facts.values()))
+    page = Page(
+        title,
+        [*facts.values()],
+        comparison,
+        lines=[
+            *(verdict_line(pair, comparison.margin) for pair in comparison.pairs),
+            *note_lines(comparison),
+            _("Another training with another seed would give other figures: what that changes is in no interval here."),
+        ],
+        means=[(name, show_interval(interval)) for name, interval in comparison.scores.items()],
+        class_differences=[
+            (
+                _("{a} compared with {b}").format(a=pair.a, b=pair.b),
+                [(name, show_interval(interval, sign="+")) for name, interval in pair.classes.items()],
+            )
+            for pair in comparison.pairs
+        ],
+        differing=different_settings([*facts.values()]),
+    )
+    if any(one.scores.subset == "out-of-fold" for one in read):
+        cause = _("their scores are those of several models, each of the images that it has not learned from")
+        return replace(page, missing=_missing(cause))
+    try:
+        predictors = {name: load(path, device) for name, path in zip(facts, paths, strict=True)}
+        examples = []
+        for pair in comparison.pairs:
+            for better, images in ((pair.a, pair.better_by_a), (pair.b, pair.better_by_b)):
+                known = {one.name: one for one in images[:_CHANGED]}
+                drawn = _draw_examples(read[0], {name: predictors[name] for name in (pair.a, pair.b)}, known)
+                shown = [
+                    Example(_("{name}: Dice {a:.3f} and {b:.3f}").format(**vars(known[name])), figures)
+                    for name, figures in drawn
+                ]
+                if shown:
+                    heading = _("{a} and {b}: images that {better} does better")
+                    examples.append((heading.format(a=pair.a, b=pair.b, better=better), shown))
+    except (UbendError, KeyError) as error:
+        return replace(page, missing=_missing(error))
+    return replace(page, examples=examples, legend=_legend(next(iter(predictors.values())).labels))
+
+
+def _missing(error: object) -> str:
+    return _("Images with their predictions cannot be shown: {reason}").format(reason=error)
+
+
+def _draw_examples(
+    facts: RunFacts, models: Mapping[str, Predictor], names: Iterable[str]
+) -> Iterator[tuple[str, list[Figure]]]:
+    """(name, figures) of these images: the image, the truth, and of each model its prediction and its errors."""
+    pairs = [facts.pairs[name] for name in names]
+    first = next(iter(models.values()))
+    labels, channels = first.labels, first.bundle.sizing.channels
+    background = background_class(labels.names)
+    predictions = {name: _predict(model, pairs, labels) for name, model in models.items()}
+    for number, pair in enumerate(pairs):
+        image, truth = read_small(pair, labels, channels)
+        near_px = max(1, round(TOLERANCE_PX * max(truth.shape) / max(predictions[next(iter(models))][number].shape)))
+        overlay = functools.partial(overlay_mask, image, colors=labels.colors, background=background)
+        alt = _("{name}, the truth: {shares}").format(name=pair.name, shares=_shares(truth, labels))
+        figures = [
+            Figure(_("image"), _("{name}, the image").format(name=pair.name), image_uri(image)),
+            Figure(_("truth"), alt, image_uri(overlay(mask=truth))),
+        ]
+        for model, found in predictions.items():
+            mask = resize_mask(found[number], truth.shape)
+            alt = _("{name}, the prediction: {shares}").format(name=pair.name, shares=_shares(mask, labels))
+            figures.append(Figure(" ".join([_("prediction"), model]), alt, image_uri(overlay(mask=mask))))
+            share = float((mask != truth)[truth != IGNORED].mean())
+            alt = _("{name}, the errors: {share:.0%} of the pixels are wrong").format(name=pair.name, share=share)
+            errors = draw_errors(image, truth, mask, background, near_px)
+            figures.append(Figure(" ".join([_("errors"), model]), alt, image_uri(errors)))
+        yield pair.name, figures
+
+
+def _shares(mask: NDArray[np.uint8], labels: LabelMap) -> str:
+    """The share of each class but the background in a mask, in words."""
+    background = background_class(labels.names)
+    shares = ((name, (mask == n).mean()) for n, name in enumerate(labels.names) if n != background)
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares)
+
+
+def _predict(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap) -> dict[int, NDArray[np.uint8]]:
+    """Number of a pair -> (H, W) predicted class index, a place in `labels`."""
+    table = np.full(256, IGNORED, np.uint8)
+    table[: labels.classes] = [labels.names.index(name) for name in predictor.labels.names]
+    images = (load_image(pair.image, predictor.bundle.sizing.channels) for pair in pairs)
+    return {number: table[one.mask] for number, one in predictor.predict(images)}
+
+
+def _legend(labels: LabelMap) -> list[tuple[str, str]]:
+    background = background_class(labels.names)
+    classes = [one for n, one in enumerate(zip(labels.names, labels.colors, strict=True)) if n != background]
+    near = (_("wrong beside an outline of the truth ({px:g} px)").format(px=TOLERANCE_PX), NEAR_COLOR)
+    return [(name, _hex(color)) for name, color in [*classes, *error_legend(labels), near]]
+
+
+def _hex(color: Color) -> str:
+    return "#" + "".join(f"{part:02x}" for part in color)
+
+
+def _draw_figures(facts: RunFacts) -> tuple[list[Figure], Figure | None]:
+    """The curves, and the calibration plot."""
+    curves = []
+    if facts.history:
+        last = facts.history[-1]
+        alt = _("curve of {title} over {epochs} epochs; the last values are in metrics.jsonl")
+        for title, svg in draw_curve_svgs(facts.history, facts.labels.names).items():
+            curves.append(Figure(title, alt.format(title=title, epochs=last["epoch"]), svg_uri(svg)))
+    if facts.calibration is None or facts.expected_error is None:
+        return curves, None
+    alt = _("calibration plot: share of pixels that is right over the probability; expected error {error:.3f}")
+    uri = svg_uri(draw_calibration(facts.calibration))
+    return curves, Figure(_("calibration"), alt.format(error=facts.expected_error), uri)
+
+
+def _render(page: Page) -> str:
+    return _CONTROL.sub("\ufffd", _template().render(page=page, language=current_language()))
+
+
+@functools.cache
+def _template() -> "Template":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("ubend.tasks", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"_": _, "draw_figures": _draw_figures}
+    return environment.get_template("report.html")

@@ -1,0 +1,435 @@
+"""The facts of a report: what the files of a run say, as frozen values that the page only has to show."""
+
+import json
+import math
+import shlex
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from ubend.core.errors import OutputError, reason
+from ubend.core.files import read_text
+from ubend.core.i18n import _, ngettext
+from ubend.core.progress import rough_duration
+from ubend.evaluation.caveats import some_names
+from ubend.evaluation.comparison import read_scores, show_interval
+from ubend.evaluation.intervals import mean_intervals
+from ubend.evaluation.report import DISTANCES, Scores, main_row, measure_names, row_name, show_mean, show_unit
+from ubend.labels.class_table import LabelMap, background_class
+from ubend.layouts.pairs import SPLITS, Pair, SplitName
+from ubend.tasks.evaluate import read_run_rows
+from ubend.tasks.runs import RunSummary, read_summary, show_date
+from ubend.tasks.show import score_images
+from ubend.training.run_folder import RunFolder
+
+_CONFUSIONS = 12  # the largest that are listed
+
+
+@dataclass(frozen=True)
+class MeasureRow:
+    """One measure of the main class, or of the mean of all classes but the background; all as text."""
+
+    name: str
+    mean: str
+    median: str
+    worst: str
+    pooled: str
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class: share of the pixels in the truth, images that hold it, measures as text."""
+
+    name: str
+    color: str
+    share: str
+    images: int
+    dice: str
+    iou: str
+    precision: str
+    recall: str
+    boundary: str
+    hausdorff: str
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Pixels of class `truth` that were predicted as `prediction`, as a share of the pixels of `truth`, 0..1."""
+
+    truth: str
+    prediction: str
+    share: float
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """A split: its images, and the groups that they are of."""
+
+    name: str
+    images: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A finished run.
+
+    Attributes:
+        name: of the run folder.
+        summary: see `read_summary`.
+        scores: of its test images.
+        labels: the class table.
+        pairs: of the scored images, by name; empty where the data list is not there.
+        image_dice: name of each scored image -> its Dice, 0..1.
+        sentences: what was done and found, for someone in a hurry.
+        measures, row, over, rough: the scores; of which class or mean; over how many images or groups their intervals
+            are; whether these are rough.
+        classes, confusions: of each class; the largest confusions.
+        calibration: `bins` of the scores; None: of no use for this model.
+        expected_error: expected calibration error; None: unknown.
+        history: rows of metrics.jsonl, for curves.
+        splits, split_lines: how the images were split, and what leaks.
+        times: (phase, duration).
+        choices: (setting, value, reason) of the automatic choices.
+        date: when the training began.
+        settings: settings.toml.
+        versions: (name, version).
+        command: trains the same again.
+    """
+
+    name: str
+    summary: RunSummary
+    scores: Scores
+    labels: LabelMap
+    pairs: Mapping[str, Pair]
+    image_dice: Mapping[str, float]
+    sentences: tuple[str, ...]
+    measures: tuple[MeasureRow, ...]
+    row: str
+    over: str
+    rough: bool
+    classes: tuple[ClassRow, ...]
+    confusions: tuple[Confusion, ...]
+    calibration: Sequence[Mapping[str, float | None]] | None
+    expected_error: float | None
+    history: Sequence[Mapping[str, Any]]
+    splits: tuple[SplitRow, ...]
+    split_lines: tuple[str, ...]
+    times: tuple[tuple[str, str], ...]
+    choices: tuple[tuple[str, str, str], ...]
+    date: str
+    settings: str
+    versions: tuple[tuple[str, str], ...]
+    command: str
+
+
+def read_facts(path: Path) -> RunFacts:
+    """The facts of a run folder.
+
+    Raises:
+        OutputError: it has no scores, or a file of it is missing or damaged.
+    """
+    summary, scores = read_summary(path), read_scores(path)
+    run = RunFolder(path)
+    rows = read_run_rows(path)
+    try:
+        about, settings = json.loads(read_text(run.facts)), read_text(run.settings)
+        labels = TypeAdapter(LabelMap).validate_python(about["classes"])
+        data = tomllib.loads(settings)["data"]
+        folds = int(data["folds"]) if data.get("folds") and not data.get("held_out") else None
+        history, times = _read_logs(path, folds)
+        bins = (scores.data.get("calibration") or {}).get("bins")
+        rough, over, measures = _measures(scores)
+        splits, split_lines = _describe_splits(rows, scores, about, summary.seed)
+        image_dice = score_images(scores.data["per_picture"], labels)
+        pairs = {pair.name: pair for pair, _hashes in rows if pair.name in image_dice}
+        error = (scores.data.get("calibration") or {}).get("expected_error")
+        sentences = _sentences(summary, scores, labels, splits, list(image_dice.values()), error, folds)
+        choices = tuple(_split_choice(line) for line in about["choices"])
+        versions = tuple((name, str(about[name])) for name in ("ubend", "torch", "numpy", "python", "device"))
+        return RunFacts(
+            name=path.resolve().name,
+            summary=summary,
+            scores=scores,
+            labels=labels,
+            pairs=pairs,
+            image_dice=image_dice,
+            sentences=sentences,
+            measures=measures,
+            row=row_name(main_row(list(labels.names))),
+            over=over,
+            rough=rough,
+            classes=_class_rows(scores, labels),
+            confusions=_confusions(scores),
+            calibration=bins if error is not None else None,
+            expected_error=error,
+            history=history,
+            splits=splits,
+            split_lines=split_lines,
+            times=times,
+            choices=choices,
+            date=show_date(summary.started),
+            settings=settings,
+            versions=versions,
+            command=shlex.join(["ubend", "fit", "--config", str(run.settings), "--out", f"{path}-again"]),
+        )
+    except KeyError as damaged:
+        cause = _("no {key}").format(key=damaged.args[0])
+    except (OSError, ValueError, TypeError, AttributeError) as damaged:
+        cause = reason(damaged)
+    line = _("{path}: a file of this run is damaged ({reason}), so there is no report; train again")
+    raise OutputError(line.format(path=path, reason=cause), path=path)
+
+
+def different_settings(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
+    """(dotted key, value of each run) of the settings in which runs differ."""
+    tables = [_flat(tomllib.loads(run.settings)) for run in runs]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    found = [(key, [str(table.get(key, "-")) for table in tables]) for key in keys]
+    return [(key, values) for key, values in found if len(set(values)) > 1]
+
+
+def choose_examples(image_dice: Mapping[str, float], count: int = 3) -> dict[str, list[str]]:
+    """Names of the worst, of typical (nearest to the median), and of the best images, each at most once."""
+    ordered = sorted(image_dice, key=lambda name: (image_dice[name], name))
+    middle = float(np.median([*image_dice.values()]))
+    worst, best = ordered[:count], ordered[count:][-count:][::-1]
+    rest = [name for name in ordered if name not in {*worst, *best}]
+    typical = sorted(rest, key=lambda name: abs(image_dice[name] - middle))[:count]
+    return {"worst": worst, "typical": typical, "best": best}
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value."""
+    out = dict[str, Any]()
+    for key, value in table.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+def _split_choice(line: str) -> tuple[str, str, str]:
+    """ "key = value: reason" of run.json."""
+    key, _equals, rest = line.partition(" = ")
+    value, _colon, why = rest.partition(": ")
+    return key, value, why
+
+
+def _read_logs(path: Path, folds: int | None) -> tuple[list[Mapping[str, Any]], tuple[tuple[str, str], ...]]:
+    """The history, of the first fold where there are several, and the durations that are known, of all folds."""
+    runs = [RunFolder(path / f"fold-{fold}") for fold in range(1, folds + 1)] if folds else [RunFolder(path)]
+
+    def read(file: Path) -> list[Mapping[str, Any]]:
+        return [json.loads(line) for line in read_text(file).splitlines()] if file.exists() else []
+
+    timing = [row for run in runs for row in read(run.timing)]
+    phases = {"train_s": _("training"), "validation_s": _("validation after each epoch")}
+    times = [(name, sum(float(row[key]) for row in timing)) for key, name in phases.items()]
+    return read(runs[0].metrics), tuple((name, rough_duration(seconds)) for name, seconds in times if timing)
+
+
+def _measures(scores: Scores) -> tuple[bool, str, tuple[MeasureRow, ...]]:
+    """Whether intervals are rough, what they are over, and the rows."""
+    data, native = scores.data, scores.data["native"]
+    row = main_row([*native["predicted_share"]])
+    intervals, boundary = data["intervals"], data["boundary"]
+    count = intervals["count"]
+    over = ngettext("{count} image", "{count} images", count)
+    if intervals["over"] == "groups":
+        over = ngettext("{count} group", "{count} groups", count)
+    measures = {**native, "boundary_f1": boundary["f1"], **{name: boundary[name] for name in DISTANCES}}
+    rows = []
+    for name, title in measure_names(boundary["tolerance_px"]).items():
+        is_distance = name in DISTANCES
+        if is_distance:
+            title = f"{title}, {show_unit(boundary['unit'])}"
+        cells = [
+            _figure(measures[name].get(way, {}).get(row), is_distance) for way in ("median", "worst_decile", "pooled")
+        ]
+        rows.append(MeasureRow(title, show_mean(intervals[name][row], is_distance), *cells))
+    rough = any((intervals[name][row] or {}).get("rough") for name in ("dice", "iou"))
+    return rough, over.format(count=count), tuple(rows)
+
+
+def _class_rows(scores: Scores, labels: LabelMap) -> tuple[ClassRow, ...]:
+    data, native = scores.data, scores.data["native"]
+    keys = [key for key in native["dice"]["per_image"] if key not in ("mean", "mean_foreground")]
+    rows = []
+    for name, key, color in zip(labels.names, keys, labels.colors, strict=True):
+        iou, precision, recall = (
+            _figure(native[measure]["per_image"][key]) for measure in ("iou", "precision", "recall")
+        )
+        rows.append(
+            ClassRow(
+                name=name,
+                color="#" + "".join(f"{part:02x}" for part in color),
+                share=f"{native['true_share'][name]:.1%}",
+                images=int(native["defined"][name]),
+                dice=show_mean(data["intervals"]["dice"][key]),
+                iou=iou,
+                precision=precision,
+                recall=recall,
+                boundary=_figure(data["boundary"]["f1"]["per_image"][key]),
+                hausdorff=_figure(data["boundary"]["hausdorff_95"]["per_image"][key], is_distance=True),
+            )
+        )
+    return tuple(rows)
+
+
+def _confusions(scores: Scores) -> tuple[Confusion, ...]:
+    """The largest confusions; none of scores that do not hold them."""
+    found = [
+        Confusion(truth, prediction, pixels / max(1, sum(row.values())))
+        for truth, row in scores.data.get("confusion", {}).items()
+        for prediction, pixels in row.items()
+        if prediction != truth and pixels
+    ]
+    return tuple(sorted(found, key=lambda one: -one.share)[:_CONFUSIONS])
+
+
+def _describe_splits(
+    rows: Sequence[tuple[Pair, list[str]]], scores: Scores, about: Mapping[str, Any], seed: int
+) -> tuple[tuple[SplitRow, ...], tuple[str, ...]]:
+    """The splits, and lines on how they were made and what leaks."""
+    names = {"train": _("training"), "val": _("validation"), "test": _("test")}
+    splits = []
+    for split in SPLITS:
+        pairs = [pair for pair, _hashes in rows if pair.split == split]
+        splits.append(SplitRow(names[split], len(pairs), len({pair.group for pair in pairs if pair.group})))
+    stated = about.get("stated_split")
+    lines = []
+    if stated is not None:
+        line = _("The folder or the split file states the split.")
+        lines.append(line if stated else _("The split was drawn, with seed {seed}.").format(seed=seed))
+    if any(pair.group for pair, _hashes in rows):
+        lines.append(_("Images of one group (patient, video, site) are kept in one split, where the split is drawn."))
+    lines += [_("note: {remark}").format(remark=remark) for remark in about["remarks"]]
+    return tuple(splits), (*lines, *_describe_leaks(rows, scores))
+
+
+def _describe_leaks(rows: Sequence[tuple[Pair, list[str]]], scores: Scores) -> list[str]:
+    """Whether scored images, or images of their groups, are training or validation images too."""
+    hashes, groups = dict[str, set[SplitName | None]](), dict[str, set[SplitName | None]]()
+    for pair, (image, _mask) in rows:
+        hashes.setdefault(image, set()).add(pair.split)
+        if pair.group:
+            groups.setdefault(pair.group, set()).add(pair.split)
+    scored = {pair.name: (image, pair) for pair, (image, _mask) in rows if pair.name in scores.data["per_picture"]}
+    leaked = [
+        name
+        for name, (image, pair) in scored.items()
+        if len(hashes[image]) > 1 or (pair.group and len(groups[pair.group]) > 1)
+    ]
+    if not leaked:
+        if groups:
+            return [_("Leaks: no scored image is in another split too, and none has images of its group there.")]
+        line = _(
+            "Leaks: no scored image is in another split too. Groups are unknown: images of one patient, video or site "
+            "may be in several splits, and would make the scores optimistic."
+        )
+        return [line]
+    line = ngettext(
+        "Leaks: {count} scored image is also in another split, or another image of its group is: {names}.",
+        "Leaks: {count} scored images are also in another split, or other images of their groups are: {names}.",
+        len(leaked),
+    ).format(count=len(leaked), names=some_names(leaked))
+    classes = [*scores.data["native"]["predicted_share"]]
+    background = background_class(classes)
+    kept = [row["dice"] for name, row in scores.data["per_picture"].items() if name not in leaked]
+    dice = [[row[name] for number, name in enumerate(classes) if number != background] for row in kept]
+    if not dice:
+        return [line]
+    without = show_interval(mean_intervals([np.array(dice, np.float64)])[0])
+    return [line, _("Without these images the mean Dice is {dice}.").format(dice=without)]
+
+
+def _sentences(
+    summary: RunSummary,
+    scores: Scores,
+    labels: LabelMap,
+    splits: Sequence[SplitRow],
+    image_dice: Sequence[float],
+    expected_error: float | None,
+    folds: int | None,
+) -> tuple[str, ...]:
+    """Five sentences: what was trained, on what, how well it does, where it fails, what to beware of."""
+    train, val, test = (row.images for row in splits)
+    counts = Counter(value < 0.5 for value in image_dice)
+    dice, native = scores.data["intervals"]["dice"], scores.data["native"]
+    row = main_row([*native["predicted_share"]])
+    size = _("at native size") if summary.size_px is None else _("at {size} px").format(size=summary.size_px)
+    shown = {
+        "train": train,
+        "val": val,
+        "test": test,
+        "names": ", ".join(labels.names),
+        "data": summary.data,
+        "size": size,
+        "epochs": summary.done,
+        "kept": summary.kept_epoch,
+        "count": native["pictures"],
+        "dice": show_mean(dice[row]),
+        "row": row,
+        "bad": counts[True],
+        "folds": folds,
+    }
+    first = _("A model was trained to find these classes in images of {data}: {names}.")
+    if scores.subset == "out-of-fold":
+        second = _(
+            "It is {folds} models; each of the {train} images was scored by the one that had not learned from it."
+        )
+    elif folds:
+        second = _(
+            "It is {folds} models, each trained on {train} images {size} without one fold of them; {test} test images "
+            "were kept aside until the end."
+        )
+    elif test:
+        second = _(
+            "It learned from {train} images {size}; {val} validation images chose among the weights of {epochs} "
+            "epochs, and {test} test images were kept aside until the end."
+        )
+    else:
+        second = _(
+            "It learned from {train} images {size}; {val} validation images chose among the weights of {epochs} "
+            "epochs; there are no test images, so the scores are of the validation images, and optimistic."
+        )
+    third = _("On {count} images at their own size the Dice of {row} is {dice}: mean, with its 95% interval.")
+    if row in ("mean", "mean_foreground"):
+        third = _("On {count} images at their own size the mean Dice of all classes is {dice}, with its 95% interval.")
+    if row == "mean_foreground":
+        third = _(
+            "On {count} images at their own size the mean Dice of all classes but the background is {dice}, with its "
+            "95% interval."
+        )
+    fourth = _("In {bad} of {count} images the Dice is below 0.5; the worst are shown below.")
+    worst = _worst_class(dice, labels)
+    if worst is not None:
+        shown |= {"worst": worst, "worst_dice": show_mean(dice[worst])}
+        fourth += " " + _("The class that is found worst is {worst}: {worst_dice}.")
+    fifth = _("Another training with another seed would give other figures: what that changes is in no interval here.")
+    if expected_error is not None:
+        shown |= {"error": f"{expected_error:.3f}"}
+        fifth = _("Its probabilities are off by {error} on average (expected calibration error).") + " " + fifth
+    return tuple(line.format(**shown) for line in (first, second, third, fourth, fifth))
+
+
+def _worst_class(dice: Mapping[str, Any], labels: LabelMap) -> str | None:
+    """The class with the least Dice, of three and more classes."""
+    background = background_class(labels.names)
+    known = {
+        name: dice[name]["mean"]
+        for number, name in enumerate(labels.names)
+        if number != background and dice.get(name) is not None
+    }
+    return min(known, key=known.__getitem__) if len(known) > 1 else None
+
+
+def _figure(value: float | None, is_distance: bool = False) -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.3g}" if is_distance else f"{value:.3f}"
