@@ -1,9 +1,8 @@
-"""Batch norm warm-up: the first steps, while running statistics and their EMA still contain much of their initial
-values.
+"""Batch norm warm-up: the first steps, in which the running statistics still contain much of their initial values.
 
 Validation scores are then too low: on small data sets the network predicts one class for ten epochs (measured:
-    docs/experiments.md). With the statistics of the validation images, the same weights show what has been learned.
-    These scores are only displayed; no weights are chosen by them.
+docs/experiments.md). With the statistics of the validation images, the same weights show what has been learned.
+These scores are only displayed; no weights are chosen by them.
 """
 
 import math

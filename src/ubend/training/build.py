@@ -27,7 +27,7 @@ from ubend.training.own_parts import NO_PARTS, OwnParts
 
 @dataclass(frozen=True)
 class ModelSetup:
-    """The model, its optimizer and loss.
+    """The model with its optimizer and loss.
 
     Attributes:
         state: the network with its EMA and optimizer.
@@ -53,9 +53,9 @@ def build(
 
     Args:
         pretrained: load the pretrained weights that the plan names; False: a checkpoint will replace the weights.
-        own: network and loss in place of those of the plan.
+        own: the user's network and loss, which replace those of the plan.
     Raises:
-        SettingError: a setting, or an own part, does not fit the number of channels or classes.
+        SettingError: a setting, or the user's network or loss, does not fit the number of channels or classes.
     """
     model = _initialise_network(data, plan, pretrained, own).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     loss = own.try_out(model, make_loss(data, plan, device))
@@ -124,7 +124,8 @@ def make_loss(data: Dataset, plan: Plan, device: torch.device) -> Loss:
         SettingError: the number of class weights is not the number of classes.
     """
     weights = plan.train.class_weights
-    kind: LossKind = "ce" if plan.train.loss == "custom" else plan.train.loss  # custom: `OwnParts.try_out` replaces it
+    # a custom loss replaces this one in `OwnParts.try_out`
+    kind: LossKind = "ce" if plan.train.loss == "custom" else plan.train.loss
     if weights is None:
         return Loss(kind)
     if len(weights) != data.labels.classes:

@@ -85,7 +85,7 @@ class TrainingState:
         optimizer: with its moments.
         sums: (4,) float64 on the device: cross entropy, pixels, 1 - Dice, regions of the unfinished epoch.
         best: the weights of the best epoch, by name; undefined before the first validation. They and the copies of
-            the statistics are allocated here, so that memory runs out in the first step rather than after an epoch.
+            the statistics are allocated in advance, so that memory runs out in the first step, not after an epoch.
     """
 
     model: Network

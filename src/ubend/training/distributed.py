@@ -19,9 +19,9 @@ from ubend.core.errors import SettingError, TrainingError, reason
 from ubend.core.i18n import _
 from ubend.training.launcher import ProcessRank, process_rank
 
-_STEP_TIMEOUT = timedelta(minutes=30)  # timeout for the other ranks' part of a step; a state may be written meanwhile
+_STEP_TIMEOUT = timedelta(minutes=30)  # timeout for the other ranks' share of a step; a state may be written meanwhile
 _HOST_TIMEOUT = timedelta(days=2)  # timeout for the first rank, which may download and decode a data set
-_BEREAVED_S = 10.0  # after losing a peer, a rank waits this long to be ended by the launcher, which knows the cause
+_LOST_PEER_S = 10.0  # after losing a peer, a rank waits this long to be ended by the launcher, which knows the cause
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ProcessGroup(ProcessRank):
     host: dist.ProcessGroup | None = None
 
     def pick_device(self, name: str | None) -> torch.device:
-        """This rank's device: its own GPU, or the CPU if requested; for a single process as `device.pick_device`.
+        """This rank's device: its own GPU, or the CPU if requested; in a single process `device.pick_device` decides.
 
         Raises:
             SettingError: the device is unavailable, or this computer has fewer GPUs than ranks.
@@ -180,7 +180,7 @@ class Vote:
     """Agreement on stopping: whether any rank wants to stop; all ranks ask at the same points.
 
     The answer is that of the previous call: it is exchanged while a step is computed, so no step waits for it. All
-        ranks get the same answers and stop after the same step.
+    ranks get the same answers and stop after the same step.
     """
 
     def __init__(self, group: ProcessGroup) -> None:
@@ -220,7 +220,7 @@ def explain_lost_peers() -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        time.sleep(_BEREAVED_S)
+        time.sleep(_LOST_PEER_S)
         raise TrainingError(
             _("the other processes can no longer be reached ({reason}); continue with --resume").format(
                 reason=_first_line(error)

@@ -1,9 +1,9 @@
 """Training in several processes: one order of images, with sums over all processes.
 
-A loss is a sum over the batch divided by counts of its targets (losses.py). So each process (rank) handles its part
+A loss is a sum over the batch divided by counts of its targets (losses.py). So each process (rank) handles its share
 of every batch, and sums over the batch become sums over the ranks: the counts before the loss is divided by them, and
-    the gradients before the optimizer's step (large ones early, see `EarlySums`). All ranks then take the same step.
-    There is no wrapper around the network, and no wait for the device inside a step.
+the gradients before the optimizer's step (large ones early, see `EarlySums`). All ranks then take the same step.
+There is no wrapper around the network, and no wait for the device inside a step.
 
 Only batch norm sees the images of one rank alone (see `sum_step`; sync_batch_norm.py synchronises it).
 """
@@ -21,7 +21,7 @@ from ubend.training.loop import PlainRuntime, Training, join_sums, seed_random_l
 
 
 class DistributedRuntime(PlainRuntime):
-    """The plain runtime on this process's part of every batch; sums are those of all processes."""
+    """The plain runtime on this process's share of every batch; sums are those of all processes."""
 
     def __init__(self, training: Training, group: ProcessGroup, early: "EarlySums") -> None:
         super().__init__(training, group)
@@ -85,7 +85,7 @@ def sum_step(group: ProcessGroup, model: nn.Module, sums: Tensor, done: Set[int]
     """Sum gradients and `sums` over the ranks after a step's backward pass.
 
     Args:
-        done: ids of parameters whose gradients are the whole batch's already.
+        done: ids of parameters whose gradients are already summed.
 
     Batch norm's running statistics become their mean over the ranks, in the same message. (The variance between the
     ranks' means is not included, as with micro-batches.) So they are equal on all ranks after every step, whenever a

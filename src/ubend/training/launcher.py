@@ -1,4 +1,4 @@
-"""Run the same command line in several processes, one per GPU; standard library only.
+"""Run the same command line in several processes, one per GPU; uses the standard library only.
 
 torchrun does the same for several computers. In both cases a process reads its rank from the environment
 (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), as torch.distributed expects it.
@@ -70,9 +70,9 @@ def exit_at_once(code: int) -> None:
 def launch(command: Sequence[str], count: int) -> int:
     """Run `command` in `count` processes of this computer until all have ended.
 
-    The first one's standard output is this process's. Their standard errors are collected; that of the first process
+    Rank 0 writes to the standard output of this process. The standard errors are collected; that of the first process
     to fail is shown at the end, otherwise rank 0's. If one fails, all end within seconds. Each receives Ctrl-C once;
-    SIGTERM is passed on as Ctrl-C.
+    SIGTERM is forwarded as Ctrl-C.
 
     Returns:
         The exit code of the first process to fail, otherwise rank 0's; 143 after SIGTERM.
@@ -88,8 +88,8 @@ def run_processes(
     """Run several commands at once; see `launch`.
 
     Args:
-        environments: of each process.
-        together: none is of use without the first one: when that has ended, the others have seconds left.
+        environments: the environment of each process.
+        together: the processes need the first one: when it has ended, the others are ended within seconds.
     """
     count, processes = len(commands), list[subprocess.Popen[bytes]]()
     with ExitStack() as stack:
@@ -128,13 +128,13 @@ def run_processes(
 
 
 def _environments(count: int) -> list[dict[str, str]]:
-    """Of each process: its place, as torchrun says it, and its share of the cores."""
+    """The environment of each process: its rank, in torchrun's variables, and its share of the cores."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     defaults = {
         "OMP_NUM_THREADS": share_of_cores(count),
-        "TORCH_CPP_LOG_LEVEL": "ERROR",  # torch's remarks on its connections are for its developers
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # hides torch's warnings about its connections
     }
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     places = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
@@ -142,13 +142,13 @@ def _environments(count: int) -> list[dict[str, str]]:
 
 
 def share_of_cores(count: int) -> str:
-    """Threads of each of `count` processes of this computer."""
+    """The number of threads for each of `count` processes on this computer."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return str(max(1, cores // count))
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], interrupts: Sequence[int], together: bool = True) -> int:
-    """Until all have ended, or one has failed, or patience is out; returns the one whose errors are to be shown."""
+    """Wait until all have ended, one has failed or time is up; returns the index of the one whose errors to show."""
     deadline = math.inf
     while True:
         codes = [process.poll() for process in processes]
@@ -165,7 +165,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], interrupts: Sequence[int
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """None of them is left when this returns."""
+    """End all processes: terminate them, and kill those that do not end in time."""
     for process in processes:
         if process.poll() is None:
             process.terminate()
@@ -180,9 +180,9 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 @contextmanager
 def _signals_forwarded(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Ctrl-C goes to all of them, each time; the list grows with it. So does the first signal, if it is SIGTERM.
+    """A context that forwards every Ctrl-C, and SIGTERM if it is the first signal, to all processes as Ctrl-C.
 
-    Other signals end this process, and all.
+    Yields the list of signals forwarded so far. Any other signal ends this process, and thereby all.
     """
     interrupts: list[int] = []
 

@@ -105,13 +105,14 @@ def training_step(training: Training, batch: Batch, counts: LossCounts) -> Tenso
 class Runtime(ABC):
     """Executes the steps of a training.
 
-    They are nested: CapturedRuntime(LimitedMemoryRuntime(PlainRuntime or DistributedRuntime)). What each defines:
+    Runtimes are nested: CapturedRuntime(LimitedMemoryRuntime(PlainRuntime or DistributedRuntime)). Each defines:
 
         PlainRuntime           gradients, measure   the reference
         DistributedRuntime     gradients            a PlainRuntime that sums counts and gradients over all processes
-        LimitedMemoryRuntime   gradients, measure   repeats those of the runtime in it at half the size
-        CapturedRuntime        take_step            a CUDA graph; the first steps, which may run out of memory, are
-                                                    those of the runtime in it
+        LimitedMemoryRuntime   gradients, measure   calls the wrapped runtime; after out-of-memory, again at half the
+                                                    size
+        CapturedRuntime        take_step            replays the step as a CUDA graph; the first steps, which may run
+                                                    out of memory, are taken by the wrapped runtime
 
     Attributes:
         group: the processes that train together; a no-op for a single process.
@@ -164,17 +165,17 @@ class PlainRuntime(Runtime):
 def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
     """Train from the current state to the end, until a stop is requested, or until early stopping.
 
-    The last state is still being written when this returns; the model file is written.
+    When this returns, the model file is complete; the last state may still be being written.
 
     Raises:
-        KeyboardInterrupt: stopped and saved; the argument, if any, is the number of the signal.
+        KeyboardInterrupt: stopped by a request, and saved; the argument, if any, is the number of the signal.
         TrainingError: the loss is not finite.
         SettingError: out of memory, and the batch cannot be reduced.
     """
     training, state, plan = runtime.training, runtime.training.state, runtime.training.plan
     progress = state.progress
     recorder.begin(training)
-    # epochs are counted: after an interruption in the last step, its epoch's validation is still due
+    # finished epochs are counted, not steps: after an interruption in the last step, the validation is still due
     while len(progress.history) < plan.epochs and progress.stopped is None:
         epoch = len(progress.history) + 1
         started, first_step, waited_before_s = time.monotonic(), progress.step, training.batches.waited_s
@@ -233,11 +234,11 @@ def validate(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
 
 
 def _score_validation(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
-    """As `validate`, in the current mode of batch norm."""
+    """The same as `validate`, without a change of batch norm's mode."""
     training, classes = runtime.training, len(runtime.training.class_names)
     images, own = training.validation, runtime.group.shard(len(training.validation))
     sums, start = torch.zeros_like(training.state.sums), own.start
-    # crops of one image are summed
+    # the counts of all crops of an image are summed
     confusions = torch.zeros((images.source_count, classes, classes), dtype=torch.int64, device=sums.device)
     while start < own.stop:
         items = np.arange(start, min(start + validation_batch(training), own.stop))

@@ -53,7 +53,7 @@ class LimitedMemoryRuntime(Runtime):
     def _halve_micro_batch(self) -> None:
         training, before = self.training, self.training.micro_batch
         size = before // 2
-        if self.group.count > 1:  # all must halve together, which would take a synchronisation in every step
+        if self.group.count > 1:  # all processes would have to halve together: a synchronisation in every step
             raise SettingError(
                 _(
                     "the device of process {rank} ran out of memory with {count} images at a time; use --set "
@@ -75,7 +75,7 @@ class LimitedMemoryRuntime(Runtime):
         self._reporter.report(
             _(
                 "note: out of memory with {before} images at a time; the step is repeated, and training continues with "
-                "{size} at a time (the steps stay those of {batch} images)"
+                "{size} at a time (each step still uses {batch} images)"
             ).format(before=before, size=size, batch=training.batches.batch_per_process)
         )
 
@@ -87,9 +87,9 @@ class LimitedMemoryRuntime(Runtime):
             )
         self.training.state.progress.validation_batch = before // 2
         self._reporter.report(
-            _("note: out of memory while validating {before} images at a time; it continues with {size}").format(
-                before=before, size=before // 2
-            )
+            _(
+                "note: out of memory while validating {before} images at a time; validation continues with {size}"
+            ).format(before=before, size=before // 2)
         )
 
 
@@ -101,12 +101,12 @@ def has_lone_values(training: Training, micro_batch: int) -> bool:
 
 
 def refuse_lone_values(training: Training) -> None:
-    """Raise SettingError before the first step would fail; see `has_lone_values`."""
+    """Raise SettingError, before the first step would fail, if `has_lone_values`."""
     if has_lone_values(training, training.micro_batch):
         raise SettingError(
             _(
-                "train.batch = {batch} (in steps of {micro}) leaves a single value per channel at the deepest of "
-                "{depth} levels, for which batch norm is undefined; use a larger --batch, a larger --size or a "
+                "train.batch = {batch} (in micro-batches of {micro}) leaves a single value per channel at the deepest "
+                "of {depth} levels, for which batch norm is undefined; use a larger --batch, a larger --size or a "
                 "smaller model.depth"
             ).format(batch=training.plan.batch, micro=training.micro_batch, depth=training.state.model.depth),
             key="train.batch",

@@ -92,7 +92,7 @@ def learning_rate_at(step: int, steps: int, settings: TrainPlan) -> float:
 
 
 def ema_decay(step: int, decay: float) -> float:
-    """The decay after step `step`: grows from 0.1 towards `decay`, so averaging also works in short runs."""
+    """The decay after step `step`: it grows from 0.1 to `decay`, so that averaging also works in short runs."""
     return min(decay, (1 + step) / (10 + step))
 
 

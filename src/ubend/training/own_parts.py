@@ -24,7 +24,7 @@ _TRIAL_HW = 65, 97  # px; odd, since images that are validated and predicted hav
 
 @dataclass(frozen=True)
 class OwnParts:
-    """What a user gives instead of ubend's own.
+    """The user's own network and loss, each in place of ubend's.
 
     Attributes:
         network: see `CustomNetwork`; None: the network that the settings name.
@@ -35,7 +35,11 @@ class OwnParts:
     loss: LossFunction | None = None
 
     def check(self, settings: Settings) -> None:
-        """SettingError: the settings ask for an own network or loss, and none is given, or the other way round."""
+        """Check that the settings name a custom network or loss exactly where one is given.
+
+        Raises:
+            SettingError: they do not.
+        """
         for name, key, part, kind in (
             ("network", "model.kind", self.network, settings.model.kind),
             ("loss", "train.loss", self.loss, settings.train.loss),
@@ -44,17 +48,17 @@ class OwnParts:
                 line = _("{key} = custom: this training needs your own {name}; start it in Python with {name}=...")
                 raise SettingError(line.format(key=key, name=name), key=key)
             if part is not None and kind != CUSTOM:
-                line = _("{name}=...: goes with {key} = custom, not {kind}; leave one of them out")
+                line = _("{name}=... needs {key} = custom, but {key} is {kind}; leave one of them out")
                 raise SettingError(line.format(name=name, key=key, kind=kind), key=key)
 
     def try_out(self, model: Network, loss: Loss) -> Loss:
-        """The loss of the training: `loss`, or the own one. What is given is called once on small blank images.
+        """Call the user's network and loss once on small blank images; returns the loss to train with.
 
         Args:
             model: the network, on the device of the training.
-            loss: as the settings name it; its class weights are kept.
+            loss: the loss of the settings; a custom loss takes over its class weights.
         Raises:
-            SettingError: a part fails, or returns something else than it must.
+            SettingError: the network or the loss fails, or returns something of the wrong type or shape.
         """
         height, width = _TRIAL_HW
         device = model.mean.device
@@ -63,7 +67,7 @@ class OwnParts:
             image = model.mean.expand(2, -1, height, width)
             line = _(
                 "network: fails on images of {height} x {width} px ({reason}); if sides must be multiples of a number "
-                "of px, give it as the attribute input_multiple"
+                "of px, set this number as the attribute input_multiple of the network"
             )
             with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
                 _call("network", line, model, image)
@@ -74,8 +78,8 @@ class OwnParts:
         target = (torch.arange(width, device=device) % model.classes).to(torch.uint8).repeat(2, height, 1)
         target[:, 0] = IGNORED
         line = _(
-            "loss: fails on a small batch ({reason}); it is called with logits (N, K, H, W), target (N, H, W) int64, "
-            "255 where nothing is scored, and weights (N, H, W), and returns a scalar"
+            "loss: fails on a small batch ({reason}); it is called with logits (N, K, H, W), target (N, H, W) int64 "
+            "(255: not scored) and weights (N, H, W), and must return a scalar"
         )
         _call("loss", line, own.sum, logits, target)
         return own
@@ -85,10 +89,12 @@ NO_PARTS = OwnParts()
 
 
 def take_own_parts(flags: dict[str, Any]) -> OwnParts:
-    """The network and the loss among the words of `ubend.fit`; in their place go the settings that stand for them.
+    """Move the network and the loss out of the arguments of `ubend.fit`, and set the matching settings there.
 
+    Args:
+        flags: the keyword arguments; changed in place.
     Raises:
-        SettingError: something that is no module, or beside words that shape another network.
+        SettingError: the network is not a module with parameters, or other arguments define a network, too.
     """
     network = flags.pop("network", None)
     loss = flags.pop("loss") if callable(flags.get("loss")) else None
@@ -108,10 +114,10 @@ def take_own_parts(flags: dict[str, Any]) -> OwnParts:
 
 @dataclass(frozen=True)
 class CustomLoss(Loss):
-    """A loss of the user's own; the loss of a step is the mean of its micro-batches, weighted by their images.
+    """The user's own loss; the loss of a step is the mean over its micro-batches, weighted by their number of images.
 
-    So, unlike ubend's own losses, it depends on how a batch is split into micro-batches or over processes, unless it is
-    itself a mean over images. The figure of an epoch and of the validation split is the mean over images, too.
+    So, unlike ubend's losses, it depends on how a batch is split into micro-batches or over processes, unless it is
+    itself a mean over images. The reported training and validation losses are means over images, too.
 
     Attributes:
         function: (logits (N, K, H, W) float32, target (N, H, W) int64 class index or 255, weights (N, H, W) float32)
@@ -120,7 +126,7 @@ class CustomLoss(Loss):
     """
 
     function: LossFunction = torch.nn.functional.cross_entropy
-    can_capture = False  # it may wait for the device
+    can_capture = False  # the function may synchronise with the device
 
     def count(self, target: Tensor, classes: int, pixel_weights: Tensor | None = None) -> LossCounts:
         """The number of images, in place of pixels."""
@@ -146,7 +152,7 @@ class CustomLoss(Loss):
 
 
 def _call(key: str, line: str, part: Callable[..., Any], *given: Tensor) -> None:
-    """Call a part of the user's own; SettingError, with the reason put into `line`, where it fails."""
+    """Call the user's network or loss; if it fails, raise SettingError with `line` and the reason."""
     try:
         part(*given)
     except SettingError:

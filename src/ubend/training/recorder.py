@@ -1,4 +1,4 @@
-"""Logs, states and progress of a running training; files are written in the background."""
+"""Records a training: metrics, timing, states and progress; files are written in the background."""
 
 import time
 from collections.abc import Callable

@@ -32,7 +32,7 @@ class RunFolder:
         settings: resolved settings; `--config` takes it back.
         facts: data folder, class table, versions, device, reasons of automatic choices.
         data: `name,image,mask,split,group,image_hash,mask_hash` of every pair.
-        skipped: `name,problem` of the pairs that `--skip-bad` left out; missing if there are none.
+        skipped: `name,problem` of the pairs skipped by `--skip-bad`; missing if there are none.
         metrics: one JSON line per epoch; nothing in it depends on the clock.
         timing: one JSON line per epoch: seconds, images per second.
         curves: losses and Dice of all epochs.
@@ -87,8 +87,8 @@ class RunFolder:
         """The content of run.json: device, threads, torch, processes, ...
 
         Raises:
-            OutputError: not a run; a run of an incompatible version; or its state is missing, unless it ended before
-                the first save.
+            OutputError: the folder is not a run; its version is incompatible; or it has no state, although it had
+                saved one or was initialised from a model.
         """
         try:
             facts: dict[str, Any] = json.loads(read_text(self.facts))
@@ -141,7 +141,7 @@ class RunFolder:
         """Create the folder.
 
         Raises:
-            OutputError: it exists and is not empty, or cannot be made.
+            OutputError: it exists and is not empty, or cannot be created.
         """
         self.refuse_existing_results()
         try:

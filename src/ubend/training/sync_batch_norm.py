@@ -1,4 +1,4 @@
-"""Synchronised batch norm over the images of all ranks; also on the CPU, where torch has none.
+"""Synchronised batch norm over the images of all ranks; also on the CPU, which torch's own does not support.
 
 N images of this rank, C channels, H x W pixels; every rank has the same number.
 """
@@ -21,7 +21,7 @@ def synchronise_batch_norm(model: nn.Module, group: ProcessGroup) -> None:
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
-    """The batch norm `like`, with its parameters and buffers, over all ranks. (N, C, H, W) -> (N, C, H, W)."""
+    """A batch norm over all ranks with the parameters and buffers of `like`. (N, C, H, W) -> (N, C, H, W)."""
 
     def __init__(self, like: nn.BatchNorm2d, group: ProcessGroup) -> None:
         super().__init__(like.num_features, like.eps, like.momentum)
@@ -57,8 +57,8 @@ class _Normalised(torch.autograd.Function):
 
         dx = w s (dy - sum(dy) / n - x^ sum(dy x^) / n),   s = 1 / sqrt(var + eps),   x^ = (x - mean) s
 
-    where n and the sums are of all ranks. The gradients of weight and bias are this rank's part; they are summed with
-    all others after the backward pass.
+    where n and the sums are of all ranks. The gradients of weight and bias are those of this rank's images; they are
+    summed over the ranks after the backward pass.
     """
 
     @staticmethod

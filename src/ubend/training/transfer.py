@@ -1,4 +1,4 @@
-"""Initialise from a trained model, also one with other classes or channels."""
+"""Initialise from a trained model; its classes and channels may differ."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,10 @@ _NORMALISATION = ("mean", "std")
 
 @dataclass(frozen=True)
 class InitialModel:
-    """An initial model.
+    """A trained model from which a training is initialised.
 
     Attributes:
-        path: its file or run folder, as it was named.
+        path: its file or run folder, as the user gave it.
         sha256: of the model file.
         bundle: the content of the model file.
     """
@@ -39,7 +39,7 @@ def load_initial_model(path: Path) -> InitialModel:
     """Read the initial model.
 
     Raises:
-        ModelFileError: the file is missing, truncated, not ours, newer than this version, or of several networks.
+        ModelFileError: the file is missing, truncated, not a model of ubend, of a newer version, or an ensemble.
     """
     bundle = load_bundle(path)
     if bundle.model.is_ensemble:
@@ -52,7 +52,7 @@ def load_initial_model(path: Path) -> InitialModel:
 
 
 def shape_settings(initial: InitialModel, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings for a network of the model's shape.
+    """The settings that give a network the model's shape.
 
     Args:
         given: what the user set, by dotted key.
@@ -85,10 +85,10 @@ def shape_settings(initial: InitialModel, given: Mapping[str, Any]) -> dict[str,
 def initialise_from(initial: InitialModel, state: TrainingState, classes: Sequence[str]) -> list[str]:
     """Copy matching weights into a new state; returns lines that describe what was kept and what is new.
 
-    The network has the model's width, depth and skip connections. Every tensor is copied, except:
-    the first convolution, where the number of channels differs (`fit_channels`); the head, of which the
-    rows of classes with the same name are copied; and the normalisation, which is that of the new images.
-    The EMA is initialised in the same way. The optimizer is not changed.
+    The network has the model's width, depth and skip connections. Every tensor is copied, except: the first
+    convolution if the number of channels differs (see `fit_channels`); in the head, only the rows of classes with the
+    same name are copied; and the normalisation is that of the new images. The EMA is initialised in the same way. The
+    optimizer is not changed.
 
     Args:
         classes: names of the new classes, in their order.
