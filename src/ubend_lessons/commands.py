@@ -1,6 +1,6 @@
 """The commands of the course: lesson, baseline. Found through the entry points of the group `ubend.commands`.
 
-The list of all commands imports this module for two help lines; the lessons are imported when one is asked for.
+The list of all commands imports this module for two help lines; the lessons are imported when one is called.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ class _Lessons(Group):
             self.add_command(one)
 
 
-@click.group(cls=_Lessons, help=later("Lessons: what a course on U-Nets explains, to run, look at and change."))
+@click.group(cls=_Lessons, help=later("Lessons of a course on U-Nets, to run, look at and change."))
 def lesson() -> None:
     """Lessons."""
 
@@ -46,13 +46,13 @@ def _explain(ctx: click.Context, _result: None) -> None:
         click.echo(line)
 
 
-@command(help=later("Score METHOD, a traditional one, on FOLDER as a model is scored; without METHOD, list them."))
+@command(help=later("Score a traditional METHOD on FOLDER in the same way as a model; without METHOD, list them."))
 @click.argument("method", required=False)
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
 @option("--size", type=int, help=later("Size in pixels at which the method works  [the images' own, at most 256]"))
 @options("subset")
-@option("--seed", type=int, help=later("Of the split, where it is drawn  [0]"))
+@option("--seed", type=int, help=later("Random seed of the split  [0]"))
 @option("--out", type=PATH, help=later("Folder for masks, overlays and scores.json."))
 def baseline(method: str | None, folder: Path | None, **flags: Any) -> None:
     if method is None:

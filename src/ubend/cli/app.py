@@ -45,11 +45,11 @@ class _Group(MainGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command of the first word.
+        """The command that the first word names.
 
         Raises:
-            SettingError: a command that has another name now.
-            click.UsageError: there is no such command; the nearest one is named.
+            SettingError: the command was renamed.
+            click.UsageError: there is no such command; the error suggests the nearest one.
         """
         name = args[0]
         if name in _RENAMED:

@@ -30,8 +30,8 @@ class Extension(NamedTuple):
 def find_extensions() -> dict[str, Extension]:
     """The commands of all packages installed in folders of `sys.path`, by name; the first one wins.
 
-    It reads the files that `importlib.metadata` reads (https://packaging.python.org/specifications/entry-points/),
-    because importing that module and searching with it took a quarter of the CPU time of `ubend --help`.
+    This reads the files that `importlib.metadata` reads (https://packaging.python.org/specifications/entry-points/):
+    importing that module and searching with it would take a quarter of the CPU time of `ubend --help`.
     Packages in zip archives and eggs are not found.
     """
     found: dict[str, Extension] = {}

@@ -1,4 +1,4 @@
-"""Images and masks before training, and what is kept of them: data, preview, sample, demo, cache."""
+"""Commands for images and masks before training: data, preview, sample, demo, cache."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from ubend.core.terminal import echo
 from ubend.tasks.options import PATH, folder_options, make_reporter, prepare
 
 
-@command(help=later("Say what FOLDER holds, draw it, and write data.toml, which `fit` takes in its place."))
+@command(help=later("Describe FOLDER, draw some of its images, and write data.toml, which `fit` accepts instead."))
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
 @option("--seed", type=int, help=later("Random seed  [0]"))
@@ -49,10 +49,12 @@ def preview(folder: Path | None, out: Path, count: int, display: bool, **flags: 
     echo(draw_samples(settings, out, count=count, show=display))
 
 
-@command(help=later("Draw microscope images with masks into FOLDER."))
+@command(help=later("Write drawn microscope images with masks to FOLDER."))
 @click.argument("folder", type=PATH)
 @option("--count", type=click.IntRange(1), default=64, show_default=True, help=later("Number of images."))
-@option("--size", "size_px", type=click.IntRange(64), default=256, show_default=True, help=later("Side in pixels."))
+@option(
+    "--size", "size_px", type=click.IntRange(64), default=256, show_default=True, help=later("Side of an image, px.")
+)
 @option("--seed", type=int, default=0, show_default=True, help=later("Random seed."))
 def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
     from ubend.dataset.sample import draw_sample
@@ -65,8 +67,8 @@ def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
     )
 
 
-@command(help=later("Draw a sample, fit, evaluate, predict, and say where to look."))
-@option("--out", type=PATH, help=later("Folder to make  [ubend-demo-1, -2, ...]"))
+@command(help=later("Draw a sample data set, train, score and predict, and list the results."))
+@option("--out", type=PATH, help=later("Folder to create  [ubend-demo-1, -2, ...]"))
 @option("--seed", type=int, default=0, show_default=True, help=later("Random seed."))
 def demo(out: Path | None, seed: int) -> None:
     prepare(False)
@@ -76,8 +78,8 @@ def demo(out: Path | None, seed: int) -> None:
         run_demo(out, reporter=reporter, seed=seed)
 
 
-@command(help=later("List, or clear, what is kept between runs: decoded images, downloaded data."))
-@option("--clear", is_flag=True, help=later("Delete all of it."))
+@command(help=later("List or clear the cache: decoded images and downloaded data sets."))
+@option("--clear", is_flag=True, help=later("Delete everything in the cache."))
 def cache(clear: bool) -> None:
     from ubend.tasks.cache import clear_cache, describe_cache
 

@@ -13,7 +13,7 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 
 @command(
     help=later(
-        "Write masks for PATHS: images, folders, patterns, or - for a list of them; videos; scans (NIfTI, DICOM)."
+        "Predict masks of PATHS: images, videos, scans (NIfTI, DICOM), folders, patterns; - reads a list of images."
     )
 )
 @click.argument("model", type=PATH)
@@ -22,14 +22,20 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
     "--out",
     type=PATH,
     required=True,
-    help=later("Folder for masks, overlays and shares.csv: file, then each class's share of its pixels, 0 to 1."),
+    help=later("Folder for masks, overlays and shares.csv: the share (0 to 1) of each class in each image's pixels."),
 )
 @options("tiles", "overlap", "with", "tta", "threshold")
-@option("--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Remove smaller regions; repeatable."))
+@option(
+    "--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Remove regions smaller than PX pixels; repeatable.")
+)
 @options("fill-holes")
-@option("--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=later("Also write probabilities: TIFF or npz."))
+@option(
+    "--prob",
+    type=click.Choice(["uint8", "uint16", "npz"]),
+    help=later("Also write probabilities: as TIFF (uint8, uint16) or npz."),
+)
 @options("resume")
-@option("--window", help=later("Intensity window of scans (NIfTI, DICOM): lung, or CENTER,WIDTH."))
+@option("--window", help=later("Intensity window of scans (NIfTI, DICOM): a name such as lung, or CENTER,WIDTH."))
 @options("device")
 def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
     from ubend.tasks.predict import predict_paths
@@ -41,7 +47,7 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
 
 @command(help=later("Draw the first or the worst test images of RUN: input, truth, prediction."))
 @click.argument("run", type=PATH)
-@option("--worst", is_flag=True, help=later("Lowest scores first, with score and error map."))
+@option("--worst", is_flag=True, help=later("Draw the images with the lowest scores, with score and error map."))
 @options("subset")
 @option("--out", type=PATH, help=later("PNG to write  [RUN/predictions.png, or RUN/worst.png]"))
 @option("--count", type=click.IntRange(1), default=10, show_default=True, help=later("Number of images."))

@@ -1,4 +1,4 @@
-"""Commands that take objects out of images: cutout, objects."""
+"""Commands for the objects in images: cutout, objects."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from ubend.core.i18n import later
 from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 
 
-@command(help=later("Cut a class out of PATHS: onto transparency, a colour or another image."))
+@command(help=later("Cut a class out of the images PATHS, onto transparency, a colour or another image."))
 @click.argument("model", type=PATH)
 @click.argument("paths", type=PATH, nargs=-1, required=True)
 @option("--out", type=PATH, required=True, help=later("Folder for the cut-outs."))
@@ -19,7 +19,7 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
     "classes",
     multiple=True,
     metavar="CLASS",
-    help=later("Class to cut out; repeatable; contour=0.5 counts half  [the only one]"),
+    help=later("Class to cut out; contour=0.5 counts its probability half; repeatable  [the only class]"),
 )
 @option(
     "--background",
@@ -33,7 +33,7 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
     "soft_px",
     type=float,
     metavar="PX",
-    help=later("Width of the soft edge, px  [by the model's probabilities]"),
+    help=later("Width of the soft edge, px  [follows the model's probabilities]"),
 )
 @options("tiles", "overlap", "with", "tta", "resume", "device")
 def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
@@ -44,7 +44,7 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
         cut_out_files(model, paths, out, conditions=conditions, reporter=reporter, **flags)
 
 
-@command(help=later("Number, measure and outline the objects in PATHS."))
+@command(help=later("Number, measure and outline the objects in the images PATHS."))
 @click.argument("model", type=PATH)
 @click.argument("paths", type=PATH, nargs=-1, required=True)
 @option(
@@ -52,14 +52,14 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
     type=PATH,
     required=True,
     help=later(
-        "Folder for ids, outlines and tables: objects.csv (file, id, class, area_px, ... of each object) and "
-        "images.csv (count, mean_area_px, ... of each image); docs/objects.md explains the columns."
+        "Folder for ids, outlines and tables: objects.csv (for each object: file, id, class, area_px, ...) and "
+        "images.csv (for each image and class: count, mean_area_px, ...); docs/objects.md explains the columns."
     ),
 )
 @option(
     "--method",
     type=click.Choice(["contour", "parts", "distance"]),
-    help=later("Method that separates touching objects."),
+    help=later("How touching objects are separated  [contour or parts, by the class names]"),
 )
 @option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=later("Minimum object area, px."))
 @option(
@@ -69,12 +69,12 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
     multiple=True,
     help=later("Also export the objects in this format; repeatable."),
 )
-@option("--pixel-size", metavar="LENGTH", help=later("Side of a pixel, such as 0.325um; overrides the files' own."))
+@option("--pixel-size", metavar="LENGTH", help=later("Side of a pixel, such as 0.325um; overrides the files."))
 @option(
     "--truth",
     type=PATH,
     metavar="FOLDER",
-    help=later("Folder of true ids, NAME.png or NAME_ids.tif, to score against."),
+    help=later("Folder of true id images (NAME.png or NAME_ids.tif) to score against."),
 )
 @options("tiles", "overlap", "with", "tta", "threshold", "fill-holes", "device")
 def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:

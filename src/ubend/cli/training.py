@@ -30,7 +30,7 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
 @option(
     "--encoder",
     metavar="NAME",
-    help=later("Encoder, such as tf_efficientnet_lite2 or resnet18; none: the U-Net's own."),
+    help=later("Encoder, such as tf_efficientnet_lite2 or resnet18; none: that of the plain U-Net."),
 )
 @option(
     "--loss",
@@ -46,7 +46,7 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
 @option(
     "--gpus", type=click.IntRange(1, 64), metavar="N", help=later("Number of GPUs of this computer to train on  [1]")
 )
-@option("--deterministic", is_flag=True, default=None, help=later("Bitwise reproducible on a GPU; slower."))
+@option("--deterministic", is_flag=True, default=None, help=later("Bitwise reproducible training on a GPU; slower."))
 @option("--config", type=PATH, help=later("TOML file of settings, such as a run's settings.toml."))
 @option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")

@@ -11,7 +11,7 @@ from ubend.layouts.pairs import SPLITS, SplitName
 from ubend.models.model_file import Bundle, unpack_hashes
 
 _FEW_IMAGES = 10  # with fewer test images a mean Dice varies by about 0.1 by chance
-_NAMED = 3  # examples
+_NAMED = 3  # names that are listed
 
 
 class SplitLookup:
@@ -33,7 +33,7 @@ class SplitLookup:
         return bool(self._models)
 
     def find_split(self, pixels: NDArray[Any]) -> SplitName | None:
-        """The split that an image was in; None: in none. With several models, train counts before val and test.
+        """The split that an image was in; None: in none. With several models, train takes precedence over val and test.
 
         Args:
             pixels: (H, W, C) as `read_image` gives it, with the models' channels.

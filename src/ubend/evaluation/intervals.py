@@ -1,8 +1,8 @@
-"""How far the mean of a score may be off, and whether one model is better than another.
+"""Confidence intervals of mean scores, and paired comparisons of two models.
 
-The images that were scored are a sample of those that a model will meet; an interval says what other samples would
-have given. Images of one group (patient, video, site) are alike, so groups are drawn, not images. One training of the
-model stands behind the scores: what another seed would give is not in the interval.
+The scored images are a sample of the images that a model will meet; an interval describes how much the mean varies
+between such samples. Images of one group (patient, video, site) are alike, so groups are resampled, not images. The
+variation between trainings with different seeds is not included.
 
 A score is (N,) or (N, C), NaN where undefined. Its mean is that of `ubend.metrics.summary`: over images of each
 class, then over the classes that are defined. N images, C classes, G units (groups, or images without groups), B
@@ -27,11 +27,11 @@ from ubend.core.counter_rng import draw_uniform
 from ubend.metrics.summary import none_for_nan
 
 ALPHA = 0.05
-MARGIN = 0.01  # of a score in 0..1, within which two models count as equal
-RESAMPLES = 2000  # measured, 100 images with a mean Dice of .91: other draws move the ends by .001 to .002
-_ROUGH_IMAGES, _ROUGH_GROUPS = 50, 20  # with fewer, an interval holds the truth less often than it says
-_FLAT = 0.01  # share of resamples without any spread, from which on resampling says nothing of the spread
-_CELLS = 2**21  # of resampling weights at once: 16 MiB
+MARGIN = 0.01  # difference of scores in 0..1 within which two models count as equal
+RESAMPLES = 2000  # measured, 100 images with a mean Dice of 0.91: other draws move the ends by 0.001 to 0.002
+_ROUGH_IMAGES, _ROUGH_GROUPS = 50, 20  # with fewer, an interval covers the true mean less often than 95%
+_FLAT = 0.01  # with a larger share of resamples without spread, the bootstrap is not used
+_CELLS = 2**21  # resampling weights in memory at once: 16 MiB
 
 Verdict = Literal["A is better", "B is better", "equal", "not shown"]
 Scores = NDArray[np.float64]
@@ -40,14 +40,14 @@ Groups = Sequence[Hashable | None]
 
 @dataclass(frozen=True)
 class Interval:
-    """The 95% interval of a mean; NaN where it is undefined, as for fewer than two units.
+    """The 95% interval of a mean; NaN if it is undefined, as for fewer than two units.
 
     Attributes:
-        mean: of all images.
-        low, high: of the studentised bootstrap.
-        t_low, t_high: of Student's t, as a check.
-        units: groups, or images where there are none.
-        rough: too few units for the interval to be right 95 times of 100; show `t_low` and `t_high`.
+        mean: over all images.
+        low, high: by the studentised bootstrap.
+        t_low, t_high: by Student's t, as a check.
+        units: number of groups, or of images if there are no groups.
+        rough: the bootstrap interval is not reliable; show `t_low` and `t_high`.
     """
 
     mean: float
@@ -73,12 +73,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two models on the same images.
+    """The difference of two models' means on the same images.
 
     Attributes:
-        interval: the 95% interval of the mean of A less that of B.
-        p: of no difference, two-sided.
-        p_equal: of a difference of the margin or more, the larger of two one-sided tests.
+        interval: the 95% interval of A's mean minus B's mean.
+        p: two-sided p-value of the hypothesis that there is no difference.
+        p_equal: p-value of the hypothesis that the difference is at least the margin (two one-sided tests).
     """
 
     interval: Interval
@@ -86,9 +86,9 @@ class Difference:
     p_equal: float
 
     def verdict(self) -> Verdict:
-        """What is shown at ALPHA, where more is better.
+        """The conclusion at level ALPHA, for scores where more is better.
 
-        A difference that is shown and is within the margin is "equal": it is too small to matter.
+        A significant difference within the margin is "equal": it is too small to matter.
         """
         if self.p_equal < ALPHA:
             return "equal"
@@ -99,12 +99,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Resamples:
-    """A mean, and what resampling makes of it.
+    """A mean and its resamples.
 
     Attributes:
-        mean, error: of the sample itself, with its standard error.
-        influence: (G,) of each unit on the mean; they add up to 0.
-        means, errors: (B,) of each resample.
+        mean, error: mean of the sample itself, and its standard error.
+        influence: (G,) influence of each unit on the mean; they add up to 0.
+        means, errors: (B,) mean and standard error of each resample.
     """
 
     mean: float
@@ -114,14 +114,14 @@ class Resamples:
     errors: NDArray[np.float64]
 
     def studentised(self) -> NDArray[np.float64]:
-        """(B,) sorted distances of the resamples' means from the mean, in their own standard errors."""
+        """(B,) distance of each resample's mean from the mean, divided by the resample's standard error; sorted."""
         away = self.means - self.mean
         without_spread = np.where(away == 0, 0.0, np.copysign(np.inf, away))
         return np.sort(np.divide(away, self.errors, out=without_spread, where=self.errors > 0))
 
     @property
     def is_flat(self) -> bool:
-        """Whether many resamples have no spread, as when all images but one or two have the same score."""
+        """Whether many resamples have no spread, as if all images except one or two have the same score."""
         return bool((self.errors <= 0).mean() > _FLAT)
 
 
@@ -132,8 +132,8 @@ def mean_intervals(
 
     Args:
         scores: each (N,) or (N, C), NaN where undefined.
-        groups: (N,) the group of each image; None: the image is a group of its own. Without any, images are drawn.
-        upper: the greatest value that each score can take; None: there is none. The least is 0.
+        groups: (N,) the group of each image; None: the image is its own group. Without groups, images are resampled.
+        upper: the largest possible value of each score; None: unlimited. The smallest is 0.
     """
     limits = [1.0] * len(scores) if upper is None else upper
     found, grouped = resample(scores, groups)
@@ -148,7 +148,7 @@ def compare_means(a: Scores, b: Scores, groups: Groups | None = None, margin: fl
 
     Args:
         a, b: (N,) or (N, C) scores of the same images, NaN where undefined. A class that is undefined for one of the
-            two in all images of a sample counts for none.
+            two models in all images of a sample is left out for both.
         groups: see `mean_intervals`.
         margin: the largest difference that does not matter.
     """
@@ -166,7 +166,7 @@ def adjust(differences: Sequence[Difference]) -> list[Difference]:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P-values of several comparisons, adjusted so that any of them is wrong ALPHA of the time at most."""
+    """Adjusted p-values of several comparisons: the probability of any false positive is at most ALPHA."""
     order = np.argsort(p, kind="stable")
     raised = np.asarray(p, np.float64)[order] * np.arange(len(p), 0, -1)
     out = np.empty(len(p))
@@ -175,10 +175,10 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def resample(scores: Sequence[Scores], groups: Groups | None = None) -> tuple[list[Resamples], bool]:
-    """The mean of each score, and of its resamples; and whether groups were drawn.
+    """The mean of each score and of its resamples, and whether groups were resampled.
 
     Args:
-        scores: (N,), (N, C), or of the difference of two models (N, 2, C).
+        scores: (N,), (N, C), or (N, 2, C) for the difference of two models.
         groups: see `mean_intervals`.
     """
     images = len(scores[0]) if scores else 0
@@ -201,7 +201,7 @@ def resample(scores: Sequence[Scores], groups: Groups | None = None) -> tuple[li
 
 
 class _UnitSums:
-    """A mean of means over classes as a formula of sums over units, so that resamples are products of matrices."""
+    """The mean over classes, computed from sums over units, so that resampling is a matrix product."""
 
     def __init__(self, scores: Scores, unit: NDArray[np.int64], units: int) -> None:
         sides = scores.shape[1] if scores.ndim == 3 else 1
@@ -216,8 +216,10 @@ class _UnitSums:
     def estimate(
         self, weights: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """(B,) mean and standard error under each row of (B, G) weights, and (B, G) influence of each unit, by its
-        first-order Taylor expansion; for one class without gaps they are the usual ones of a mean."""
+        """(B,) mean and standard error for each row of (B, G) weights, and (B, G) influence of each unit.
+
+        The influence is a first-order Taylor expansion; for one class without gaps, these are those of a plain mean.
+        """
         sums, counts = weights @ self._sums, weights @ self._counts
         defined = (counts > 0).reshape(len(weights), self._sides, -1).all(axis=1)
         classes = defined.sum(axis=1, keepdims=True)
@@ -229,7 +231,7 @@ class _UnitSums:
         units = weights.shape[1]
         spread = np.einsum("bg,bg,bg->b", weights, influence, influence)
         mean = np.where(classes[:, 0] > 0, (shares * self._signs * means).sum(axis=1), np.nan)
-        spread[spread < 1e-24] = 0.0  # what is left of equal scores by rounding
+        spread[spread < 1e-24] = 0.0  # rounding errors of equal scores
         return mean, np.sqrt(spread * units / max(1, units - 1)), influence
 
 
@@ -244,14 +246,14 @@ def _number_units(groups: Groups | None, images: int) -> tuple[NDArray[np.int64]
 
 @functools.lru_cache(maxsize=4)
 def _weights(units: int, start: int, stop: int) -> NDArray[np.float64]:
-    """(stop - start, G) how often each unit is drawn in resamples of the same number of units."""
+    """(stop - start, G) how often each unit occurs in each resample of G units."""
     rows = np.arange(stop - start)
     drawn = (draw_uniform(0, "bootstrap", rows + start, units) * units).astype(np.int64) + rows[:, None] * units
     return np.bincount(drawn.reshape(-1), minlength=len(rows) * units).reshape(-1, units).astype(np.float64)
 
 
 def _equal_tailed(found: Resamples) -> NDArray[np.float64]:
-    """How many standard errors the ends of the 95% interval lie below the mean."""
+    """How many standard errors the two ends of the 95% interval are below the mean."""
     ends: NDArray[np.float64] = np.quantile(found.studentised(), [1 - ALPHA / 2, ALPHA / 2])
     return ends
 
@@ -280,7 +282,7 @@ def _interval(
 
 
 def _p(found: Resamples, bound: float) -> float:
-    """The two-sided p-value of the mean of all images being `bound`; below ALPHA where the interval leaves it out."""
+    """The two-sided p-value of a true mean of `bound`; below ALPHA if the interval excludes it."""
     units, away = len(found.influence), abs(found.mean - bound)
     if units < 2 or np.isnan(away):
         return 1.0
@@ -293,6 +295,6 @@ def _p(found: Resamples, bound: float) -> float:
 
 
 def _p_beyond(found: Resamples, bound: float) -> float:
-    """The one-sided p-value of the mean of all images being no nearer to 0 than `bound`."""
+    """The one-sided p-value of a true mean that is at least as far from 0 as `bound`, on the same side."""
     inside = found.mean < bound if bound > 0 else found.mean > bound
     return _p(found, bound) / 2 if inside else 1 - _p(found, bound) / 2

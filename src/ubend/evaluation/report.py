@@ -1,4 +1,4 @@
-"""Scores as a typed object, and as a table: plain lines for a terminal, HTML for a notebook."""
+"""Scores as a typed object and as a table: plain text for a terminal, HTML for a notebook."""
 
 import copy
 import html
@@ -93,7 +93,7 @@ class Scores:
     For example `scores.native.dice.per_image["cell"]`, `scores.native.iou.pooled.mean`.
 
     Args:
-        data: what scores.json holds.
+        data: the content of scores.json.
     """
 
     data: Mapping[str, Any]
@@ -105,7 +105,7 @@ class Scores:
 
     @property
     def model_size(self) -> SizeScores:
-        """At the size at which the network sees the images; the same as `native` where it sees them at their own."""
+        """At the network's input size; the same as `native` if the network sees the images at native size."""
         return _size_scores(self.data["model_size"])
 
     @property
@@ -129,7 +129,7 @@ class Scores:
         return images
 
     def to_dict(self) -> dict[str, Any]:
-        """A copy of what scores.json holds; None stands for NaN."""
+        """A copy of the content of scores.json; None stands for NaN."""
         return copy.deepcopy(dict(self.data))
 
     def __str__(self) -> str:
@@ -198,7 +198,7 @@ class _Table(NamedTuple):
 
 
 def _notes(scores: Mapping[str, Any]) -> list[str]:
-    """What stands above the tables."""
+    """The lines above the tables."""
     lines = []
     if left_out := scores.get("skipped"):
         lines.append(
@@ -232,7 +232,7 @@ def _tables(scores: Mapping[str, Any]) -> Iterator[_Table]:
             loss=_figure(summary["cross_entropy"]),
         )
         names = list(summary["dice"]["per_image"])
-        # of two classes it is the other class, without a background the mean
+        # with two classes it repeats the other class, without a background the mean
         if len(names) == 4 or background_class(names) is None:
             names.remove("mean_foreground")
         yield _Table(
@@ -246,7 +246,7 @@ def _tables(scores: Mapping[str, Any]) -> Iterator[_Table]:
 
 
 def score_lines(scores: Mapping[str, Any]) -> list[str]:
-    """The scores as plain lines of a table, fit for a terminal."""
+    """The scores as a table in plain text."""
     lines = _notes(scores)
     for table in _tables(scores):
         wide = max(len(name) for name, _cells in table.rows)
@@ -301,7 +301,7 @@ def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
     lines = [line, f"  {overlap}", f"  {outlines}"]
     if any(value is not None and value["rough"] for value in found.values()):
         lines.append(
-            "  " + _("rough, by Student's t: under 50 images or 20 groups, or nearly all of them score the same")
+            "  " + _("rough, by Student's t: fewer than 50 images or 20 groups, or nearly all scores are equal")
         )
     if scores["calibration"] is not None:
         error = scores["calibration"]["expected_error"]
@@ -310,7 +310,7 @@ def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
 
 
 def show_mean(value: Mapping[str, Any] | None, is_distance: bool = False) -> str:
-    """The mean and the ends of its interval; of Student's t where that of the bootstrap is rough."""
+    """The mean and the ends of its interval; of Student's t if the bootstrap interval is rough."""
     if value is None:
         return "-"
     ends = [value["t_low"], value["t_high"]] if value["rough"] else [value["low"], value["high"]]
@@ -319,15 +319,15 @@ def show_mean(value: Mapping[str, Any] | None, is_distance: bool = False) -> str
 
 
 def warn_one_class(scores: Mapping[str, Any]) -> str | None:
-    """A loud sentence when the model says one class everywhere, with the usual causes."""
+    """A warning, with the usual causes, if the model predicts one class nearly everywhere."""
     shares = scores["native"]["predicted_share"]
     alive = [name for name, share in shares.items() if share > _ONE_CLASS_SHARE]
     if not alive:
         return None
     return _(
-        "WARNING: the model predicts one class ({name}) nearly everywhere; it has learnt nothing yet. Usual causes: "
-        "too few epochs, a learning rate that is too high, masks that do not belong to the images "
-        "(look at them with `ubend preview FOLDER`)"
+        "WARNING: the model predicts one class ({name}) nearly everywhere; it has not learned anything yet. Usual "
+        "causes: too few epochs, too high a learning rate, masks that do not belong to the images "
+        "(check them with `ubend preview FOLDER`)"
     ).format(name=alive[0])
 
 

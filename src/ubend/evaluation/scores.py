@@ -1,9 +1,9 @@
 """Scores of a predictor on pairs of image and mask.
 
-Two sizes: *native*, the image's own, against the original mask (the realistic one); and *model size*, the network's,
-    against the mask resized by nearest pixel, for comparison with papers that score there. If the network sees images
-    at native size, as in tiles, both are the same. Outlines, calibration and intervals are of the native size.
-    docs/scores.md defines each score.
+Images are scored at two sizes: *native*, the image's own, against the original mask (the realistic one); and *model
+size*, the network's, against the mask resized by nearest pixel, for comparison with papers that score at this size. If
+the network sees images at native size, as in tiles, both are the same. Boundary measures, calibration and intervals
+are of the native size. docs/scores.md defines each score.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -90,13 +90,13 @@ def evaluate_pairs(
     skip_bad: bool = False,
     select: Callable[[list[int]], list[int]] = lambda read: read,
 ) -> dict[str, Any]:
-    """Scores of a model on images with masks.
+    """Score a model on images with masks.
 
     Args:
         predictor: the model.
         pairs: images with masks.
-        labels: the label map of the masks, in the order of the model's classes; None: that of its own masks. Classes
-            without label values have no score.
+        labels: the label map of the masks, in the order of the model's classes; None: the model's own. Classes without
+            label values have no score.
         decoded: returns an image by its index in `pairs`; None: read the files.
         skip_bad: leave out pairs that cannot be used.
         select: given the indices of all images that were read, returns those to score.
@@ -106,20 +106,21 @@ def evaluate_pairs(
         `cross_entropy` (mean per pixel, nats), `true_share` and `predicted_share` of each class; and, at native size,
         `boundary`: `f1`, `hausdorff_95`, `surface_distance` in the same ways, the distances in `unit`;
         `calibration`; `confusion`: pixels at native size, true class -> predicted class; `intervals` of the per-image
-        means; `per_picture`, the scores of each class for every image; `skipped`, only where pairs were left out: their
-        names, and what is wrong with each.
+        means; `per_picture`, the scores of each class for every image; `skipped`, only if pairs were skipped: their
+        names and problems.
     Raises:
-        PairError: all pairs of which an image or mask cannot be read, sizes differ, or a mask value has no class.
+        PairError: lists all pairs whose image or mask cannot be read, whose sizes differ, or whose mask has a value
+            without a class.
         DataError: the logits are not finite.
     """
     known = labels or predictor.labels
     native, small = _Counts(len(pairs), known.classes), _Counts(len(pairs), known.classes)
     spacings, unit = _read_spacings(pairs)
     outlines: dict[int, BoundaryCounts] = {}
-    guesses: dict[int, NDArray[np.uint8]] = {}  # of images that come in several stretches of rows
+    guesses: dict[int, NDArray[np.uint8]] = {}  # of images that are predicted in several blocks of rows
     truths: dict[int, NDArray[np.uint8]] = {}
     bad: dict[str, list[str]] = {}
-    read: list[int] = []  # places in `pairs` of the images that are predicted
+    read: list[int] = []  # indices in `pairs` of the images that are predicted
 
     def sources() -> Iterator[TileSource]:
         for number, found in enumerate(_read(predictor, pairs, known, decoded)):
@@ -242,8 +243,10 @@ def _read(
 
 
 class _Counts:
-    """Confusions, cross entropies and calibration of images; they stay on the device until there are many, since to
-    fetch them is to wait for it."""
+    """Confusion matrices, cross entropies and calibration counts of images.
+
+    They stay on the device until there are many, since fetching them waits for the device.
+    """
 
     def __init__(self, images: int, classes: int) -> None:
         self._confusions = np.zeros((images, classes, classes), np.int64)
@@ -254,14 +257,14 @@ class _Counts:
 
     def add(self, numbers: list[int], logits: Tensor, guess: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Count rows of images: (n, C, h, W) logits, (n, h, W) predicted class index, class index or IGNORED; returns
-        what was counted."""
+        the counts."""
         confusion = count_confusion_batch(guess, target, self._confusions.shape[1])
         counted = confusion, sum_cross_entropy(logits, target), count_calibration_batch(logits, target)
         self.add_counted(numbers, *counted)
         return counted
 
     def add_counted(self, numbers: list[int], confusion: Tensor, loss: Tensor, calibration: Tensor) -> None:
-        """Add what `add` of another one has counted."""
+        """Add counts that `add` of another object returned."""
         self._numbers += numbers
         self._waiting.append((confusion, loss, calibration))
         if len(self._numbers) * self._confusions.shape[1] ** 2 >= _CELLS_WAITING:
@@ -280,13 +283,12 @@ class _Counts:
 
 
 def _read_spacings(pairs: Sequence[Pair]) -> tuple[list[tuple[float, float]], str]:
-    """Height and width of each image's pixels and their unit: that of the files where all state the same one, else
-    px."""
+    """Height and width of each image's pixels, and their unit: the files' if all state the same one, else px."""
     sizes: list[PixelSize] = []
     for pair in pairs:
         try:
             pixel = read_spatial_info(pair.image).pixel
-        except (DataError, OSError):  # it is refused, with its name, when it is read
+        except (DataError, OSError):  # reported when the image is read
             pixel = None
         if pixel is None or (sizes and pixel.unit != sizes[0].unit):
             return [(1.0, 1.0)] * len(pairs), "px"
@@ -323,7 +325,7 @@ def _class_mean(labels: LabelMap) -> ClassMean:
 
 
 def _summarise_boundary(counts: BoundaryCounts, labels: LabelMap, unit: str) -> dict[str, Any]:
-    """Of (N, C) counts."""
+    """The boundary measures of (N, C) counts."""
     classes, total = _class_mean(labels), BoundaryCounts(*(array.sum(axis=0) for array in counts))
     worst = in_one_of_two(counts).sum(axis=0) * classes.mapped
     return {
@@ -337,7 +339,7 @@ def _summarise_boundary(counts: BoundaryCounts, labels: LabelMap, unit: str) -> 
 
 
 def _summarise_calibration(counts: NDArray[np.float64]) -> dict[str, Any]:
-    """Of (BINS, 3) counts."""
+    """The calibration of (BINS, 3) counts."""
     pixels, confidence, right = counts.T
     return {
         "expected_error": none_for_nan(expected_calibration_error(counts)),

@@ -1,4 +1,4 @@
-"""Cut-outs of a class, on transparency or on another background.
+"""Cut a class out of images, onto a transparent or another background.
 
 H x W pixels of the image's own size. The edge follows the model's probabilities, or has a fixed width.
 """
@@ -64,7 +64,7 @@ def cut_out_files(
             the probabilities.
         resume: keep existing cut-outs.
     Returns:
-        The files, earlier ones included.
+        The files, including existing ones.
     Raises:
         SettingError: an unknown class, colour or width.
         DataError, OutputError: as in `run_jobs`; or no images.
@@ -117,10 +117,10 @@ class _CutoutJob(ImageJob):
 
 
 def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float]:
-    """Parse what to cut out: `pet` or `contour=0.5` of each `--class` -> class index -> weight of its probability.
+    """Parse each `--class`, such as `pet` or `contour=0.5`: class index -> weight of its probability.
 
     Raises:
-        SettingError: an unknown class, a weight outside 0..1, or none named where there are several.
+        SettingError: an unknown class, a weight outside 0..1, or no class given although the model has several.
     """
     weights: dict[int, float] = {}
     for text in texts:
@@ -151,7 +151,7 @@ def weigh_classes(prob: NDArray[np.float32], weights: Mapping[int, float]) -> ND
 
 
 def make_alpha(prob: NDArray[np.float32], soft_px: float | None = None) -> NDArray[np.float32]:
-    """(H, W) probabilities of belonging -> (H, W) alpha, 0 clear .. 1 solid.
+    """(H, W) probabilities of the cut-out -> (H, W) alpha, from 0 (transparent) to 1 (opaque).
 
     Alpha is one half where the probability is one half. It rises with the probability between two bounds, within a
     small distance of that line; with `soft_px` it rises with the distance from the line, over that width.

@@ -83,7 +83,7 @@ def describe_data(
     else:
         refuse_existing(out / name for name in ("split.csv", "samples.png", "skipped.csv"))
     set_up(pick_device("cpu"), False)  # freed memory is kept: reading takes and frees much
-    device = pick_device(settings.device).type  # of which `fit` will choose the size
+    device = pick_device(settings.device).type  # the size that `fit` chooses depends on it
     with reporter or Reporter() as log:
         data = open_dataset(settings, device, default_cache(), log)
         report_dataset(log, data)
@@ -111,7 +111,7 @@ def describe_data(
 
 
 def _write_data_files(settings: Settings, data: Dataset, out: Path) -> str:
-    """Write the settings, with open ones replaced by what was found."""
+    """The section `data` of the settings as TOML, in which the scan's findings replace open settings."""
     found: Mapping[str, Any] = {
         "data.split": str((out / "split.csv").resolve()),
         "data.values": write_table(data.labels),

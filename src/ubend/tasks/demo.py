@@ -13,8 +13,8 @@ from ubend.tasks.show import draw_predictions, draw_samples
 from ubend.tasks.user_settings import read_user_settings
 from ubend.training.run_folder import RunFolder, free_run_name
 
-# The sample's cells are small and look alike everywhere, so windows at full resolution teach more than
-# whole images shrunk, and they are few, so small batches, which make more steps (docs/experiments.md).
+# The sample's cells are small and look alike everywhere, so crops at full resolution teach more than reduced whole
+# images. There are few images, so batches are small, which gives more steps (docs/experiments.md).
 _SETTINGS = {"data.size": 256, "data.crop": 128, "train.batch": 4, "train.epochs": 12, "train.warmup": 0.1}
 
 
@@ -22,7 +22,7 @@ def run_demo(out: Path | str | None, *, reporter: Reporter, seed: int = 0) -> Pa
     """Draw the sample, train, score, predict, and report the files.
 
     Args:
-        out: the folder to make; None: `ubend-demo-1`, `-2`, ... in the working folder.
+        out: the folder to create; None: `ubend-demo-1`, `-2`, ... in the working folder.
     Raises:
         OutputError: `out` exists already.
     """

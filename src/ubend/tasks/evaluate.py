@@ -49,27 +49,27 @@ def evaluate(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Scores of a model.
+    """Score a model on images with masks.
 
     Images of a folder that were in the model's training split are recognised by their pixels and left out, unless
     `subset` is train. If all images of a folder are the model's own (the moved data of its run), they keep their
-    splits. With `skip_bad`, pairs that cannot be used are left out and named under `skipped`.
+    splits. With `skip_bad`, pairs that cannot be used are left out and listed under `skipped`.
 
     Args:
         model: a run folder or a model file.
-        folder: images with masks, or a data set by name; None: those of the run (then `model` is a run folder).
+        folder: images with masks, or the name of a data set; None: the data of the run (`model` is a run folder).
         subset: which split; None: test if there is one, else validation, else all.
         device: None: the best one available.
         tiles: side of the tiles in px, 0: whole images; None: as the model was trained.
-        network: the module of a model of your own network.
-        options: images, masks, split, skip_bad, root: see `fit`. And values: the meaning of the label values of
-            `folder`, if it differs from the model's own masks; the names are the model's. Without it, classes that a
-            folder names (annotations, class lists, ...) are matched by name; else the values are those of the model's
-            own masks. Classes of the model without a label value in `folder` have no score.
+        network: your own module, if the model is one of it.
+        options: images, masks, split, skip_bad, root: see `fit`; values: the class of each label value of `folder`, by
+            the model's class names. Without `values`, classes that the folder names (annotations, class lists, ...)
+            are matched by name; otherwise the label values mean the same as in the model's training masks. Classes of
+            the model without a label value in `folder` have no score.
     Returns:
-        As `ubend.evaluation.scores.evaluate_pairs`, and `split`.
+        The result of `ubend.evaluation.scores.evaluate_pairs`, and `part`: the scored split, or `all`.
     Raises:
-        PairError: pairs that cannot be used, all at once.
+        PairError: lists all pairs that cannot be used.
         DataError: no images in that split, or only training images.
     """
     predictor = load(model, device, tiles=tiles, network=network)
@@ -254,8 +254,8 @@ def read_run_subset(run: Path, subset: SplitName | None) -> tuple[SplitName | No
     """A subset of a run's data list and its pairs, see `choose_subset`.
 
     Raises:
-        DataError: there are none, or all their images are gone, as where the data folder was moved.
-        OutputError: it is no run folder, or its data list is empty.
+        DataError: there are none, or none of their images exists, for example because the data folder was moved.
+        OutputError: it is not a run folder, or its data list is empty.
     """
     return _choose_present(run, read_run_pairs(run), subset)
 
@@ -275,16 +275,16 @@ def _choose_present(run: Path, listed: Sequence[Pair], subset: SplitName | None)
 
 
 def read_run_pairs(run: Path) -> list[Pair]:
-    """The pairs of a run with their parts, from its data list.
+    """The pairs of a run with their splits, from its data list.
 
     Raises:
-        OutputError: it is no run folder, or the list is empty.
+        OutputError: it is not a run folder, or the list is empty.
     """
     return [pair for pair, _hashes in read_run_rows(run)]
 
 
 def read_run_rows(run: Path) -> list[tuple[Pair, list[str]]]:
-    """As `read_run_pairs`, each pair with the hashes of its image and mask."""
+    """The same as `read_run_pairs`, each pair with the hashes of its image and mask."""
     path = RunFolder(run).data
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:

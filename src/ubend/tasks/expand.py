@@ -14,7 +14,11 @@ from ubend.layouts.tree import expand_pattern
 
 
 def expand_input(path: Path, reporter: Reporter) -> list[Path]:
-    """The files that a pattern matches; the scans and videos in a folder without images; else the path itself."""
+    """The inputs that a path stands for.
+
+    Returns:
+        Of a pattern, the files that match; of a folder without images, its scans and videos; else the path itself.
+    """
     if not os.path.lexists(path):
         return [one for one in expand_pattern(path) if os.path.isfile(one) or is_scan(one)] or [path]
     say_deeper([path], reporter)

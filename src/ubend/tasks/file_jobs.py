@@ -73,8 +73,8 @@ class FileJob(ABC, Generic[_Facts]):
         together: names of the summary files.
         found: number of an input -> result of `inspect`; usable inputs only.
         todo: numbers of the inputs whose files are to be made.
-        wrong: number of an input -> its problems; it has no files.
-        damaged: number of an input -> its problems; what could be read of it has its files.
+        wrong: number of an input -> its problems; it has no output files.
+        damaged: number of an input -> its problems; the readable part of it has output files.
     """
 
     what, there, done = "", "", ""
@@ -92,18 +92,22 @@ class FileJob(ABC, Generic[_Facts]):
 
     @abstractmethod
     def inspect(self, number: int) -> _Facts:
-        """Read an input's header; DataError: it cannot be used."""
+        """Read an input's header.
+
+        Raises:
+            DataError: the input cannot be used.
+        """
 
     @abstractmethod
     def files(self, number: int) -> list[Path]:
         """The output files of an input, the main one first."""
 
     def is_done(self, number: int) -> bool:
-        """Whether the files of an input are whole, and were made from the input as it is now."""
+        """Whether the output files of an input are complete and were made from its current content."""
         return self.record is not None and self.record.is_current(self.files(number), self.paths[number])
 
     def note_source(self, number: int) -> None:
-        """Record what an input holds, before it is read and its files are written."""
+        """Record an input's size and digest, before it is read and its files are written."""
         if self.record is not None:
             self._sources[number] = describe_source(self.paths[number])
             self.record.begin(self.files(number), self._sources[number])
@@ -122,7 +126,7 @@ class FileJob(ABC, Generic[_Facts]):
         """Make the files of the inputs in `todo`; problems are collected by `collect_problems`."""
 
     def finish(self, _numbers: Sequence[int], _reporter: Reporter) -> None:
-        """Write the summary files, about all inputs that have their files."""
+        """Write the summary files of all inputs whose files are written."""
 
     def look(self) -> list[DiskRequirement]:
         """Inspect all inputs, before anything is written; returns the required disk space.
@@ -196,7 +200,7 @@ class FileJob(ABC, Generic[_Facts]):
 
         Raises:
             OutputError: the disk is full, or cannot be written.
-            MissingPackageError: every other input would fail alike.
+            MissingPackageError: a package is missing, so every other input would fail, too.
         """
         path = self.paths[number]
         try:
@@ -223,7 +227,7 @@ class FileJob(ABC, Generic[_Facts]):
             self.wrong[number] = [Problem(message.format(path=path, reason=cause), path)]
 
     def _named(self, number: int, line: str) -> str:
-        """A problem that names its file; the predictor does not know whose array it was given."""
+        """Add the file's path to a problem that has none: the predictor knows only the array."""
         if not isinstance(line, Problem) or line.path is not None:
             return line
         path = self.paths[number]
@@ -301,7 +305,7 @@ class ImageJob(FileJob[Header]):
         reporter.end()
 
     def _predict_each(self, numbers: Sequence[int]) -> Iterator[tuple[tuple[int, NDArray[Any]], MaskResult]]:
-        """((number, image for `write_one`), answer); where predicting several fails, they are predicted one by one."""
+        """((number, image for `write_one`), result) of each image; after an error, the rest is predicted one by one."""
         started: list[int] = []
 
         def given() -> Iterator[tuple[tuple[int, NDArray[Any]], LoadedImage]]:
@@ -346,13 +350,13 @@ def run_jobs(jobs: Sequence[FileJob[Any]], reporter: Reporter, record: Record | 
     """Inspect the inputs of all jobs, then write all files.
 
     Args:
-        record: what made the files, written to the folder; refuses to mix outputs of different settings. None: the
-            command has no `--resume`.
+        record: how the files are made; it is written to the folder, and refuses to mix outputs of different settings.
+            None: the command has no `--resume`.
     Returns:
         The first file of each input, including existing ones.
     Raises:
-        DataError: duplicate output names; or nothing could be used.
-        FilesError: at the end, when all others are written: the problems of those that failed or are damaged.
+        DataError: duplicate output names; or no input can be used.
+        FilesError: some inputs failed or are damaged; all others are written.
         OutputError: another process writes to the folder; outputs exist already, or were made with other settings;
             disk full, or no write permission.
     """

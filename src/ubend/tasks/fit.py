@@ -92,8 +92,8 @@ class _Session:
         reporter: reports progress.
         show: display each epoch's panel.
         resumed: whether this resumes a run.
-        initial: the initial model; None: a new one.
-        own: network and loss of the user's own.
+        initial: the model to initialise from, if any.
+        own: the user's own network and loss.
     """
 
     run: RunFolder
@@ -162,8 +162,10 @@ def resume(
     show: bool = False,
     reporter: Reporter | None = None,
 ) -> FitResult:
-    """Resume an interrupted training, as if it had not been interrupted; one with an own network or loss needs them.
+    """Resume an interrupted training, as if it had not been interrupted.
 
+    Args:
+        network, loss: the user's own network and loss, if the training uses them.
     Raises:
         OutputError: there is no run to resume, or it is from an older version.
         TrainingError: the images have changed since.
@@ -181,7 +183,7 @@ def resume(
             log.report(
                 _(
                     "note: started in {then} processes, continues in {now}: each step uses the same images, but batch "
-                    "norm sees another number of them at a time"
+                    "norm sees a different number of them at a time"
                 ).format(then=started["processes"], now=group.count)
             )
         with locked(folder.path) if group.is_first else nullcontext(), explain_out_of_memory(_no_memory()):
@@ -196,7 +198,7 @@ def _rank_reporter(group: ProcessGroup, reporter: Reporter | None) -> Reporter:
 
 
 def _no_memory() -> str:
-    """Out-of-memory message, for where a smaller micro-batch does not help."""
+    """The out-of-memory message for cases in which a smaller micro-batch does not help."""
     return _("the device ran out of memory; use a smaller --size or --width, or --device cpu")
 
 
@@ -287,7 +289,8 @@ def assemble(
         prepared.validation,
         accelerate_loss(built.loss),
         built.state,
-        forward=compiled or accelerate_network(model, early.hook),  # without the hook, all is summed after the backward
+        # compiled networks do not call the hook: all their gradients are summed after the backward pass
+        forward=compiled or accelerate_network(model, early.hook),
         forward_ema=accelerate_network(built.state.ema),
     )
     refuse_lone_values(training)
@@ -309,7 +312,7 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, predictor: Predictor, re
     whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # stored images are at full resolution
 
     def take_stored(number: int) -> DecodedImage:  # decoded data, as if read from the files
-        if store.has_invalid[numbers[number]]:  # where, at native size, only the file states
+        if store.has_invalid[numbers[number]]:  # only the file contains the invalid pixels at native size
             return DecodedImage(predictor.prepare(pairs[number].image))
         height, width = store.native_hw[numbers[number]].tolist()
         image = TileSource.of_pixels(store.image(numbers[number]), (height, width))
@@ -339,7 +342,7 @@ def _report_start(session: _Session, data: Dataset, plan: Plan, device: torch.de
 
 
 def _check_disk_space(session: _Session, plan: Plan, training: Training) -> None:
-    """OutputError: the disk has no room for the run."""
+    """Raise OutputError if the disk has no room for the run."""
     if session.group.is_first:  # the others write nothing
         size = run_bytes(training.state, plan.train.epochs, resumed=session.resumed)
         check_disk_space([DiskRequirement(session.run.path, size, _("choose another --out or a smaller --width"))])

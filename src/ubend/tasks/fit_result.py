@@ -1,4 +1,4 @@
-"""What a training returns to Python."""
+"""The result of a training in Python."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from ubend.inference.predictor import Predictor, load
 
 @dataclass(frozen=True)
 class FitResult:
-    """Result of a training.
+    """The result of a training.
 
     Attributes:
         run: the run folder: the model, its scores, settings, data list, logs.

@@ -1,10 +1,10 @@
-"""Training by folds: K normal trainings, each without one fold of the images, and one model file of all K networks.
+"""Cross-validation: K normal trainings, each without one fold of the images, and one model file of all K networks.
 
     plan, made on fold 1 -> K runs (RUN/fold-1, ...) -> out-of-fold scores -> RUN/model.safetensors -> scores
 
-Train and val are cut into K folds; run k trains on all but fold k and validates on it (`data.folds`, `data.held_out`).
-The test split is the same for all, and scored once, by the networks together. A fold that has scores is finished, so
-resuming is doing the rest.
+Train and val are divided into K folds; run k trains on the other folds and validates on fold k (`data.folds`,
+`data.held_out`). The test split is the same for all folds, and is scored once, by all networks together. A fold with
+scores is finished; resuming trains the others.
 """
 
 import os
@@ -51,19 +51,19 @@ from ubend.training.launcher import process_rank, run_processes, share_of_cores
 from ubend.training.run_folder import RunFolder, free_run_name
 
 _INTERRUPTED = (130, 143)  # exit codes
-# Weights of a class in the choice of the most probable one that are tried; and how many classes at most.
+# The weights that are tried for each class in the choice of the most probable class; the largest number of classes.
 _WEIGHTS, _MOST_CLASSES = (0.125, 0.25, 0.5, 0.67, 1.5, 2.0, 4.0, 8.0), 16
-_SURE = 2.0  # standard errors by which such weights must be better than none
+_SURE = 2.0  # standard errors by which weights must be better than no weights
 
 
 @dataclass(frozen=True)
 class _Folds:
-    """The data set, cut into folds.
+    """The data set, divided into folds.
 
     Attributes:
-        run: of all folds together; those of single folds are in it.
-        first: the data set of fold 1.
-        plan: of all folds; only `data.held_out` differs between them.
+        run: the run folder of all folds; it contains the run folder of each fold.
+        first: the data set as split for fold 1.
+        plan: the plan of all folds; only `data.held_out` differs between them.
     """
 
     run: RunFolder
@@ -80,14 +80,14 @@ class _Folds:
         return RunFolder(self.run.path / f"fold-{fold}")
 
     def held_out(self) -> list[tuple[int, Pair]]:
-        """(fold, pair) of all images that are in a fold, by folds."""
+        """(fold, pair) of all images that are in a fold, ordered by fold."""
         numbered = zip(self.first.folds, self.first.folder.pairs, strict=True)
         return sorted(((fold, pair) for fold, pair in numbered if fold), key=lambda both: both[0])
 
 
 @wraps(one.fit)
 def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any) -> FitResult:
-    """One training, see `ubend.tasks.fit.fit`, or one for each fold; and `gpus`, see `resume`."""
+    """Train one model (see `ubend.tasks.fit.fit`), or one for each fold; for `gpus` see `resume`."""
     options = {key: value for key, value in options.items() if value is not None}
     gpus, show, log = (options.pop(key, None) for key in ("gpus", "show", "reporter"))
     named = {key: options.pop(key, None) for key in ("recipe", "config", "settings")}
@@ -96,7 +96,7 @@ def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any
     reporter = log or Reporter()
     _refuse_ranks()
     if options.pop("network", None) is not None or callable(options.get("loss")):
-        line = _("own networks and losses go without folds and effort best; train them without these")
+        line = _("your own network or loss cannot be combined with folds or effort best; leave these out")
         raise SettingError(line, key="data.folds")
     if out is not None:
         RunFolder(Path(out)).refuse_existing_results()
@@ -104,7 +104,8 @@ def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any
     settings, choices = choose_folds(requested.settings)
     if requested.initial is not None:
         line = _(
-            "--folds and --effort best go without --from: {path} may have learnt from images that a fold holds out"
+            "--folds and --effort best cannot be combined with --from: {path} may have been trained on images that a "
+            "fold holds out"
         )
         raise SettingError(line.format(path=requested.initial.path), key="train.init_from")
     _refuse_gpus(gpus, settings.device)
@@ -114,7 +115,8 @@ def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any
         report_dataset(reporter, folds.first.all_folds())
         sizes = [folds.first.folds.count(fold) for fold in range(1, folds.count + 1)]
         line = _(
-            "{folds} folds of {least} to {most} images: a model for each, validated on it and trained on the others"
+            "{folds} folds of {least} to {most} images: for each fold, a model is trained on the other folds and "
+            "validated on it"
         )
         reporter.report(line.format(folds=folds.count, least=min(sizes), most=max(sizes)))
         for choice in folds.plan.choices:
@@ -134,11 +136,11 @@ def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any
 def resume(
     run: Path | str, *, gpus: int | None = None, show: bool = False, reporter: Reporter | None = None, **own_parts: Any
 ) -> FitResult:
-    """Resume an interrupted training, as if it had not been interrupted; of several folds, those that are not finished.
+    """Resume an interrupted training, as if it had not been interrupted; with folds, the unfinished ones.
 
     Args:
-        gpus: train the folds on so many GPUs at once.
-        own_parts: network and loss, see `ubend.tasks.fit.resume`.
+        gpus: the number of folds to train at once, each on its own GPU.
+        own_parts: `network` and `loss`, see `ubend.tasks.fit.resume`.
     Raises:
         OutputError: there is no run to resume, or it is from an older version.
         TrainingError: the images have changed since.
@@ -154,7 +156,7 @@ def resume(
         return one.resume(run, show=show, reporter=reporter, **own_parts)
     _refuse_ranks()
     if not whole.facts.is_file():
-        whole.read_facts()  # an error that says so
+        whole.read_facts()  # raises an error that explains it
     settings = make_settings(config=read_config(whole.settings))
     _refuse_gpus(gpus, settings.device)
     with locked(whole.path):
@@ -165,12 +167,12 @@ def resume(
 
 def _refuse_ranks() -> None:
     if process_rank().count > 1:
-        line = _("--folds and --effort best go without torchrun: give --gpus N, and the folds are trained N at once")
+        line = _("--folds and --effort best do not work under torchrun; use --gpus N, which trains N folds at once")
         raise SettingError(line, key="data.folds")
 
 
 def _refuse_gpus(gpus: int | None, device: str | None) -> None:
-    """Fail where folds cannot be trained on so many GPUs at once."""
+    """Raise SettingError if the folds cannot be trained on this number of GPUs."""
     if gpus in (None, 1) or device == "cpu":
         return
     if device not in (None, "cuda"):
@@ -188,7 +190,7 @@ def _refuse_gpus(gpus: int | None, device: str | None) -> None:
 
 
 def _open(run: RunFolder, settings: Settings, reporter: Reporter, choices: Sequence[Choice] = ()) -> _Folds:
-    """Open the data set, and make the plan of all folds: on the training split of fold 1, without the test split."""
+    """Open the data set and resolve the plan of all folds, from the facts of fold 1."""
     prepare_process(settings.train.deterministic)
     device = pick_device(settings.device)
     set_up(device, settings.train.deterministic)
@@ -200,12 +202,12 @@ def _open(run: RunFolder, settings: Settings, reporter: Reporter, choices: Seque
 
 
 def _run(folds: _Folds, gpus: int, show: bool, reporter: Reporter) -> FitResult:
-    """Train the folds that are not finished, pack them, score them together."""
+    """Train the unfinished folds, combine all models in one file, and score it."""
     path = folds.run.path
     waiting = [fold for fold in range(1, folds.count + 1) if not folds.run_of(fold).scores.exists()]
     train = _train_at_once if gpus > 1 else _train_in_turn
     if not train(folds, waiting, gpus, show, reporter):
-        line = _("stopped; `ubend fit --resume {run}` trains the folds that are not finished")
+        line = _("stopped; `ubend fit --resume {run}` trains the remaining folds")
         reporter.report(line.format(run=path))
         return FitResult(path, None)
     members = [load_bundle(folds.run_of(fold).model_path) for fold in range(1, folds.count + 1)]
@@ -214,7 +216,7 @@ def _run(folds: _Folds, gpus: int, show: bool, reporter: Reporter) -> FitResult:
     alone = [replace(bundle, model=EnsembleNet([bundle.model], views).eval()) for bundle in members]
     held_out = folds.held_out()
     reporter.report(
-        _("out of fold: {count} images, each predicted by the model that was not trained on it").format(
+        _("out-of-fold scores: {count} images, each predicted by the model that was not trained on it").format(
             count=len(held_out)
         )
     )
@@ -242,13 +244,14 @@ def _run(folds: _Folds, gpus: int, show: bool, reporter: Reporter) -> FitResult:
 def _mean_line(scores: dict[str, Any]) -> str:
     dice = scores["native"]["dice"]["per_image"]["mean_foreground"]
     line = _(
-        "out of fold, at native size: Dice {dice:.4f}, mean over images and over the classes without the background"
+        "out-of-fold scores, at native size: Dice {dice:.4f}, mean over images and over the classes without the "
+        "background"
     )
     return line.format(dice=float("nan") if dice is None else dice)
 
 
 def _train_in_turn(folds: _Folds, waiting: Sequence[int], _gpus: int, show: bool, reporter: Reporter) -> bool:
-    """Train the folds one after another, in this process; False: interrupted."""
+    """Train the folds one after another in this process; returns False if interrupted."""
     for fold in waiting:
         run = folds.run_of(fold)
         reporter.report(_("fold {fold} of {folds}: {run}").format(fold=fold, folds=folds.count, run=run.path))
@@ -263,10 +266,10 @@ def _train_in_turn(folds: _Folds, waiting: Sequence[int], _gpus: int, show: bool
 
 
 def _train_at_once(folds: _Folds, waiting: Sequence[int], gpus: int, show: bool, reporter: Reporter) -> bool:
-    """Train the folds in processes, one for each GPU; False: interrupted.
+    """Train the folds in processes, one for each GPU; returns False if interrupted.
 
     Raises:
-        TrainingError: one of them failed; its message was shown.
+        TrainingError: one of them failed; its error is already printed.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
     for some in (waiting[start : start + gpus] for start in range(0, len(waiting), gpus)):
@@ -277,7 +280,7 @@ def _train_at_once(folds: _Folds, waiting: Sequence[int], gpus: int, show: bool,
             words = ["--resume", str(run.path)] if run.facts.is_file() else words
             commands.append([sys.executable, "-m", "ubend", "fit", *words, *(["--show"] if show else [])])
             environments.append({"OMP_NUM_THREADS": share_of_cores(gpus), **os.environ, "CUDA_VISIBLE_DEVICES": gpu})
-        line = _("folds {folds} of {count}, at once; what follows is said by the first of them")
+        line = _("training folds {folds} of {count} at once; the following lines are from the first of them")
         reporter.report(line.format(folds=", ".join(map(str, some)), count=folds.count))
         code = run_processes(commands, environments, together=False)
         if code in _INTERRUPTED:
@@ -291,18 +294,18 @@ def _train_at_once(folds: _Folds, waiting: Sequence[int], gpus: int, show: bool,
 
 
 def _views(members: Sequence[Bundle]) -> ViewKind:
-    """The views of an image that all of the models have learnt from."""
+    """The mirror images and rotations with which all of the models were trained."""
     if not all(bundle.flips for bundle in members):
         return "plain"
     return "square" if all(bundle.orientation == "free" for bundle in members) else "mirror"
 
 
 class _OutOfFold:
-    """A `ScoredPredictor` that leaves each image to the model of its fold.
+    """A `ScoredPredictor` in which each image is predicted by the model of its fold.
 
     Args:
-        predictors: of each fold.
-        folds: number of the predictor of each image, rising, in the order in which they are given to `run`.
+        predictors: one for each fold.
+        folds: for each image, in the order in which `run` receives them, the index of its predictor; ascending.
     """
 
     def __init__(self, predictors: Sequence[Predictor], folds: Sequence[int]) -> None:
@@ -322,17 +325,17 @@ class _OutOfFold:
 
 
 def _choose_bias(folds: _Folds, predictors: Sequence[Predictor], reporter: Reporter) -> list[float] | None:
-    """`EnsembleNet.class_bias` that raises the out-of-fold Dice, at model size; None: the most probable class is best.
+    """The `EnsembleNet.class_bias` that raises the out-of-fold Dice at model size; None if no bias surely does.
 
-    Each class but the background is given each of a few weights, the others none; the best weights of all of them
-    together are kept if they are better than none, by `_SURE` standard errors over the images. Better is what has the
-    greater mean over all classes: that of the foreground alone would rise where a model that has learnt nothing were
-    made to say foreground everywhere.
+    A few weights are tried for each class except the background, one class at a time. The best weights of all classes
+    are then used together, and kept if they are better than no weights by `_SURE` standard errors over the images. The
+    criterion is the mean Dice over all classes: the mean without the background would also rise if an untrained model
+    predicted foreground everywhere.
     """
     labels = folds.first.labels
     if labels.classes > _MOST_CLASSES:
         return None
-    background = background_class(labels.names) or 0  # one of all weights is free
+    background = background_class(labels.names) or 0  # only the ratios of the weights matter, so one stays 1
     tried = [number for number in range(labels.classes) if number != background]
     single = [{number: float(np.log(weight))} for number in tried for weight in _WEIGHTS]
     dice = _dice_with(folds, predictors, [{}, *single])
@@ -352,18 +355,20 @@ def _choose_bias(folds: _Folds, predictors: Sequence[Predictor], reporter: Repor
     error = float(np.std(gains) / max(1, len(gains)) ** 0.5) if gains else 0.0
     names = ", ".join(f"{labels.names[number]} {np.exp(bias):.3g}" for number, bias in together.items())
     if not together or _mean(after) <= means[0] or float(np.mean(gains)) <= _SURE * error:
-        reporter.report(_("chosen: the most probable class of each pixel: no weights of the classes are surely better"))
+        reporter.report(
+            _("chosen: the most probable class of each pixel, without class weights, since none are clearly better")
+        )
         return None
     line = _(
-        "chosen: weights of the classes in the choice of the most probable one: {names}; mean out-of-fold Dice of all "
-        "classes at model size {after:.4f}, without them {plain:.4f}"
+        "chosen: class weights for choosing the most probable class: {names}; mean out-of-fold Dice over all classes "
+        "at model size {after:.4f}, without weights {plain:.4f}"
     )
     reporter.report(line.format(names=names, after=_mean(after), plain=means[0]))
     return [together.get(number, 0.0) for number in range(labels.classes)]
 
 
 def _mean(dice: NDArray[np.float64]) -> float:
-    """(N, C) Dice, NaN where undefined -> the mean over classes of the means over images, as in scores."""
+    """(N, C) Dice, NaN where undefined -> the mean over classes of the means over images, as in scores.json."""
     means = [column[np.isfinite(column)].mean() for column in dice.T if np.isfinite(column).any()]
     return float(np.mean(means)) if means else 0.0
 
@@ -371,7 +376,7 @@ def _mean(dice: NDArray[np.float64]) -> float:
 def _dice_with(
     folds: _Folds, predictors: Sequence[Predictor], rules: Sequence[dict[int, float]]
 ) -> NDArray[np.float64]:
-    """(R, N, C) out-of-fold Dice of each image and class, at model size, by each of R rules: class -> its bias."""
+    """(R, N, C) out-of-fold Dice of each image and class at model size, for R rules (class index -> its bias)."""
     store, classes = folds.first.store, folds.first.labels.classes
     biases = torch.zeros(len(rules), classes, device=folds.device)
     for row, rule in enumerate(rules):
@@ -396,7 +401,7 @@ def _dice_with(
 def _pack(
     folds: _Folds, members: Sequence[Bundle], views: ViewKind, bias: Sequence[float] | None, out_of_fold: dict[str, Any]
 ) -> Bundle:
-    """One model of all networks."""
+    """One model file of all networks."""
     net, data = EnsembleNet([bundle.model for bundle in members], views).eval(), folds.first.all_folds()
     if bias is not None:
         net.class_bias.copy_(torch.tensor(bias))

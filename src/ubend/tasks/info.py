@@ -46,7 +46,7 @@ def describe_model(path: Path | str) -> list[str]:
 
 
 def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
-    """Origin and scores: from the model file, and from the run folder that it lies in, if it does."""
+    """Lines on origin and scores, from the model file and from its run folder, if it is in one."""
     titles = {"data": _("data"), "recipe": _("recipe"), "training_pictures": _("training images"), "seed": _("seed")}
     titles["encoder_weights"] = _("encoder weights")
     shown = {key: value for key, value in about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
@@ -61,7 +61,7 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
     if summary is None:
         if "epochs" in about:
             lines.append(_describe_epochs(about["epochs"], about["epochs"], about.get("kept_epoch")))
-        with suppress(KeyError, ValueError, TypeError, AttributeError):  # of a file that says something else
+        with suppress(KeyError, ValueError, TypeError, AttributeError):  # the entry is missing or malformed
             lines.append(_describe_dice(_("validation, at training size"), read_dice(about["val_dice"])))
         return [*lines, cause]
     lines.append(_("trained: {date}").format(date=show_date(summary.started)))

@@ -1,4 +1,4 @@
-"""Objects of images: numbers, a table, an overlay, files for other programs, scores."""
+"""Find the objects of images: ids, tables, overlays, files for other programs, scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -60,11 +60,11 @@ class CountingOptions:
     """Options of finding objects.
 
     Attributes:
-        method: see `separate`; None: by the names of the classes.
+        method: see `separate`; None: chosen by the names of the classes.
         min_area: smaller objects are left out, px.
-        exports: formats of other programs.
+        exports: formats of other programs to write.
         truth: folder of true ids, see `find_truth`, to score against; training images of the model are not scored.
-        pixel_size: of all images, instead of what their files say.
+        pixel_size: for all images; overrides what their files state.
     """
 
     method: Method | None = None
@@ -84,12 +84,15 @@ def find_objects(
     conditions: Conditions = _NONE,
     reporter: Reporter,
 ) -> list[Path]:
-    """Find the objects of images; for NAME.jpg writes `NAME_ids.tif`, `NAME_objects.png` and `NAME_objects.csv`, and
-    for all one `objects.csv` (a row for each object) and one `images.csv` (a row for each image).
+    """Find the objects of images, and write ids, overlays and tables.
 
-    `NAME_ids.tif` holds 0 where there is no object, else its number (16 bit, 32 where that is not enough), and the
+    For NAME.jpg writes `NAME_ids.tif`, `NAME_objects.png` and `NAME_objects.csv`, and for all images together
+    `objects.csv` (a row for each object) and `images.csv` (a row for each image and class).
+
+    `NAME_ids.tif` holds the number of the object at each pixel, 0 for none (16 bit, or 32 bit if needed), and the
     georeference of the image. See `measure` and `summarize` for the tables, `draw_objects` for the overlay. Exports
-    write `coco.json`, `NAME.geojson`, or `panoptic.json` and `panoptic/NAME.png`; with a truth `scores.json`.
+    are `coco.json`, `NAME.geojson`, or `panoptic.json` and `panoptic/NAME.png`. With true ids, the scores go to
+    `scores.json`.
 
     Args:
         model: a run folder or a model file.
@@ -188,7 +191,11 @@ class _ObjectJob(ImageJob):
         return files + ([self.out / "panoptic" / f"{stem}.png"] if "panoptic" in self._exports else [])
 
     def look(self) -> list[DiskRequirement]:
-        """Also for the true ids, each the problem of its image; fails where all images are training images."""
+        """In addition, find the true ids (missing ones are a problem of their image).
+
+        Raises:
+            DataError: all images are training images, so there is nothing to score.
+        """
         requirements, folder = super().look(), self._counting.truth
         if folder is not None:
             find_truth(folder, {}, self._names)  # a missing folder is not the problem of an image
@@ -216,7 +223,7 @@ class _ObjectJob(ImageJob):
 
     def make(self, reporter: Reporter) -> None:
         if self._counting.method is None:
-            reporter.report(_("objects are separated by {method} (--method)").format(method=self._method))
+            reporter.report(_("objects are separated with --method {method}").format(method=self._method))
         super().make(reporter)
 
     def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
@@ -279,7 +286,7 @@ class _ObjectJob(ImageJob):
             areas = [int(row["area_px"]) for own in kept for row in own.rows if row["class"] == name]
             message = _(
                 "{name}: objects {count}, images {images} ({minimum} to {maximum} objects per image, "
-                "median {median:g}); median area {area:.10g} px; each image: {table}"
+                "median {median:g}); median area {area:.10g} px; counts of each image: {table}"
             )
             lines.append(
                 message.format(
@@ -302,10 +309,10 @@ class _ObjectJob(ImageJob):
             better = choose_method(self._names)
             reporter.report(
                 ngettext(
-                    "note: {count} of {total} objects is probably several that touch (solidity below .9, larger than"
-                    " the median of its image); --method {method} separates them",
-                    "note: {count} of {total} objects are probably several that touch (solidity below .9, larger than"
-                    " the median of their image); --method {method} separates them",
+                    "note: {count} of {total} objects is probably several touching objects (solidity below 0.9, larger"
+                    " than the median of its image); --method {method} separates them",
+                    "note: {count} of {total} objects are probably several touching objects (solidity below 0.9, larger"
+                    " than the median of their image); --method {method} separates them",
                     merged,
                 ).format(count=merged, total=total, method="distance" if better == "parts" else better)
             )
@@ -339,8 +346,8 @@ class _ObjectJob(ImageJob):
         write_json(self.out / _SCORES, scores)
         reporter.report(
             ngettext(
-                "objects by {method} against {folder}, {count} image; matched above an IoU of .5",
-                "objects by {method} against {folder}, {count} images; matched above an IoU of .5",
+                "objects (--method {method}) compared with {folder}, {count} image; a match has an IoU above 0.5",
+                "objects (--method {method}) compared with {folder}, {count} images; a match has an IoU above 0.5",
                 len(qualities),
             ).format(method=self._method, folder=self._counting.truth, count=len(qualities))
         )

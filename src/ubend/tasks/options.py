@@ -1,4 +1,4 @@
-"""Shared options of commands, progress, and the display of scores."""
+"""What the commands share: options, the reporter, the display of scores."""
 
 import atexit
 import gc
@@ -22,24 +22,28 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-# Where images and masks are, and what they mean: the same words in every command that reads them.
+# Where images and masks are, and what they mean: the same in every command that reads them.
 _FOLDER_OPTIONS = {
     "images": option("--images", help=later("Folder or quoted pattern of the images, instead of FOLDER.")),
     "masks": option("--masks", help=later("Folder or quoted pattern of the masks, together with --images.")),
     "split": option(
-        "--split", type=PATH, help=later("CSV file,split[,group] or file,group: which image is in which split.")
+        "--split",
+        type=PATH,
+        help=later("CSV with the columns file,split[,group], or file,group: split and group of each image."),
     ),
     "classes": option("--classes", help=later("Class names in the order of the mask values, separated by commas.")),
-    "values": option("--values", help=later('Meaning of mask values: 0=background,255=polyp or "#ff0000=road,..."')),
-    "channels": option(
-        "--channels", type=int, help=later("Channels: 1 grey, 3 colour, or another number  [as stored]")
+    "values": option(
+        "--values", help=later('Class of each mask value, such as 0=background,255=polyp or "#ff0000=road,...".')
     ),
-    "skip-bad": option("--skip-bad", is_flag=True, default=None, help=later("Leave out pairs that cannot be used.")),
-    "root": option("--root", type=PATH, help=later("Folder of named data sets  [the cache]")),
+    "channels": option(
+        "--channels", type=int, help=later("Channels of the images: 1 (grey), 3 (colour) or more  [as stored]")
+    ),
+    "skip-bad": option("--skip-bad", is_flag=True, default=None, help=later("Skip pairs that cannot be used.")),
+    "root": option("--root", type=PATH, help=later("Folder that contains the named data sets  [the cache]")),
 }
 
 
-# How a model is used: the same words in every command that predicts.
+# How a model is used: the same in every command that predicts.
 _MODEL_OPTIONS = {
     "tiles": option(
         "--tiles", metavar="PX", help=later("Tile size in pixels, at native scale; whole: no tiles  [as trained]")
@@ -52,7 +56,11 @@ _MODEL_OPTIONS = {
         help=later("Overlap between neighbouring tiles, as a fraction of the tile."),
     ),
     "with": option(
-        "--with", "models", type=PATH, multiple=True, help=later("Another model, to average with; repeatable.")
+        "--with",
+        "models",
+        type=PATH,
+        multiple=True,
+        help=later("Another model, averaged with MODEL in prediction; repeatable."),
     ),
     "tta": option(
         "--tta",
@@ -63,11 +71,14 @@ _MODEL_OPTIONS = {
         "--threshold", metavar="CLASS=P", multiple=True, help=later("Probability threshold of CLASS; repeatable.")
     ),
     "fill-holes": option(
-        "--fill-holes", metavar="[CLASS=]PX", multiple=True, help=later("Fill holes up to PX, or all; repeatable.")
+        "--fill-holes",
+        metavar="[CLASS=]PX",
+        multiple=True,
+        help=later("Fill holes of up to PX pixels (all: every hole); repeatable."),
     ),
     "resume": option("--resume", is_flag=True, help=later("Skip outputs that exist already.")),
     "subset": option(
-        "--subset", type=click.Choice(["train", "val", "test"]), help=later("Subset of the images  [test]")
+        "--subset", type=click.Choice(["train", "val", "test"]), help=later("Split of the images to use  [test]")
     ),
     "device": option("--device", help=later("cuda, mps or cpu  [the fastest here]")),
 }
@@ -77,18 +88,18 @@ _FIT_OPTIONS = {
     "effort": option(
         "--effort",
         type=click.Choice(["quick", "normal", "best"]),
-        help=later("quick shows a quarter of the images; best averages the models of 5 folds  [normal]"),
+        help=later("quick: a quarter of the epochs; best: the average of 5 models (--folds 5)  [normal]"),
     ),
     "folds": option(
         "--folds",
         type=click.IntRange(2, 100),
         metavar="K",
-        help=later("Cross-validation: K models, each without one K-th of the images, averaged in one model file."),
+        help=later("Cross-validation: train K models, each without 1/K of the images; one file averages them."),
     ),
     "test": option(
         "--test",
         type=click.Choice(["none"]),
-        help=later("none: no test split; with --folds, every image is in one fold."),
+        help=later("none: no test split; with --folds, every image belongs to a fold."),
     ),
 }
 
@@ -146,7 +157,7 @@ def make_reporter() -> "Reporter":
 
 
 def print_scores(scores: Mapping[str, Any]) -> None:
-    """Print scores, and a warning where they are worth little."""
+    """Print scores, and a warning if nearly all pixels are predicted as one class."""
     from ubend.evaluation.report import score_lines, warn_one_class
 
     for line in score_lines(scores):

@@ -1,4 +1,4 @@
-"""Masks of images, videos and scans: separate jobs, shared options."""
+"""Predict masks of images, videos and scans: one job for each kind, with shared options."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -51,7 +51,7 @@ class _Tiff(NamedTuple):
 
 
 class MaskImageJob(ImageJob):
-    """Masks of images.
+    """Predicts masks of images.
 
     For NAME.jpg writes `NAME.png` (class indices with a palette, at the image's own size), `NAME_overlay.png`,
     with `prob` the probabilities `NAME_prob.tif` or `.npz`, and one `shares.csv` for all. Invalid pixels (nodata,
@@ -95,7 +95,7 @@ class MaskImageJob(ImageJob):
         return [mask, *beside] if tiff.by_rows else [mask, *beside, self.out / f"{name}_overlay.png"]
 
     def is_done(self, number: int) -> bool:
-        """Also whether the mask is as large as the image."""
+        """Whether the files are complete and current, and the mask is as large as the image."""
         if not super().is_done(number):
             return False
         mask = self.files(number)[0]
@@ -196,8 +196,9 @@ def predict_paths(
     resume: bool = False,
     reporter: Reporter,
 ) -> list[Path]:
-    """Predict images (see `MaskImageJob`), videos (`VideoJob`) and scans (`ScanJob`) into one folder, plus a record of
-    what made them, `predict.json`.
+    """Predict masks of images (see `MaskImageJob`), videos (`VideoJob`) and scans (`ScanJob`) into one folder.
+
+    `predict.json` in this folder records how they were made.
 
     Args:
         model: a run folder or a model file.

@@ -1,4 +1,4 @@
-"""Reading folders, images and scans from Python, without torch."""
+"""Read folders, images and scans in Python, without torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -54,7 +54,7 @@ class DataFolder:
 
     Attributes:
         class_names: in the order of the class index.
-        notes: what the user should know, one sentence each; with `skip_bad` also what was left out.
+        notes: what the user should know, one sentence each; with `skip_bad` also what was skipped.
         pairs: in the natural order of their names (`2` before `10`).
     """
 
@@ -98,7 +98,7 @@ def read_folder(settings: Settings, folder: Path | str | None = None) -> DataFol
     """The image and mask pairs of the folder that the settings name, and their classes; see `ubend.read_folder`.
 
     Args:
-        folder: as the user gave it, which the images' paths begin with.
+        folder: the folder as the user gave it; the images' paths begin with it.
     """
 
     def as_given(path: Path) -> Path:
@@ -129,7 +129,7 @@ def read_image(path: Path | str) -> ImageData:
     Args:
         path: the file.
     Raises:
-        DataError: missing, damaged, no image, several images, or infinite values.
+        DataError: the file is missing, damaged, not an image, or has several images or infinite values.
     """
     path = Path(path)
     raster = read_raster(path)
@@ -144,7 +144,7 @@ def read_scan(path: Path | str) -> ScanData:
     Args:
         path: the file or the folder.
     Raises:
-        DataError: not readable, several values for each voxel, or slices that do not make a stack.
+        DataError: the scan is not readable, has several values per voxel, or its slices do not form a stack.
         MissingPackageError: nibabel (NIfTI) or pydicom (DICOM) is not installed.
     """
     scan = scans.read_scan(Path(path))

@@ -44,7 +44,7 @@ class Record:
     _adding: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def write(self) -> None:
-        """Write it, unless it is there."""
+        """Write the record, unless it exists."""
         if not self.path.exists():
             write_json(self.path, {"ubend": __version__, **self.facts, "files": {}})
 
@@ -138,7 +138,7 @@ class Record:
         return any(os.path.exists(self.path.with_name(name)) for name in entry["outputs"])
 
     def _remove(self) -> None:
-        """Remove it, and the folder if that is empty then."""
+        """Remove the record, and the folder if it is empty afterwards."""
         self.path.unlink(missing_ok=True)
         self._journal.unlink(missing_ok=True)
         with suppress(OSError):
@@ -204,7 +204,7 @@ def _opens(path: Path) -> bool:
 
 
 def _stripped(value: Any) -> Any:
-    """As JSON gives it back, without what may differ."""
+    """The value as JSON reads it back, without the keys that may differ."""
     if isinstance(value, Mapping):
         return {key: _stripped(one) for key, one in value.items() if key not in _FREE}
     return [_stripped(one) for one in value] if isinstance(value, list | tuple) else value

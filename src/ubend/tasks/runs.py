@@ -76,7 +76,7 @@ def read_summary(path: Path) -> RunSummary:
         size, crop = (None if (px := data.get(key)) is None else int(px) for key in ("size", "crop"))
         source = Path(str(data.get("folder") or data.get("images") or "?"))
         file = run.metrics
-        if data.get("folds") and not data.get("held_out"):  # of the last fold: the others were trained before it
+        if data.get("folds") and not data.get("held_out"):  # the progress is that of the last fold to be trained
             file = RunFolder(path / f"fold-{int(data['folds'])}").metrics
         rows = [json.loads(line) for line in read_text(file).splitlines()] if file.exists() else []
         best = next((row for row in reversed(rows) if row["best"]), None)
@@ -139,10 +139,10 @@ def _rank(found: Sequence[tuple[Path, RunSummary]]) -> list[str]:
 
 
 def list_runs(folder: Path) -> list[str]:
-    """A table of the runs in a folder, newest first; a line for each damaged run.
+    """A table of the runs in a folder, newest first, and a line for each damaged run.
 
     Args:
-        folder: of run folders, or a run folder itself.
+        folder: a folder that contains run folders, or a run folder.
     Raises:
         OutputError: the folder is missing, or contains no run.
     """
@@ -227,10 +227,10 @@ def _changed(path: Path) -> datetime:
 
 
 def read_dice(value: Any) -> Dice:
-    """Of each class; the means that scores.json has beside them are left out.
+    """The Dice of each class, from an entry of scores.json without its means.
 
     Raises:
-        ValueError, TypeError, AttributeError: these are no scores.
+        ValueError, TypeError, AttributeError: the entry does not contain scores.
     """
     means = ("mean", "mean_foreground")
     dice = {str(name): None if one is None else float(one) for name, one in value.items() if name not in means}

@@ -1,4 +1,4 @@
-"""Masks of scans: NIfTI files and DICOM series, predicted slice by slice."""
+"""Predict masks of scans (NIfTI files and DICOM series), slice by slice."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _MASK_SHARE = 0.5  # of a scan's bytes, which are mostly 16 bit; a mask in DICOM
 
 
 class ScanJob(FileJob[None]):
-    """Masks of scans (NIfTI files, or folders with one DICOM series each), by models with 1 or 3 input channels.
+    """Predicts masks of scans (NIfTI files, or folders of one DICOM series), with models of 1 or 3 channels.
 
     Writes `NAME_mask.nii.gz`, or the DICOM series `NAME_mask/`, and `volumes.csv`. A mask has the scan's geometry:
     orientation, spacing, position. `volumes.csv` has each class's voxels and millilitres (empty if the scan states no
@@ -49,7 +49,7 @@ class ScanJob(FileJob[None]):
         return super().look()
 
     def inspect(self, number: int) -> None:
-        """Scans are read later; whether they can be is known before anything is written."""
+        """Check that the scan can be read; it is read later."""
         if not os.path.exists(self.paths[number]):
             raise DataError(_("{path}: no such file").format(path=self.paths[number]), path=self.paths[number])
         require_reader(self.paths[number])
@@ -63,7 +63,7 @@ class ScanJob(FileJob[None]):
         return _MASK_SHARE * sum(file.stat().st_size for file in files if file.is_file())
 
     def make(self, reporter: Reporter) -> None:
-        """Also of scans with a mask, which may lack slices, and are reported of in the table."""
+        """Predict the scans that have no complete mask yet; measure and report all of them."""
         for number in self.found:
             with self.collect_problems(number):
                 is_new = number in self.todo
@@ -120,7 +120,7 @@ class ScanJob(FileJob[None]):
         """Read the existing mask; None: slices of its series are missing.
 
         Raises:
-            DataError: a file that is no mask of this scan.
+            DataError: the file is not a mask of this scan.
         """
         try:
             before = read_scan(target).slices
@@ -162,5 +162,5 @@ class ScanJob(FileJob[None]):
 
 
 def _format_ml(ml: float) -> str:
-    """Three decimals; three digits of a volume that these would show as 0."""
+    """A volume with three decimals, or with three significant digits if the decimals would all be 0."""
     return f"{ml:.3g}" if 0 < ml < 0.001 else f"{ml:.3f}"

@@ -68,12 +68,12 @@ class ClassShares:
         if whole:
             reporter.report(
                 _(
-                    "WARNING: every pixel of every image is {name}; are these images like those it was trained on?"
+                    "WARNING: every pixel of every image is {name}; are these images like the model's training images?"
                 ).format(name=names[whole[0]])
             )
 
     def _count_written(self, image: Path, mask: Path) -> None:
-        """Count an earlier mask."""
+        """Count a mask that was written by an earlier call."""
         if mask.suffix == ".png":
             with explain_decode_errors(mask), Image.open(mask) as file:
                 self.count(image, np.asarray(file))

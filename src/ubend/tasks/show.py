@@ -52,7 +52,7 @@ def draw_pairs(
     """A grid of images, read with `channels`, and their masks, evenly taken from `pairs`: image, mask, both.
 
     Raises:
-        PairError: of these pairs, those that cannot be read.
+        PairError: some of these pairs cannot be read.
     """
     chosen = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, count).astype(int))]
     rows, bad = [], dict[str, list[str]]()
@@ -84,13 +84,13 @@ def draw_predictions(
 
     Args:
         run: a run folder.
-        out: the PNG to write; None: `predictions.png` (of the worst: `worst.png`) in the run folder, drawn again.
+        out: the PNG to write; None: `predictions.png` (or `worst.png`) in the run folder, which is overwritten.
         count: images.
         subset: None: the test split, or validation where there is no test split.
         worst: score all images of the subset, and draw the worst first, each with its score and its errors.
     Raises:
-        DataError: the subset is empty, or its images are gone.
-        OutputError: `run` is no run folder, its data list is empty, or `out` exists.
+        DataError: the subset is empty, or its images are missing.
+        OutputError: `run` is not a run folder, its data list is empty, or `out` exists.
     """
     refuse_existing([] if out is None else [Path(out)])
     _subset, chosen = read_run_subset(Path(run), subset)

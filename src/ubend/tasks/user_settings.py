@@ -102,7 +102,7 @@ def read_user_settings(
         given |= _read_rest(Path(config), described, explicit, reporter)
     if flags.pop("patches", None):
         given |= {"data.resize": "native", "data.crop": flags.pop("size", None) or given.get("data.crop")}
-        given.pop("data.size", None)  # that of a file
+        given.pop("data.size", None)  # from a file
     skips, root = flags.pop("skips", None), flags.pop("root", None)
     changes = {FLAGS.get(key, key): value for key, value in flags.items() if value is not None}
     for key in ("data.classes", "data.values"):

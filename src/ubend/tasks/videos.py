@@ -1,4 +1,4 @@
-"""Masks of videos, frame by frame."""
+"""Predict masks of videos, frame by frame."""
 
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ _ENDS = ("_mask.mkv", "_overlay.mp4", "_shares.csv")
 
 
 class VideoJob(FileJob[Video]):
-    """Masks of videos, by models of 8 bit images of 1 or 3 channels.
+    """Predicts masks of videos, with models for 8-bit images of 1 or 3 channels.
 
     For NAME.mp4 writes `NAME_overlay.mp4` with its sound, `NAME_mask.mkv` and `NAME_shares.csv`. Masks are lossless
     grey values, the class indices (FFV1). The table has each frame's time in seconds from the start of the file, and
