@@ -1,1 +1,1 @@
-"""Kernels that do in one pass over memory what torch does in several."""
+"""Fast paths for NVIDIA GPUs: kernels that need one pass over memory where torch needs several."""

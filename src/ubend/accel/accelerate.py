@@ -1,5 +1,8 @@
-"""Plain callables go in, callables with the same arguments and results come out: fast where the gate allows it, else
-what was given. Importing this needs no Triton."""
+"""Faster versions of networks, losses and augmentation, with the same arguments and results.
+
+Each function returns a callable that uses the fast path where the gate (gate.py) allows it, and the plain one
+otherwise. Importing this module needs no Triton.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,16 +26,16 @@ from ubend.training.losses import Loss, LossSums
 
 
 def accelerate_network(net: nn.Module, on_gradient: GradientHook | None = None) -> Callable[[Tensor], Tensor]:
-    """A network as a function, in fewer passes over memory: the U-Net by `fused.py`, others by `norm_layers.py`.
+    """A network as a function that needs fewer passes over memory: U-Nets by `fused.py`, others by `norm_layers.py`.
 
-    Training mode, gradients on or off, and the device are looked at in each call.
+    Each call checks the training mode, whether gradients are needed, and the device.
 
     Args:
-        net: its parameters and buffers are read, and its running statistics updated, as `net` itself does.
-        on_gradient: called with (weight, its gradient) of each convolution as soon as the gradient is there, while the
-            backward pass continues; it may change the gradient in place. Called by the fused network alone.
+        net: the network; its parameters and buffers are used, and its running statistics are updated.
+        on_gradient: called with (weight, its gradient) of each convolution as soon as the gradient is computed, while
+            the backward pass continues; it may change the gradient in place. Only the fused U-Net calls it.
     """
-    if isinstance(net, CustomNetwork):  # its code may look at the layers in other ways than to call them
+    if isinstance(net, CustomNetwork):  # its code may use the layers in other ways than calling them
         return net
     if not fused.can_fuse(net):
         return norm_layers.accelerate_norms(net)
@@ -59,16 +62,16 @@ def compile_network(model: nn.Module, reporter: Reporter) -> Callable[[Tensor], 
 def accelerate_inference(
     plain: Callable[[Tensor], Tensor], net: nn.Module, precision: torch.dtype
 ) -> Callable[[Tensor], Tensor]:
-    """A network for prediction alone, with batch norm folded into its convolutions (`folded.py`).
+    """A network for prediction only, with batch norm folded into its convolutions (`folded.py`).
 
-    Folding is arithmetic, and the same on every device, with UBEND_ACCEL=off too; the gate decides about the kernels
-    between the convolutions.
+    Folding is plain arithmetic and happens on every device, also with UBEND_ACCEL=off; the gate decides only about the
+    kernels between the convolutions.
 
     Args:
-        plain: (N, C, H, W) raw values -> (N, classes, H, W) float32 logits of `net`; what is returned where `net`
-            cannot be folded.
+        plain: (N, C, H, W) raw values -> (N, classes, H, W) float32 logits of `net`; returned if `net` cannot be
+            folded.
         net: in `eval` mode; later changes of its parameters have no effect.
-        precision: in which feature maps are computed.
+        precision: the dtype of feature maps.
     """
     if isinstance(net, EnsembleNet):
         members = [FoldedUNet(member, precision) for member in net.members if can_fold(member)]
@@ -77,13 +80,13 @@ def accelerate_inference(
 
 
 def accelerate_loss(loss: Loss) -> Loss:
-    """The same loss, with `sum` as one kernel; `loss` itself where there is no kernel of its kind."""
+    """The same loss with `sum` as one kernel; `loss` itself if there is no kernel for its kind."""
     return loss if type(loss) is not Loss or loss.kind == "dice+focal" else _KernelLoss(loss.kind, loss.class_weights)
 
 
 @dataclass(frozen=True)
 class _KernelLoss(Loss):
-    """Cross entropy, with or without Dice; pixels that have weights of their own are summed the plain way."""
+    """Cross entropy, with or without Dice, as one kernel; with pixel weights, the plain implementation."""
 
     def sum(self, logits: Tensor, target: Tensor, pixel_weights: Tensor | None = None) -> LossSums:
         if pixel_weights is not None or not usable(logits):
@@ -98,7 +101,7 @@ class _KernelLoss(Loss):
 
 
 def accelerate_augmentation(plain: Augment) -> Augment:
-    """`ubend.dataset.augment.augment`, in two launches on the device of the images."""
+    """`ubend.dataset.augment.augment` as two kernels on the device of the images."""
 
     def augment(images: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
         if not usable(images):

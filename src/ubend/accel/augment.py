@@ -1,7 +1,7 @@
-"""The warp and the colours of a batch in two launches, straight from the resident images.
+"""Augmentation of a batch (warp and colours) as two kernels, which read the images on the device directly.
 
-The counterpart of `warp` and `change_colors` in ubend.dataset.augment, whose numbers (`WarpParams.pack`) it reads as
-they travel. Programs work on one image's piece of PIXELS pixels.
+The counterpart of `warp` and `change_colors` in ubend.dataset.augment; it reads their numbers in packed form
+(`WarpParams.pack`). A program processes PIXELS pixels of one image.
 """
 
 import torch
@@ -10,16 +10,16 @@ import triton.language as tl
 from torch import Tensor
 
 _PIXELS = 256
-_GRID = 5  # points a side of the elastic field; ubend.dataset.augment.ELASTIC_POINTS
+_GRID = 5  # points per side of the elastic field; ubend.dataset.augment.ELASTIC_POINTS
 _BLUR_REACH = 3  # as in ubend.dataset.augment
-# Places in a row of numbers; behind the channels' gains all are moved by C.
+# Positions in a row of numbers; those after the gains (one per channel) are shifted by C.
 _OFFSET, _ELASTIC, _GAMMA, _CONTRAST, _BRIGHTNESS, _GAIN = (tl.constexpr(v) for v in (4, 6, 56, 57, 58, 59))
 _SATURATION, _BLUR, _NOISE, _NOISE_YX, _SHAPE = (tl.constexpr(v) for v in (59, 60, 61, 62, 64))
 
 
 @triton.jit
 def _reflect(source, size):
-    """Mirrored at the pixel borders -0.5 and size - 0.5 until within [0, size - 1]."""
+    """A coordinate mirrored at the borders -0.5 and size - 0.5, into [0, size - 1]."""
     shifted = source + 0.5
     folded = shifted - tl.floor(shifted / (2 * size)) * (2 * size)
     folded = tl.where(folded >= size, 2 * size - folded, folded) - 0.5
@@ -95,7 +95,7 @@ def _warp(
             total += value
         tl.store(out + at * CHANNELS + c, value, mask=inside)
     if COLORS and CHANNELS == 3:
-        # once more, about their mean: three values are cheaper sampled again than kept
+        # saturation scales about the channels' mean; sampling three values again is cheaper than keeping them
         saturation = tl.load(own + _SATURATION + CHANNELS)
         for c in tl.static_range(CHANNELS):
             value = _sample(images, base, top, bottom, left, beside, lower, right, stored_w, inside, c, CHANNELS)
@@ -105,7 +105,7 @@ def _warp(
 
 @triton.jit
 def _sample(images, base, top, bottom, left, beside, lower, right, stored_w, inside, c, CHANNELS: tl.constexpr):
-    """Bilinear, of channel c."""
+    """Bilinear interpolation of channel c."""
     upper_row, lower_row = base + top * stored_w, base + bottom * stored_w
     a = tl.load(images + (upper_row + left) * CHANNELS + c, mask=inside, other=0).to(tl.float32)
     b = tl.load(images + (upper_row + beside) * CHANNELS + c, mask=inside, other=0).to(tl.float32)
@@ -116,7 +116,7 @@ def _sample(images, base, top, bottom, left, beside, lower, right, stored_w, ins
 
 @triton.jit
 def _color(value, own, low, high, c, CHANNELS: tl.constexpr):
-    """Gamma, then contrast and gain about mid-range, then brightness; in shares of the value range."""
+    """Gamma, then contrast and gain about mid-range, then brightness; as fractions of the value range."""
     minimum, maximum = tl.load(low + c), tl.load(high + c)
     share = tl.minimum(tl.maximum((value - minimum) / (maximum - minimum), 0.0), 1.0)
     share = tl.where(share > 0.0, tl.exp2(tl.load(own + _GAMMA) * tl.log2(tl.maximum(share, 1e-30))), 0.0)
@@ -144,7 +144,7 @@ def _blur_and_noise(
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     inside = pixel < height * width
     row, column = pixel // width, pixel % width
-    own = numbers + image * columns + CHANNELS  # all numbers read here lie behind the gains
+    own = numbers + image * columns + CHANNELS  # all numbers read here are after the gains
     base = image.to(tl.int64) * height * width
     sigma, amount = tl.load(own + _BLUR), tl.load(own + _NOISE)
     noise_y = (tl.load(own + _NOISE_YX).to(tl.int32) + row) % side
@@ -186,16 +186,16 @@ def warp(
     colors: bool,
     ignore_outside: bool,
 ) -> tuple[Tensor, Tensor]:
-    """A batch's images and masks, warped; with `colors` also gamma, brightness, contrast, gain, saturation.
+    """Warp a batch's images and masks; with `colors` also change gamma, brightness, contrast, gain and saturation.
 
     Args:
         images: (n, h, w, C) of any dtype, all images; masks: (n, h, w) uint8.
-        items: (N,) int32, which of them.
-        numbers: (N, K) float32, `WarpParams.pack` and the images' (h, w) behind it.
+        items: (N,) int32, the indices of the batch's images.
+        numbers: (N, K) float32, `WarpParams.pack` followed by the images' (h, w).
         basis: weights of the elastic field, (H, 5) and (W, 5).
         value_range: (low, high), C numbers each.
     Returns:
-        (N, C, H, W) float32 channels last, in shares of the value range if `colors`, else raw; (N, H, W) uint8.
+        (N, C, H, W) float32 channels last, fractions of the value range if `colors`, else raw values; (N, H, W) uint8.
     """
     height, width, channels, n = len(basis[0]), len(basis[1]), images.shape[3], len(items)
     out = numbers.new_empty((n, height, width, channels))
@@ -208,7 +208,7 @@ def warp(
 
 
 def blur_and_noise(warped: Tensor, numbers: Tensor, noise: Tensor, value_range: tuple[Tensor, Tensor]) -> Tensor:
-    """Blur, noise, and back from shares of the value range to raw values: (N, C, H, W) float32, channels last.
+    """Blur, add noise, and convert fractions of the value range to raw values: (N, C, H, W) float32, channels last.
 
     Args:
         warped: from `warp` with colours.

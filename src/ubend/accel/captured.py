@@ -1,8 +1,8 @@
-"""A whole training step as one CUDA graph: drawing, augmentation, network, loss, gradients, optimizer, EMA.
+"""A whole training step as one CUDA graph: sampling, augmentation, network, loss, gradients, optimizer, EMA.
 
-The host only draws numbers and starts the graph, so that small kernels do not wait for Python. A graph reads
-and writes fixed places: what changes from step to step (the numbers, the learning rate, the share of the
-EMA) is copied into one buffer before each start.
+The host only draws random numbers and starts the graph, so that small kernels do not wait for Python. A graph reads
+and writes fixed memory: the values that change from step to step (random numbers, learning rate, weight of the EMA)
+are copied to one buffer before each start.
 """
 
 from collections import deque
@@ -21,28 +21,28 @@ from ubend.training.loop import Runtime, Training
 from ubend.training.memory import LimitedMemoryRuntime
 from ubend.training.optim import ema_decay, learning_rate_at
 
-_EAGER_STEPS = 3  # before capture: workspaces are made, the optimizer's moments, and memory may run out
-_PREFETCH = 4  # steps whose numbers wait in pinned memory; the host is never further ahead of the device
+_EAGER_STEPS = 3  # before capture: they allocate workspaces and the optimizer's moments, and may run out of memory
+_PREFETCH = 4  # buffers of numbers in pinned memory: the host runs at most so many steps ahead of the device
 
 
 def capture_steps(runtime: LimitedMemoryRuntime, reporter: Reporter) -> Runtime:
-    """A runtime that takes the same steps as CUDA graphs; `runtime` itself where they cannot be captured."""
+    """A runtime that takes the same steps as CUDA graphs; `runtime` itself if they cannot be captured."""
     training = runtime.training
     if not usable(next(training.state.model.parameters())) or training.plan.compile:
         return runtime
     if not can_capture(training):
-        reporter.report(_("note: the steps of this network or loss are not captured in a CUDA graph, which is slower"))
+        reporter.report(_("note: training is slower: the steps of this network or loss cannot run as a CUDA graph"))
         return runtime
     return CapturedRuntime(runtime, reporter)
 
 
 def can_capture(training: Training) -> bool:
-    """Whether the steps of this training can be one graph: pixel weights would have to be fetched."""
+    """Whether a step of this training can be one CUDA graph; pixel weights would be fetched from the host."""
     return training.state.model.can_capture and training.loss.can_capture and not training.batches.weighs_pixels
 
 
 class CapturedRuntime(Runtime):
-    """Wraps a runtime: from the fourth on, its steps are a CUDA graph."""
+    """Wraps a runtime: from the fourth step on, steps are replayed as a CUDA graph."""
 
     def __init__(self, runtime: LimitedMemoryRuntime, reporter: Reporter) -> None:
         super().__init__(runtime.training, runtime.group)
@@ -75,8 +75,8 @@ class CapturedRuntime(Runtime):
         elif self._taken > _EAGER_STEPS or attempt(self._capture, step):
             self._graph.replay()
         else:
-            self._reporter.report(_("note: no memory is left to capture the step in, so training continues uncaptured"))
-            self._taken = -(2**62)  # eager for good
+            self._reporter.report(_("note: not enough memory for a CUDA graph, so training continues without one"))
+            self._taken = -(2**62)  # all further steps are eager
             return self.take_step(step)
         self._taken += 1
         return None
@@ -88,9 +88,9 @@ class CapturedRuntime(Runtime):
         return self._runtime.measure(items)
 
     def _send(self, step: int) -> None:
-        """This step's numbers on their way to the device."""
+        """Start copying this step's numbers to the device."""
         if len(self._sent) == _PREFETCH:
-            self._sent[0].synchronize()  # the slot's last numbers have arrived
+            self._sent[0].synchronize()  # until the slot's previous numbers have been copied
         slot, training = self._slots[step % _PREFETCH], self.training
         values = slot.numpy()
         shares = np.array([group["rate_share"] for group in training.state.optimizer.param_groups])
@@ -127,9 +127,9 @@ class CapturedRuntime(Runtime):
 
 @torch.no_grad()
 def flatten(module: nn.Module) -> Tensor:
-    """Lay all float tensors of a module into one, in place: (n,) float32, of which they are views from now on.
+    """Move all float32 tensors of a module into one (n,) float32 tensor; they become views of it.
 
-    One launch then does what else takes one for each tensor.
+    One kernel can then update all of them.
     """
     tensors = [t for t in [*module.parameters(), *module.buffers()] if t.dtype == torch.float32]
     places = np.cumsum([0] + [-(-t.numel() // 64) * 64 for t in tensors])  # 256 bytes: kernels load 16 at a time

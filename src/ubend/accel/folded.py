@@ -1,8 +1,8 @@
-"""The U-Net of unet.py for prediction alone: the same function of its parameters as they are now.
+"""The U-Net of unet.py for prediction only: the same function, with the parameters at the time of construction.
 
 Batch norm is folded into the convolution before it, weights are cast once, bias and ReLU are part of the convolution
-where the library can (cuDNN), and the image is normalised as the first convolution reads it. What lies between is
-done by kernels on NVIDIA GPUs. On one H100 an image of 1024x1024 px takes half the time (docs/benchmarks.md).
+if cuDNN supports it, and the image is normalised inside the first convolution. The operations between convolutions are
+kernels on NVIDIA GPUs. On an H100, an image of 1024x1024 px takes half the time (docs/benchmarks.md).
 
 Source: folding as in Jacob et al. 2018, arXiv:1712.05877, section 3.2.
 """
@@ -22,32 +22,32 @@ _SAME = (1, 1), (1, 1), (1, 1), 1  # stride, padding, dilation, groups
 
 
 class _Layer(NamedTuple):
-    """A convolution with its batch norm.
+    """A convolution with its batch norm folded in.
 
     Attributes:
-        weight: (K, C, 3, 3) channels last, in the precision that is computed in.
-        bias: (K,) in the same.
-        moved: (4, K) float32 statistics of ubend.accel.norm by which a map is moved by its bias alone.
+        weight: (K, C, 3, 3) channels last, in the dtype of the computation.
+        bias: (K,) of the same dtype.
+        bias_stats: (4, K) float32 statistics for the kernels of ubend.accel.norm, with which they only add the bias.
     """
 
     weight: Tensor
     bias: Tensor
-    moved: Tensor
+    bias_stats: Tensor
 
 
 class _Upsampling(NamedTuple):
-    """A transposed convolution: (C, K, 4, 4) in the precision that is computed in, and (K,) float32."""
+    """A transposed convolution: weight (C, K, 4, 4) in the dtype of the computation, bias (K,) float32."""
 
     weight: Tensor
     bias: Tensor
 
 
 class FoldedUNet:
-    """Called as the network is, in inference mode: (N, C, H, W) raw values of any dtype -> (N, classes, H, W) float32.
+    """A network for inference: (N, C, H, W) raw values of any dtype -> (N, classes, H, W) float32 logits.
 
     Args:
         net: in `eval` mode; later changes of its parameters have no effect.
-        dtype: in which maps are computed.
+        dtype: of the feature maps.
     """
 
     def __init__(self, net: UNet, dtype: torch.dtype) -> None:
@@ -79,12 +79,12 @@ class FoldedUNet:
 
 
 def can_fold(net: nn.Module) -> TypeGuard[UNet]:
-    """Whether `FoldedUNet` knows this network."""
+    """Whether `FoldedUNet` supports this network."""
     return type(net) is UNet and net.upsampling == "transposed"
 
 
 class _Plain:
-    """What lies between convolutions, by torch."""
+    """The operations between convolutions, in torch."""
 
     def __init__(self, net: UNet, first: _Layer) -> None:
         self.net, self.first = net, first
@@ -97,25 +97,28 @@ class _Plain:
         return convolve(_channels_last(features.to(self.first.weight.dtype)), self.first)
 
     def downsample(self, features: Tensor, layer: _Layer, skip: bool) -> tuple[Tensor | None, Tensor]:
-        """What `concatenate` is given (None: no skip connection), and the 2x2 maxima, of relu(a convolution)."""
-        bright = convolve(features, layer)
-        return bright if skip else None, F.max_pool2d(bright, 2)
+        """relu(convolution) for the skip connection, in the form of `concatenate`, or None; and its 2x2 max pooling."""
+        act = convolve(features, layer)
+        return act if skip else None, F.max_pool2d(act, 2)
 
     def concatenate(self, kept: Tensor | None, upsampled: Tensor, bias: Tensor) -> Tensor:
-        """The skipped map beside the grown one with its bias."""
+        """Concatenate the feature map of the skip connection with the upsampled one, after adding its bias."""
         upsampled += bias.to(upsampled.dtype)[:, None, None]
         return upsampled if kept is None else torch.cat([kept, upsampled], dim=1)
 
     def finish(self, features: Tensor, layer: _Layer) -> Tensor:
-        """Logits, of relu(a convolution)."""
-        bright = convolve(features, layer)
-        weight, bias = (some.to(bright.dtype) for some in self.head)
-        return F.conv2d(bright, weight, bias).float()
+        """The logits: the head applied to relu(convolution)."""
+        act = convolve(features, layer)
+        weight, bias = (some.to(act.dtype) for some in self.head)
+        return F.conv2d(act, weight, bias).float()
 
 
 class _Kernels(_Plain):
-    """The same on an NVIDIA GPU: a map that is skipped is written straight into the decoder's concatenation, and the
-    head reads the last one before its ReLU."""
+    """The same as kernels on an NVIDIA GPU.
+
+    The feature map of a skip connection is written directly to the decoder's concatenation, and the head applies the
+    last ReLU itself.
+    """
 
     def __init__(self, net: UNet, first: _Layer) -> None:
         super().__init__(net, first)
@@ -127,7 +130,7 @@ class _Kernels(_Plain):
 
         multiple = 2**self.net.depth
         height, width = (side + -side % multiple for side in image.shape[-2:])
-        return first_convolution(image, *self._mean_std, self._taps, self.first.moved[3], (height, width))
+        return first_convolution(image, *self._mean_std, self._taps, self.first.bias_stats[3], (height, width))
 
     def downsample(self, features: Tensor, layer: _Layer, skip: bool) -> tuple[Tensor | None, Tensor]:
         from ubend.accel.norm import apply_and_pool
@@ -135,10 +138,10 @@ class _Kernels(_Plain):
         y = _channels_last(F.conv2d(features, layer.weight, None, 1, 1))
         n, channels, height, width = y.shape
         if not skip:
-            return None, apply_and_pool(y, layer.moved, None)
+            return None, apply_and_pool(y, layer.bias_stats, None)
         shape = n, 2 * channels, height, width
         joined = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
-        return joined, apply_and_pool(y, layer.moved, joined[:, :channels])
+        return joined, apply_and_pool(y, layer.bias_stats, joined[:, :channels])
 
     def concatenate(self, kept: Tensor | None, upsampled: Tensor, bias: Tensor) -> Tensor:
         from ubend.accel.join import add_bias
@@ -154,11 +157,11 @@ class _Kernels(_Plain):
         if features.shape[1] > HEAD_CHANNELS:
             return super().finish(features, layer)
         y = _channels_last(F.conv2d(features, layer.weight, None, 1, 1))
-        return head(y, layer.moved, *self.head)
+        return head(y, layer.bias_stats, *self.head)
 
 
 def convolve(features: Tensor, layer: _Layer) -> Tensor:
-    """relu(3x3 convolution + bias); in one kernel where cuDNN has it."""
+    """relu(3x3 convolution + bias); one kernel if cuDNN supports it."""
     weight, bias = layer.weight, layer.bias
     aligned = weight.shape[1] % 8 + weight.shape[0] % 8 == 0
     if features.is_cuda and aligned and not is_off() and _fuses(features.device, features.dtype):
@@ -168,7 +171,7 @@ def convolve(features: Tensor, layer: _Layer) -> Tensor:
 
 @cache
 def _fuses(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this cuDNN computes a convolution with its bias and ReLU in one; tried once, on a small map."""
+    """Whether this cuDNN fuses a convolution with bias and ReLU; tested once on a small input."""
     x = torch.ones(1, 8, 16, 16, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
     try:
         torch.cudnn_convolution_relu(x, _channels_last(x[:, :, :3, :3].expand(8, 8, 3, 3)), x[0, :, 0, 0], *_SAME)
@@ -188,8 +191,8 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype) -> _
     weight = convolution.weight.detach() * scale[:, None, None, None]
     bias = norm.bias.detach() - norm.running_mean * scale
     one = torch.ones_like(bias)
-    moved = torch.stack([torch.zeros_like(bias), one, one, bias])
-    return _Layer(_channels_last(weight.to(dtype)), bias.to(dtype), moved)
+    bias_stats = torch.stack([torch.zeros_like(bias), one, one, bias])
+    return _Layer(_channels_last(weight.to(dtype)), bias.to(dtype), bias_stats)
 
 
 def _bias(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:

@@ -1,10 +1,9 @@
-"""The U-Net of unet.py in fewer passes over memory: the same function of the same parameters.
+"""The U-Net of unet.py with fewer passes over memory: the same function of the same parameters.
 
-Convolutions are torch's; what lies between them is done by kernels on NVIDIA GPUs. Batch norm, ReLU and
-max pooling are one pass; the encoder writes its maps straight into the decoder's concatenation, and the head reads
-the last map before it is normalised. Backward keeps each convolution's output and what the next convolution was
-given, nothing else. So a training step moves about half the bytes (docs/benchmarks.md). The gradients of weights
-are computed on a second stream.
+Convolutions are torch's; the operations between them are kernels on NVIDIA GPUs. Batch norm, ReLU and max pooling are
+one pass; the encoder writes its feature maps directly to the decoder's concatenation, and the head includes the last
+batch norm and ReLU. The backward pass keeps only the input and output of each convolution. So a training step moves
+about half the bytes (docs/benchmarks.md). The gradients of weights are computed on a second stream.
 """
 
 from collections import deque
@@ -25,10 +24,10 @@ from ubend.models.unet import UNet
 
 
 class SecondStream:
-    """Runs work beside the current stream of a device; on a CPU at once.
+    """Runs work in parallel to the current stream of a device; on a CPU, immediately.
 
-    torch gives memory back as soon as the current stream is done with it, and knows nothing of the other. So
-    what the work reads is held here until the current stream has waited for the work.
+    torch reuses memory as soon as the current stream has finished with it, without regard to other streams. So the
+    tensors that the work reads are kept here until the current stream has waited for the work.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,7 +35,7 @@ class SecondStream:
         self._running: deque[tuple[torch.cuda.Event, tuple[Tensor, ...]]] = deque()
 
     def run(self, work: Callable[[], Tensor], *reads: Tensor) -> Tensor:
-        """What `work` returns; its content is there after `wait`."""
+        """Start `work`; returns its result, whose content is valid after `wait`."""
         if self._stream is None:
             return work()
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -48,7 +47,7 @@ class SecondStream:
         return made
 
     def wait(self, holding: int = 0) -> None:
-        """The current stream waits for all work so far except the last piece, if that holds at most so many bytes."""
+        """Let the current stream wait for all work; not for the last if its inputs have at most `holding` bytes."""
         while self._running:
             done, reads = self._running[0]
             if len(self._running) == 1 and sum(tensor.nbytes for tensor in reads) <= holding:
@@ -59,49 +58,52 @@ class SecondStream:
 
 @cache
 def _stream_of(device: torch.device) -> Any:
-    """One for each device: memory that was used on one stream is not given to another."""
+    """The second stream of a device, always the same, since torch does not reuse one stream's memory for another."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 GradientHook = Callable[[nn.Parameter, Tensor], None]
 
-_HELD_BYTES = 2**27  # of maps, for the sake of the second stream: what lies at full size is not worth its memory
+_HELD_BYTES = 2**27  # limit of feature maps kept for the second stream: larger ones are not worth the memory
 
 
 def find_kernels(on_device: Tensor) -> ModuleType | None:
-    """`ubend.accel.gpu` where it can run on the device of this tensor; else None, and the plain network runs."""
+    """`ubend.accel.gpu` if it can run on the device of this tensor; otherwise None, and the plain network runs."""
     if not usable(on_device):
         return None
-    from ubend.accel import gpu  # Triton is not everywhere
+    from ubend.accel import gpu  # imported late: it needs Triton
 
     return gpu
 
 
 def can_fuse(net: nn.Module) -> TypeGuard[UNet]:
-    """Whether `run` knows this network; of its calls, see `fits_call`."""
+    """Whether `run` supports this network; see also `fits_call`."""
     return type(net) is UNet and net.upsampling == "transposed"
 
 
 def fits_call(net: UNet, image: Tensor) -> bool:
-    """Whether `run` knows this call: computed from float32; batch norm's own statistics, or no gradients; batch norm
-    in the mode of the network."""
+    """Whether `run` supports this call.
+
+    It needs float32 input and torch's batch norm in the same mode as the network; in evaluation mode, it computes no
+    gradients.
+    """
     norm = net.stem[1]
     known = torch.promote_types(image.dtype, net.mean.dtype) == torch.float32 and type(norm) is nn.BatchNorm2d
     return known and norm.training == net.training and (norm.training or not torch.is_grad_enabled())
 
 
 def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None = None) -> Tensor:
-    """What `net.forward` computes; while training, the running statistics move as they do there.
+    """Compute `net.forward`; in training, the running statistics are updated in the same way.
 
     Args:
-        net: a `UNet` that `can_fuse` knows.
+        net: a `UNet` for which `can_fuse` is True.
         image: (N, C, H, W) raw values, any H and W >= 1.
-        kernels: from `find_kernels`; tests also give `ubend.accel.reference`.
+        kernels: from `find_kernels`, or, in tests, `ubend.accel.reference`.
         on_gradient: see `accelerate_network`.
     Returns:
         (N, classes, H, W) float32.
     Raises:
-        ValueError: the image has another shape; training on one value per channel.
+        ValueError: the image has the wrong shape; or training with one value per channel.
     """
     check_channels(image, net.channels)
     height, width = image.shape[-2:]
@@ -111,7 +113,7 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
     block = net.stem
     y = _run_block(block, channels_last(features), convolve)
     for encoder, skip in zip(net.encoders, net.skips, strict=True):
-        # wide enough for what the decoder will lay beside it
+        # with room for the decoder's upsampled channels
         joined = _empty_map(y, 2 * y.shape[1]) if skip else None
         features, skipped = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], joined, kernels)
         kept.append(None if joined is None else (joined, skipped))
@@ -119,11 +121,11 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
         y = _run_block(block, features, convolve)
     for decoder in net.decoders:
         features = NormActivation.apply(y, block[4].weight, block[4].bias, block[4], kernels)
-        beside = kept.pop()
-        if beside is None:
+        saved = kept.pop()
+        if saved is None:
             features = decoder.up(features)
         else:
-            features = _Join.apply(*beside, convolve(decoder.up, features), decoder.up.bias, kernels)
+            features = _Join.apply(*saved, convolve(decoder.up, features), decoder.up.bias, kernels)
         block = decoder.block
         y = _run_block(block, features, convolve)
     last = (y, block[4].weight, block[4].bias)
@@ -137,7 +139,7 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
 
 
 class _Convolutions:
-    """The network's convolutions, without their biases, in autocast's precision."""
+    """The network's convolutions, without their biases, in the precision of autocast."""
 
     def __init__(self, net: nn.Module, device: torch.device, kernels: Any, on_gradient: GradientHook | None) -> None:
         layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
@@ -146,7 +148,7 @@ class _Convolutions:
         dtype = torch.get_autocast_dtype(device.type) if low else weights[0].dtype
         self.kernels = kernels
         self._execution = _Execution(SecondStream(device), kernels.ALIGNED, on_gradient)
-        awaited = _Awaited.apply(self._execution.beside, *weights)
+        awaited = _AwaitGradients.apply(self._execution.second_stream, *weights)
         cast = _cast([weight.detach() for weight in weights], dtype)
         self._weights = dict(zip(layers, zip(awaited, cast, strict=True), strict=True))
 
@@ -157,21 +159,21 @@ class _Convolutions:
 
 @dataclass(frozen=True)
 class _Execution:
-    """How a network's convolutions go.
+    """How a network's convolutions are computed.
 
     Attributes:
-        beside: where the weights' gradients are computed.
-        aligned: their input's channels are filled up to a multiple of it.
+        second_stream: computes the gradients of the weights.
+        aligned: input channels are padded to a multiple of it.
         on_gradient: see `accelerate_network`.
     """
 
-    beside: SecondStream
+    second_stream: SecondStream
     aligned: int
     on_gradient: GradientHook | None
 
 
 def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """In one launch, where autocast takes one for each tensor."""
+    """Cast all tensors with one kernel; autocast would use one per tensor."""
     if all(tensor.dtype == dtype for tensor in tensors):
         return tensors
     cast = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
@@ -180,13 +182,13 @@ def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 
 def _run_block(block: Any, features: Tensor, convolve: _Convolutions) -> Tensor:
-    """A ConvBlock up to its second convolution's output, whose normalisation depends on where the map goes."""
+    """A ConvBlock up to the output of its second convolution; its batch norm is fused with the operation after it."""
     y = convolve(block[0], features)
     return convolve(block[3], NormActivation.apply(y, block[1].weight, block[1].bias, block[1], convolve.kernels))
 
 
 def _measure(y: Tensor, layer: nn.BatchNorm2d, kernels: Any) -> Tensor:
-    """The statistics of a map, as (4, C); where training has nothing to take them of, torch's own error."""
+    """(4, C) statistics of a feature map; with one value per channel in training, the same error as torch's."""
     if layer.training and y.numel() < 2 * y.shape[1]:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {y.shape}")
     stats: Tensor = kernels.measure_statistics(y, layer)
@@ -201,32 +203,32 @@ def _empty_map(like: Tensor, channels: int) -> Tensor:
 
 
 def count_batches(net: nn.Module) -> None:
-    """What every batch norm does for itself, in one launch."""
+    """Update the batch counters of all batch norms with one kernel."""
     counters = [layer.num_batches_tracked for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     torch._foreach_add_([counter for counter in counters if counter is not None], 1)
 
 
-class _Awaited(torch.autograd.Function):
-    """Weights as they are; their gradients come from the second stream, and go no further until they are there."""
+class _AwaitGradients(torch.autograd.Function):
+    """Identity for weights; in the backward pass, waits until the second stream has computed their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, beside: SecondStream, *weights: Tensor) -> tuple[Tensor, ...]:
-        ctx.beside = beside
+    def forward(ctx: Any, second_stream: SecondStream, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.second_stream = second_stream
         return weights
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        ctx.beside.wait()
+        ctx.second_stream.wait()
         return None, *gradients
 
 
 class _Convolve(torch.autograd.Function):
-    """A layer's convolution, without its bias; few channels are filled up with zeros."""
+    """A layer's convolution without its bias; channels are padded with zeros to a multiple of `aligned`."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, awaited: Tensor, cast: Tensor, layer: Any, execution: _Execution) -> Tensor:
-        """`awaited` is the layer's weight, from `_Awaited`; `cast` is it in the precision that is computed in."""
+        """`awaited` is the layer's weight from `_AwaitGradients`; `cast` is the same in the computation dtype."""
         ctx.channels, ctx.weight, ctx.execution = features.shape[1], layer.weight, execution
         transposed = isinstance(layer, nn.ConvTranspose2d)
         missing = 0 if transposed else -ctx.channels % execution.aligned
@@ -256,15 +258,15 @@ class _Convolve(torch.autograd.Function):
 
         dweight = dfeatures = None
         if ctx.needs_input_grad[1]:
-            dweight = ctx.execution.beside.run(of_weight, dy, features)
+            dweight = ctx.execution.second_stream.run(of_weight, dy, features)
         if ctx.needs_input_grad[0]:
             dfeatures = gradients(True, False, False)[0].narrow(1, 0, ctx.channels)
-        ctx.execution.beside.wait(holding=_HELD_BYTES)
+        ctx.execution.second_stream.wait(holding=_HELD_BYTES)
         return dfeatures, dweight, None, None, None
 
 
 class NormActivation(torch.autograd.Function):
-    """activation(batch norm(y)), ReLU unless another is given."""
+    """activation(batch norm(y)), by default ReLU."""
 
     @staticmethod
     def forward(
@@ -290,7 +292,7 @@ class NormActivation(torch.autograd.Function):
 
 
 class _NormPool(torch.autograd.Function):
-    """The 2x2 maxima of relu(batch norm(y)), and that itself, written into the first channels of `joined`."""
+    """2x2 max pooling of relu(batch norm(y)); also writes relu(batch norm(y)) to the first channels of `joined`."""
 
     @staticmethod
     def forward(
@@ -316,7 +318,7 @@ class _NormPool(torch.autograd.Function):
 
 
 class _Join(torch.autograd.Function):
-    """The concatenation (skipped, grown + bias); `skipped` lies in `joined` already."""
+    """The concatenation (skipped, upsampled + bias); `joined` already contains `skipped`."""
 
     @staticmethod
     def forward(ctx: Any, joined: Tensor, skipped: Tensor, upsampled: Tensor, bias: Tensor, kernels: Any) -> Tensor:
@@ -333,7 +335,7 @@ class _Join(torch.autograd.Function):
 
 
 class _NormHead(torch.autograd.Function):
-    """The head's 1x1 convolution of relu(batch norm(y)), float32."""
+    """The head: a 1x1 convolution of relu(batch norm(y)), in float32."""
 
     @staticmethod
     def forward(
@@ -360,11 +362,11 @@ class _NormHead(torch.autograd.Function):
 
 
 def channels_last(map_: Tensor) -> Tensor:
-    """The map in channels-last memory order; itself if it is already."""
+    """The feature map in channels-last memory order; unchanged if it is in this order already."""
     return map_.contiguous(memory_format=torch.channels_last)
 
 
 def _alias(map_: Tensor) -> Tensor:
-    """A tensor of the same memory that autograd does not know as a view: halves of it are written one by one."""
+    """A tensor of the same memory that autograd does not treat as a view, since its halves are written separately."""
     out = torch.empty(0, dtype=map_.dtype, device=map_.device)
     return out.set_(map_.untyped_storage(), map_.storage_offset(), map_.shape, map_.stride())

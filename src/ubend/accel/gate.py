@@ -1,7 +1,7 @@
-"""Where the fast paths run: Triton kernels and the captured step, on NVIDIA GPUs.
+"""Decides where the fast paths (Triton kernels and the captured step) run: on NVIDIA GPUs.
 
-Each has a plain counterpart that computes the same and that runs everywhere else; tests compare the two. This is the
-one module that reads UBEND_ACCEL.
+Each fast path has a plain counterpart with the same results, which runs everywhere else; tests compare the two. This
+is the only module that reads UBEND_ACCEL.
 """
 
 import os
@@ -17,7 +17,7 @@ def is_off() -> bool:
 
 
 def usable(tensor: Tensor) -> bool:
-    """Whether work on this tensor goes to a fast path."""
+    """Whether fast paths can process this tensor."""
     if not tensor.is_cuda or torch.compiler.is_compiling() or is_off():
         return False
     return _has_triton() and torch.cuda.get_device_capability(tensor.device) >= (8, 0)
@@ -25,7 +25,7 @@ def usable(tensor: Tensor) -> bool:
 
 @cache
 def _has_triton() -> bool:
-    """It comes with torch for CUDA on Linux."""
+    """Whether Triton is installed; it comes with torch for CUDA on Linux."""
     try:
         import triton
     except ImportError:

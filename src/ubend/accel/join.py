@@ -1,6 +1,6 @@
-"""The decoder's concatenation, written in place, and the network's head, without the map between them.
+"""The decoder's concatenation, written in place, and the network's head with the batch norm and ReLU before it.
 
-Shapes, tiles and the order of sums as in `norm.py`.
+Shapes, tiles and the order of sums are those of `norm.py`.
 """
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 from ubend.accel.norm import MAX_PARTS, Map, from_the_end, normalised, parts_of, place, tile
 from ubend.accel.norm_gradient import coefficients, finish_gradient
 
-HEAD_CHANNELS = 128  # a program of the head holds whole rows; wider maps go the plain way
+HEAD_CHANNELS = 128  # a program of the head holds all channels of a pixel; with more, the plain layers are used
 _HEAD_ROWS = 64
-_HEAD_GRADIENT_ROWS = 32  # each the fastest of those measured
+_HEAD_GRADIENT_ROWS = 32  # both the fastest of those measured
 
 
 @triton.jit
@@ -28,7 +28,7 @@ def _add_bias(up, bias, half, rows, channels, half_stride, CHANNELS: tl.constexp
 
 @triton.jit
 def _copy_and_sum(half, up, partial, rows, channels, half_stride, CHANNELS: tl.constexpr, ROWS: tl.constexpr):
-    """up = half, in rows of its own; partial[part] = the sum over rows."""
+    """up = half, as a contiguous copy; partial[part] = the sum over rows."""
     columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     there = columns < channels
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
@@ -56,16 +56,16 @@ def _head(
     CLASSES: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """logits = relu(y * scale + shift) weight^T + bias, in planes: (N, K, H, W)."""
+    """logits = relu(y * scale + shift) weight^T + bias, in the memory order (N, K, H, W)."""
     columns = tl.arange(0, CHANNELS)
     kind = tl.arange(0, CLASSES)
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     mask = (row < rows)[:, None] & (columns < channels)[None, :]
     scale = tl.load(stats + 2 * channels + columns, mask=columns < channels, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=columns < channels, other=0.0)
-    _value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
+    _value, act = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
     weights = _head_weights(weight, kind, columns, channels, classes)
-    out = tl.dot(bright, tl.trans(weights))
+    out = tl.dot(act, tl.trans(weights))
     out += tl.load(bias + kind, mask=kind < classes, other=0.0)[None, :]
     at = (row // pixels * classes * pixels + row % pixels)[:, None] + kind[None, :] * pixels
     tl.store(logits + at, out, mask=(row < rows)[:, None] & (kind < classes)[None, :])
@@ -73,7 +73,7 @@ def _head(
 
 @triton.jit
 def _head_weights(weight, kind, columns, channels, classes):
-    """(CLASSES, CHANNELS) float32; zeros where there are none. Products are TF32: the head waits for memory anyway."""
+    """(CLASSES, CHANNELS) float32, padded with zeros. Products are TF32: the head is limited by memory anyway."""
     mask = (kind < classes)[:, None] & (columns < channels)[None, :]
     return tl.load(weight + kind[:, None] * channels + columns[None, :], mask=mask, other=0.0)
 
@@ -102,7 +102,7 @@ def _head_gradient_moments(
     CLASSES: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """As `_gradient_moments` of norm_gradient.py; and partial_weight[part] = dlogits^T z."""
+    """The same as `_gradient_moments` of norm_gradient.py, and partial_weight[part] = dlogits^T z."""
     columns = tl.arange(0, CHANNELS)
     kind = tl.arange(0, CLASSES)
     there = columns < channels
@@ -117,12 +117,12 @@ def _head_gradient_moments(
     for start in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
         row = from_the_end(start, rows, ROWS).to(tl.int64)
         mask = (row >= 0)[:, None] & there[None, :]
-        value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
+        value, act = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
         down = _load_planes(dlogits, row, rows, pixels, kind, classes)
-        g = tl.where(bright > 0.0, tl.dot(down, weights), 0.0)
+        g = tl.where(act > 0.0, tl.dot(down, weights), 0.0)
         total += g
         product += g * tl.where(mask, value - mean[None, :], 0.0)
-        outer = tl.dot(tl.trans(down), tl.where(mask, bright, 0.0), outer)
+        outer = tl.dot(tl.trans(down), tl.where(mask, act, 0.0), outer)
     out = partial + tl.program_id(0) * 2 * channels + columns
     tl.store(out, tl.sum(total, axis=0), mask=there)
     tl.store(out + channels, tl.sum(product, axis=0) * inverse, mask=there)
@@ -154,10 +154,10 @@ def _head_input_gradient(
     scale = tl.load(stats + 2 * channels + columns, mask=there, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=there, other=0.0)
     a, b, c = coefficients(stats, sums, rows, columns, there, channels)
-    value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
+    value, act = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
     weights = _head_weights(weight, kind, columns, channels, classes)
     down = _load_planes(dlogits, row, rows, pixels, kind, classes)
-    out = a * tl.where(bright > 0.0, tl.dot(down, weights), 0.0) + b * value + c
+    out = a * tl.where(act > 0.0, tl.dot(down, weights), 0.0) + b * value + c
     tl.store(dy + row[:, None] * channels + columns[None, :], out.to(dy.dtype.element_ty), mask=mask)
 
 
@@ -166,7 +166,7 @@ def add_bias(up: Tensor, bias: Tensor, half: Tensor) -> None:
 
     Args:
         up: (N, C, H, W) channels last.
-        half: the same shape, C neighbouring channels of a wider map.
+        half: the same shape, C adjacent channels of a wider feature map.
     """
     layout, sizes = Map(up), tile(up.shape[1])
     grid = (triton.cdiv(layout.channels, sizes["CHANNELS"]) * triton.cdiv(layout.rows, sizes["ROWS"]),)
@@ -174,7 +174,7 @@ def add_bias(up: Tensor, bias: Tensor, half: Tensor) -> None:
 
 
 def copy_and_sum(half: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, C, H, W) channels of a wider map -> the same by themselves, channels last, and their (C,) float32 sums."""
+    """(N, C, H, W) channels of a wider feature map -> a channels-last copy of them, and their (C,) float32 sums."""
     layout, channels, sizes = Map(half), half.shape[1], tile(half.shape[1])
     up = torch.empty(half.shape, dtype=half.dtype, device=half.device, memory_format=torch.channels_last)
     parts = parts_of(layout.rows, channels)
@@ -216,7 +216,7 @@ def head(y: Tensor, stats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def differentiate_head(
     y: Tensor, stats: Tensor, weight: Tensor, dlogits: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of `head` in y; (2, C) batch norm's bias and weight; (K, C, 1, 1) weight; (K,) bias."""
+    """The gradients of `head`: of y; (2, C) of batch norm's bias and weight; (K, C, 1, 1) of weight; (K,) of bias."""
     layout, classes, channels = Map(y), weight.shape[0], y.shape[1]
     dlogits = dlogits.float().contiguous()
     pixels, blocks = y.shape[2] * y.shape[3], triton.cdiv(layout.rows, _HEAD_GRADIENT_ROWS)
@@ -235,6 +235,6 @@ def differentiate_head(
 
 
 def _head_tile(channels: int, classes: int) -> dict[str, int]:
-    """A matrix product takes blocks of 16 at least."""
+    """The block sizes of the head: powers of 2, at least 16 as matrix products require."""
     sides = {"CHANNELS": channels, "CLASSES": classes}
     return {name: max(16, triton.next_power_of_2(side)) for name, side in sides.items()}

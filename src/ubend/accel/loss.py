@@ -1,7 +1,7 @@
 """Cross entropy and soft Dice of a batch, and their gradient, each in one pass over the logits.
 
-The counterpart of `ubend.training.losses.Loss.sum` (all kinds but dice+focal). Programs work on one image's
-piece of PIXELS pixels, all classes at once; sums are made in a fixed order.
+The counterpart of `ubend.training.losses.Loss.sum` (all kinds except dice+focal). A program processes all classes of
+PIXELS pixels of one image; sums are computed in a fixed order.
 """
 
 import torch
@@ -12,13 +12,13 @@ from torch import Tensor
 from ubend.core.settings import LossKind
 from ubend.training.losses import EPSILON, MIN_DICE
 
-MAX_CLASSES = 32  # held at once by a program; more go the plain way
-_PIXELS = 1024  # numbers of one plane and program, at most; fewer with many classes
+MAX_CLASSES = 32  # that a program holds at once; with more, the plain implementation is used
+_PIXELS = 1024  # largest number of pixels per program; fewer with many classes
 
 
 @triton.jit
 def _load(logits, target, image, pixel, pixels, classes, CLASSES: tl.constexpr):
-    """Log-softmax (CLASSES, PIXELS), its exponential, where the target is, and where pixels are scored."""
+    """Log-softmax (CLASSES, PIXELS), its exponential, the one-hot target, and (PIXELS,) which pixels are scored."""
     kind = tl.arange(0, CLASSES)
     at = (image * classes + kind).to(tl.int64)[:, None] * pixels + pixel[None, :]
     mask = (kind < classes)[:, None] & (pixel < pixels)[None, :]
@@ -33,7 +33,7 @@ def _load(logits, target, image, pixel, pixels, classes, CLASSES: tl.constexpr):
 
 @triton.jit
 def _sum(logits, target, weights, partial, pixels, classes, CLASSES: tl.constexpr, PIXELS: tl.constexpr):
-    """partial[image, part] = cross entropy weighted, overlap, probability and truth of each class."""
+    """partial[image, part] = sums of each class: weighted cross entropy, overlap, probability, true pixels."""
     image, part = tl.program_id(0), tl.program_id(1)
     kind = tl.arange(0, CLASSES)
     pixel = part * PIXELS + tl.arange(0, PIXELS)
@@ -80,10 +80,10 @@ def _differentiate(
 
 
 class SumLosses(torch.autograd.Function):
-    """(cross entropy, Dice term), summed as `Loss.sum` says; float32 scalars.
+    """(cross entropy, Dice term), summed as in `Loss.sum`; float32 scalars.
 
-    Arguments of `apply`: logits (N, C, H, W); target (N, H, W) uint8 class index, or more for ignored pixels;
-    weights (C,) float32; kind: of the loss.
+    Arguments of `apply`: logits (N, C, H, W); target (N, H, W) uint8 class index, >= C for ignored pixels;
+    weights (C,) float32; kind of the loss.
     """
 
     @staticmethod

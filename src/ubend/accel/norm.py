@@ -1,9 +1,9 @@
-"""Batch norm + ReLU, ReLU6 or nothing (+ 2x2 max pooling), reading its input as few times as can be.
+"""Batch norm + ReLU, ReLU6 or no activation (+ 2x2 max pooling), with as few passes over its input as possible.
 
-A map in channels-last order is a matrix: R rows (pixels of all images) of C channels. Statistics and
-arithmetic are float32, maps keep their dtype. Every program of a grid works on CHANNELS columns and on every
-`num_programs`-th piece of ROWS rows. Sums over rows are made in two steps, in a fixed order, so they are the
-same every time.
+A feature map in channels-last order is a matrix: R rows (pixels of all images) of C channels. Statistics and
+arithmetic are float32; feature maps keep their dtype. Every program of a grid processes CHANNELS columns and every
+`num_programs`-th block of ROWS rows. Sums over rows are computed in two steps, in a fixed order, so they are
+reproducible.
 
 Source: Ioffe & Szegedy 2015, Batch Normalization, arXiv:1502.03167.
 """
@@ -19,10 +19,10 @@ Activation = Literal["none", "relu", "relu6"]  # what follows batch norm
 
 
 class Map:
-    """A (N, C, H, W) channels-last tensor as kernels see it: rows, their length, and how far they lie apart.
+    """A (N, C, H, W) channels-last tensor as a matrix: number of rows, their length, and the stride between them.
 
     Args:
-        tensor: channels last; its channels may be a slice of a wider map's.
+        tensor: channels last; its channels may be a slice of a wider feature map.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -37,22 +37,22 @@ class Map:
 
 
 MAX_PARTS = 512  # programs that sum over rows: four for each of an H100's 132 multiprocessors
-FINISH = {"CHANNELS": 8, "PARTS": MAX_PARTS, "num_warps": 8}  # of a program that adds their sums up
+FINISH = {"CHANNELS": 8, "PARTS": MAX_PARTS, "num_warps": 8}  # sizes of a program that adds up their sums
 
 
 def tile(channels: int) -> dict[str, int]:
-    """CHANNELS and ROWS of a program: 4096 numbers, rows of at least 32 bytes where there are so many."""
+    """CHANNELS and ROWS of a program: 4096 values, in rows of at least 32 bytes if there are enough channels."""
     columns = min(64, triton.next_power_of_2(channels))
     return {"CHANNELS": columns, "ROWS": min(128, 4096 // columns), "num_warps": 8}  # measured: 4 are 2% slower
 
 
 def fits(rows: int, channels: int, sizes: dict[str, int]) -> bool:
-    """Whether tiles cover a map exactly. Masks are then constants, and cost nothing."""
+    """Whether tiles cover a feature map exactly; kernels then need no masks."""
     return rows % sizes["ROWS"] == 0 and channels % sizes["CHANNELS"] == 0
 
 
 def parts_of(rows: int, channels: int) -> int:
-    """Over how many programs a sum over rows is spread; a function of the shape alone."""
+    """The number of programs that share a sum over rows; it depends only on the shape."""
     sizes = tile(channels)
     return max(
         1, min(int(triton.cdiv(rows, sizes["ROWS"])), MAX_PARTS // int(triton.cdiv(channels, sizes["CHANNELS"])))
@@ -61,17 +61,17 @@ def parts_of(rows: int, channels: int) -> int:
 
 @triton.jit
 def from_the_end(start, rows, ROWS: tl.constexpr):
-    """Rows `start` to `start + ROWS` of a map, counted from its end; below 0 where there are none.
+    """Row numbers `start` to `start + ROWS` counted from the end of a feature map; negative beyond its beginning.
 
-    Whatever wrote a map did so from its beginning, so its end may still be in the L2 cache (50 MB of an H100).
-    Sums read it from there, and leave its beginning to the pass that follows them.
+    A feature map is written from its beginning, so its end may still be in the L2 cache (50 MB of an H100). Sums start
+    reading there, and leave the beginning in the cache for the next pass.
     """
     return rows - 1 - start - tl.arange(0, ROWS)
 
 
 @triton.jit
 def _moments(y, partial, rows, channels, FITS: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr):
-    """partial[part] = (sum, sum of squares) of y - y[0]: the shift keeps the squares from cancelling."""
+    """partial[part] = (sum, sum of squares) of y - y[0]; the shift avoids cancellation in the variance."""
     columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     there = columns < channels
     shift = tl.load(y + columns, mask=there, other=0.0).to(tl.float32)
@@ -91,7 +91,7 @@ def _moments(y, partial, rows, channels, FITS: tl.constexpr, CHANNELS: tl.conste
 
 @triton.jit
 def sum_parts(partial, parts, columns, there, channels, CHANNELS: tl.constexpr, PARTS: tl.constexpr):
-    """Both sums of (parts, 2, C) partial ones, for these columns, in a fixed order."""
+    """The two totals of (parts, 2, C) partial sums, for these columns, added in a fixed order."""
     first = tl.zeros((PARTS, CHANNELS), tl.float32)
     second = tl.zeros((PARTS, CHANNELS), tl.float32)
     for start in range(0, parts, PARTS):
@@ -120,7 +120,7 @@ def _finish_moments(
     CHANNELS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """stats = (mean, 1 / deviation, scale, shift) of each channel; running statistics moved by `momentum`."""
+    """stats = (mean, 1 / deviation, scale, shift) of each channel; also updates the running statistics."""
     columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     there = columns < channels
     total, square = sum_parts(partial, parts, columns, there, channels, CHANNELS, PARTS)
@@ -142,27 +142,27 @@ def _finish_moments(
 
 @triton.jit
 def normalised(y, offsets, mask, scale, shift):
-    """The map's values there (float32), and relu(y * scale + shift) rounded as it is stored."""
+    """The values at these offsets (float32), and relu(y * scale + shift) rounded to the stored dtype."""
     value = tl.load(y + offsets, mask=mask, other=0.0)
-    bright = tl.maximum(value.to(tl.float32) * scale[None, :] + shift[None, :], 0.0)
-    return value.to(tl.float32), bright.to(value.dtype).to(tl.float32)
+    act = tl.maximum(value.to(tl.float32) * scale[None, :] + shift[None, :], 0.0)
+    return value.to(tl.float32), act.to(value.dtype).to(tl.float32)
 
 
 @triton.jit
 def activated(y, offsets, mask, scale, shift, ACTIVATION: tl.constexpr):
-    """As `normalised`, with another activation than ReLU."""
+    """The same as `normalised`, with any activation."""
     value = tl.load(y + offsets, mask=mask, other=0.0)
-    bright = value.to(tl.float32) * scale[None, :] + shift[None, :]
+    act = value.to(tl.float32) * scale[None, :] + shift[None, :]
     if ACTIVATION != "none":
-        bright = tl.maximum(bright, 0.0)
+        act = tl.maximum(act, 0.0)
     if ACTIVATION == "relu6":
-        bright = tl.minimum(bright, 6.0)
-    return value.to(tl.float32), bright.to(value.dtype).to(tl.float32)
+        act = tl.minimum(act, 6.0)
+    return value.to(tl.float32), act.to(value.dtype).to(tl.float32)
 
 
 @triton.jit
 def place(channels, CHANNELS: tl.constexpr):
-    """Columns of a program, and the number of its piece of rows. One axis of a grid: the others end at 65,535."""
+    """Columns of a program, and the number of its block of rows. The grid has one axis: others end at 65,535."""
     blocks = tl.cdiv(channels, CHANNELS)
     columns = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
     return columns, tl.program_id(0) // blocks
@@ -186,13 +186,13 @@ def _apply(
     mask = (row < rows)[:, None] & (columns < channels)[None, :]
     scale = tl.load(stats + 2 * channels + columns, mask=columns < channels, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=columns < channels, other=0.0)
-    _value, bright = activated(y, row[:, None] * channels + columns[None, :], mask, scale, shift, ACTIVATION)
-    tl.store(z + row[:, None] * z_stride + columns[None, :], bright.to(z.dtype.element_ty), mask=mask)
+    _value, act = activated(y, row[:, None] * channels + columns[None, :], mask, scale, shift, ACTIVATION)
+    tl.store(z + row[:, None] * z_stride + columns[None, :], act.to(z.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def corners(pooled, width):
-    """Row of the upper left of the four pixels that a pooled pixel covers; the large map's sides are even."""
+    """Row number of the upper left of the four pixels of a pooled one; height and width before pooling are even."""
     column = pooled % (width // 2)
     line = pooled // (width // 2)  # over all images
     return (2 * line * width + 2 * column).to(tl.int64)
@@ -212,28 +212,29 @@ def _apply_and_pool(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """z (if KEEP) as in `_apply`, and pool = its 2x2 maxima."""
+    """z as in `_apply` (if KEEP), and pool = 2x2 max pooling of it."""
     columns, piece = place(channels, CHANNELS)
     pixel = piece * ROWS + tl.arange(0, ROWS)
     mask = (pixel < pixels)[:, None] & (columns < channels)[None, :]
     scale = tl.load(stats + 2 * channels + columns, mask=columns < channels, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=columns < channels, other=0.0)
     corner = corners(pixel, width)
-    maximum = tl.zeros((ROWS, CHANNELS), tl.float32)  # nothing is below 0 after a ReLU
+    maximum = tl.zeros((ROWS, CHANNELS), tl.float32)  # values are not negative after ReLU
     for k in tl.static_range(4):
         row = corner + (k // 2) * width + k % 2
-        _value, bright = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
+        _value, act = normalised(y, row[:, None] * channels + columns[None, :], mask, scale, shift)
         if KEEP:
-            tl.store(z + row[:, None] * z_stride + columns[None, :], bright.to(z.dtype.element_ty), mask=mask)
-        maximum = tl.maximum(maximum, bright)
+            tl.store(z + row[:, None] * z_stride + columns[None, :], act.to(z.dtype.element_ty), mask=mask)
+        maximum = tl.maximum(maximum, act)
     at = pixel.to(tl.int64)[:, None] * channels + columns[None, :]
     tl.store(pool + at, maximum.to(pool.dtype.element_ty), mask=mask)
 
 
 def measure_statistics(y: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
-    """What `norm` makes of a map: (4, C) float32 mean, 1 / deviation, scale, shift.
+    """The statistics with which `norm` normalises y: (4, C) float32 mean, 1 / deviation, scale, shift.
 
-    While training these are the batch's, and the running statistics move; else the running ones.
+    In training these are the statistics of the batch, and the running statistics are updated; otherwise these are the
+    running statistics.
 
     Args:
         y: (N, C, H, W) channels last.
@@ -271,7 +272,7 @@ def measure_statistics(y: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
 
 
 def apply(y: Tensor, stats: Tensor, activation: Activation = "relu") -> Tensor:
-    """activation(batch norm of y): a map like y."""
+    """activation(batch norm of y), with the shape and dtype of y."""
     z = torch.empty_like(y, memory_format=torch.channels_last)
     layout, sizes = Map(y), tile(y.shape[1])
     grid = (triton.cdiv(layout.channels, sizes["CHANNELS"]) * triton.cdiv(layout.rows, sizes["ROWS"]),)
@@ -280,11 +281,11 @@ def apply(y: Tensor, stats: Tensor, activation: Activation = "relu") -> Tensor:
 
 
 def apply_and_pool(y: Tensor, stats: Tensor, z: Tensor | None) -> Tensor:
-    """The 2x2 maxima of relu(batch norm of y), which itself is written into `z`, unless that is None.
+    """2x2 max pooling of relu(batch norm of y); the input of the pooling is written to `z`, unless that is None.
 
     Args:
         y: (N, C, H, W) channels last; H and W even.
-        z: like y, or the first C channels of a wider map.
+        z: of the shape of y; may be the first C channels of a wider feature map.
     """
     n, channels, height, width = y.shape
     pool = torch.empty(
@@ -300,6 +301,6 @@ def apply_and_pool(y: Tensor, stats: Tensor, z: Tensor | None) -> Tensor:
 
 
 def pooled_tile(channels: int) -> dict[str, Any]:
-    """Of pooled pixels: a quarter of the rows, since each stands for four."""
+    """The tile of pooled pixels: a quarter of the rows, since each pooled pixel reads four."""
     sizes = tile(channels)
     return {**sizes, "ROWS": max(16, sizes["ROWS"] // 4)}

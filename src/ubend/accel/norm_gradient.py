@@ -1,9 +1,10 @@
-"""The gradient of batch norm + activation (+ 2x2 max pooling): sums over rows, then one pass that writes it.
+"""The gradient of batch norm + activation (+ 2x2 max pooling): sums over rows, then one pass that writes the gradient.
 
-Shapes, tiles and the order of sums as in `norm.py`.
+Shapes, tiles and the order of sums are those of `norm.py`. The gradient is
 
-Source: Ioffe & Szegedy 2015, Batch Normalization, arXiv:1502.03167, with the usual gradient
-    dy = w / s * (g - mean(g) - x * mean(g x)),  x = (y - m) / s,  g = dz where 0 < z (< 6).
+    dy = w / s * (g - mean(g) - x * mean(g x)),  x = (y - m) / s,  g = dz where 0 < z (< 6), else 0
+
+Source: Ioffe & Szegedy 2015, Batch Normalization, arXiv:1502.03167.
 """
 
 import torch
@@ -29,12 +30,12 @@ from ubend.accel.norm import (
 
 
 @triton.jit
-def _passed(g, bright, ACTIVATION: tl.constexpr):
-    """The gradient before the activation; `bright` is its output, or its input, rounded as a map is."""
+def _passed(g, act, ACTIVATION: tl.constexpr):
+    """The gradient before the activation; `act` is the activation's output or input, rounded to its stored dtype."""
     if ACTIVATION != "none":
-        g = tl.where(bright > 0.0, g, 0.0)
+        g = tl.where(act > 0.0, g, 0.0)
     if ACTIVATION == "relu6":
-        g = tl.where(bright < 6.0, g, 0.0)
+        g = tl.where(act < 6.0, g, 0.0)
     return g
 
 
@@ -65,11 +66,11 @@ def _gradient_moments(
         row = from_the_end(start, rows, ROWS).to(tl.int64)
         mask = ((row >= 0)[:, None] & there[None, :]) | FITS
         value = tl.load(y + row[:, None] * channels + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        bright = value * scale[None, :] + shift[None, :]
-        if ACTIVATION == "relu6":  # of ReLU only the sign counts
-            bright = bright.to(y.dtype.element_ty).to(tl.float32)
+        act = value * scale[None, :] + shift[None, :]
+        if ACTIVATION == "relu6":  # ReLU needs no rounding: only the sign matters
+            act = act.to(y.dtype.element_ty).to(tl.float32)
         g = tl.load(dz + row[:, None] * dz_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        g = _passed(g, bright, ACTIVATION)
+        g = _passed(g, act, ACTIVATION)
         total += g
         product += g * (value - mean[None, :])
     out = partial + tl.program_id(1) * 2 * channels + columns
@@ -78,17 +79,17 @@ def _gradient_moments(
 
 
 @triton.jit
-def _gradient(dz, row, dz_stride, columns, mask, bright, won, dpool, KEEP: tl.constexpr):
-    """g of one of the four pixels: what came for z itself, and the pooled gradient if it won; 0 where z is."""
+def _gradient(dz, row, dz_stride, columns, mask, act, won, dpool, KEEP: tl.constexpr):
+    """g of one of the four pixels: the gradient of z, plus the pooled pixel's if z is its maximum; 0 if z is 0."""
     g = tl.where(won, dpool, 0.0)
     if KEEP:
         g += tl.load(dz + row[:, None] * dz_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-    return tl.where(bright > 0.0, g, 0.0)
+    return tl.where(act > 0.0, g, 0.0)
 
 
 @triton.jit
 def _four(y, stats, dz, dpool, corner, mask, columns, width, channels, dz_stride, KEEP: tl.constexpr):
-    """y and g of the four pixels under each pooled one; of equal maxima the first in reading order has won."""
+    """y and g of the four pixels of each pooled one; of equal maxima, the first in reading order gets the gradient."""
     there = columns < channels
     scale = tl.load(stats + 2 * channels + columns, mask=there, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=there, other=0.0)
@@ -124,7 +125,7 @@ def _pooled_gradient_moments(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """`_gradient_moments` of a map that was pooled (and kept)."""
+    """The same as `_gradient_moments`, for a feature map that was pooled (and also kept, if KEEP)."""
     columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     there = columns < channels
     mean = tl.load(stats + columns, mask=there, other=0.0)[None, :]
@@ -154,7 +155,7 @@ def _finish_gradient(
     CHANNELS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """sums = (sum of g, sum of g x): the gradients of bias and weight."""
+    """sums = (sum of g, sum of g x), which are the gradients of bias and weight."""
     columns = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     there = columns < channels
     total, product = sum_parts(partial, parts, columns, there, channels, CHANNELS, PARTS)
@@ -195,9 +196,9 @@ def _input_gradient(
     scale = tl.load(stats + 2 * channels + columns, mask=there, other=0.0)
     shift = tl.load(stats + 3 * channels + columns, mask=there, other=0.0)
     a, b, c = coefficients(stats, sums, rows, columns, there, channels)
-    value, bright = activated(y, row[:, None] * channels + columns[None, :], mask, scale, shift, ACTIVATION)
+    value, act = activated(y, row[:, None] * channels + columns[None, :], mask, scale, shift, ACTIVATION)
     g = tl.load(dz + row[:, None] * dz_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-    out = a * _passed(g, bright, ACTIVATION) + b * value + c
+    out = a * _passed(g, act, ACTIVATION) + b * value + c
     tl.store(dy + row[:, None] * channels + columns[None, :], out.to(dy.dtype.element_ty), mask=mask)
 
 
@@ -239,11 +240,12 @@ def _pooled_input_gradient(
 def differentiate(
     y: Tensor, stats: Tensor, dz: Tensor | None, dpool: Tensor | None, activation: Activation = "relu"
 ) -> tuple[Tensor, Tensor]:
-    """The gradient that goes into y, and (2, C) float32 those of batch norm's bias and weight.
+    """The gradient of y, and (2, C) float32 those of batch norm's bias and weight.
 
     Args:
-        dz: of activation(batch norm of y), channels last, perhaps a slice of a wider map; None: it went nowhere.
-        dpool: of its 2x2 maxima, channels last; None: it was not pooled, as only after ReLU it can be.
+        dz: gradient of activation(batch norm of y), channels last, or a slice of a wider feature map; None: it was
+            used only for pooling.
+        dpool: gradient of its 2x2 max pooling, channels last; None: it was not pooled. Requires ReLU.
     """
     layout, channels = Map(y), y.shape[1]
     dy = torch.empty_like(y, memory_format=torch.channels_last)

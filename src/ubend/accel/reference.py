@@ -1,7 +1,8 @@
-"""What gpu.py computes, in plain torch: the same names, arguments and results, for tests on any device.
+"""The functions of gpu.py in plain torch: the same names, arguments and results, for tests on any device.
 
-Not used in production: where the kernels cannot run, the plain network does. Maps keep their dtype; statistics and
-sums are float32. relu(batch norm) is rounded to the map's dtype before it is pooled, multiplied or compared with 0.
+Used only in tests: where the kernels cannot run, the plain network runs. Feature maps keep their dtype; statistics and
+sums are float32. relu(batch norm) is rounded to the dtype of the feature map before it is pooled, multiplied or
+compared with 0.
 """
 
 import torch
@@ -10,12 +11,12 @@ from torch.nn import functional as F
 
 ALIGNED = 8  # both as in gpu.py
 HEAD_CHANNELS = 128
-_PIXELS = (0, 2, 3)  # the dimensions of a map that statistics are taken over
+_PIXELS = (0, 2, 3)  # the dimensions over which statistics are computed
 _ACTIVATIONS = {"none": lambda map_: map_, "relu": F.relu, "relu6": F.relu6}
 
 
 def measure_statistics(y: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
-    """(4, C) mean, 1 / deviation, scale, shift; while training of the batch, and the running statistics move."""
+    """(4, C) mean, 1 / deviation, scale, shift: in training those of the batch, with an update of the running ones."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
@@ -38,17 +39,17 @@ def apply(y: Tensor, stats: Tensor, activation: str = "relu") -> Tensor:
 
 
 def apply_and_pool(y: Tensor, stats: Tensor, z: Tensor | None) -> Tensor:
-    """The 2x2 maxima of relu(batch norm of y), which itself is written into `z`, unless that is None."""
-    bright = apply(y, stats)
+    """2x2 max pooling of relu(batch norm of y); the input of the pooling is written to `z`, unless that is None."""
+    act = apply(y, stats)
     if z is not None:
-        z.copy_(bright)
-    return F.max_pool2d(bright, 2)
+        z.copy_(act)
+    return F.max_pool2d(act, 2)
 
 
 def differentiate(
     y: Tensor, stats: Tensor, dz: Tensor | None, dpool: Tensor | None, activation: str = "relu"
 ) -> tuple[Tensor, Tensor]:
-    """The gradient in y, and (2, C) those in batch norm's bias and weight; `dz` of `apply`, `dpool` of its maxima."""
+    """The gradient of y, and (2, C) those of batch norm's bias and weight, given those of `apply` and of pooling."""
     gradient = torch.zeros_like(y, dtype=torch.float32) if dz is None else dz.float()
     if dpool is not None:
         _maxima, indices = F.max_pool2d(apply(y, stats), 2, return_indices=True)
@@ -57,7 +58,7 @@ def differentiate(
 
 
 def _through_norm(y: Tensor, stats: Tensor, dz: Tensor, activation: str = "relu") -> tuple[Tensor, Tensor]:
-    """As `differentiate`; the formula is in norm_gradient.py."""
+    """The same as `differentiate`, from the gradient of the activation; the formula is in norm_gradient.py."""
     mean, inverse, scale, _shift = stats[..., None, None]
     z = apply(y, stats, activation)
     gradient = dz if activation == "none" else dz * ((z > 0) & (z < (6 if activation == "relu6" else torch.inf)))
@@ -74,7 +75,7 @@ def add_bias(up: Tensor, bias: Tensor, half: Tensor) -> None:
 
 
 def copy_and_sum(half: Tensor) -> tuple[Tensor, Tensor]:
-    """Channels of a wider map by themselves, and their (C,) sums."""
+    """A contiguous copy of some channels of a wider feature map, and their (C,) sums."""
     return _channels_last(half), half.float().sum(_PIXELS)
 
 
@@ -86,7 +87,7 @@ def head(y: Tensor, stats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def differentiate_head(
     y: Tensor, stats: Tensor, weight: Tensor, dlogits: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of `head` in y; (2, C) batch norm's bias and weight; weight; bias."""
+    """The gradients of `head`: of y; (2, C) of batch norm's bias and weight; of weight; of bias."""
     dlogits = dlogits.float()
     dy, sums = _through_norm(y, stats, torch.einsum("nkhw,kc->nchw", dlogits, weight[..., 0, 0]))
     dweight = torch.einsum("nkhw,nchw->kc", dlogits, apply(y, stats).float())

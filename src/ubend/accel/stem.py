@@ -1,7 +1,7 @@
-"""The network's first convolution: from an image as it was read to the first map, in one pass over memory.
+"""The network's first convolution, with normalisation and padding of the image, in one pass over memory.
 
-cuDNN's kernels for so few channels reach a twentieth of what an H100 computes, after passes that pad, normalise and
-convert. Here a program gathers the 3x3 surroundings of ROWS pixels and multiplies them with all weights at once.
+With so few channels, cuDNN's kernels reach a twentieth of an H100's peak, after separate passes that pad, normalise
+and convert. Here a program gathers the 3x3 neighbourhoods of ROWS pixels and multiplies them with all weights at once.
 """
 
 import torch
@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_MAX_VALUES = 4096  # gathered by a program
+_MAX_VALUES = 4096  # largest number of values that a program gathers
 
 
 @triton.jit
@@ -54,19 +54,19 @@ def _convolve(
     weights = tl.load(weight + tap[:, None] * outputs + column[None, :], mask=real[:, None] & there[None, :], other=0)
     value = tl.where(inside, value, 0.0).to(weights.dtype)
     sums = tl.dot(value, weights, input_precision=PRECISION) + tl.load(bias + column, mask=there, other=0)[None, :]
-    bright = tl.maximum(sums, 0.0).to(out.dtype.element_ty)
-    tl.store(out + row[:, None] * outputs + column[None, :], bright, mask=(row < rows)[:, None] & there[None, :])
+    act = tl.maximum(sums, 0.0).to(out.dtype.element_ty)
+    tl.store(out + row[:, None] * outputs + column[None, :], act, mask=(row < rows)[:, None] & there[None, :])
 
 
 def first_convolution(
     image: Tensor, mean: Tensor, std: Tensor, weight: Tensor, bias: Tensor, padded_hw: tuple[int, int]
 ) -> Tensor:
-    """relu(3x3 convolution of (image - mean) / std + bias), the image's last row and column repeated first.
+    """relu(3x3 convolution of (image - mean) / std + bias); the image is padded by repeating its last row and column.
 
     Args:
-        image: (N, C, H, W) of any dtype, as it lies.
+        image: (N, C, H, W) of any dtype, in any memory order.
         mean, std: C numbers, float32.
-        weight: (9 * C, K) in the precision that is computed in: rows of the kernel, its columns, channels.
+        weight: (9 * C, K), in the dtype of the computation; ordered by kernel row, kernel column, channel.
         bias: (K,) float32.
         padded_hw: (H', W') >= (H, W), px.
     Returns:

@@ -1,4 +1,4 @@
-"""What a first step waits for, done while the images are read."""
+"""Loads the libraries that the first training step needs, while the images are read."""
 
 import contextlib
 import threading
@@ -12,13 +12,13 @@ from ubend.accel.gate import usable
 
 @contextmanager
 def warmed_up(device: torch.device) -> Iterator[None]:
-    """Behind it, what trains on this device is loaded; where that fails, the first step says so."""
+    """A context during which the device's libraries are loaded in a thread; errors appear in the first step instead."""
     thread = threading.Thread(target=_load, args=(device,), name="ubend-warm")
     thread.start()
     try:
         yield
     finally:
-        thread.join()  # before a step is captured: meanwhile, no other thread may ask for memory
+        thread.join()  # while a step is captured, no other thread may allocate memory
 
 
 def _load(device: torch.device) -> None:
@@ -28,7 +28,7 @@ def _load(device: torch.device) -> None:
 
 
 def _run_something(device: torch.device) -> None:
-    """A convolution and its gradients load cuDNN; before its first kernel, Triton hashes its own files."""
+    """Run a convolution with gradients, which loads cuDNN, and a Triton kernel: Triton hashes its files before one."""
     from ubend.accel.loss import SumLosses
 
     image = torch.zeros(1, 8, 16, 16, device=device, dtype=torch.bfloat16)

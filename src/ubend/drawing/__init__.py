@@ -1,1 +1,1 @@
-"""Images for people: masks over images, grids of panels, curves of a training."""
+"""Drawings: overlays of masks, grids of images, training curves."""

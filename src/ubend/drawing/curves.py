@@ -1,4 +1,4 @@
-"""The curves of a training: loss, Dice of each class, learning rate."""
+"""Draws training curves: loss, Dice of each class, learning rate."""
 
 import math
 import time
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LOG_RATIO = 20.0  # largest over smallest value from which a linear axis hides the small ones
-_SHARE = 20  # times as long as the last drawing took is waited before the next
-_MARKED_EPOCHS = 20  # up to here each epoch has a dot; a single one would be invisible without
+_LOG_RATIO = 20.0  # ratio of largest to smallest value from which the axis is logarithmic
+_SHARE = 20  # the pause between two drawings is this many times the duration of a drawing
+_MARKED_EPOCHS = 20  # up to this number, each epoch has a dot: without it, a single epoch would be invisible
 _BEST_COLOR = "#666666"
 
 
@@ -33,21 +33,21 @@ class _Plot(NamedTuple):
 def draw_curves(history: Sequence[Mapping[str, Any]], class_names: Sequence[str], path: Path) -> None:
     """Write a PNG with small plots side by side: loss, Dice of each class, learning rate.
 
-    A curve without any number is left out, and with its last curve the plot (but the loss). None, NaN and
-    infinity are gaps. The last row with `"best": True` is marked in every plot.
+    Curves without any number are left out, and so are plots without curves, except the loss. None, NaN and infinity are
+    gaps. The last row with `"best": True` is marked in every plot.
 
     Args:
         history: one row per epoch: `epoch` (else counted from 1), `train_loss`, `val_loss`, `val_dice`
-            (class name -> 0..1 or None), `batch_statistics_dice` (the same, of the first epochs; dotted), `lr`, `best`;
+            (class name -> 0..1 or None), `batch_statistics_dice` (the same for the first epochs; dotted), `lr`, `best`;
             each may be missing.
         class_names: the classes to draw, in the order of the class table.
-        path: the PNG; written whole or not at all.
+        path: the PNG; written atomically.
     Raises:
-        ValueError: there is no row.
+        ValueError: the history is empty.
         OutputError: the file cannot be written.
     """
     figure = _draw_plots(history, _find_plots(history, class_names))
-    with without_warnings():  # a class name in a script that DejaVu lacks shows boxes; the run continues
+    with without_warnings():  # class names in scripts that DejaVu lacks are drawn as boxes
         write_file(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
@@ -90,7 +90,7 @@ def _draw_plots(history: Sequence[Mapping[str, Any]], plots: Sequence[_Plot]) ->
     width, height = 4.2 * len(plots), 3.2  # inches, as the edges below
     figure = Figure(figsize=(width, height), dpi=120, facecolor="white")
     FigureCanvasAgg(figure)  # becomes the canvas of the figure
-    # edges that fit the longest numbers; matplotlib's own search for them draws everything twice
+    # margins that fit the longest numbers; matplotlib's automatic layout would draw everything twice
     left, right, between = 0.75, 0.1, 0.75
     plot_width = (width - left - right - between * (len(plots) - 1)) / len(plots)
     figure.subplots_adjust(left / width, 0.5 / height, 1 - right / width, 1 - 0.3 / height, between / plot_width)
@@ -113,7 +113,7 @@ def _draw_plots(history: Sequence[Mapping[str, Any]], plots: Sequence[_Plot]) ->
 
 
 class LiveCurves:
-    """The curves so far, drawn while a training runs, as often as that takes a 20th of the time at most.
+    """Draws the curves of a running training, as often as this takes at most a 20th of the time.
 
     Args:
         class_names, path: see `draw_curves`.
@@ -124,7 +124,7 @@ class LiveCurves:
         self._ended, self._elapsed_s = -math.inf, 0.0
 
     def draw(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Draw them, unless it is too soon; for arguments and errors see `draw_curves`."""
+        """Draw the curves, unless the last drawing was too recent; for arguments and errors see `draw_curves`."""
         started = time.monotonic()
         if started - self._ended >= _SHARE * self._elapsed_s:
             draw_curves(history, self._class_names, self._path)
@@ -133,7 +133,7 @@ class LiveCurves:
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:
-    """The numbers, NaN for None and infinity: a gap in the curve."""
+    """The values as floats; None and infinity become NaN, a gap in the curve."""
     return [float(value) if value is not None and math.isfinite(value) else math.nan for value in values]
 
 
@@ -142,7 +142,7 @@ def _known(values: Sequence[float]) -> list[float]:
 
 
 def _set_scale(axis: "Axes", known: Sequence[float]) -> None:
-    """Logarithmic where the values are positive and far apart; else linear; plain numbers at the ticks."""
+    """Make the axis logarithmic if the values are positive and far apart; label ticks with plain numbers."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     if known and min(known) > 0 and max(known) / min(known) >= _LOG_RATIO:
@@ -154,7 +154,7 @@ def _set_scale(axis: "Axes", known: Sequence[float]) -> None:
 
 
 def _finish(axis: "Axes", epochs: Sequence[float], best: float | None) -> None:
-    """Epoch axis, grid, the best epoch, the legend."""
+    """Add the epoch axis, the grid, the best epoch and the legend."""
     from matplotlib.ticker import MaxNLocator
 
     first, last = min(epochs), max(epochs)

@@ -1,4 +1,4 @@
-"""Outlines and numbers of objects over their image. H x W pixels."""
+"""Draws the outlines and numbers of objects on their image. H x W pixels."""
 
 import colorsys
 
@@ -9,30 +9,30 @@ from scipy import ndimage
 
 from ubend.drawing.panels import Font, load_font
 
-_LEGIBLE_PX = 40  # side of a typical object in the overlay, so that its number fits into it
-_MIN_SIDE_PX = 768  # longer side of the overlay that is sought for small images
+_LEGIBLE_PX = 40  # wanted side of a typical object in the overlay, so that its number fits
+_MIN_SIDE_PX = 768  # wanted longer side of the overlay of a small image
 _MAX_SCALE = 4
-_MAX_SIDE_PX = 2048  # enlarged up to this longer side
-_TEXT_SHARE, _TEXT_PX = 0.3, (11, 32)  # height of numbers: share of a typical object's side; least and greatest
+_MAX_SIDE_PX = 2048  # images are enlarged to this longer side at most
+_TEXT_SHARE, _TEXT_PX = 0.3, (11, 32)  # height of numbers: share of a typical object's side; minimum and maximum
 _LINE_SHARE, _IMAGE_SHARE = 20, 400  # px of a typical object's side, and of the longer side, per px of outline
-_GOLDEN = 0.618034  # turns of the hue from object to object: neighbours in number are far apart in colour
-_HUES = 0.10, 0.52  # orange to cyan: none is near the violet of H&E, and all are bright on black
+_GOLDEN = 0.618034  # change of hue from object to object, in turns: successive objects have very different colours
+_HUES = 0.10, 0.52  # orange to cyan: different from the violet of H&E, and bright on black
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
-_SAMPLE_PX = 256  # longer side at which the widest place of a region is searched
+_SAMPLE_PX = 256  # longer side to which a region is reduced to search its widest point
 
 
 def draw_objects(image: NDArray[np.uint8], ids: NDArray[np.uint32]) -> Image.Image:
-    """The image with the outline and the number of each object.
+    """Draw the outline and the number of each object on the image.
 
-    Outlines are light lines between dark edges, visible on dark and on light images; the line lies on the object's own
-    pixels. Numbers are inside the objects, or beside those that are too small. Images of small objects are enlarged,
-    up to 4 times and to a longer side of 2048 px, so that the numbers can be read.
+    Outlines are light lines between dark edges, visible on dark and on light images, within the object's own pixels.
+    Numbers are inside the objects, or next to objects that are too small. Images of small objects are enlarged up to 4
+    times, to a longer side of at most 2048 px, so that the numbers are legible.
 
     Args:
         image: (H, W, 3), 0..255.
         ids: (H, W), 0 where there is no object, else 1, 2, ... without gaps.
     Returns:
-        RGB, (H, W) times a whole number.
+        RGB image; its size is (H, W) times a whole number.
     """
     areas = np.bincount(ids.reshape(-1))[1:]
     side, longer = float(np.sqrt(np.median(areas))) if len(areas) else float(_LEGIBLE_PX), max(ids.shape)
@@ -52,7 +52,7 @@ def draw_objects(image: NDArray[np.uint8], ids: NDArray[np.uint32]) -> Image.Ima
 def write_inside(
     draw: ImageDraw.ImageDraw, region: NDArray[np.bool_], offset: tuple[int, int], text: str, font: Font
 ) -> None:
-    """Write text where a region is widest, moved into the page.
+    """Write text at the widest point of a region, moved into the page if necessary.
 
     Args:
         region: (H, W) the region.
@@ -84,7 +84,7 @@ def _write_number(
     font: Font,
     taken: NDArray[np.bool_],
 ) -> None:
-    """Inside the object if it fits, else at the first free side, else inside all the same; marks its place as taken."""
+    """Write a number inside its object if it fits, else at the first free side, else inside; mark its area as taken."""
     half_w, half_h = _half_size(text, font)
     y, x, depth = _find_widest(region)
     y, x = y + box[0].start, x + box[1].start
@@ -102,7 +102,7 @@ def _write_number(
 
 
 def _half_size(text: str, font: Font) -> tuple[float, float]:
-    """Half of width and height of a text with its border, px."""
+    """Half the width and half the height of a text with its border, px."""
     left, top, right, bottom = font.getbbox(text, stroke_width=1)
     return (right - left) / 2, (bottom - top) / 2
 
@@ -110,13 +110,13 @@ def _half_size(text: str, font: Font) -> tuple[float, float]:
 def _move_inside(
     position: tuple[float, float], half_wh: tuple[float, float], size_wh: tuple[int, int]
 ) -> tuple[float, float]:
-    """Row and column of a text's middle, moved so that the text lies in a page of that size, as far as it fits."""
+    """Row and column of a text's centre, moved so that the text is inside a page of this size, as far as it fits."""
     (y, x), (half_w, half_h), (width, height) = position, half_wh, size_wh
     return max(half_h, min(y, height - half_h)), max(half_w, min(x, width - half_w))
 
 
 def _write(draw: ImageDraw.ImageDraw, y: float, x: float, text: str, font: Font) -> None:
-    """White with a dark border, around a place, moved into the page."""
+    """Write white text with a dark border, centred at a point, moved into the page if necessary."""
     y, x = _move_inside((y, x), _half_size(text, font), draw.im.size)
     draw.text((x, y), text, fill=_WHITE, font=font, anchor="mm", stroke_width=1, stroke_fill=_BLACK)
 

@@ -1,7 +1,7 @@
-"""A mask in colours, a mask over its image, any image as 8-bit RGB.
+"""Coloured masks, masks blended over images, and conversion of any image to 8-bit RGB.
 
-Axis letters: H rows, W columns, C channels. All of it is NumPy, a few milliseconds per image, because it
-runs inside a training.
+Axis letters: H rows, W columns, C channels. Uses only NumPy, a few milliseconds per image, because it runs during
+training.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from ubend.labels.class_table import IGNORED
 Color = tuple[int, int, int]
 
 IGNORED_COLOR: Color = (128, 128, 128)  # mid-grey, in none of the default class colours
-# kinds of wrong pixels: background taken for an object, an object taken for background, another class
+# kinds of wrong pixels: false positive, false negative, wrong class
 ERROR_COLORS: dict[str, Color] = {"positive": (214, 30, 30), "negative": (30, 60, 220), "class": (170, 0, 170)}
 NEAR_COLOR: Color = (0, 0, 0)  # of wrong pixels beside an outline of the truth
 _OUTLINE_SHARE = 256  # pixels of the longer side per pixel of outline: 1 px up to 384, 2 px up to 640
-_BAND = 1 << 20  # pixels that are blended at a time
-_SAMPLE = 1 << 16  # values looked at for the percentiles of an image; more does not move them visibly
+_BAND = 1 << 20  # pixels blended at a time
+_SAMPLE = 1 << 16  # values used for the percentiles of an image; more make no visible difference
 
 
 def color_mask(mask: NDArray[np.uint8], colors: Sequence[Color]) -> NDArray[np.uint8]:
-    """The mask in the colours of its classes; ignored pixels mid-grey.
+    """The mask in the colours of its classes; ignored pixels are mid-grey.
 
     Args:
         mask: (H, W) uint8 class index, or IGNORED.
@@ -32,7 +32,7 @@ def color_mask(mask: NDArray[np.uint8], colors: Sequence[Color]) -> NDArray[np.u
     Returns:
         (H, W, 3) uint8.
     Raises:
-        ValueError: the mask holds a class that has no colour.
+        ValueError: the mask contains a class without a colour.
     """
     return _color_table(mask, colors)[mask]
 
@@ -44,21 +44,21 @@ def overlay_mask(
     opacity: float = 0.45,
     background: int | None = 0,
 ) -> NDArray[np.uint8]:
-    """The classes blended over the image, each region with a crisp outline in its full colour.
+    """Blend the classes over the image, each region with an outline in its full colour.
 
-    The outline lies on the region's own pixels, so that nothing of the background is painted; it is 1 px
-    wide and grows with the image. The rim of the image is no outline.
+    The outline is within the region's own pixels, so that the background stays unchanged; it is at least 1 px wide, and
+    wider in large images. The edge of the image is not outlined.
 
     Args:
         image: (H, W, C) or (H, W); uint8, else stretched as in `to_rgb`.
         mask: (H, W) uint8 class index, or IGNORED: blended with mid-grey, without an outline.
         colors: class index -> (red, green, blue), 0..255.
         opacity: weight of the colour inside a region, 0..1.
-        background: this class stays untouched; None: there is no such class.
+        background: the class that is not painted; None: there is none.
     Returns:
         (H, W, 3) uint8; `image` itself is not changed.
     Raises:
-        ValueError: sizes differ, or the mask holds a class that has no colour.
+        ValueError: sizes differ, or the mask contains a class without a colour.
     """
     if image.shape[:2] != mask.shape:
         raise ValueError(f"the picture has the size {image.shape[:2]}, its mask {mask.shape}")
@@ -69,7 +69,7 @@ def overlay_mask(
     outline = _outline(mask, max(1, round(max(mask.shape) / _OUTLINE_SHARE)))
     weight = round(opacity * 256)  # fixed point, 1/256: the blend of 255 with 255 stays 255
     rows = max(1, _BAND // mask.shape[1])
-    for top in range(0, mask.shape[0], rows):  # what a band takes is some times its pixels
+    for top in range(0, mask.shape[0], rows):  # in bands, since blending needs several times the memory of the pixels
         band = slice(top, top + rows)
         classes, shown = mask[band], out[band]
         painted = np.ones_like(classes, dtype=bool) if background is None else classes != background
@@ -87,14 +87,14 @@ def draw_errors(
     background: int | None = 0,
     near_px: int = 0,
 ) -> NDArray[np.uint8]:
-    """Where a prediction is wrong, in the colours of `ERROR_COLORS`, on the image in pale grey.
+    """Draw the wrong pixels of a prediction in the colours of `ERROR_COLORS`, on the image in pale grey.
 
     Args:
         image: (H, W, C) or (H, W), as in `to_rgb`.
-        truth: (H, W) uint8 class index, or IGNORED: no error.
+        truth: (H, W) uint8 class index, or IGNORED: never an error.
         prediction: (H, W) uint8 class index.
-        background: the class that is no object; None: there is none, and every error is a wrong class.
-        near_px: wrong pixels at most so far from an outline of the truth have `NEAR_COLOR`.
+        background: the background class; None: there is none, and every error is a wrong class.
+        near_px: wrong pixels within this distance of an outline of the truth are drawn in `NEAR_COLOR`.
     Returns:
         (H, W, 3) uint8.
     """
@@ -111,15 +111,15 @@ def draw_errors(
 
 
 def to_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Any image, for display: (H, W) or (H, W, C), uint8, uint16, float or bool -> (H, W, 3) uint8.
+    """Convert any image for display: (H, W) or (H, W, C), uint8, uint16, float or bool -> (H, W, 3) uint8.
 
-    One channel is grey; two are red and green; of more the first three are red, green, blue. uint8 is shown as
-    it is; everything else is stretched from its 1st..99th percentile to 0..255 (from its minimum..maximum
-    where these two are equal; a flat image is black). Three channels are stretched alike, so that the hue
-    stays; other numbers are bands whose units may differ: each by itself. NaN is black.
+    One channel is grey; two are red and green; of three or more, the first three are red, green, blue. uint8 is not
+    changed; other types are stretched from their 1st..99th percentile to 0..255 (from minimum..maximum if these
+    percentiles are equal; a constant image is black). Three channels are stretched together, which preserves the hue;
+    with any other number, each channel is stretched separately, since bands may have different units. NaN is black.
 
     Raises:
-        ValueError: neither two nor three axes, or no channel.
+        ValueError: the image does not have two or three axes, or has no channel.
     """
     if image.ndim == 2:
         image = image[:, :, None]

@@ -1,6 +1,6 @@
-"""Grids of images with headings, labels and a legend; saving and showing them.
+"""Grids of images with headings, labels and a legend; saving and displaying images.
 
-Pillow only: a grid is drawn inside a training, where importing a plotting library would be felt.
+Uses only Pillow: grids are drawn during training, and importing a plotting library would take too long.
 """
 
 import functools
@@ -25,7 +25,7 @@ from ubend.drawing.overlay import Color
 
 _logger = logging.getLogger(__name__)
 
-_LEVEL = 2  # of PNG's compression: photographs take a quarter of the time that level 6 does, and an eighth more room
+_LEVEL = 2  # PNG compression: photographs take a quarter of the time of level 6, and an eighth more space
 _PAPER, _INK, _FAINT, _FRAME = (255, 255, 255), (30, 30, 30), (95, 95, 95), (200, 200, 200)
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -37,20 +37,20 @@ def draw_grid(
     cell_px: int = 192,
     legend: Sequence[tuple[str, Color]] = (),
 ) -> Image.Image:
-    """A tidy grid on white: a heading over each column, a label under each row, the legend at the foot.
+    """Draw a grid on white: a heading over each column, a label under each row, the legend at the bottom.
 
     Args:
-        rows: images (H, W, 3) uint8, each scaled to fit into `cell_px` with its aspect kept; a row may be
+        rows: images (H, W, 3) uint8, each scaled to fit into `cell_px` with its aspect ratio kept; a row may be
             shorter than `headings`.
-        headings: one per column; () draws none. One that does not fit is broken between words; text that
-            still does not, and a label, end in an ellipsis.
-        labels: one per row; None or "" draws none.
+        headings: one per column; (): none. They are wrapped between words; words and labels that do not fit end in an
+            ellipsis.
+        labels: one per row; None or "": none.
         cell_px: longest side of an image in the grid.
         legend: class names and colours.
     Returns:
-        RGB image; its size follows from the images.
+        RGB image; its size depends on the images.
     Raises:
-        ValueError: no image, or more columns than headings, or not one label per row.
+        ValueError: there is no image, more columns than headings, or a different number of labels than rows.
     """
     columns = max((len(row) for row in rows), default=0)
     if columns == 0:
@@ -78,7 +78,7 @@ def draw_grid(
     lefts = [gap + sum(widths[:column]) + gap * column for column in range(columns)]
     top = gap
     for head, left, width in zip(heads, lefts, widths, strict=False):
-        first = head_lines - len(head)  # the last lines of all stand on the images
+        first = head_lines - len(head)  # headings are aligned at the bottom
         for number, text in enumerate(head, first):
             draw.text((left + width / 2, top + line * (number + 0.5) - 2), text, fill=_INK, font=font, anchor="mm")
     top += line * head_lines
@@ -86,7 +86,7 @@ def draw_grid(
         for cell, left, width in zip(row, lefts, widths, strict=False):
             x, y = left + (width - cell.width) // 2, top + (row_height - cell.height) // 2
             page.paste(cell, (x, y))
-            # a hairline on the paper, outside the image: white images keep their edge
+            # a thin frame outside the image, so that white images have a visible edge
             draw.rectangle((x - 1, y - 1, x + cell.width, y + cell.height), outline=_FRAME)
         top += row_height
         if labels and labels[index]:
@@ -106,7 +106,7 @@ def draw_grid(
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write the image as PNG, whole or not at all.
+    """Write the image as PNG, atomically.
 
     Raises:
         OutputError: the file cannot be written.
@@ -115,14 +115,14 @@ def save_png(image: Image.Image, path: Path) -> None:
 
 
 def show_image(image: Path | Image.Image) -> None:
-    """Show an image where its reader is: in the notebook, else in a window, else say where the file is.
+    """Show an image in the notebook, else in a window, else report the path of its file.
 
-    Without a notebook and a display (a server, a container) an image that is no file yet is saved to the
-    folder for temporary files, so that the line has a place to name.
+    Without a notebook and a display (a server, a container), an image that is not a file yet is saved to the folder of
+    temporary files.
     """
     ipython: Any = sys.modules.get("IPython")
     if ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None:  # not IPython's terminal
-        from IPython.display import display  # not one of our dependencies; here it is already running
+        from IPython.display import display  # not a dependency of ubend; it is imported already
 
         display(_load(image))
         return
@@ -134,7 +134,7 @@ def show_image(image: Path | Image.Image) -> None:
         os.close(handle)
         save_png(image, Path(name))
         image = Path(name)
-    # a warning, because a plain Python session shows nothing below it
+    # a warning, because a plain Python session shows no messages below this level
     _logger.warning(_("no display here; the image is in {path}").format(path=image))
 
 
@@ -143,14 +143,14 @@ def _load(image: Path | Image.Image) -> Image.Image:
 
 
 def _fit(pixels: NDArray[np.uint8], cell_px: int) -> Image.Image:
-    """Scaled so that the longer side is `cell_px`; enlarged pixels stay square and sharp."""
+    """Scale an image so that its longer side is `cell_px`; enlarged pixels stay square and sharp."""
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
         raise ValueError(f"a cell is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
     image = Image.fromarray(pixels)
     scale = cell_px / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     if scale > 1:
-        # whole steps first, then down: plain nearest would make pixels of uneven sizes
+        # enlarge by a whole factor, then reduce: nearest-neighbour alone would give pixels of uneven sizes
         steps = math.ceil(scale)
         image = image.resize((image.width * steps, image.height * steps), Image.Resampling.NEAREST)
     return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
@@ -159,7 +159,7 @@ def _fit(pixels: NDArray[np.uint8], cell_px: int) -> Image.Image:
 def _wrap_legend(
     legend: Sequence[tuple[str, Color]], font: Font, text_px: int, width_px: int
 ) -> list[list[tuple[int, str, Color]]]:
-    """Lines of (left edge, name, colour) that fit into `width_px`."""
+    """The legend in lines that fit into `width_px`; entries are (left edge, name, colour)."""
     lines: list[list[tuple[int, str, Color]]] = []
     x = 0
     swatch, space = round(text_px * 1.5), text_px
@@ -175,7 +175,7 @@ def _wrap_legend(
 
 
 def _break(text: str, font: Font, width_px: float) -> list[str]:
-    """The text in lines, broken between words; a word that does not fit is shortened."""
+    """Wrap the text between words; a word that does not fit is shortened."""
     lines: list[str] = []
     for word in _clean(text).split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -187,7 +187,7 @@ def _break(text: str, font: Font, width_px: float) -> list[str]:
 
 
 def _shorten(text: str, font: Font, width_px: float) -> str:
-    """The text, or as much of it as fits with an ellipsis."""
+    """The text, cut to fit, with an ellipsis."""
     text = _clean(text)
     if font.getlength(text) <= width_px:
         return text
@@ -197,15 +197,15 @@ def _shorten(text: str, font: Font, width_px: float) -> str:
 
 
 def _clean(text: str) -> str:
-    """One line, composed letters: file names of macOS come decomposed, and marks would stand beside."""
+    """The text as one line of composed letters: macOS decomposes file names, and their accents would be misplaced."""
     return unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 @functools.cache
 def load_font(size_px: int) -> Font:
-    """DejaVu Sans from matplotlib's own files: Pillow's font has no Vietnamese letters (ế, ậ, đ)."""
+    """DejaVu Sans from matplotlib's files: Pillow's default font lacks Vietnamese letters (ế, ậ, đ)."""
     try:
-        package = find_spec("matplotlib")  # not imported: that takes ten times as long as a grid
+        package = find_spec("matplotlib")  # not imported: importing takes ten times as long as drawing a grid
         path = Path(package.origin if package and package.origin else "").parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
         return ImageFont.truetype(str(path), size_px)
     except OSError:

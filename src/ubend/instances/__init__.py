@@ -1,1 +1,1 @@
-"""From classes to objects: which pixels belong to the same one."""
+"""Objects in a mask: separated, measured, exported, compared with true objects."""

@@ -1,8 +1,8 @@
-"""Objects in the formats of other programs: COCO's instances and panoptic images, GeoJSON. H x W pixels.
+"""Tables of measured objects, and export to COCO (instances and panoptic) and GeoJSON. H x W pixels.
 
 Sources: COCO data format (cocodataset.org, "Data format"), with pycocotools to write and check run lengths; GeoJSON,
-RFC 7946. RFC 7946 knows longitude and latitude only; the member `crs` for others is that of GeoJSON 2008, which GDAL
-and QGIS read.
+RFC 7946. RFC 7946 allows only longitude and latitude; for other coordinates the member `crs` of GeoJSON 2008 is
+written, which GDAL and QGIS read.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,20 +26,24 @@ if TYPE_CHECKING:
 Row = dict[str, str | int | float]
 
 _CONCAVE = 0.9  # solidity; measured on nuclei with the rule that uses it (docs/experiments.md)
-_LARGE_UNITS = {"um": "mm", "m": "km"}  # of a pixel's side -> 1000 of it, for densities
+_LARGE_UNITS = {"um": "mm", "m": "km"}  # unit of a pixel's side -> 1000 times this unit, for densities
 
 
 def measure(
     path: Path, image: NDArray[Any], found: Objects, names: Sequence[str], pixel: PixelSize | None
 ) -> list[Row]:
-    """A row for each object, in the order of their numbers: file, id, class; area and perimeter in px, the middle (row
-    before column, 0 the middle of the first pixel), box (its end beyond it); eccentricity and solidity 0..1; the mean
-    of each channel. With a pixel size also area and perimeter in its unit, such as `area_um2`, and the middle, counted
-    from the image's upper left corner; no perimeter where pixels are not square.
+    """Measure each object of an image; returns a row for each, in the order of their ids.
 
     Args:
+        path: for the column `file`.
         image: (H, W, channels) values.
-        names: of the classes.
+        names: class names.
+        pixel: size of a pixel; None: unknown.
+    Returns:
+        Columns: file, id, class; area and perimeter in px; row and column of the centroid (0 is the middle of the first
+        pixel); bounding box in px, its end exclusive; eccentricity and solidity, 0..1; the mean of each channel. With a
+        pixel size also area and perimeter in its unit, such as `area_um2` (no perimeter if pixels are not square), and
+        the centroid's distance from the upper left corner of the image.
     """
     from skimage.measure import regionprops
 
@@ -71,14 +75,18 @@ def measure(
 def summarize(
     path: Path, rows: Sequence[Row], names: Sequence[str], valid_px: int, pixel: PixelSize | None
 ) -> list[Row]:
-    """A row for each class of objects of an image: file, class, count, mean area, objects per area, share of the image
-    that they cover. With a pixel size also the mean area in its unit, and objects per mm^2 (um) or km^2 (m). No mean
-    area where there is no object.
+    """Summarise the objects of an image; returns a row for each class of objects.
 
     Args:
-        rows: of the image, see `measure`.
-        names: of the classes.
-        valid_px: pixels of the image that were seen, to which density and share refer.
+        path: for the column `file`.
+        rows: the image's rows from `measure`.
+        names: class names.
+        valid_px: number of valid pixels of the image; density and share refer to these.
+        pixel: size of a pixel; None: unknown.
+    Returns:
+        Columns: file, class, count, mean area in px (empty without objects), objects per px^2, share of the valid
+        pixels that the objects cover. With a pixel size also the mean area in its unit, and objects per mm^2 (unit um)
+        or km^2 (unit m).
     """
     summary = []
     for name in (names[index] for index in object_classes(names)):
@@ -95,18 +103,17 @@ def summarize(
 
 
 def count_probably_merged(rows: Sequence[Row]) -> int:
-    """How many objects of an image probably are several that touch: concave, and larger than half of the objects.
+    """Count the objects that probably are several touching ones: concave, and larger than the median of the image.
 
     Args:
-        rows: of the image, see `measure`.
+        rows: the image's rows from `measure`.
     """
     median = np.median([float(row["area_px"]) for row in rows]) if rows else 0.0
     return sum(float(row["solidity"]) < _CONCAVE and float(row["area_px"]) > median for row in rows)
 
 
 def write_table(path: Path, rows: Sequence[Row], channels: int, pixels: Iterable[PixelSize | None]) -> None:
-    """Write rows of `measure` as CSV, with columns for the units of the images' pixel sizes; empty where a file states
-    none."""
+    """Write rows of `measure` as CSV, with columns for each unit of `pixels`; cells without a pixel size are empty."""
     units = _list_units(pixels)
     names = ["file", "id", "class", "area_px", "perimeter_px", "row", "column"]
     for unit in units:
@@ -134,7 +141,7 @@ def _write_rows(path: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
 
 
 def _figure(value: float) -> float:
-    """Six digits, as no image is measured better; whole numbers of them stay whole."""
+    """A number rounded to six significant digits; no image is measured more exactly."""
     return float(f"{value:.6g}")
 
 
@@ -143,25 +150,27 @@ Entry = dict[str, Any]
 
 
 def list_categories(names: Sequence[str]) -> list[Entry]:
-    """COCO's categories: the classes of objects, numbered 1, 2, ... in the order of the class table."""
+    """The categories of COCO: the classes of objects, numbered 1, 2, ... in the order of the class table."""
     kinds = [names[index] for index in object_classes(names)]
     return [{"id": number, "name": name, "supercategory": "", "isthing": 1} for number, name in enumerate(kinds, 1)]
 
 
 def describe_image(number: int, path: Path, size_hw: tuple[int, int]) -> Entry:
-    """An image in COCO's list; its number among the images, from 0, gives its id."""
+    """An entry of COCO's list of images; `number` counts from 0, and the id is `number` + 1."""
     return {"id": number + 1, "file_name": path.name, "height": size_hw[0], "width": size_hw[1]}
 
 
 def describe_instances(
     found: Objects, outlines: "Sequence[Polygon | MultiPolygon]", names: Sequence[str]
 ) -> list[Entry]:
-    """COCO's annotations of one image, without their ids: polygons where pycocotools makes exactly the object's
-    pixels of them, else run lengths.
+    """The COCO annotations of one image, without their ids.
+
+    An object is written as polygons if pycocotools converts them back to exactly its pixels, otherwise as run lengths.
 
     Args:
-        outlines: of `trace`.
-        names: of the classes.
+        found: the objects.
+        outlines: from `trace`.
+        names: class names.
     """
     entries, height, width = _describe_segments(found, names), *found.ids.shape
     for number, (entry, outline, box) in enumerate(zip(entries, outlines, find_boxes(found.ids), strict=True), 1):
@@ -170,35 +179,35 @@ def describe_instances(
 
 
 def describe_panoptic(found: Objects, names: Sequence[str]) -> list[Entry]:
-    """COCO's segments_info of one image; a segment's id is the object's number."""
+    """The COCO `segments_info` of one image; a segment's id is the object's id."""
     return [{"id": number} | entry for number, entry in enumerate(_describe_segments(found, names), 1)]
 
 
 def write_panoptic(path: Path, ids: NDArray[np.uint32]) -> None:
-    """The PNG of COCO's panoptic format: the id is red + 256 green + 65536 blue; black: no object."""
+    """Write the PNG of COCO's panoptic format: the id is red + 256 green + 65536 blue; black: no object."""
     save_png(Image.fromarray(np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)), path)
 
 
 def write_coco(path: Path, images: Sequence[Entry], annotations: Iterable[Entry], names: Sequence[str]) -> None:
-    """COCO's JSON of all images."""
+    """Write the COCO JSON of all images."""
     whole = {"images": images, "annotations": list(annotations), "categories": list_categories(names)}
     write_text(path, json_text(whole) + "\n")
 
 
 def trace(ids: NDArray[np.uint32]) -> "list[Polygon | MultiPolygon]":
-    """The outline of each object, with its holes; in several polygons where its pixels meet at corners only.
+    """The outline of each object, with its holes; several polygons if parts of the object touch only at corners.
 
     Args:
         ids: (H, W), 0 where there is no object, else 1, 2, ... without gaps.
     Returns:
-        Of object 1, 2, ...: valid, x is the column and y the row, 0 the outer border of the first pixel; a corner
-        wherever the outline turns, none between.
+        Valid polygons of object 1, 2, ...: x is the column and y the row, 0 is the outer edge of the first pixel;
+        vertices are only where the outline turns.
     """
     return [_trace_one(ids[box] == number, box) for number, box in enumerate(find_boxes(ids), 1)]
 
 
 def _trace_one(region: NDArray[np.bool_], box: tuple[slice, slice]) -> "Polygon | MultiPolygon":
-    """The union of each row's runs."""
+    """The outline of one object: the union of the horizontal runs of its pixels."""
     import shapely
 
     steps = np.diff(np.pad(region, ((0, 0), (1, 1))).astype(np.int8), axis=1)
@@ -216,12 +225,13 @@ def write_geojson(
     properties: Sequence[Mapping[str, Any]],
     transform: GeoTransform | None,
 ) -> None:
-    """A FeatureCollection of one image's objects, with outer rings against the clock.
+    """Write the objects of one image as a GeoJSON FeatureCollection; outer rings are counter-clockwise.
 
     Args:
-        outlines: of `trace`.
-        properties: of each object.
-        transform: coordinates are those of the map; None: px, x to the right and y down, 0, 0 the upper left corner.
+        outlines: from `trace`.
+        properties: the properties of each object.
+        transform: converts px to map coordinates; None: coordinates are px from the upper left corner, x to the right
+            and y down.
     """
     import shapely
 
@@ -261,7 +271,7 @@ def _segment(
     box: tuple[slice, slice],
     size_hw: tuple[int, int],
 ) -> list[list[float]] | Entry:
-    """An object as COCO's polygons, or as its packed run lengths."""
+    """The segmentation of an object for COCO: polygons, or compressed run lengths."""
     coco = coco_masks()
     parts = list(getattr(outline, "geoms", [outline]))
     corners = [np.array(part.exterior.coords[:-1]) for part in parts]

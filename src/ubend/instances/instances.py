@@ -1,7 +1,7 @@
-"""A mask of classes -> objects with numbers. H x W pixels.
+"""Separates the objects of a class mask, and numbers them. H x W pixels.
 
-Sources: watershed from markers, Meyer 1991 as in scikit-image; seeds that stand out by a height (h-maxima) of the
-distance map, Soille 1999.
+Sources: watershed from markers, Meyer 1991, as in scikit-image; seeds are the h-maxima of the distance map, Soille
+1999.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from ubend.labels.class_table import background_class
 Method = Literal["contour", "parts", "distance"]
 
 _CONTOURS = ("contour", "border", "boundary", "edge", "outline", "viền")
-_CORNERS = np.ones((3, 3), bool)  # pixels that meet at a corner are connected
-_FRAGMENT = 0.2  # of the depth of the deepest inside; measured, .15 to .3 do as well (docs/experiments.md)
-# The least that leaves rods, rings and ellipses whole; on drawn cells a little better than 1 px without smoothing
-# (measured, docs/experiments.md).
-_SMOOTH_PX = 1.0  # standard deviation, of the distance map
-_STANDING_PX = 0.75  # by which a seed of it has to stand out of what lies around it
+_CORNERS = np.ones((3, 3), bool)  # pixels that touch at a corner are connected
+_FRAGMENT = 0.2  # of the largest depth of an inside; measured: 0.15 to 0.3 are as good (docs/experiments.md)
+# The smallest values that do not split rods, rings and ellipses; on drawn cells slightly better than 1 px without
+# smoothing (measured, docs/experiments.md).
+_SMOOTH_PX = 1.0  # standard deviation of the smoothing of the distance map
+_STANDING_PX = 0.75  # height by which a seed must exceed its surroundings in the distance map
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Objects:
 
     Attributes:
         ids: (H, W) uint32; 0 where there is none, else 1, 2, ... in reading order of their first pixels.
-        classes: (objects,) uint8, the class of object 1, 2, ...
+        classes: (objects,) uint8, class index of object 1, 2, ...
     """
 
     ids: NDArray[np.uint32]
@@ -41,28 +41,28 @@ class Objects:
 
 
 def contour_class(names: Sequence[str]) -> int | None:
-    """The class that lies between touching objects, by its name, if any."""
+    """The index of the class that separates touching objects, recognised by its name; None: there is none."""
     plain = [name.strip().lower() for name in names]
     return next((plain.index(name) for name in _CONTOURS if name in plain), None)
 
 
 def choose_method(names: Sequence[str]) -> Method:
-    """`contour` where a class of that name tells one kind of object apart, else `parts`."""
+    """The default method: `contour` if there is a contour class and one class of objects, otherwise `parts`."""
     return "contour" if contour_class(names) is not None and len(object_classes(names)) == 1 else "parts"
 
 
 def separate(mask: NDArray[np.uint8], names: Sequence[str], method: Method, min_area: int = 1) -> Objects:
-    """Tell the objects of a mask apart.
+    """Separate the objects of a mask.
 
     Args:
         mask: (H, W) class index; indices beyond `names` (ignored pixels) belong to no object.
-        names: of the classes.
-        method: `parts`: connected pixels of a class, also across corners. `contour`: insides grow into the contour
-            class between them, which then belongs to the nearest; fragments in it, where the model was not sure, too.
-            `distance`: round pieces of touching objects, by their distance to the border.
+        names: class names.
+        method: `parts`: an object is a set of connected pixels of a class, also across corners. `contour`: each region
+            inside a contour is an object; contour pixels, and fragments within contours, belong to the nearest one.
+            `distance`: touching objects are split into round pieces, by the distance to the border.
         min_area: smaller objects are left out, px.
     Raises:
-        SettingError: `contour` without such a class, or with several kinds of objects.
+        SettingError: `contour` without a contour class, or with several classes of objects.
     """
     if method == "contour":
         found = _grow_into_contour(mask, names)
@@ -76,13 +76,13 @@ def separate(mask: NDArray[np.uint8], names: Sequence[str], method: Method, min_
 
 
 def object_classes(names: Sequence[str]) -> list[int]:
-    """Class indices of objects: all but background and contour."""
+    """The class indices of objects: all except background and contour."""
     beside = (background_class(names), contour_class(names))
     return [index for index in range(len(names)) if index not in beside]
 
 
 def find_boxes(ids: NDArray[np.uint32]) -> list[tuple[slice, slice]]:
-    """Rows and columns of object 1, 2, ...; ids without gaps."""
+    """The bounding boxes (row and column slices) of object 1, 2, ...; `ids` has no gaps."""
     boxes: list[tuple[slice, slice]] = ndimage.find_objects(ids.astype(np.int64))
     return boxes
 
@@ -96,22 +96,23 @@ def _grow_into_contour(mask: NDArray[np.uint8], names: Sequence[str]) -> NDArray
     contour, kinds = contour_class(names), object_classes(names)
     if contour is None or len(kinds) != 1:
         raise SettingError(
-            _("--method contour needs one kind of object and a class named contour; the classes are: {names}").format(
+            _("--method contour needs one class of objects and a class named contour; the classes are: {names}").format(
                 names=", ".join(names)
             ),
             key="--method",
         )
     inside, line = mask == kinds[0], mask == contour
-    labels, _count = ndimage.label(inside, output=np.int64)  # not across corners: a contour one pixel wide separates
+    # not connected across corners, so that a contour of one pixel separates
+    labels, _count = ndimage.label(inside, output=np.int64)
     seeds = _without_fragments(labels, _label(inside | line))
     return _watershed(ndimage.distance_transform_edt(seeds == 0), seeds, inside | line)
 
 
 def _without_fragments(insides: NDArray[np.int64], regions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The insides that are not far thinner than the thickest of their region, whatever the size of objects is."""
+    """Remove insides that are much thinner than the thickest inside of their region; independent of object size."""
     if not insides.any():
         return insides
-    # the image's rim is no border here: what it cuts may be thick
+    # the edge of the image does not count as a border: objects cut by it may be thick
     depth_px = ndimage.distance_transform_edt(insides > 0)
     numbers = np.arange(insides.max() + 1)
     own, region = ndimage.maximum(depth_px, insides, numbers), ndimage.maximum(regions, insides, numbers)
@@ -123,13 +124,13 @@ def _without_fragments(insides: NDArray[np.int64], regions: NDArray[np.int64]) -
 def _split_by_distance(region: NDArray[np.bool_]) -> NDArray[np.int64]:
     from skimage.morphology import local_maxima, reconstruction
 
-    depth_px = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]  # the image's rim is a border, too
+    depth_px = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]  # the edge of the image is a border, too
     depth_px = ndimage.gaussian_filter(depth_px, _SMOOTH_PX) * region
-    # Tops cut off by the height: plateaus. skimage's h_maxima marks the highest pixels alone, so that a rod, whose
-    # ridge is equally high in many places, falls into as many pieces.
+    # Maxima are cut off at `_STANDING_PX` below their top, which gives plateaus. skimage's h_maxima marks only the
+    # highest pixels, so a rod, whose ridge has many of them, would be split into many pieces.
     cut = reconstruction(depth_px - _STANDING_PX, depth_px, footprint=_CORNERS)
     seeds = _label(local_maxima(cut, connectivity=2) & region)
-    # what does not stand out is an object all the same
+    # connected regions without a seed are objects, too
     parts = _label(region)
     lone = ~np.isin(parts, np.unique(parts[seeds > 0])) & region
     seeds[lone] = parts[lone] + seeds.max()
@@ -144,7 +145,7 @@ def _watershed(height: NDArray[np.float64], seeds: NDArray[np.int64], region: ND
 
 
 def _number(found: NDArray[np.int64], mask: NDArray[np.uint8], kinds: Sequence[int], min_area: int) -> Objects:
-    """Numbers in reading order, without the small ones; the class of an object is that of most of its pixels."""
+    """Number the objects in reading order, without small ones; an object's class is that of most of its pixels."""
     numbers, first, place, areas = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
     kept = (numbers > 0) & (areas >= min_area)
     order = np.flatnonzero(kept)[np.argsort(first[kept], kind="stable")]

@@ -1,4 +1,4 @@
-"""True objects, drawn by people, against those that were found. H x W pixels."""
+"""True objects (images of ids, drawn by people), and the scores of found objects. H x W pixels."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,22 +20,25 @@ Scores = dict[str, Any]
 
 
 def find_truth(folder: Path, images: Mapping[Path, tuple[int, int]], names: Sequence[str]) -> dict[Path, Files]:
-    """The true id images of images: `NAME.png` or `NAME_ids.tif` (also `.tiff`) for NAME.jpg, with whole numbers, 0
-    where there is no object. Where there are several classes of objects, each has its own, in `FOLDER/CLASS/`.
+    """Find the id image of each image: `NAME.png` or `NAME_ids.tif` (also `.tiff`) for NAME.jpg.
+
+    An id image contains whole numbers, 0 where there is no object. With several classes of objects, each has its own id
+    images, in `FOLDER/CLASS/`.
 
     Args:
+        folder: the folder of id images.
         images: image -> (H, W), px.
-        names: of the classes.
+        names: class names.
     Raises:
-        SettingError: there is no such folder, or no classes of objects.
-        DataError: all that are missing, of another size, or no numbers.
+        SettingError: the folder does not exist.
+        DataError: lists all id images that are missing, ambiguous, or of another size than their image.
     """
     kinds = object_classes(names)
     places = {index: folder / names[index] if len(kinds) > 1 else folder for index in kinds}
     for class_folder in places.values():
         if not class_folder.is_dir():
             raise SettingError(
-                _("--truth {folder}: no such folder; it holds an image of ids for each image, NAME.png").format(
+                _("--truth {folder}: no such folder; give a folder with an id image, NAME.png, for each image").format(
                     folder=class_folder
                 ),
                 path=class_folder,
@@ -70,7 +73,7 @@ def _find_file(class_folder: Path, image: Path, size_hw: tuple[int, int]) -> Pat
     header = read_header(region[0])
     if header.size_hw != size_hw:
         raise DataError(
-            _("{path}: {found} px, but {image} has {size}; true ids are as large as their image").format(
+            _("{path}: {found} px, but {image} has {size}; an id image must be as large as its image").format(
                 path=region[0],
                 found=f"{header.width}x{header.height}",
                 image=image,
@@ -86,7 +89,8 @@ def read_truth(files: Files) -> Objects:
     """The true objects of an image, renumbered.
 
     Raises:
-        DataError: unreadable, several channels, or no whole numbers; or two classes claim a pixel.
+        DataError: a file is unreadable, has several channels, or values that are not whole numbers; or objects of two
+            classes overlap.
     """
     ids, classes = np.zeros((0, 0), np.uint32), list[int]()
     for index, path in files.items():
@@ -94,7 +98,9 @@ def read_truth(files: Files) -> Objects:
         ids = ids if ids.size else np.zeros(own.shape, np.uint32)
         if (ids[own > 0] > 0).any():
             raise DataError(
-                _("{path}: some of its objects lie on another class's; let each pixel be of one").format(path=path),
+                _(
+                    "{path}: some of its objects overlap those of another class; each pixel can belong to one object"
+                ).format(path=path),
                 path=path,
                 key="--truth",
             )
@@ -104,10 +110,11 @@ def read_truth(files: Files) -> Objects:
 
 
 def keep_valid(truth: Objects, seen: NDArray[np.bool_]) -> Objects:
-    """What was seen of objects; those of which nothing was seen are left out.
+    """The valid parts of objects; objects without valid pixels are removed, and the others renumbered.
 
     Args:
-        seen: (H, W) where the image was seen.
+        truth: the objects.
+        seen: (H, W) whether a pixel of the image is valid.
     """
     ids = np.where(seen, truth.ids, 0)
     left = np.unique(ids[ids > 0])
@@ -117,12 +124,12 @@ def keep_valid(truth: Objects, seen: NDArray[np.bool_]) -> Objects:
 
 
 def _read_ids(path: Path) -> NDArray[np.uint32]:
-    """(H, W), 1, 2, ... without gaps, or 0."""
+    """(H, W) ids 1, 2, ... without gaps; 0: no object."""
     raster = read_raster(path)
     pixels = raster.pixels[:, :, 0]
     if raster.pixels.shape[2] != 1 or pixels.dtype.kind not in "bui" or pixels.min(initial=0) < 0 or raster.lossy:
         raise DataError(
-            _("{path}: no image of ids; save one channel of whole numbers, 8, 16 or 32 bit, as PNG or TIFF").format(
+            _("{path}: not an id image; save one channel of whole numbers (8, 16 or 32 bit) as PNG or TIFF").format(
                 path=path
             ),
             path=path,
@@ -133,16 +140,17 @@ def _read_ids(path: Path) -> NDArray[np.uint32]:
 
 
 def looks_like_mask(truth: Objects) -> bool:
-    """One number per class in several pieces: a mask of classes rather than ids."""
+    """Whether each class has only one id, but several connected regions: probably a class mask instead of ids."""
     alone = len(truth.classes) == len(set(truth.classes.tolist()))
     return alone and int(ndimage.label(truth.ids > 0, np.ones((3, 3)))[1]) > len(truth.classes) > 0
 
 
 def score(qualities: Mapping[Path, Sequence[Quality]], names: Sequence[str]) -> Scores:
-    """The scores of each class of objects, over all images and of each.
+    """The scores of each class of objects, over all images and for each image.
 
     Args:
-        qualities: image -> of each class.
+        qualities: image -> the quality of each class.
+        names: class names.
     """
     kinds = object_classes(names)
     total = {names[i]: sum((own[i] for own in qualities.values()), Quality()) for i in kinds}
@@ -155,12 +163,12 @@ def score(qualities: Mapping[Path, Sequence[Quality]], names: Sequence[str]) -> 
 
 
 def _figures(quality: Quality) -> Scores:
-    """As JSON has them: nothing where there is nothing to score."""
+    """The scores for JSON; None where they are undefined."""
     ratios = {
         "pq": quality.panoptic,
         "sq": quality.segmentation,
         "rq": quality.recognition,
-        "f1": quality.recognition,  # at an IoU above .5 the two are one
+        "f1": quality.recognition,  # RQ is the F1 score of objects
     }
     return {name: None if np.isnan(value) else round(float(value), 6) for name, value in ratios.items()} | {
         "true": quality.matched + quality.missed,
@@ -171,7 +179,7 @@ def _figures(quality: Quality) -> Scores:
 
 
 def score_lines(scores: Scores) -> list[str]:
-    """The scores of all images as lines of a table, fit for a terminal."""
+    """The scores of all images as a table in plain text."""
     wide = max(5, *(len(name) for name in scores["classes"]))
     heads = ["PQ", "SQ", "RQ = F1", _("true"), _("found"), _("error"), _("error per image")]
     lines = [" " * (wide + 2) + "".join(f"{head:>{max(9, len(head) + 2)}}" for head in heads)]

@@ -1,1 +1,1 @@
-"""Scores of predicted masks: counts first, formulas second."""
+"""Scores of predicted masks; each is a formula of counts."""

@@ -1,12 +1,13 @@
-"""How far apart two outlines are: counts and distances -> boundary F1, Hausdorff distance, surface distance.
+"""Boundary scores: boundary F1, Hausdorff distance and surface distance of the outlines of true and predicted masks.
 
-The outline of a class is its pixels with a pixel of something else above, below, left or right of them. What lies
-outside the image is something else, and so are pixels that are not scored, in truth and prediction alike. Distances
-are between the middles of pixels.
+The outline of a class consists of its pixels that have a pixel of another class above, below, left or right. Pixels
+outside the image, and pixels that are not scored, count as another class, in truth and prediction alike. Distances are
+measured between pixel centres.
 
-A class in neither truth nor prediction is undefined (NaN) for that image. In one of the two, its boundary F1 is 0
-and its distances are the diagonal of the image, more than any two of its pixels are apart: left out, they would make
-a model better that finds nothing where it is hard. H x W pixels of an image, C classes.
+A class that is in neither truth nor prediction is undefined (NaN) for that image. If it is in only one of the two, its
+boundary F1 is 0 and its distances are the diagonal of the image, which is more than any distance between two pixels. If
+such images were left out instead, a model could improve its score by predicting nothing in difficult images. H x W
+pixels of an image, C classes.
 """
 
 from itertools import pairwise
@@ -19,20 +20,23 @@ from scipy.spatial import cKDTree
 
 from ubend.labels.class_table import IGNORED
 
-TOLERANCE_PX = 2.0  # of the boundary F1; two people who outline one object differ by about as much
+TOLERANCE_PX = 2.0  # of the boundary F1; outlines of one object by two people differ by about this distance
 _PERCENTILE = 95.0  # of the Hausdorff distance
-_BLOCK_PX = 2**22  # that are looked at at once: beyond them, memory grows with the outlines only
-_DENSE = 4  # px of area per px of outline; below, distance maps are faster: measured on noise of 352 px, one CPU core
+_BLOCK_PX = 2**22  # pixels processed at once; for larger images, memory grows only with the length of the outlines
+_DENSE = 4  # px of area per px of outline below which distance maps are faster: measured on noise, 352 px, one CPU core
 
 
 class BoundaryCounts(NamedTuple):
-    """What the measures are made of, for each class of one image, or of several: the arrays stacked.
+    """The counts and distances of each class from which boundary scores are computed.
+
+    Of one image, or of several with stacked arrays.
 
     Attributes:
-        truth, predicted: (..., C) int64 pixels of the outline.
-        truth_near, predicted_near: (..., C) int64 those of them within the tolerance of the other outline.
+        truth, predicted: (..., C) int64 number of pixels of the outline.
+        truth_near, predicted_near: (..., C) int64 number of these pixels within the tolerance of the other outline.
         distances: (..., C) float64 sum of the distances of all pixels of both outlines to the other outline.
-        hausdorff: (..., C) float64 the larger of the 95th percentiles of the two outlines' distances; NaN in neither.
+        hausdorff: (..., C) float64 the larger of the 95th percentiles of the two outlines' distances; NaN if the class
+            is in neither.
     """
 
     truth: NDArray[np.int64]
@@ -50,13 +54,13 @@ def count_boundaries(
     tolerance_px: float = TOLERANCE_PX,
     spacing: tuple[float, float] = (1.0, 1.0),
 ) -> BoundaryCounts:
-    """Counts and distances of one image.
+    """The counts and distances of one image.
 
     Args:
         pred: (H, W) class index in [0, classes).
         target: (H, W) class index in [0, classes), or IGNORED: not scored, whatever `pred` says.
         classes: C, at most 255.
-        tolerance_px: distance in px at which outlines agree.
+        tolerance_px: largest distance in px at which outlines agree.
         spacing: height and width of a pixel in the unit of the distances.
     Raises:
         ValueError: shapes differ, or are not (H, W).
@@ -81,7 +85,7 @@ def count_boundaries(
 
 
 def boundary_f1(counts: BoundaryCounts) -> NDArray[np.float64]:
-    """(..., C) harmonic mean of the shares of both outlines that lie within the tolerance of the other, 0..1.
+    """(..., C) boundary F1: the harmonic mean of the shares of each outline within the tolerance of the other, 0..1.
 
     Source: Csurka et al. 2013, What is a good evaluation measure for semantic segmentation?, BMVC.
     """
@@ -96,7 +100,7 @@ def surface_distance(counts: BoundaryCounts) -> NDArray[np.float64]:
 
 
 def in_one_of_two(counts: BoundaryCounts) -> NDArray[np.bool_]:
-    """(..., C) whether the class is in the truth or in the prediction but not in both."""
+    """(..., C) whether the class is in only one of truth and prediction."""
     return np.not_equal(counts.truth > 0, counts.predicted > 0)
 
 
@@ -109,7 +113,7 @@ def _divide(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
 def _distances(
     a: NDArray[np.int64], b: NDArray[np.int64], spacing: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(n,) and (m,) distances of the points of each of two outlines to the other."""
+    """(n,) and (m,) distances from each point of an outline to the other outline."""
     corner = np.minimum(a.min(axis=0), b.min(axis=0))
     shape = np.maximum(a.max(axis=0), b.max(axis=0)) - corner + 1
     if shape.prod() <= min(_BLOCK_PX, _DENSE * (len(a) + len(b))):
@@ -119,7 +123,7 @@ def _distances(
             away[tuple((points - corner).T)] = False
             maps.append(ndimage.distance_transform_edt(away, sampling=spacing))
         return maps[0][tuple((a - corner).T)], maps[1][tuple((b - corner).T)]
-    # work and memory of a tree grow with the outline, those of a distance map with the image
+    # time and memory of a tree depend on the length of the outline, those of a distance map on the area
     trees = [cKDTree(points * np.array(spacing), compact_nodes=False, balanced_tree=False) for points in (a, b)]
     return trees[1].query(trees[0].data)[0], trees[0].query(trees[1].data)[0]
 
@@ -127,7 +131,7 @@ def _distances(
 def _split_outline(
     labels: NDArray[np.integer[Any]], target: NDArray[np.integer[Any]], classes: int
 ) -> list[NDArray[np.int64]]:
-    """(n, 2) row and column of the outline's pixels, of each class."""
+    """(n, 2) row and column of the pixels of each class's outline."""
     height, width = labels.shape
     points, kinds = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
     step = max(1, _BLOCK_PX // max(1, width))

@@ -1,8 +1,8 @@
-"""Whether a model is right as often as it is sure: counts by confidence -> expected calibration error.
+"""Expected calibration error: how much a model's confidence differs from its accuracy.
 
-The confidence of a pixel is the probability of its predicted class. Counts are those of BINS bins of equal width:
+The confidence of a pixel is the probability of its predicted class. Pixels are counted in BINS bins of equal width:
 
-    calibration[bin] = pixels, sum of their confidences, pixels that have the right class
+    calibration[bin] = number of pixels, sum of their confidences, number of correct pixels
 
 Source: Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599.
 """
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor  # torch is imported late: scores of saved masks do not need it
 
-BINS = 15  # as in the source
+BINS = 15  # as in Guo et al.
 
 
 def count_calibration(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The counts of some pixels.
+    """The counts of any number of pixels.
 
     Args:
         confidence: (...) 0..1.
-        right: same shape; whether the predicted class is the true one.
+        right: same shape; whether the predicted class is correct.
     Returns:
         (BINS, 3) float64.
     """
@@ -33,7 +33,7 @@ def count_calibration(confidence: NDArray[np.floating[Any]], right: NDArray[np.b
 
 
 def count_calibration_batch(logits: "Tensor", target: "Tensor") -> "Tensor":
-    """The counts of each image of a batch, on its device, without waiting for the device.
+    """The counts of each image of a batch, on its device, without a synchronisation.
 
     Args:
         logits: (N, C, H, W).
@@ -47,9 +47,9 @@ def count_calibration_batch(logits: "Tensor", target: "Tensor") -> "Tensor":
 
 
 def _bin(logits: "Tensor", target: "Tensor") -> tuple["Tensor", "Tensor", "Tensor"]:
-    """(N, H*W) bin of each pixel, BINS where it is not counted; float32 confidence; whether its class is right.
+    """(N, H*W) bin of each pixel (BINS: not counted), float32 confidence, and whether its class is correct.
 
-    Logits that are not finite are in some bin; who needs finite ones looks for them.
+    Logits that are not finite fall into an arbitrary bin; callers must check for them.
     """
     import torch
 
@@ -61,7 +61,7 @@ def _bin(logits: "Tensor", target: "Tensor") -> tuple["Tensor", "Tensor", "Tenso
 
 
 def _count_by_bins(bins: "Tensor", confidence: "Tensor", right: "Tensor") -> "Tensor":
-    """(N, BINS, 3) through `bincount`; on a GPU a weighted one adds in any order."""
+    """(N, BINS, 3) counts by `bincount`; on a GPU, weighted `bincount` is not deterministic."""
     import torch
 
     images = len(bins)
@@ -72,7 +72,7 @@ def _count_by_bins(bins: "Tensor", confidence: "Tensor", right: "Tensor") -> "Te
 
 
 def _count_by_comparison(bins: "Tensor", confidence: "Tensor", right: "Tensor") -> "Tensor":
-    """(N, BINS, 3) through sums of comparisons, one bin at a time."""
+    """(N, BINS, 3) counts by comparisons, one bin at a time."""
     import torch
 
     rows = []
@@ -87,7 +87,7 @@ def expected_calibration_error(counts: NDArray[np.float64]) -> float:
     """Mean over pixels of |accuracy - confidence| of their bin, 0..1; NaN without pixels.
 
     Args:
-        counts: (BINS, 3), of any number of images added up.
+        counts: (BINS, 3), summed over any number of images.
     """
     pixels, confidence, right = counts.T
     return float(np.abs(confidence - right).sum() / pixels.sum()) if pixels.sum() else float("nan")

@@ -1,12 +1,12 @@
-"""Confusion counts -> Dice, IoU, precision, recall, accuracy.
+"""Overlap scores (Dice, IoU, precision, recall) and pixel accuracy, computed from confusion matrices.
 
-Everything is counted once, as a confusion matrix per image; every score is a formula of those counts.
+Pixels are counted once, in a confusion matrix per image; every score is a formula of these counts.
 
-    confusion[t, p] = pixels whose true class is t and whose predicted class is p
+    confusion[t, p] = number of pixels whose true class is t and whose predicted class is p
 
-A class absent from truth and prediction is undefined (NaN) for that image; absent from one of the two it
-scores 0. Only precision and recall are undefined in one of these cases too: precision where the class is not predicted,
-recall where it is not in the truth, since they divide by 0 there. Axis letters: N images, H rows, W columns, C classes.
+If a class is in neither truth nor prediction of an image, its scores are undefined (NaN). If it is in only one of the
+two, they are 0, except that precision is undefined if the class is not predicted, and recall if it is not in the truth
+(both would divide by 0). Axis letters: N images, H rows, W columns, C classes.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 def count_confusion(
     pred: NDArray[np.integer[Any]], target: NDArray[np.integer[Any]], classes: int
 ) -> NDArray[np.int64]:
-    """The confusion counts of one image, or the sum over several.
+    """The confusion matrix of one image, or the sum over several.
 
     Args:
         pred: (H, W) or (N, H, W), any integer type; class index in [0, classes) at every pixel.
-        target: same shape; class index in [0, classes), or IGNORED: not counted, whatever `pred` says.
+        target: same shape; class index in [0, classes), or IGNORED: not counted.
         classes: C.
     Returns:
-        (C, C) int64; rows are truth, columns prediction; all 0 when nothing is scored.
+        (C, C) int64; rows are truth, columns prediction; all 0 if no pixel is scored.
     Raises:
         ValueError: shapes differ, or a value is out of range.
     """
@@ -51,9 +51,9 @@ def count_confusion(
 
 
 def count_confusion_batch(pred: "Tensor", target: "Tensor", classes: int) -> "Tensor":
-    """The confusion counts of each image of a batch, on its device, without waiting for the device.
+    """The confusion matrix of each image of a batch, on its device, without a synchronisation.
 
-    Values cannot be checked without waiting, so a pixel whose `pred` or `target` is outside [0, classes) is
+    Values cannot be checked without a synchronisation, so a pixel whose `pred` or `target` is outside [0, classes) is
     not counted; IGNORED is one such value of `target`.
 
     Args:
@@ -61,8 +61,8 @@ def count_confusion_batch(pred: "Tensor", target: "Tensor", classes: int) -> "Te
         target: (N, H, W) uint8 or int64 class index or IGNORED.
         classes: C.
     Returns:
-        (N, C, C) int64; rows are truth, columns prediction. The same counts in any run: only integers are
-        summed, and no operation is used that `torch.use_deterministic_algorithms` refuses.
+        (N, C, C) int64; rows are truth, columns prediction. Deterministic: only integers are summed, and
+        `torch.use_deterministic_algorithms` allows all operations used.
     Raises:
         ValueError: shapes differ.
     """
@@ -73,26 +73,27 @@ def count_confusion_batch(pred: "Tensor", target: "Tensor", classes: int) -> "Te
 
 
 def _count_by_bins(pred: "Tensor", target: "Tensor", classes: int) -> "Tensor":
-    """(N, C, C) int64 through one `bincount`; on a GPU that would wait for the device."""
+    """(N, C, C) int64 by one `bincount`, which would synchronise on a GPU."""
     import torch
 
     images, cells = pred.shape[0], classes * classes
     p, t = pred.flatten(1).long(), target.flatten(1).long()
     counted = (p >= 0) & (p < classes) & (t >= 0) & (t < classes)
-    bins = torch.where(counted, t * classes + p, cells)  # the last bin of an image is not a cell: picking is slow
+    # pixels that are not counted go to an extra bin: selecting the others would be slower
+    bins = torch.where(counted, t * classes + p, cells)
     bins += torch.arange(images)[:, None] * (cells + 1)
     counts = torch.bincount(bins.flatten(), minlength=images * (cells + 1)).view(images, cells + 1)
     return counts[:, :cells].reshape(images, classes, classes)
 
 
 def _count_by_comparison(pred: "Tensor", target: "Tensor", classes: int) -> "Tensor":
-    """(N, C, C) int64 through sums of comparisons, one row of the matrix at a time.
+    """(N, C, C) int64 by comparisons, one row of the matrix at a time.
 
-    Not through a matrix product: autocast would round its counts to bfloat16. Memory: N * C * H * W bytes.
+    A matrix product is not used: autocast would round the counts to bfloat16. Memory: N * C * H * W bytes.
     """
     import torch
 
-    # int64 once: a uint8 256 of a large class table would wrap around
+    # int64, since a class index of 256 would overflow in uint8
     p, t = pred.flatten(1).long(), target.flatten(1).long()
     predicted = p[:, None] == torch.arange(classes, device=pred.device)[:, None]  # (N, C, H*W)
     rows = [(predicted & (t == true)[:, None]).sum(dim=-1) for true in range(classes)]
@@ -105,7 +106,7 @@ def dice_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     Args:
         confusion: (..., C, C) counts, rows truth.
     Returns:
-        (..., C) float64; NaN where a class is in neither, 0 where it is in one of the two.
+        (..., C) float64; NaN if a class is in neither, 0 if it is in only one of the two.
     Source: Dice 1945, Ecology 26(3).
     """
     both, truth, predicted = _sizes(confusion)
@@ -118,7 +119,7 @@ def iou_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     Args:
         confusion: (..., C, C) counts, rows truth.
     Returns:
-        (..., C) float64; NaN where a class is in neither, 0 where it is in one of the two.
+        (..., C) float64; NaN if a class is in neither, 0 if it is in only one of the two.
     Source: Jaccard 1912, New Phytologist 11(2).
     """
     both, truth, predicted = _sizes(confusion)
@@ -126,19 +127,19 @@ def iou_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def precision_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Precision = |truth and prediction| / |prediction|: (..., C, C) -> (..., C) in 0..1; NaN where not predicted."""
+    """Precision = |truth and prediction| / |prediction|: (..., C, C) -> (..., C) in 0..1; NaN if not predicted."""
     both, _, predicted = _sizes(confusion)
     return _divide(both, predicted)
 
 
 def recall_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Recall = |truth and prediction| / |truth|: (..., C, C) -> (..., C) in 0..1; NaN where not in the truth."""
+    """Recall = |truth and prediction| / |truth|: (..., C, C) -> (..., C) in 0..1; NaN if not in the truth."""
     both, truth, _ = _sizes(confusion)
     return _divide(both, truth)
 
 
 def accuracy_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Share of scored pixels that have the right class: (..., C, C) -> (...,) float64; NaN without any."""
+    """Share of scored pixels with the correct class: (..., C, C) -> (...,) float64; NaN without scored pixels."""
     both, truth, _ = _sizes(confusion)
     return _divide(both.sum(axis=-1), truth.sum(axis=-1))
 
@@ -146,7 +147,7 @@ def accuracy_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]
 def _sizes(
     confusion: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """(..., C) pixels of each class: in truth and prediction, in truth, in prediction."""
+    """(..., C) number of pixels of each class: in both truth and prediction, in truth, in prediction."""
     return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1), confusion.sum(axis=-2)
 
 
@@ -158,13 +159,13 @@ def _divide(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.fl
 
 @dataclass(frozen=True)
 class OverlapScores:
-    """Overlap measures and accuracy of a set of images.
+    """Overlap scores and pixel accuracy of a set of images.
 
     Attributes:
         names: (C,) class names.
         images: N.
-        defined: (C,) in how many images the class is defined (in truth or prediction or both).
-        pixel_accuracy: share of all scored pixels that have the right class; NaN without any.
+        defined: (C,) number of images in which the class is in truth or prediction.
+        pixel_accuracy: share of all scored pixels with the correct class; NaN without scored pixels.
     """
 
     names: tuple[str, ...]
@@ -177,9 +178,9 @@ class OverlapScores:
     pixel_accuracy: float
 
     def to_json(self) -> dict[str, Any]:
-        """A nested plain dict; None stands for NaN, which JSON does not know.
+        """A nested dict for JSON; None stands for NaN.
 
-        A class that is itself called `mean` or `mean_foreground` appears as `class mean`, ...
+        A class with the name `mean` or `mean_foreground` is called `class mean`, ...
         """
         measures = {"dice": self.dice, "iou": self.iou, "precision": self.precision, "recall": self.recall}
         return {
@@ -193,10 +194,10 @@ class OverlapScores:
 def summarise_overlap(
     confusions: NDArray[np.int64], names: Sequence[str], background: int | None, unmapped: Sequence[int] = ()
 ) -> OverlapScores:
-    """The scores of a set of images from the confusion counts of each.
+    """The scores of a set of images from the confusion matrix of each.
 
     Args:
-        confusions: (N, C, C) int64 counts, rows truth; N may be 0: every score is then NaN.
+        confusions: (N, C, C) int64 counts, rows truth; if N is 0, every score is NaN.
         names, background, unmapped: see `ClassMean`.
     Raises:
         ValueError: shapes, names and background do not fit together.

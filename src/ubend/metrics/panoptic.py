@@ -1,4 +1,4 @@
-"""How well objects are found: panoptic quality and counts.
+"""Panoptic quality and counting error of found objects.
 
 Source: Kirillov et al. 2019, Panoptic Segmentation, arXiv:1801.00868.
 """
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_MATCH = 0.5  # of the intersection over union, above which two objects are the same; no object matches two
+_MATCH = 0.5  # two objects match if their IoU is above this; so an object has at most one match
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of one class, over any number of images.
+    """The quality of found objects of one class, over any number of images.
 
     Attributes:
-        matched: objects that were found and are there.
-        extra: found, not there.
-        missed: there, not found.
-        iou: sum of the intersections over union of what matched.
+        matched: number of found objects that match a true one.
+        extra: number of found objects without a match.
+        missed: number of true objects without a match.
+        iou: sum of the IoU of all matches.
     """
 
     matched: int = 0
@@ -34,17 +34,17 @@ class Quality:
 
     @property
     def recognition(self) -> float:
-        """RQ, the F1 score of the objects; NaN where there are none, found or true."""
+        """RQ, the F1 score of the objects; NaN without found and true objects."""
         return self._per_object(self.matched)
 
     @property
     def segmentation(self) -> float:
-        """SQ, the mean intersection over union of what matched; NaN where nothing did."""
+        """SQ, the mean IoU of the matches; NaN without matches."""
         return self.iou / self.matched if self.matched else float("nan")
 
     @property
     def panoptic(self) -> float:
-        """PQ = SQ * RQ; NaN where there are no objects, found or true."""
+        """PQ = SQ * RQ; NaN without found and true objects."""
         return self._per_object(self.iou)
 
     def _per_object(self, value: float) -> float:
@@ -53,7 +53,7 @@ class Quality:
 
     @property
     def count_error(self) -> int:
-        """Objects found minus objects there."""
+        """Number of found objects minus number of true objects."""
         return self.extra - self.missed
 
 
@@ -64,11 +64,11 @@ def compare_objects(
     true_classes: NDArray[np.uint8],
     classes: int,
 ) -> list[Quality]:
-    """Quality of each class on one image.
+    """The quality of each class in one image.
 
     Args:
         found, true: (H, W) ids of objects, 0 where there is none.
-        found_classes, true_classes: (objects,) the class of object 1, 2, ...
+        found_classes, true_classes: (objects,) class index of object 1, 2, ...
         classes: number of classes.
     """
     rows, maximum = len(found_classes) + 1, len(true_classes) + 1

@@ -1,4 +1,4 @@
-"""One measure of a set of images: of each class, averaged over images in several ways, and over classes.
+"""Averages of a measure over images, in several ways, and over classes.
 
 Axis letters: N images, C classes.
 """
@@ -16,11 +16,11 @@ _DECILE = 0.1
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One score under one averaging; NaN is undefined.
+    """One average of a measure for each class, and its means over classes; NaN: undefined.
 
     Attributes:
         classes: (C,) the score of each class.
-        mean: over the classes that are defined.
+        mean: over the classes whose score is defined.
         mean_foreground: the same without the background class.
     """
 
@@ -31,18 +31,17 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure under several averagings.
+    """A measure averaged over images in several ways.
 
     Attributes:
-        per_image: a class's score in each image, averaged over the images where it is defined; every image weighs the
-            same.
-        median: of the same scores.
-        worst_decile: mean of the worst tenth of them, rounded up to one image at least.
-        pooled: the score of the counts summed over all images; every pixel weighs the same. None: the measure is none
-            of sums.
+        per_image: mean of a class's scores over the images in which it is defined; every image has the same weight.
+        median: median of the same scores.
+        worst_decile: mean of the worst tenth of the same scores, rounded up to at least one image.
+        pooled: the score of the counts summed over all images; every pixel has the same weight. None: the measure
+            cannot be computed from sums.
 
-    The mean over classes is, for each, the mean of the per-class numbers; so the per-image mean is *not* the mean over
-    images of each image's mean over classes.
+    In each of them, the mean over classes is the mean of the per-class numbers; so the per-image mean is *not* the mean
+    over images of each image's mean over classes.
     """
 
     per_image: ClassScores
@@ -51,24 +50,24 @@ class Measure:
     pooled: ClassScores | None
 
     def to_json(self, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
-        """A nested plain dict; None stands for NaN, which JSON does not know."""
+        """A nested dict for JSON; None stands for NaN."""
         ways = {"per_image": self.per_image, "pooled": self.pooled}
         ways |= {"median": self.median, "worst_decile": self.worst_decile}
         return {way: _plain(scores, names) for way, scores in ways.items() if scores is not None}
 
 
 class ClassMean:
-    """Which classes have a score, and which count in the means.
+    """Averages scores over images and classes.
 
     Args:
         names: (C,) class names.
-        background: index of the class left out of `mean_foreground`; None: it equals `mean`.
-        unmapped: indices of classes that the truth cannot hold: they have no score and do not count in the means.
+        background: index of the class left out of `mean_foreground`; None: `mean_foreground` equals `mean`.
+        unmapped: indices of classes that cannot occur in the truth: they have no score and are not part of the means.
     Attributes:
         mapped: (C,) whether a class has a score.
-        foreground: (C,) whether it also counts in `mean_foreground`.
+        foreground: (C,) whether a class is part of `mean_foreground`.
     Raises:
-        ValueError: the background is none of the classes.
+        ValueError: the background is not a class index.
     """
 
     def __init__(self, names: Sequence[str], background: int | None, unmapped: Iterable[int] = ()) -> None:
@@ -83,12 +82,12 @@ class ClassMean:
         pooled: NDArray[np.float64] | None = None,
         worst: Literal["lowest", "highest"] = "lowest",
     ) -> Measure:
-        """All averagings of a measure.
+        """Average a measure in all ways.
 
         Args:
-            per_image: (N, C), NaN where undefined; N may be 0: every score is then NaN.
+            per_image: (N, C) scores, NaN where undefined; if N is 0, every average is NaN.
             pooled: (C,) the score of the counts of all images.
-            worst: which scores are.
+            worst: whether the lowest or the highest scores are the worst.
         """
         sign = 1.0 if worst == "lowest" else -1.0
         columns = [np.sort(sign * column[~np.isnan(column)]) * sign for column in per_image.T]
@@ -109,12 +108,12 @@ class ClassMean:
 
 
 def class_keys(names: Sequence[str]) -> list[str]:
-    """The names of classes beside the keys of means: one that is itself called `mean` is `class mean`, ..."""
+    """The keys of classes in JSON, distinct from the keys of the means: a class `mean` becomes `class mean`, ..."""
     return [f"class {name}" if name in ("mean", "mean_foreground") else name for name in names]
 
 
 def mean_defined(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the first axis of what is not NaN; NaN if nothing is (np.nanmean would also warn)."""
+    """The mean over the first axis, ignoring NaN; NaN if all are NaN (np.nanmean would also warn)."""
     defined = ~np.isnan(scores)
     out = np.full(scores.shape[1:], np.nan)
     np.divide(np.where(defined, scores, 0.0).sum(axis=0), defined.sum(axis=0), out=out, where=defined.any(axis=0))
@@ -122,7 +121,7 @@ def mean_defined(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def none_for_nan(score: float) -> float | None:
-    """A number that JSON knows."""
+    """The score, or None for NaN, which JSON does not support."""
     return None if math.isnan(score) else score
 
 
