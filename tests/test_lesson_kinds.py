@@ -80,8 +80,8 @@ def test_objects_are_the_true_ones(tmp_path: Path) -> None:
     assert "detection gives 2 boxes: a class and 4 numbers each" in lines
     assert "  1: cell, left 5, top 2, width 3, height 4; the object takes 100% of the box" in lines
     assert "  connected regions of one class: 1; objects: 2" in lines
-    assert "semantic segmentation gives 80 classes, one a pixel: background 70.0%, cell 30.0%" in lines
-    assert "instance segmentation gives 2 masks of 8 x 10; 70% of the pixels are in none" in lines
+    assert "semantic segmentation gives 80 classes, one per pixel: background 70.0%, cell 30.0%" in lines
+    assert "instance segmentation gives 2 masks of 8 x 10; 70% of the pixels are in no mask" in lines
     assert lines[-1] == str(tmp_path / "kinds.png")
 
 

@@ -142,7 +142,7 @@ def test_breeds_command(pets: Path, tmp_path: Path) -> None:
     words = ["lesson", "breeds", "--data", str(pets), "--out", str(tmp_path / "out"), *WORDS, "--epochs", "1"]
     run = CliRunner().invoke(main, [*words, "--device", "cpu"])
     assert run.exit_code == 0, run.output
-    for name in ("whole image: ", "the mask's pixels: ", "cut out by the mask: ", "who always says "):
+    for name in ("whole image: ", "the mask's pixels: ", "cut out by the mask: ", "for comparison: "):
         assert name in run.output
     with Image.open(tmp_path / "out" / "breeds.png") as image:
         assert image.width > 300

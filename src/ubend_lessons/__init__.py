@@ -1,1 +1,1 @@
-"""What a course on U-Nets explains, as things to run, look at and change. Uses ubend, which never imports it."""
+"""Lessons of a course on U-Nets, to run, look at and change. Imports ubend, which never imports this package."""

@@ -1,5 +1,7 @@
-"""The lesson on the network's architecture: drawn from what its layers do to an image, like the figure of
-Ronneberger et al. 2015, arXiv:1505.04597: boxes are maps, arrows are layers."""
+"""The lesson on the network's architecture: a drawing made by tracing an image through the network.
+
+Boxes are feature maps and arrows are layers, as in the figure of Ronneberger et al. 2015, arXiv:1505.04597.
+"""
 
 import math
 from collections.abc import Sequence
@@ -21,10 +23,10 @@ from ubend_lessons.trace import Kind, Step, trace_network
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLORS: dict[Kind, tuple[str, ...]] = {  # of arrows; where a network has several of a kind, one after the other
+_COLORS: dict[Kind, tuple[str, ...]] = {  # colours of arrows; used in turn if a network has several layers of a kind
     "convolution": ("#1f4e9c", "#7a6ad8", "#b04fb0"),
     "pooling": ("#c0282d", "#e0793a"),
-    "growing": ("#2e8b3d", "#8aa818"),
+    "upsampling": ("#2e8b3d", "#8aa818"),
     "last": ("#0f9aa8",),
 }
 _SKIP_COLOR, _BOX_COLOR, _EDGE_COLOR, _INK = "#8a8a8a", "#9cc3e6", "#2f5f8f", "#1e1e1e"
@@ -36,12 +38,12 @@ MAX_PX, _MAX_PARAMETERS = 1024, 200_000_000  # the course text's has 39 million
 
 @dataclass(frozen=True)
 class Box:
-    """A map in the drawing, inches; (left, top) with y downwards.
+    """A feature map in the drawing, inches; (left, top) with y downwards.
 
     Attributes:
-        step: number of the step that made it, or whose map is copied.
-        copied: a copy that was joined: white.
-        channels, size_hw: of the map as it stands there.
+        step: index of the step that computed it, or of which it is a copy.
+        copied: whether it is the copy of a skip connection, which is white.
+        channels, size_hw: of the feature map.
     """
 
     step: int
@@ -55,20 +57,20 @@ class Box:
 
 
 def teach_architecture(net: Network, size_px: int, *, out: Path | str, show: bool = False) -> list[str]:
-    """Draw a network from what it does to an image: `architecture.png` and `architecture.svg`.
+    """Draw a network by tracing an image through it: `architecture.png` and `architecture.svg`.
 
     Args:
-        net: trained or not.
-        size_px: side of the image that it is shown.
+        net: a network, trained or not.
+        size_px: side of the image.
     Returns:
-        A line for each map: number, channels x height x width, how it was made, parameters; then the files.
+        A line for each feature map: number, channels x height x width, layers, parameters; then the files.
     Raises:
         SettingError: the image is too small or too large.
         OutputError: an image cannot be written.
     """
     if not 1 <= size_px <= MAX_PX:
         raise SettingError(
-            _("--size {size}: give a side from 1 to {maximum} px; a network looks alike at any").format(
+            _("--size {size}: give a side from 1 to {maximum} px; the drawing is similar at any size").format(
                 size=size_px, maximum=MAX_PX
             ),
             key="--size",
@@ -83,8 +85,8 @@ def teach_architecture(net: Network, size_px: int, *, out: Path | str, show: boo
 
 
 def lay_out(steps: Sequence[Step]) -> list[Box]:
-    """A box for each map: convolutions go to the right, poolings down, growing ones up; a copy stands at the left of
-    what it is joined with."""
+    """A box for each feature map: convolutions lead to the right, pooling down, upsampling up; a copy is to the left of
+    the feature map with which it is concatenated."""
     most_channels = max(step.shape[0] for step in steps)
     tallest = max(step.shape[1] for step in steps)
 
@@ -96,7 +98,7 @@ def lay_out(steps: Sequence[Step]) -> list[Box]:
 
     levels = [0]
     for step in steps[1:]:
-        levels.append(levels[-1] + {"pooling": 1, "growing": -1}.get(step.kind, 0))
+        levels.append(levels[-1] + {"pooling": 1, "upsampling": -1}.get(step.kind, 0))
     lowest = min(levels)
     rooms = [
         max((high(s.shape[1]) for s, own in zip(steps, levels, strict=True) if own == level), default=0.0)
@@ -107,7 +109,7 @@ def lay_out(steps: Sequence[Step]) -> list[Box]:
     left = 0.0
     for number, (step, level) in enumerate(zip(steps, levels, strict=True)):
         channels, height, width = step.shape
-        if step.source is not None:  # beside the box before, which it is joined with
+        if step.source is not None:  # to the left of the previous box, with which it is concatenated
             before = boxes[-1]
             copied = steps[step.source].shape[0]
             across = wide(copied)
@@ -120,7 +122,7 @@ def lay_out(steps: Sequence[Step]) -> list[Box]:
             coming = steps[number + 1].source if number + 1 < len(steps) else None
             if step.kind == "convolution" and coming is not None:
                 left += wide(steps[coming].shape[0])  # room for the copy
-            if step.kind in ("pooling", "growing"):  # right below, or above
+            if step.kind in ("pooling", "upsampling"):  # directly below or above
                 left = before.left + (before.width - wide(channels)) / 2
         room = rooms[level - lowest]
         top = tops[level - lowest] + (room - high(height)) / 2
@@ -159,7 +161,7 @@ def draw_architecture(steps: Sequence[Step], files: Sequence[Path]) -> None:
         axis.text(box.left - 0.03, box.top + box.height, text, ha="right", va="bottom", rotation=90, fontsize=8)
     _draw_arrows(axis, steps, boxes)
     _draw_legend(axis, entries, bottom + _MARGIN + _LEGEND_LINE)
-    # words stay words; with the salt, and without a date, the same drawing gives the same file
+    # text stays text; the salt and the missing date make the file reproducible
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "ubend"}):
         for path in files:
             facts = {"Date": None} if path.suffix == ".svg" else {}
@@ -176,7 +178,7 @@ def _draw_box(axis: "Axes", box: Box) -> None:
 
 
 def _write_channels(axis: "Axes", box: Box, copy: Box | None) -> None:
-    """Above a box; over both halves where a copy is joined at its left."""
+    """Write the number of channels above a box, or above the box and the copy to its left."""
     left = box.left if copy is None else copy.left
     text = f"{box.channels}" if copy is None else f"{copy.channels} + {box.channels}"
     middle = (left + box.left + box.width) / 2
@@ -184,11 +186,11 @@ def _write_channels(axis: "Axes", box: Box, copy: Box | None) -> None:
 
 
 def _with_sizes(boxes: Sequence[Box]) -> list[Box]:
-    """The first box of its size in its row, copies counted, where its size is written."""
+    """The boxes at which the size is written: the first of each size in a row, including copies."""
     chosen: list[Box] = []
     for number, box in enumerate(boxes):
         before = boxes[number - 1] if number else None
-        if box.copied:  # stands at the left of the one before it
+        if box.copied:  # it is to the left of the previous box in the list
             chosen = [other for other in chosen if other is not before] + [box]
         elif before is None or (before.top, before.size_hw) != (box.top, box.size_hw):
             chosen.append(box)
@@ -197,7 +199,7 @@ def _with_sizes(boxes: Sequence[Box]) -> list[Box]:
 
 def _draw_arrows(axis: "Axes", steps: Sequence[Step], boxes: Sequence[Box]) -> None:
     own = {box.step: box for box in boxes if not box.copied}
-    copies = {number - 1: box.left for number, box in enumerate(boxes) if box.copied}  # beside the box before
+    copies = {number - 1: box.left for number, box in enumerate(boxes) if box.copied}  # left of the previous box
     edges = {box.step: copies.get(number, box.left) for number, box in enumerate(boxes) if not box.copied}
     colors = _color_words(steps)
     for number, step in enumerate(steps[1:], 1):
@@ -207,7 +209,7 @@ def _draw_arrows(axis: "Axes", steps: Sequence[Step], boxes: Sequence[Box]) -> N
                 (start.left + start.width / 2, start.top + start.height),
                 (end.left + end.width / 2, end.top - 0.2),
             )
-        elif step.kind == "growing":
+        elif step.kind == "upsampling":
             tail, head = (
                 (start.left + start.width / 2, start.top - 0.2),
                 (end.left + end.width / 2, end.top + end.height),
@@ -233,18 +235,22 @@ def _draw_arrow(axis: "Axes", tail: tuple[float, float], head: tuple[float, floa
 
 
 def _legend_words(steps: Sequence[Step]) -> list[tuple[str, str]]:
-    """(words, colour) of each way in which maps are made here."""
+    """(text, colour) of the legend: each kind of layer, and skip connections."""
     entries = list(_color_words(steps).items())
     joined = [(steps[n - 1], steps[step.source]) for n, step in enumerate(steps) if step.source is not None]
     if joined:
         cropped = any(upsampled.shape[1:] != copied.shape[1:] for upsampled, copied in joined)
-        says = _("skip connection: copied, cropped and joined") if cropped else _("skip connection: copied and joined")
+        says = (
+            _("skip connection: copied, cropped and concatenated")
+            if cropped
+            else _("skip connection: copied and concatenated")
+        )
         entries.append((says, _SKIP_COLOR))
     return entries
 
 
 def _color_words(steps: Sequence[Step]) -> dict[str, str]:
-    """Words of layers -> the colour of their arrows."""
+    """Label of a step's layers -> the colour of its arrow."""
     colors: dict[str, str] = {}
     for step in steps[1:]:
         shades = _COLORS[step.kind]
@@ -276,24 +282,27 @@ def _describe_steps(steps: Sequence[Step]) -> list[str]:
         channels, height, width = step.shape
         label = step.label or _("the image, normalised")
         if step.source is not None:
-            label = _("{label}, after map {source} was joined").format(label=label, source=step.source)
+            label = _("{label}, after concatenation with map {source}").format(label=label, source=step.source)
         count = f", {step.parameters:,}" if step.parameters else ""
         lines.append(f"{number:3}  {channels:5} x {height} x {width}  {label}{count}")
     total = sum(step.parameters for step in steps)
-    return [*lines, _("{total:,} parameters in all; the last number of a line is its own").format(total=total)]
+    return [
+        *lines,
+        _("{total:,} parameters in total; the last number of a line is that of its layers").format(total=total),
+    ]
 
 
 def untrained(width: int = 64, depth: int = 4) -> UNet:
-    """The course text's network for images in colour and two classes, with random weights.
+    """The network of the course text for colour images and two classes, with random weights.
 
     Raises:
-        SettingError: it would have more parameters than the lesson is worth.
+        SettingError: it would have too many parameters.
     """
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in UNet(3, 2, width=width, depth=depth).parameters())
     if count > _MAX_PARAMETERS:
         raise SettingError(
-            _("width {width} and depth {depth} make {count:,} parameters; give less of one").format(
+            _("width {width} and depth {depth} give {count:,} parameters; reduce one of them").format(
                 width=width, depth=depth, count=count
             ),
             key="--width",

@@ -1,5 +1,7 @@
-"""The lesson on augmentation: what each kind does to an image and its mask, one at a time, by the training's own
-code: a store of one image, `WholeImages`, `TrainingBatches`."""
+"""The lesson on augmentation: shows what each kind does to an image and its mask.
+
+The images are drawn by the code of a training: a store of one image, `WholeImages`, `TrainingBatches`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +30,11 @@ from ubend_lessons.example import Example, store_example
 DRAWS = 3  # of each kind
 _SIZE_PX = 256  # of the image that is augmented
 _CELL_PX = 224  # in the gallery
-_VEIL = 0.6  # of grey over what is not scored
-_OUTLINES = ((0, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 0))  # seen on tissue as on skies; in turn
+_VEIL = 0.6  # opacity of the grey over pixels that are not scored
+_OUTLINES = ((0, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 0))  # of classes, in turn; visible on most images
 _ROOM_BYTES = 2**28
 
-# Kinds of the warp: the settings that make each; with the others at rest it is alone.
+# Kinds of augmentation, and the settings that control each.
 KINDS: dict[str, tuple[str, ...]] = {
     "flips": ("flip_share",),
     "rotation": ("rotation_deg",),
@@ -48,17 +50,17 @@ KINDS: dict[str, tuple[str, ...]] = {
     "blur": ("blur_px", "blur_share"),
     "noise": ("noise", "noise_share"),
 }
-_SHAPE = ("flips", "rotation", "scale", "stretch", "shift", "elastic")  # the others leave the mask as it is
-_SHARES = ("elastic_share", "blur_share", "noise_share")  # of the images; in a gallery of three, all
+_SHAPE = ("flips", "rotation", "scale", "stretch", "shift", "elastic")  # the others do not change the mask
+_SHARES = ("elastic_share", "blur_share", "noise_share")  # shares of the images that are changed; 1 in the galleries
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kind, drawn a few times.
+    """One kind of augmentation, drawn a few times.
 
     Attributes:
-        name: what it is, for people.
-        settings: under which it was drawn.
+        name: its translated name.
+        settings: with which it was drawn.
         images: (DRAWS, H, W, C) raw values; masks: (DRAWS, H, W) uint8.
     """
 
@@ -71,16 +73,17 @@ class Row:
 def teach_augmentation(
     example: Example, *, out: Path | str, settings: Mapping[str, Any] | None = None, seed: int = 0, show: bool = False
 ) -> list[str]:
-    """Galleries of the tutorial's copies, of the kinds that move pixels, and of those that change colours.
+    """Draw galleries of the tutorial's copies, of the kinds that move pixels, and of those that change colours.
 
-    Writes into `out`: `augmentation_tutorial.png`, `augmentation_shape.png`, `augmentation_color.png`. Where a kind
-    moves the mask, its outline lies over the image, whose colours stay as they are; grey is what is not scored.
+    Writes into `out`: `augmentation_tutorial.png`, `augmentation_shape.png`, `augmentation_color.png`. If a kind moves
+    the mask, the outline of the mask is drawn on the image; pixels that are not scored are grey.
 
     Args:
-        settings: by dotted keys, such as {"augment.scale": 0.5}: how strong each kind is.
-        seed: of the draws.
+        example: the image and its mask.
+        settings: the strength of each kind, by dotted key, such as {"augment.scale": 0.5}.
+        seed: random seed.
     Returns:
-        A line for each kind: how much of image and mask it changed; then the files.
+        A line for each kind: how much it changes image and mask; then the files.
     Raises:
         SettingError: a setting is unknown or out of range.
         OutputError: an image cannot be written.
@@ -88,7 +91,7 @@ def teach_augmentation(
     for key in settings or {}:
         if not key.startswith("augment.") and key in known_keys():
             raise SettingError(
-                _("{key} has no part in augmentation; give settings such as augment.scale").format(key=key), key=key
+                _("{key} does not affect augmentation; give settings such as augment.scale").format(key=key), key=key
             )
     chosen = fix_warp(make_settings(changes=settings))
     with TemporaryDirectory() as place:
@@ -114,7 +117,7 @@ def teach_augmentation(
 
 
 def fix_warp(settings: Settings) -> AugmentPlan:
-    """The warp of these settings; what is open is decided as by `autoconfig.py`, of one image that has no up."""
+    """The warp of these settings; open ones are chosen as in `autoconfig.py`, for an image of any orientation."""
     augment = settings.augment
     turn = 15.0 if augment.orientation == "upright" else 180.0
     chosen = {
@@ -126,27 +129,27 @@ def fix_warp(settings: Settings) -> AugmentPlan:
 
 
 def leave_out(settings: AugmentPlan, names: Sequence[str]) -> AugmentPlan:
-    """These settings with some kinds of the warp at rest."""
+    """These settings with some kinds turned off."""
     return settings.model_copy(update={key: 0.0 for name in names for key in KINDS[name]})
 
 
 def isolate(settings: AugmentPlan, name: str) -> AugmentPlan:
-    """These settings with every kind of the warp at rest but one."""
+    """These settings with all kinds turned off except one."""
     return leave_out(settings, [other for other in KINDS if other != name])
 
 
 def for_all_images(settings: AugmentPlan) -> AugmentPlan:
-    """These settings, but that what some images get, if any, all get."""
+    """These settings, with every kind that is on applied to all images."""
     return settings.model_copy(update={key: 1.0 for key in _SHARES if getattr(settings, key)})
 
 
 def draw_kind(store: Store, settings: AugmentPlan, name: str, seed: int) -> Row:
-    """One kind of the warp alone."""
+    """Draw one kind alone."""
     return _draw_row(store, kind_words(name), for_all_images(isolate(settings, name)), seed)
 
 
 def draw_copies(store: Store, settings: AugmentPlan, seed: int) -> list[Row]:
-    """The tutorial's copies: what it calls elastic, for three seeds, and its flips: left-right, up-down, both."""
+    """Draw the tutorial's copies: its 'elastic' deformation with three seeds, and its three kinds of flips."""
     frozen = settings.model_copy(update={"kind": "frozen"})
     order = shuffled_item(seed, FROZEN_COPIES, np.arange(FROZEN_COPIES))
     images, masks = _draw(store, frozen, seed, FROZEN_COPIES)
@@ -171,7 +174,7 @@ def draw_copies(store: Store, settings: AugmentPlan, seed: int) -> list[Row]:
 
 
 def _draw_edges(store: Store, settings: AugmentPlan, seed: int) -> list[Row]:
-    """What comes into the frame from outside: the same shifts and zooms, not scored, and reflected."""
+    """Draw shifts and zooms with both treatments of pixels beyond the edge: not scored, and reflected with the mask."""
     moving = isolate(settings, "shift").model_copy(update={"scale": settings.scale, "shift": 3 * settings.shift})
     names = {
         "ignored": _("beyond the edge: reflected, but not scored (augment.out_of_frame = ignored)"),
@@ -184,7 +187,7 @@ def _draw_edges(store: Store, settings: AugmentPlan, seed: int) -> list[Row]:
 
 
 def kind_words(name: str) -> str:
-    """A kind, for people."""
+    """The translated name of a kind."""
     return {
         "flips": _("flips"),
         "rotation": _("rotation"),
@@ -207,7 +210,7 @@ def _draw_row(store: Store, name: str, settings: AugmentPlan, seed: int) -> Row:
 
 
 def _draw(store: Store, settings: AugmentPlan, seed: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """The first batch of a training on this image alone: (count, H, W, C) and (count, H, W)."""
+    """The first batch of a training on this single image: (count, H, W, C) images and (count, H, W) masks."""
     images = WholeImages(store, np.array([0]), torch.device("cpu"), _ROOM_BYTES)
     window = (int(store.shapes_hw[0, 0]), int(store.shapes_hw[0, 1]))
     batch = TrainingBatches(images, settings, seed, count, window, _value_range(store)).draw(0)
@@ -215,7 +218,7 @@ def _draw(store: Store, settings: AugmentPlan, seed: int, count: int) -> tuple[N
 
 
 def _value_range(store: Store) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """As `Dataset.value_range`, of the one image."""
+    """The same as `Dataset.value_range`, for the single image."""
     if store.dtype == np.uint8:
         return np.zeros(store.channels), np.full(store.channels, 255.0)
     pixels = store.image(0).reshape(-1, store.channels)
@@ -226,13 +229,13 @@ def _value_range(store: Store) -> tuple[NDArray[np.float64], NDArray[np.float64]
 def _describe_change(row: Row, image: NDArray[Any], mask: NDArray[np.uint8]) -> str:
     low, high = float(image.min()), float(image.max())
     values = np.abs(row.images - image).mean() / max(high - low, 1e-9)
-    return _("{name}: values change by {values:.1%} of the range, {pixels:.1%} of the mask's pixels").format(
+    return _("{name}: values change by {values:.1%} of their range; {pixels:.1%} of the mask's pixels change").format(
         name=row.name, values=values, pixels=(row.masks != mask).mean()
     )
 
 
 def _draw_gallery(rows: Sequence[Row], image: NDArray[Any], mask: NDArray[np.uint8], example: Example) -> Any:
-    """A row for each kind: the image as it is, then the draws; with outlines where the kind moves the mask."""
+    """A row for each kind: the original image, then the draws; with outlines if the kind moves the mask."""
     low, high = (0, 255) if image.dtype == np.uint8 else (float(image.min()), float(image.max()))
 
     background = background_class(example.names)
@@ -252,7 +255,7 @@ def _draw_gallery(rows: Sequence[Row], image: NDArray[Any], mask: NDArray[np.uin
         moved = bool((row.masks != mask).any())
         params = [show(*one, moved) for one in zip(row.images, row.masks, strict=True)]
         cells.append([show(image, mask, moved), *params])
-    headings = [_("as it is"), *(_("draw {number}").format(number=n) for n in range(1, DRAWS + 1))]
+    headings = [_("original"), *(_("draw {number}").format(number=n) for n in range(1, DRAWS + 1))]
     legend = [one for number, one in enumerate(zip(example.names, colors, strict=True)) if number != background]
     if any((row.masks == IGNORED).any() for row in rows):
         legend.append((_("not scored"), IGNORED_COLOR))
@@ -261,7 +264,7 @@ def _draw_gallery(rows: Sequence[Row], image: NDArray[Any], mask: NDArray[np.uin
 
 
 def _strength(settings: AugmentPlan) -> str:
-    """The settings of a kind that is alone, or nothing."""
+    """The settings of the only kind that is on; empty if there are several."""
     active = [name for name, keys in KINDS.items() if all(getattr(settings, key) for key in keys)]
     if settings.kind != "warp" or len(active) != 1:
         return ""

@@ -1,6 +1,6 @@
-"""How well outlines agree. H x W pixels of an image, C classes.
+"""Boundary Dice: how well the outlines of two masks agree. H x W pixels of an image, C classes.
 
-Source: surface Dice at a tolerance, Nikolov et al. 2018, arXiv:1809.04430, of pixels.
+Source: surface Dice at a tolerance, Nikolov et al. 2018, arXiv:1809.04430, here of pixels.
 """
 
 import numpy as np
@@ -13,18 +13,18 @@ from ubend.labels.class_table import IGNORED
 def boundary_dice(
     mask: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int, tolerance_px: float = 2.0
 ) -> NDArray[np.float64]:
-    """Share of both outlines' pixels that lie within a tolerance of the other outline, for each class.
+    """For each class, the share of the pixels of both outlines that are within a tolerance of the other outline.
 
-    An outline is the pixels of a class beside a pixel of another; the image's rim is none, and neither is the rim of
-    ignored pixels.
+    An outline consists of the pixels of a class next to a pixel of another class. The outside of the image and ignored
+    pixels do not count as another class.
 
     Args:
         mask: (H, W) class index.
         truth: (H, W) class index or IGNORED.
         classes: C.
-        tolerance_px: distance between pixels' middles that counts as none.
+        tolerance_px: largest distance between pixel centres at which outlines agree.
     Returns:
-        (C,) 0..1; NaN where neither has an outline.
+        (C,) 0..1; NaN if neither has an outline.
     """
     known = truth != IGNORED
     return np.array(

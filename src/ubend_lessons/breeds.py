@@ -1,6 +1,6 @@
-"""Recognising the kind of animal with the encoder of a segmentation network, with and without the mask's help.
+"""The lesson on breeds: recognise them with the encoder of a segmentation network, with and without the mask.
 
-The breed of an image stands in its file name: `Abyssinian_12.jpg`. N images, C channels, H x W pixels.
+The file name contains the breed: `Abyssinian_12.jpg`. N images, C channels, H x W pixels.
 """
 
 import copy
@@ -44,20 +44,20 @@ from ubend_lessons.variants import SilentReporter
 
 View = Literal["whole", "pixels", "cut"]
 VIEWS: tuple[View, ...] = ("whole", "pixels", "cut")
-# About a minute on two cores, on drawn animals; squashed, so that all images have one size.
+# About a minute on two cores with drawn animals; images are squashed to one size.
 QUICK: dict[str, Any] = {**PLAIN_UNET, "data.size": 64, "data.resize": "squash", "data.test_share": 0.3}
 QUICK |= {"model.width": 8, "train.epochs": 25, "train.batch": 16}
 _BREED_EPOCHS = 40
-_MIN_SHARE = 1e-3  # weight of a pixel off the animal: an image in which none is found is looked at as a whole
-_CHUNK = 64  # images in one pass without gradients
+_MIN_SHARE = 1e-3  # weight of pixels outside the animal: if no animal is found, the whole image is used
+_CHUNK = 64  # images in one forward pass without gradients
 _SHOWN = 4
 
 
 class BreedNet(nn.Module):
-    """The way down of a U-Net, its deepest map pooled to one value per channel, and a linear layer.
+    """A classifier: the encoder of a U-Net, average pooling of its deepest feature map, and a linear layer.
 
     Args:
-        net: whose layers and normalisation these are, shared with it: training one trains the other.
+        net: the U-Net; its encoder layers and normalisation are shared, so training one trains the other.
         breeds: number of breeds.
     """
 
@@ -72,7 +72,7 @@ class BreedNet(nn.Module):
         self.register_buffer("std", net.std)
 
     def forward(self, image: Tensor, share: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) raw values, and (N, H, W) weights 0..1 of pixels (None: all alike) -> (N, breeds) scores."""
+        """(N, C, H, W) raw values and (N, H, W) pixel weights 0..1 (None: equal weights) -> (N, breeds) logits."""
         features = self.stem(pad_to_multiple((image - self.mean) / self.std, 2**self.depth))
         for encoder in self.encoders:
             features = encoder(features)
@@ -85,14 +85,14 @@ class BreedNet(nn.Module):
 
 @dataclass(frozen=True)
 class Breeds:
-    """Images whose names tell the breed.
+    """Images with their breeds.
 
     Attributes:
         data: the images.
-        plan: the settings, decided.
-        device: where all is computed.
-        names: of the breeds.
-        of_image: (images of the store,) the breed of each.
+        plan: the resolved settings.
+        device: the device of all computations.
+        names: names of the breeds.
+        of_image: (images of the store,) index of each image's breed.
     """
 
     data: Dataset
@@ -103,20 +103,20 @@ class Breeds:
 
 
 class Finder:
-    """Finds the animals in batches, by a trained segmentation network: all classes but the background.
+    """Finds animals (all classes except the background) in batches, by a trained segmentation network.
 
     Args:
         model: a run folder or a model file.
-        data: the images that it will be asked about.
+        data: the images that are to be segmented.
     Raises:
-        SettingError: it was trained for other classes.
+        SettingError: the model was trained for other classes.
     """
 
     def __init__(self, model: Path, data: Dataset, device: torch.device) -> None:
         bundle = load_bundle(model)
         if bundle.labels.names != data.labels.names:
             raise SettingError(
-                _("{model} knows the classes {theirs}, but {folder} has {own}; take a model trained for them").format(
+                _("{model} has the classes {theirs}, but {folder} has {own}; use a model for the same classes").format(
                     model=model,
                     theirs=", ".join(bundle.labels.names),
                     folder=data.folder.root,
@@ -130,12 +130,12 @@ class Finder:
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
-        """(N, C, H, W) raw values -> (N, H, W) probability that a pixel is an animal's."""
+        """(N, C, H, W) raw values -> (N, H, W) probability that a pixel belongs to an animal."""
         prob: Tensor = self.net(image).float().softmax(dim=1)
         return 1 - prob[:, self._background]
 
     def look(self, image: Tensor, view: View) -> tuple[Tensor, Tensor | None]:
-        """What `BreedNet` is given: all; all, the animal's pixels weighing; the animal cut out, on plain ground."""
+        """The arguments of `BreedNet` for a view: the whole image; the same with pixel weights; the animal cut out."""
         if view == "whole":
             return image, None
         prob = self(image)
@@ -150,7 +150,7 @@ def open_breeds(
     """Read a folder of images and masks named after breeds.
 
     Raises:
-        DataError: the names of the files define no breeds, or there is no test split.
+        DataError: the file names do not contain breeds, or there is no test split.
         UbendError: see `ubend.fit`.
     """
     place, reporter = pick_device(device), reporter or SilentReporter()
@@ -163,13 +163,15 @@ def open_breeds(
     if "" in names or len(names) < 2 or min(Counter(words).values()) < 2:
         raise DataError(
             _(
-                "{folder}: the names of its files define no breeds; name them BREED_NUMBER, such as Abyssinian_12"
+                "{folder}: the file names do not contain breeds; name the files BREED_NUMBER, such as Abyssinian_12"
             ).format(folder=folder),
             path=folder,
         )
     if not len(data.numbers("test")):
         raise DataError(
-            _("{folder}: no test split to compare on; give more images").format(folder=folder), path=folder, key="test"
+            _("{folder}: there is no test split to compare on; add images").format(folder=folder),
+            path=folder,
+            key="test",
         )
     return Breeds(data, plan, place, names, np.array([names.index(word) for word in words]))
 
@@ -177,11 +179,14 @@ def open_breeds(
 def train_breeds(
     breeds: Breeds, net: BreedNet, epochs: int, finder: Finder | None = None, view: View = "whole"
 ) -> float:
-    """Train on the augmented training split by cross entropy; returns the loss of the last step.
+    """Train with cross entropy on the augmented training split; returns the loss of the last step.
 
     Args:
+        breeds: the images and their breeds.
         net: on the device of `breeds`; trained in place.
-        finder: of the animals, for views that need it.
+        epochs: number of epochs.
+        finder: finds the animals, for views that need it.
+        view: see `Finder.look`.
     """
     settings = breeds.plan.train
     batches = prepare(breeds.data, breeds.plan, breeds.device, augment=accelerate_augmentation(augment)).batches
@@ -207,7 +212,7 @@ def train_breeds(
 
 @torch.no_grad()
 def measure_accuracy(breeds: Breeds, net: BreedNet, finder: Finder | None = None, view: View = "whole") -> float:
-    """Share of the test split whose breed is named, 0..1."""
+    """The share of test images whose breed is recognised, 0..1."""
     net.eval()
     numbers = breeds.data.numbers("test")
     images, right = WholeImages(breeds.data.store, numbers, breeds.device, 0), 0
@@ -230,19 +235,20 @@ def teach_breeds(
     show: bool = False,
     reporter: Reporter,
 ) -> dict[str, float]:
-    """Breeds told by a second head on a segmentation network's encoder: accuracy on the test split by `VIEWS`.
+    """Recognise breeds with a second head on a segmentation network's encoder; returns the accuracy for each view.
 
-    The same encoder is trained on with the whole image, with the mask's pixels weighing in the pooling, and on the
-    animal cut out. Masks are the network's own, in training too. Writes `breeds.png`, and a run folder, into `out`.
+    The encoder is trained further with each of `VIEWS`: the whole image, pooling weighted by the mask, and the animal
+    cut out. Masks are predicted, also in training. Writes `breeds.png` and, if a model is trained, its run folder into
+    `out`.
 
     Args:
         folder: images and masks named after breeds; None: animals are drawn into `out`.
-        model: a segmentation model of its classes; None: one is trained.
-        settings: over the lesson's own (`QUICK`).
-        epochs: how often each training of breeds shows all images.
+        model: a segmentation model with the classes of the folder; None: one is trained.
+        settings: override the lesson's own (`QUICK`).
+        epochs: number of epochs of each training on breeds.
         device: cuda, mps or cpu; None: the fastest here.
     Raises:
-        OutputError: `out` holds something already.
+        OutputError: `out` is not empty.
         UbendError: see `open_breeds` and `Finder`.
     """
     out, folder, chosen = prepare_lesson(out, folder, settings)
@@ -257,7 +263,9 @@ def teach_breeds(
     finder = Finder(Path(model), breeds.data, breeds.device)
     if not isinstance(finder.net, UNet):
         raise SettingError(
-            _("{model}: the lesson looks into the U-Net's own encoder").format(model=model), path=model, key="--model"
+            _("{model}: this lesson needs the encoder of a plain U-Net; give another --model").format(model=model),
+            path=model,
+            key="--model",
         )
     found: dict[str, float] = {}
     for view, name in zip(VIEWS, view_names(), strict=True):
@@ -266,13 +274,17 @@ def teach_breeds(
         train_breeds(breeds, net, epochs, finder, view)
         found[view] = measure_accuracy(breeds, net, finder, view)
         reporter.report(
-            _("{name}: the breed of {share:.1%} of {count} test images").format(
+            _("{name}: breed recognised in {share:.1%} of {count} test images").format(
                 name=name, share=found[view], count=len(breeds.data.numbers("test"))
             )
         )
     chance = Counter(breeds.of_image[breeds.data.numbers("train")].tolist()).most_common(1)[0][0]
     share = float((breeds.of_image[breeds.data.numbers("test")] == chance).mean())
-    reporter.report(_("who always says {name} is right for {share:.1%}").format(name=breeds.names[chance], share=share))
+    reporter.report(
+        _("for comparison: always answering {name} is correct for {share:.1%}").format(
+            name=breeds.names[chance], share=share
+        )
+    )
     grid = _draw(breeds, finder, list(found.values()))
     save_png(grid, out / "breeds.png")
     reporter.report(str(out / "breeds.png"))
@@ -284,10 +296,10 @@ def teach_breeds(
 def prepare_lesson(
     out: Path | str, folder: Path | str | None, settings: Mapping[str, Any] | None
 ) -> tuple[Path, Path | str, dict[str, Any]]:
-    """An empty place, its images (drawn where there are none), and the lesson's settings.
+    """Create the output folder; returns it, the folder of images (drawn if None), and the lesson's settings.
 
     Raises:
-        OutputError: `out` holds something already.
+        OutputError: `out` is not empty.
     """
     out = refuse_existing_results(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -298,12 +310,12 @@ def prepare_lesson(
 
 
 def view_names() -> Sequence[str]:
-    """Of `VIEWS`, for people."""
+    """The translated names of `VIEWS`."""
     return _("whole image"), _("the mask's pixels"), _("cut out by the mask")
 
 
 def _draw(breeds: Breeds, finder: Finder, shares: Sequence[float]) -> Any:
-    """Test images as each view sees them; what the pooling leaves out is pale."""
+    """Draw test images in each view; pixels with little weight in the pooling are pale."""
     numbers = breeds.data.numbers("test")
     chosen = numbers[np.linspace(0, len(numbers) - 1, min(_SHOWN, len(numbers)), dtype=np.int64)]
     image = WholeImages(breeds.data.store, chosen, breeds.device, 0).take(np.arange(len(chosen)))[0].float()

@@ -1,4 +1,4 @@
-"""Images beside each other, each with a heading above and a few lines of text below."""
+"""Draws images next to each other, each with a heading above and a few lines of text below."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _HEADING_PX = 17
 
 @dataclass(frozen=True)
 class Card:
-    """An image (H, W, 3) uint8, drawn as large as it is; its heading is one line, its text is wrapped."""
+    """An image (H, W, 3) uint8, drawn at its own size, with a heading of one line and a text that is wrapped."""
 
     heading: str
     image: NDArray[np.uint8]
@@ -24,7 +24,7 @@ class Card:
 
 
 def draw_cards(cards: Sequence[Card], columns: int) -> Image.Image:
-    """The cards in reading order, `columns` in a row; a row is as high as its highest card."""
+    """Draw the cards in reading order, `columns` per row; a row is as high as its highest card."""
     font, bold = load_font(_TEXT_PX), load_font(_HEADING_PX)
     width = max(card.image.shape[1] for card in cards)
     rows = [cards[start : start + columns] for start in range(0, len(cards), columns)]
@@ -52,7 +52,7 @@ def draw_cards(cards: Sequence[Card], columns: int) -> Image.Image:
 
 
 def wrap_text(text: str, font: Font, width_px: int) -> list[str]:
-    """Lines that are at most so wide, where words allow it."""
+    """Wrap text into lines of at most `width_px`; a longer word has its own line."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word

@@ -1,6 +1,6 @@
 """Convolution and transposed convolution, step by step, on small matrices.
 
-Input m x n, kernel h x k, stride (s, t), padding (p, q): rows first. Slow on purpose: every step can be looked at.
+Input m x n, kernel h x k, stride (s, t), padding (p, q): rows first. Deliberately slow: every step can be inspected.
 
 Source: Dumoulin & Visin 2016, A guide to convolution arithmetic for deep learning, arXiv:1603.07285.
 """
@@ -19,13 +19,15 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Piece:
-    """One step: of a transposed convolution, an input value times the kernel, laid at its place; of a convolution, a
-    window times the kernel, whose sum is an output value.
+    """One step.
+
+    In a transposed convolution, an input value times the kernel, at its position in the output; in a convolution, the
+    products of the kernel with a window of the input, whose sum is an output value.
 
     Attributes:
-        row, column: of the input value, or of the output value.
-        top, left: where its window lies on the large side, which is the output (padding not yet cut off) of a
-            transposed convolution, and the input (padding added) of a convolution.
+        row, column: position of the input value (transposed), or of the output value.
+        top, left: position of the window in the larger matrix, which is the output before the padding is cut off
+            (transposed), or the padded input.
         values: (h, k) the products.
     """
 
@@ -38,14 +40,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Steps:
-    """All of one operation.
+    """All steps of one operation.
 
     Attributes:
         kernel: (h, k).
         small: (m, n): the input of a transposed convolution, the output of a convolution.
-        large: the other side, with padding.
-        padding: (p, q) rows above and below, columns left and right of `large` that are padding.
-        pieces: in reading order.
+        large: the output or the input, respectively, with padding.
+        padding: (p, q) number of padding rows above and below, and padding columns left and right in `large`.
+        pieces: the steps, in reading order.
     """
 
     kernel: Matrix
@@ -64,13 +66,14 @@ def parse_matrix(text: str) -> Matrix:
     """`"2 2; 1 4"` -> [[2, 2], [1, 4]].
 
     Raises:
-        SettingError: empty, ragged, or something in it is no finite number.
+        SettingError: the text is empty, rows have different lengths, or a value is not a finite number.
     """
     rows = [row.replace(",", " ").split() for row in text.split(";")]
     if not all(rows) or len({len(row) for row in rows}) != 1:
         raise SettingError(
             _(
-                "matrix '{text}': its rows have {counts} numbers; give as many in each, rows by ; as in '1 2; 3 4'"
+                "matrix '{text}': its rows have {counts} numbers; give rows of equal length, separated by ;, such as "
+                "'1 2; 3 4'"
             ).format(text=text, counts=", ".join(str(len(row)) for row in rows)),
             key="matrix",
         )
@@ -78,15 +81,15 @@ def parse_matrix(text: str) -> Matrix:
         matrix = np.array([[float(word) for word in row] for row in rows])
     except ValueError as error:
         raise SettingError(
-            _("matrix '{text}': {reason}; give numbers").format(text=text, reason=error), key="matrix"
+            _("matrix '{text}': {reason}; give numbers only").format(text=text, reason=error), key="matrix"
         ) from error
     if not np.isfinite(matrix).all():
-        raise SettingError(_("matrix '{text}': holds a number that is not finite").format(text=text), key="matrix")
+        raise SettingError(_("matrix '{text}': all numbers must be finite").format(text=text), key="matrix")
     return matrix
 
 
 def transposed_size(input_hw: Pair, kernel_hw: Pair, stride: Pair, padding: Pair) -> Pair:
-    """H = (m - 1) s - 2 p + (h - 1) + 1, and the same of the columns."""
+    """The output size: H = (m - 1) s - 2 p + (h - 1) + 1, and the same for columns."""
     height, width = (
         (side - 1) * step - 2 * pad + (kernel - 1) + 1
         for side, kernel, step, pad in zip(input_hw, kernel_hw, stride, padding, strict=True)
@@ -95,7 +98,7 @@ def transposed_size(input_hw: Pair, kernel_hw: Pair, stride: Pair, padding: Pair
 
 
 def convolved_size(input_hw: Pair, kernel_hw: Pair, stride: Pair, padding: Pair) -> Pair:
-    """H = floor((m + 2 p - h) / s) + 1, and the same of the columns."""
+    """The output size: H = floor((m + 2 p - h) / s) + 1, and the same for columns."""
     height, width = (
         (side + 2 * pad - kernel) // step + 1
         for side, kernel, step, pad in zip(input_hw, kernel_hw, stride, padding, strict=True)
@@ -104,13 +107,13 @@ def convolved_size(input_hw: Pair, kernel_hw: Pair, stride: Pair, padding: Pair)
 
 
 def transpose_convolve(values: Matrix, kernel: Matrix, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> Steps:
-    """Lay every input value times the kernel at its place, `stride` apart; add what overlaps; cut the padding off.
+    """Place every input value times the kernel at multiples of the stride, add overlaps, and cut off the padding.
 
     Args:
         values: (m, n).
         kernel: (h, k).
     Raises:
-        SettingError: a stride below 1, a padding below 0, or nothing is left of the output.
+        SettingError: a stride is below 1, a padding is below 0, or the output is empty.
     """
     _refuse(stride, padding)
     size = transposed_size(_shape(values), _shape(kernel), stride, padding)
@@ -125,15 +128,15 @@ def transpose_convolve(values: Matrix, kernel: Matrix, stride: Pair = (1, 1), pa
 
 
 def convolve(values: Matrix, kernel: Matrix, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> Steps:
-    """Slide the kernel over the input with zeros around it; each sum of products is an output value.
+    """Slide the kernel over the zero-padded input; each sum of products is an output value.
 
-    (As in every deep learning library the kernel is not turned around: mathematics calls it cross-correlation.)
+    As in every deep learning library, the kernel is not flipped; in mathematics this is called cross-correlation.
 
     Args:
         values: (m, n).
         kernel: (h, k).
     Raises:
-        SettingError: a stride below 1, a padding below 0, or the kernel is larger than the padded input.
+        SettingError: a stride is below 1, a padding is below 0, or the kernel is larger than the padded input.
     """
     _refuse(stride, padding)
     size = convolved_size(_shape(values), _shape(kernel), stride, padding)
@@ -149,8 +152,9 @@ def convolve(values: Matrix, kernel: Matrix, stride: Pair = (1, 1), padding: Pai
 
 
 def count_overlaps(size: int, kernel: int, stride: int) -> Matrix:
-    """How many pieces of a transposed convolution meet at each output pixel: where the count changes from pixel to
-    pixel, the output has a checkerboard before anything is learnt.
+    """How many pieces of a transposed convolution overlap at each output pixel.
+
+    If the count differs between neighbouring pixels, the output of an untrained network has a checkerboard pattern.
 
     Source: Odena et al. 2016, Deconvolution and Checkerboard Artifacts, doi:10.23915/distill.00003.
     """
@@ -164,7 +168,7 @@ def _shape(matrix: Matrix) -> Pair:
 def _refuse(stride: Pair, padding: Pair) -> None:
     if min(stride) < 1 or min(padding) < 0:
         raise SettingError(
-            _("stride {stride} and padding {padding}: a stride is 1 or more, a padding 0 or more").format(
+            _("stride {stride} and padding {padding}: give a stride of at least 1 and a padding of at least 0").format(
                 stride=stride, padding=padding
             ),
             key="--stride",

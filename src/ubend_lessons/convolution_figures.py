@@ -1,4 +1,4 @@
-"""Convolutions of small matrices as images: a strip of all steps, and the same as an animation."""
+"""Draws convolutions of small matrices: all steps in one image, and as an animation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +21,12 @@ _PLAIN, _INPUT, _PIECE, _OVERLAP, _CUT = (
     (228, 228, 228),
 )
 _CELL_PX, _GAP_PX, _LINE_PX, _TEXT_PX = 44, 24, 26, 16
-MAX_STEPS = 16  # drawn; of more, the first and the last
+MAX_STEPS = 16  # that are drawn; of more, the first ones and the last
 Color = tuple[int, int, int]
 
 
 def draw_transposed(steps: Steps) -> list[Image.Image]:
-    """An image for each step (the input with its value, the kernel, the sum so far), and one of the output."""
+    """An image for each step (input with the current value, kernel, sum so far), and one of the output."""
     sum_so_far, frames = np.zeros_like(steps.large), []
     for number, piece in enumerate(steps.pieces, 1):
         window = _window(piece, steps.kernel)
@@ -46,7 +46,7 @@ def draw_transposed(steps: Steps) -> list[Image.Image]:
     (p, q), (height, width) = steps.padding, steps.large.shape
     cut = np.ones(steps.large.shape, bool)
     cut[p : height - p, q : width - q] = False
-    caption = _("output {height} x {width}: grey rows and columns are cut off by the padding").format(
+    caption = _("output {height} x {width}: the padding cuts off the grey rows and columns").format(
         height=height - 2 * p, width=width - 2 * q
     )
     if not cut.any():
@@ -78,17 +78,17 @@ def draw_convolution(steps: Steps) -> list[Image.Image]:
 
 
 def draw_overlaps(counts: Sequence[tuple[str, Matrix]]) -> Image.Image:
-    """How many pieces meet at each pixel, one heat map for each, with its heading."""
+    """Draw how many pieces overlap at each pixel: a heat map for each matrix, with its heading."""
     parts: list[tuple[str, Matrix, NDArray[np.uint8] | None]] = []
     for heading, count in counts:
         shade = (count - count.min()) / max(1.0, count.max() - count.min())
         colors = np.array(_PLAIN) + shade[:, :, None] * (np.array(_OVERLAP) - np.array(_PLAIN))
         parts.append((heading, count, colors.astype(np.uint8)))
-    return _lay_out(_("how many pieces meet at each output pixel"), parts)
+    return _lay_out(_("how many pieces overlap at each output pixel"), parts)
 
 
 def stack(frames: Sequence[Image.Image]) -> Image.Image:
-    """All steps below each other; of more than `MAX_STEPS`, the first ones and the last."""
+    """Draw all steps below each other; of more than `MAX_STEPS`, the first ones and the last."""
     if len(frames) > MAX_STEPS:
         frames = [*frames[: MAX_STEPS - 1], frames[-1]]
     page = Image.new("RGB", (max(f.width for f in frames), sum(f.height for f in frames)), _PAPER)
@@ -100,7 +100,7 @@ def stack(frames: Sequence[Image.Image]) -> Image.Image:
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 1.2) -> None:
-    """An animated GIF that begins again; its last image stays three times as long."""
+    """Write an animated GIF that repeats; its last image is shown three times as long."""
     width, height = max(f.width for f in frames), max(f.height for f in frames)
     pages = []
     for frame in frames:
@@ -128,7 +128,7 @@ def _draw_frame(
 
 
 def _lay_out(caption: str, parts: Sequence[tuple[str, Matrix, NDArray[np.uint8] | None]]) -> Image.Image:
-    """Matrices beside each other, each with its heading (NaN: nothing there yet), and a line above them."""
+    """Draw matrices next to each other, each with its heading (NaN: an empty cell), and a line of text above them."""
     font = load_font(_TEXT_PX)
     widths = [max(m.shape[1] * _CELL_PX, round(font.getlength(name))) for name, m, _colors in parts]
     height = max(m.shape[0] for _name, m, _colors in parts) * _CELL_PX

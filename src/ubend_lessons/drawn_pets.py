@@ -1,7 +1,7 @@
-"""Drawn animals of several kinds, before grounds that show the same patterns: where no pets are available.
+"""Draws animals of several breeds, on backgrounds with the same patterns, for lessons without images of pets.
 
-A kind is a coat (plain, striped, spotted) and the shape of the ears (pointed, round); the ground shows the coat of
-any kind, so that who looks at all of the image is misled. An image is a pure function of (seed, number).
+A breed is a coat (plain, striped, spotted) and a shape of the ears (pointed, round). The background has the pattern of
+any coat, which misleads a network that uses the whole image. An image is a pure function of (seed, number).
 """
 
 from itertools import product
@@ -24,7 +24,7 @@ def draw_pets(folder: Path, count: int = 200, size_px: int = 96, seed: int = 0) 
     """Write images and masks: FOLDER/images/KIND_007.png, FOLDER/masks/KIND_007.png, FOLDER/classes.txt.
 
     Args:
-        count: of images; kinds take turns.
+        count: number of images; breeds alternate.
         size_px: height and width.
     """
     for number in range(count):
@@ -36,7 +36,7 @@ def draw_pets(folder: Path, count: int = 200, size_px: int = 96, seed: int = 0) 
 
 
 def draw_pet(seed: int, number: int, size_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(H, W, 3) image and (H, W) mask, 1 where the animal is; its kind is `KINDS[number % 6]`."""
+    """Draw an animal: (H, W, 3) image and (H, W) mask (1: animal); its breed is `KINDS[number % 6]`."""
     coat, ears = KINDS[number % len(KINDS)].split("-")
     random = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
     y, x = np.mgrid[:size_px, :size_px] / size_px
@@ -59,7 +59,7 @@ def draw_pet(seed: int, number: int, size_px: int) -> tuple[NDArray[np.uint8], N
 
 
 def _paint(random: np.random.Generator, coat: str, y: Field, x: Field) -> Field:
-    """(H, W, 3) 0..1: a colour of fur or earth, and a darker one in the coat's pattern."""
+    """(H, W, 3) values 0..1: a colour of fur or earth, and a darker one in the pattern of the coat."""
     color = random.uniform(0.45, 0.9) * np.array([1.0, random.uniform(0.75, 0.95), random.uniform(0.5, 0.8)])
     angle, waves, start = random.uniform(0, np.pi), random.uniform(9, 13), random.uniform(0, 2 * np.pi, 2)
     along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x

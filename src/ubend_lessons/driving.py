@@ -1,4 +1,4 @@
-"""Drawn street scenes, seen from a car: eight classes, some of them rare.
+"""Draws street scenes, seen from a car: eight classes, some of them rare.
 
 H x W pixels, W = 1.5 H.
 """
@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from ubend.core.files import write_file, write_text
 
-# With the colours of the masks.
+# Classes and their colours in the masks.
 CLASSES: dict[str, tuple[int, int, int]] = {
     "sky": (128, 128, 128),
     "building": (128, 0, 0),
@@ -23,12 +23,12 @@ CLASSES: dict[str, tuple[int, int, int]] = {
     "car": (64, 0, 128),
     "person": (64, 64, 0),
 }
-_PARTS = ("train", "train", "train", "train", "val", "test")  # of the scenes, in turns
+_PARTS = ("train", "train", "train", "train", "val", "test")  # splits of the scenes, in turn
 _Box = tuple[float, float, float, float]
 
 
 class _Scene:
-    """An image and its mask, painted together, the far things first; places in shares of the height."""
+    """An image and its mask, painted together, distant things first; positions are fractions of the height."""
 
     def __init__(self, height_px: int) -> None:
         self._px = height_px
@@ -37,11 +37,11 @@ class _Scene:
         self._draws = ImageDraw.Draw(self.image), ImageDraw.Draw(self.mask)
 
     def polygon(self, name: str, color: NDArray[np.float64], corners: list[tuple[float, float]]) -> None:
-        """Corners are (x, y)."""
+        """Paint a polygon; corners are (x, y)."""
         self._paint("polygon", name, color, [(x * self._px, y * self._px) for x, y in corners])
 
     def box(self, name: str, color: NDArray[np.float64], box: _Box) -> None:
-        """Left, top, right, bottom."""
+        """Paint a rectangle: left, top, right, bottom."""
         self._paint("rectangle", name, color, [side * self._px for side in box])
 
     def ellipse(self, name: str, color: NDArray[np.float64], box: _Box) -> None:
@@ -54,7 +54,7 @@ class _Scene:
 
 
 def draw_street(seed: int, number: int, height_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(H, W, 3) uint8 image, and (H, W) uint8 class index of `CLASSES`."""
+    """Draw a scene: (H, W, 3) uint8 image, and (H, W) uint8 class index of `CLASSES`."""
     random = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
     scene, horizon, middle = _Scene(height_px), random.uniform(0.38, 0.48), random.uniform(0.6, 0.9)
 
@@ -91,7 +91,7 @@ def draw_street(seed: int, number: int, height_px: int) -> tuple[NDArray[np.uint
     things = [("tree", random.integers(2, 5)), ("sign", random.integers(2, 4)), ("car", random.integers(1, 4))]
     things += [("person", random.integers(2, 5))]
     placed = [(random.uniform(0.1, 0.45), name) for name, count in things for _one in range(int(count))]
-    for depth, name in sorted(placed):  # the near ones hide the far ones
+    for depth, name in sorted(placed):  # near things hide distant ones
         _draw_thing(scene, name, depth, middle, horizon, reach, random)
     image, mask = np.asarray(scene.image).astype(float), np.asarray(scene.mask)
     noise = ndimage.gaussian_filter(random.standard_normal(mask.shape), 1.2)
@@ -105,7 +105,7 @@ def draw_street(seed: int, number: int, height_px: int) -> tuple[NDArray[np.uint
 
 
 def draw_streets(folder: Path, count: int = 96, height_px: int = 96, seed: int = 0) -> None:
-    """Write scenes and their masks of colours, laid out as CamVid is.
+    """Write scenes and their colour masks in the layout of CamVid.
 
     FOLDER/train/street_00.png            likewise val/ and test/
     FOLDER/train_labels/street_00_L.png   each class in its colour
@@ -135,7 +135,7 @@ def _draw_thing(
     reach: float,
     random: np.random.Generator,
 ) -> None:
-    """Something that stands on the ground, `depth` below the horizon: the nearer, the larger."""
+    """Draw a thing that stands on the ground, `depth` below the horizon; nearer things are larger."""
     base, half = horizon + depth, reach * depth / 0.6  # of the road
     side = random.choice([-1, 1])
     color = random.uniform(30, 230, 3)

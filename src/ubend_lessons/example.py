@@ -1,4 +1,4 @@
-"""One image with its mask, for lessons to look at: drawn, from a folder, or given as arrays."""
+"""An image with its mask as the example of a lesson: drawn, from a folder, or from arrays."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ class Example:
         mask: (H, W) uint8 class index, or IGNORED.
         names, colors: of the classes.
         name: of the image.
-        ids: (H, W) the object that each pixel belongs to, 1, 2, ..., or 0; None: only the mask is known.
+        ids: (H, W) number of the object at each pixel, 1, 2, ...; 0: no object. None: unknown.
     """
 
     image: NDArray[Any]
@@ -45,14 +45,14 @@ class Example:
 
 
 def take_example(folder: Path | str | None = None, number: int = 0, *, seed: int = 0, size_px: int = 256) -> Example:
-    """Image `number` of a folder (or of a data set known by name), or of the drawn sample.
+    """Take an image of a folder (or named data set), or of the drawn sample.
 
     Args:
-        folder: None: the sample, whose cells are known one by one.
-        number: from 0, in the order of the folder.
+        folder: images and masks; None: the sample, which also has ids.
+        number: number of the image, from 0, in the order of the folder.
         seed, size_px: of the sample.
     Raises:
-        SettingError: there is no image of that number.
+        SettingError: there is no image with this number.
         DataError: the folder, the image or its mask cannot be used.
     """
     if number < 0:
@@ -65,7 +65,7 @@ def take_example(folder: Path | str | None = None, number: int = 0, *, seed: int
     found = find_folder(settings)
     if number >= len(found.pairs):
         raise SettingError(
-            _("--number {number}: {folder} holds {count} images, counted from 0").format(
+            _("--number {number}: {folder} has {count} images, counted from 0").format(
                 number=number, folder=folder, count=len(found.pairs)
             ),
             path=folder,
@@ -80,19 +80,19 @@ def take_example(folder: Path | str | None = None, number: int = 0, *, seed: int
 def make_example(
     image: NDArray[Any], mask: NDArray[np.uint8], names: tuple[str, ...], ids: NDArray[Any] | None = None
 ) -> Example:
-    """Arrays as an example.
+    """Make an example of arrays.
 
     Args:
         image: (H, W) or (H, W, C).
-        mask, names, ids: see `Example`; background is recognised by its name.
+        mask, names, ids: see `Example`; the background class is recognised by its name.
     Raises:
-        SettingError: sizes differ, or the mask holds a class without a name.
+        SettingError: sizes differ, or the mask contains a class without a name.
     """
     image = image[:, :, None] if image.ndim == 2 else image
     sizes = {one.shape[:2] for one in (image, mask, *([] if ids is None else [ids]))}
     if image.ndim != 3 or mask.ndim != 2 or len(sizes) != 1 or not image.size:
         raise SettingError(
-            _("image {image} and mask {mask} do not go together; give (H, W, C), and (H, W) of the same size").format(
+            _("image {image} and mask {mask} do not fit; give (H, W, C) and (H, W) with equal height and width").format(
                 image=image.shape, mask=mask.shape
             ),
             key="mask",
@@ -100,7 +100,7 @@ def make_example(
     highest = int(np.max(mask, where=mask != IGNORED, initial=0))
     if not highest < len(names) <= MAX_CLASSES:
         raise SettingError(
-            _("the mask holds the class {highest}, but {count} names are given").format(
+            _("the mask contains the class {highest}, but only {count} class names are given").format(
                 highest=highest, count=len(names)
             ),
             key="names",
@@ -109,11 +109,12 @@ def make_example(
 
 
 def store_example(example: Example, size_px: int, folder: Path) -> Store:
-    """A store of this one image, as trainings read it.
+    """Make a store of this image, as trainings read it.
 
     Args:
-        size_px: as in `Sizing`.
-        folder: an empty folder; image, mask and store are written there.
+        example: the image and its mask.
+        size_px: see `Sizing`.
+        folder: an empty folder, to which image, mask and store are written.
     """
     import tifffile
 

@@ -1,4 +1,4 @@
-"""What a lesson says after its results: what to see, how sure its figures are, what recorded figures show.
+"""The explanations after a lesson's results: what to see, how reliable its figures are, what recorded figures show.
 
 The texts and the recorded tables are in `explanations.toml`.
 """
@@ -15,7 +15,7 @@ from ubend.core.i18n import _, now
 
 FILE = Path(__file__).parent / "explanations.toml"
 _WIDTH = 100  # characters of a line
-_WORD = re.compile(r"[^`]*[^\W\d_]{3}")  # a table's cell with a word is translated: no figures, no `name`
+_WORD = re.compile(r"[^`]*[^\W\d_]{3}")  # cells of tables with a word are translated; figures and `names` are not
 
 
 @functools.cache
@@ -35,7 +35,7 @@ def explain(name: str) -> list[str]:
     texts = {key: now(own[key]) for key in ("see", "sure", "real")}
     paragraphs = [
         texts["see"] if name.startswith("fault-") else _("What to see: {text}").format(text=texts["see"]),
-        _("How sure it is: {text}").format(text=texts["sure"]),
+        _("How reliable it is: {text}").format(text=texts["sure"]),
         _("Beyond this run: {text}").format(text=texts["real"]),
     ]
     lines: list[str] = []
@@ -49,7 +49,7 @@ def explain(name: str) -> list[str]:
 
 
 def draw_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table of aligned columns, the first row its heading; cells with words are translated."""
+    """A Markdown table with aligned columns; the first row is the heading. Cells with words are translated."""
     shown_rows = [[now(cell) if _WORD.match(cell) else cell for cell in row] for row in rows]
     widths = [max(3, *map(len, column)) for column in zip(*shown_rows, strict=True)]
     lines = ["| " + " | ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) + " |" for row in shown_rows]
@@ -57,7 +57,7 @@ def draw_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def list_sentences() -> Iterator[str]:
-    """Every text of the file that is to be translated, for the catalogues."""
+    """All texts of the file that are translated, for the catalogues."""
     for own in _read().values():
         yield from (own["see"], own["sure"], own["real"])
         for row in [own.get("columns", []), *own.get("rows", [])]:

@@ -1,4 +1,4 @@
-"""The images on which the tutorial's faults are measured: sized once, and written as folders that ubend reads.
+"""The images on which the tutorial's faults are measured: resized once, and written as folders that ubend reads.
 
 N images of S x S pixels, C channels.
 """
@@ -28,8 +28,8 @@ from ubend.io.images import write_mask
 from ubend.labels.class_table import IGNORED, LabelMap
 from ubend.layouts.pairs import SplitName
 
-HELD = "held"  # how names of copies begin whose image has no copy in the training split
-_HELD_SHARE, _VAL_SHARE, _TEST_SHARE = 0.15, 0.15, 0.15  # of the images; of the copies, as in the text
+HELD = "held"  # prefix of the names of copies whose image has no copy in the training split
+_HELD_SHARE, _VAL_SHARE, _TEST_SHARE = 0.15, 0.15, 0.15  # of the images; of the copies (both), as in the text
 _SLICE = 64  # images warped at once
 
 
@@ -40,9 +40,9 @@ class ResizedData:
     Attributes:
         images: (N, S, S, C) uint8.
         masks: (N, S, S) uint8 class index or IGNORED, resized by nearest pixel.
-        blurred: the same, resized bilinearly as the numbers that they are, each then taken for the nearest class.
-        unknown: (N, S, S) bool: the bilinear value is that of no class.
-        splits: train, val or test, of each.
+        blurred: the same, but the label values are resized bilinearly, and then replaced by the nearest class.
+        unknown: (N, S, S) bool: whether the bilinear value is not that of a class.
+        splits: train, val or test, for each image.
         native_hw: (N, 2) px.
         labels: the class table.
     """
@@ -57,15 +57,15 @@ class ResizedData:
 
 
 def size_images(data: Dataset) -> ResizedData:
-    """Read the masks of a data set again, to resize them the wrong way too.
+    """Read the images and masks of a data set; masks are also resized in the wrong way.
 
     Raises:
-        DataError: other images than 8-bit grey or colour ones, or a part is missing.
+        DataError: the images are not 8-bit grey or colour, or a split is missing.
     """
     store, numbers = data.store, np.arange(len(data.folder.pairs))
     if store.dtype != np.uint8 or store.channels not in (1, 3):
         raise DataError(
-            _("this lesson takes 8-bit images, grey or in colour; these are {dtype} of {channels} channels").format(
+            _("this lesson needs 8-bit images, grey or colour; these are {dtype} with {channels} channels").format(
                 dtype=store.dtype.name, channels=store.channels
             ),
             path=data.folder.root,
@@ -74,7 +74,7 @@ def size_images(data: Dataset) -> ResizedData:
     missing = {"train", "val", "test"} - set(data.splits)
     if missing:
         raise DataError(
-            _("no images in the {split} split; give more, or another --split").format(split=min(missing)),
+            _("no images in the {split} split; add images, or give another --split").format(split=min(missing)),
             path=data.folder.root,
             key="data.split",
         )
@@ -102,14 +102,14 @@ def size_images(data: Dataset) -> ResizedData:
 def resize_bilinear(
     index: NDArray[np.uint8], size_hw: tuple[int, ...], labels: LabelMap
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A mask resized as if its numbers were brightness, which is the fault.
+    """Resize a mask as if its label values were brightness, which is the fault.
 
     Args:
         index: (H, W) class index or IGNORED.
         size_hw: (height, width).
-        labels: the numbers that mask files hold for each class; where they hold colours, 0 to 255 evenly.
+        labels: the label value of each class; for masks of colours, values evenly from 0 to 255 are used.
     Returns:
-        (height, width) class whose number is nearest, and whether that number is another one.
+        (height, width) class with the nearest label value, and whether the resized value differs from it.
     """
     count = labels.classes
     codes = np.linspace(0, 255, count).astype(np.int64)
@@ -124,7 +124,7 @@ def resize_bilinear(
 def make_copies(
     images: NDArray[np.uint8], masks: NDArray[np.uint8], native_hw: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(5 N, S, S, C) and (5 N, S, S): each image and its four copies one after the other, as the text makes them."""
+    """(5 N, S, S, C) images and (5 N, S, S) masks: each image followed by its four copies, as in the course text."""
     originals = np.arange(len(images)).repeat(FROZEN_COPIES)
     copies = np.tile(np.arange(FROZEN_COPIES), len(images))
     stored = np.full((len(originals), 2), images.shape[1:3], np.int64)
@@ -155,7 +155,7 @@ def write_images(
     splits: Sequence[str],
     labels: LabelMap,
 ) -> dict[str, Any]:
-    """Write a folder of images and masks, and how it is divided; gives the settings that read it.
+    """Write a folder of images and masks with its split; returns the settings to read it.
 
     Raises:
         OutputError: it cannot be written.
@@ -182,14 +182,16 @@ def write_images(
 
 
 def write_leak(root: Path, sized: ResizedData, maximum: int, seed: int) -> dict[str, Any]:
-    """Copies first, then a random division of the copies, as the text does; and images kept wholly apart.
+    """Write augmented copies with a random split of the copies, as in the course text; some images are held out.
 
-    All images take part whatever their part was: some are kept apart at random, with their copies, so that over
-    several seeds neither side is the harder one. Names begin with `HELD` or `copy`, then the image's number, then
-    the copy's.
+    All images are used, whatever their split was: random ones are held out with all their copies, so that over several
+    seeds neither side is more difficult. Names consist of `HELD` or `copy`, the image's number, and the copy's number.
 
     Args:
-        maximum: images; more are thinned out evenly.
+        root: the folder to write.
+        sized: images and masks.
+        maximum: largest number of images; of more, an evenly spaced selection is used.
+        seed: random seed.
     """
     random = np.random.default_rng([seed, 8])
     chosen = np.unique(np.linspace(0, len(sized.images) - 1, min(maximum, len(sized.images))).astype(np.int64))

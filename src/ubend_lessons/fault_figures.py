@@ -1,4 +1,4 @@
-"""Images of the tutorial's faults: invented classes in resized masks, and test items that leak."""
+"""Draws two of the tutorial's faults: wrong classes in resized masks, and leaking test items."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from ubend.drawing.overlay import color_mask
 from ubend.drawing.panels import draw_grid
 from ubend_lessons.fault_data import ResizedData
 
-_ROWS = 3  # of either image
-_CLOSE_PX = 48  # side of the part of a mask that is shown from near
+_ROWS = 3  # of each drawing
+_CLOSE_PX = 48  # side of the enlarged part of a mask
 _WRONG, _UNKNOWN, _RIGHT = (213, 94, 0), (0, 114, 178), (235, 235, 235)
 
 
 def draw_trimaps(sized: ResizedData) -> Image.Image:
-    """The masks in which bilinear resizing does most harm, from near: nearest, bilinear, and what differs."""
+    """Draw enlarged parts of the masks with most errors by bilinear resizing: nearest, bilinear, and the difference."""
     wrong = sized.blurred != sized.masks
     worst = np.argsort(-wrong.sum(axis=(1, 2)) - 1e-6 * sized.unknown.sum(axis=(1, 2)), kind="stable")[:_ROWS]
     rows = []
@@ -32,14 +32,14 @@ def draw_trimaps(sized: ResizedData) -> Image.Image:
         rows = [[row[0].repeat(3, axis=2), *row[1:]] for row in rows]
     legend = [*zip(sized.labels.names, sized.labels.colors, strict=True)]
     legend += [(_("wrong class"), _WRONG), (_("value of no class"), _UNKNOWN)]
-    return draw_grid(rows, [_("input"), _("by nearest pixel"), _("bilinear"), _("what differs")], legend=legend)
+    return draw_grid(rows, [_("input"), _("by nearest pixel"), _("bilinear"), _("difference")], legend=legend)
 
 
 def draw_leak(root: Path) -> Image.Image:
-    """Items of the test split, and what the training split holds of the same images.
+    """Draw items of the test split, and items of the same images in the training split.
 
     Args:
-        root: the folder that `write_leak` has written.
+        root: the folder written by `write_leak`.
     """
     splits = dict(line.split(",") for line in (root / "split.csv").read_text(encoding="utf-8").split()[1:])
     leaking = [name for name, split in splits.items() if split == "test" and name.startswith("copy")]
@@ -64,7 +64,7 @@ def draw_leak(root: Path) -> Image.Image:
 
 
 def _busiest(marked: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """The window of the mask that holds most marked pixels."""
+    """The window of the mask with the most marked pixels."""
     height, width = marked.shape
     side_y, side_x = min(_CLOSE_PX, height), min(_CLOSE_PX, width)
     sums = np.pad(marked.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))

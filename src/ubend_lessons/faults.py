@@ -1,6 +1,6 @@
-"""The faults of a much-copied U-Net tutorial, each run both ways: what it says of itself, and what is so.
+"""The faults of a much-copied U-Net tutorial: each is run as in the text and corrected, and compared.
 
-E epochs, N images. Losses are mean cross entropies per pixel, nats; Dice is the mean over images and classes
+E epochs, N images. Losses are mean cross entropies per pixel, nats; Dice is the mean over images and over the classes
 without the background.
 """
 
@@ -32,7 +32,7 @@ from ubend_lessons.fault_figures import draw_leak, draw_trimaps
 from ubend_lessons.recorded import RecordedRun, train_recorded
 from ubend_lessons.variants import SilentReporter
 
-# The tutorial's loss, optimiser and choice of weights; plain images, and a minute on two cores.
+# The tutorial's loss, optimizer and choice of weights, without augmentation; takes a minute on two cores.
 _QUICK: dict[str, Any] = {
     **dict(flatten(RECIPES["tutorial"])),
     "augment.kind": "none",
@@ -43,23 +43,23 @@ _QUICK: dict[str, Any] = {
 }
 _SAMPLE, _SAMPLE_PX = 60, 256  # images, and their side: twice the network's, so that masks have to be resized
 _MAX_COPIED = 30  # images of which copies are made
-_BLURRED = "blurred"  # how names of test images begin whose mask was resized bilinearly
+_BLURRED = "blurred"  # prefix of the names of test images whose mask was resized bilinearly
 FAULTS = ("leak", "choosing", "bilinear", "summed", "batch-means", "after-the-loop", "grey")  # in the lesson's order
-# So small a training on so few drawn images learns nothing by heart and is best at its end (docs/experiments.md).
+# Such a small training on few drawn images does not overfit and is best at its end (docs/experiments.md).
 _HIDDEN = ("leak", "choosing")
-_RATE = 0.01  # of the step of plain gradient descent that is tried
+_RATE = 0.01  # learning rate of the step of plain gradient descent
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One figure of one fault, both ways.
+    """One measure of one fault, with and without the fault.
 
     Attributes:
-        fault: of `FAULTS`, the same in every language.
-        measure: what is counted, for people.
-        text: as the tutorial does it.
-        mended: done right.
-        form: of both numbers, see `format`.
+        fault: one of `FAULTS`; not translated.
+        measure: translated description.
+        text: value as in the tutorial.
+        mended: value without the fault.
+        form: format specification of both values.
     """
 
     fault: str
@@ -69,7 +69,7 @@ class Finding:
     form: str = ".3f"
 
     def row(self) -> list[str]:
-        """The cells of a line: the measure, both figures, and their difference."""
+        """The cells of a table row: the measure, both values, and their difference."""
         difference = self.text - self.mended
         sign = "+" if difference > 0 else ""
         figures = [f"{self.text:{self.form}}", f"{self.mended:{self.form}}"]
@@ -85,18 +85,18 @@ def teach_faults(
     show: bool = False,
     reporter: Reporter,
 ) -> list[Finding]:
-    """Measure every fault, explain it, and draw what can be drawn.
+    """Measure, explain and draw the faults.
 
-    What the drawn sample cannot show (`_HIDDEN`) is not measured on it: recorded figures of real images are shown.
-    Writes `faults.md`, `trimaps.png` (where bilinear resizing puts a wrong class) and `leak.png` (test items, and
-    what the training split holds of the same images) into `out`.
+    Faults that the drawn sample cannot show (`_HIDDEN`) are not measured on it; recorded figures of real images are
+    shown instead. Writes `faults.md`, `trimaps.png` (where bilinear resizing gives a wrong class) and `leak.png` (test
+    items, and items of the same images in the training split) into `out`.
 
     Args:
         folder: 8-bit images and masks; None: a sample is drawn into `out`.
-        settings: for all trainings, over the lesson's own.
+        settings: for all trainings; they override the lesson's own.
         device: cuda, mps or cpu; None: the fastest here.
     Raises:
-        OutputError: `out` holds something already.
+        OutputError: `out` is not empty.
         DataError: see `size_images`.
     """
     out = refuse_existing_results(out)
@@ -122,9 +122,9 @@ def teach_faults(
 
 
 def _describe_faults(findings: list[Finding], *, on_sample: bool) -> list[str]:
-    """Of each fault: what it is, what was measured in this run, and the recorded figures.
+    """The lines on each fault: its explanation, the values measured in this run, and the recorded figures.
 
-    On the drawn sample, figures that are equal both ways are left out, where equality is not what is taught.
+    On the drawn sample, rows with equal values are left out, unless their equality is the lesson.
     """
     heading = [_("measured in this run"), _("as the text does"), _("corrected"), _("difference")]
     lines = []
@@ -152,19 +152,20 @@ def find_faults(
     leave_out: Collection[str] = (),
     reporter: Reporter,
 ) -> list[Finding]:
-    """Up to four trainings (plain, grey, on bilinear masks, on leaking copies), and every fault's figures from them.
+    """Run up to four trainings (plain, grey, on bilinear masks, on leaking copies), and measure every fault.
 
     Args:
-        work_dir: folder to make, for the images that are trained on.
+        sized: images and masks.
+        work_dir: folder to create for the training images.
         settings, device: see `teach_faults`.
-        copied: images, at most, of which copies are made; each is five in training.
-        leave_out: of `FAULTS`: not measured; the copies that leak are written all the same, to be looked at.
+        copied: largest number of images of which copies are made; each gives five training images.
+        leave_out: faults (of `FAULTS`) that are not measured; leaking copies are written anyway, for the drawing.
     Raises:
         UbendError: see `train_recorded`.
     """
     chosen = {**_QUICK, **(settings or {})}
     quiet = SilentReporter()
-    # data.values and the like were the given folder's; what is written here has its own
+    # settings such as data.values apply to the given folder; the folders written here have their own
     own = {key: value for key, value in chosen.items() if not key.startswith("data.")}
     own |= {"data.size": sized.images.shape[1], "data.resize": "squash"}
     seed = int(chosen.get("train.seed", 0))
@@ -184,19 +185,18 @@ def find_faults(
     leak_files = write_leak(work_dir / "leak", sized, copied, seed)
     if "leak" in leave_out:
         return findings
-    leak_files["train.epochs"] = max(1, 2 * own["train.epochs"] // 3)  # an epoch shows an image in several copies
-    return [*_leak(learn(_("copies made before the division"), leak_files)), *findings]
+    leak_files["train.epochs"] = max(1, 2 * own["train.epochs"] // 3)  # an epoch has several copies of each image
+    return [*_leak(learn(_("copies made before the split"), leak_files)), *findings]
 
 
 def mean_of_batches(losses: NDArray[np.float64], batch: int) -> NDArray[np.float64]:
-    """The tutorial's epoch loss: the mean of the batches' means, in which the images of a smaller last batch weigh
-    more than the others.
+    """The tutorial's epoch loss: the mean of batch means, in which images of a smaller last batch have more weight.
 
     Args:
-        losses: (E, N) mean loss of each image, in the order in which they are taken.
-        batch: images at a time.
+        losses: (E, N) mean loss of each image, in the order of the batches.
+        batch: batch size.
     Returns:
-        (E,).
+        (E,) loss of each epoch.
     """
     starts = range(0, losses.shape[1], batch)
     return np.asarray(np.mean([losses[:, start : start + batch].mean(axis=1) for start in starts], axis=0))
@@ -208,7 +208,7 @@ def _write_plain(root: Path, sized: ResizedData) -> dict[str, Any]:
 
 
 def _write_blurred(root: Path, sized: ResizedData) -> dict[str, Any]:
-    """Masks resized bilinearly; the test split also with those of nearest pixels."""
+    """Write masks resized bilinearly; test images are also written with masks resized by nearest pixel."""
     test = np.flatnonzero(np.array(sized.splits) == "test")
     names = [f"{_BLURRED if p == 'test' else 'learnt'}-{n:05d}" for n, p in enumerate(sized.splits)]
     return write_images(
@@ -232,11 +232,11 @@ def _leak(leaking: RecordedRun) -> list[Finding]:
     dice = leaking.dice(epoch, siblings)
     return [
         Finding("leak", _("leak: test items with a copy of the same image in training"), known, 0.0, ".0%"),
-        Finding("leak", _("leak: Dice, copies of new images in its place"), dice, leaking.dice(epoch, held)),
-        Finding("leak", _("leak: Dice, new images alone"), dice, leaking.dice(epoch, originals)),
+        Finding("leak", _("leak: Dice; corrected: copies of new images"), dice, leaking.dice(epoch, held)),
+        Finding("leak", _("leak: Dice; corrected: new images only"), dice, leaking.dice(epoch, originals)),
         Finding(
             "leak",
-            _("leak: loss, copies of new images in its place"),
+            _("leak: loss; corrected: copies of new images"),
             float(leaking.losses[epoch, siblings].mean()),
             float(leaking.losses[epoch, held].mean()),
         ),
@@ -265,13 +265,13 @@ def _choosing(plain: RecordedRun) -> list[Finding]:
 
 
 def _batch_means(plain: RecordedRun) -> list[Finding]:
-    """On the validation split, whose batches choose the epoch."""
+    """The fault of batch means, on the validation split, by which the epoch is chosen."""
     losses = plain.losses[:, plain.is_val]
     batch = plain.plan.train.batch
     wrong, right = mean_of_batches(losses, batch), losses.mean(axis=1)
     worst = int(np.abs(wrong - right).argmax())
     last = losses.shape[1] % batch or min(batch, losses.shape[1])
-    words = _("mean of batch means, the last batch of {last} instead of {batch}: loss where it is most wrong")
+    words = _("mean of batch means, last batch of {last} instead of {batch}: loss in the epoch with the largest error")
     return [
         Finding(
             "batch-means",
@@ -298,13 +298,13 @@ def _after_the_loop(plain: RecordedRun) -> list[Finding]:
         Finding("after-the-loop", _("losses kept after the loop: points of the curve"), 1, len(losses), ".0f"),
         Finding(
             "after-the-loop",
-            _("losses kept after the loop: the last batch's for the epoch's"),
+            _("losses kept after the loop: loss of the last batch instead of the epoch"),
             float(losses[-1, start:].mean()),
             float(losses[-1].mean()),
         ),
         Finding(
             "after-the-loop",
-            _("losses kept after the loop: the last epoch's for the kept weights'"),
+            _("losses kept after the loop: loss of the last epoch instead of the kept weights"),
             float(losses[-1].mean()),
             float(losses.mean(axis=1).min()),
         ),
@@ -312,7 +312,7 @@ def _after_the_loop(plain: RecordedRun) -> list[Finding]:
 
 
 def _summed(plain: RecordedRun, device: str | None) -> list[Finding]:
-    """Cross entropy summed over each image, mean over the batch, against its mean over the pixels."""
+    """Cross entropy summed over each image (and averaged over the batch), compared with its mean over the pixels."""
     where = pick_device(device)
     built = build(plain.data, plain.plan, where)
     loss, state = built.loss, built.state
@@ -321,7 +321,7 @@ def _summed(plain: RecordedRun, device: str | None) -> list[Finding]:
     pixels = float(counts.pixels) / len(batch.target)
 
     def measure(factor: float) -> tuple[float, float, float]:
-        """Gradient norm, loss after a step of plain descent, and greatest change of a weight by Adam's first step."""
+        """Gradient norm, loss after a step of gradient descent, and largest change of a weight by Adam's first step."""
         found = []
         for make in (
             lambda weights: torch.optim.SGD(weights, lr=_RATE),
@@ -343,12 +343,18 @@ def _summed(plain: RecordedRun, device: str | None) -> list[Finding]:
 
     (norm, after, moved), (mean_norm, mean_after, mean_moved) = measure(pixels), measure(1.0)
     rate = plain.plan.train.learning_rate
-    words = _("summed loss: loss after one step of plain descent at the rate {rate:g}")
+    words = _("summed loss: loss after one step of plain gradient descent with learning rate {rate:g}")
     return [
-        Finding("summed", _("summed loss: length of the gradient"), norm, mean_norm, ".3g"),
+        Finding("summed", _("summed loss: norm of the gradient"), norm, mean_norm, ".3g"),
         Finding("summed", words.format(rate=_RATE), after, mean_after, ".3g"),
-        Finding("summed", _("summed loss: rate that makes the same step of plain descent"), rate / pixels, rate, ".2g"),
-        Finding("summed", _("summed loss: greatest change of a weight by Adam's first step"), moved, mean_moved, ".2g"),
+        Finding(
+            "summed",
+            _("summed loss: learning rate for the same step of plain gradient descent"),
+            rate / pixels,
+            rate,
+            ".2g",
+        ),
+        Finding("summed", _("summed loss: largest change of a weight by Adam's first step"), moved, mean_moved, ".2g"),
     ]
 
 
@@ -367,7 +373,7 @@ def _resized(sized: ResizedData, blurred: RecordedRun, plain: RecordedRun) -> li
     right = plain.dice(plain.best_epoch(plain.is_val), ~plain.is_val)
     return [
         Finding("bilinear", _("masks resized bilinearly: pixels of a wrong class"), wrong, 0.0, ".2%"),
-        Finding("bilinear", _("masks resized bilinearly: pixels whose value is no class"), unknown, 0.0, ".2%"),
+        Finding("bilinear", _("masks resized bilinearly: pixels whose value is not a class"), unknown, 0.0, ".2%"),
         Finding("bilinear", _("masks resized bilinearly: Dice on such masks"), blurred.dice(epoch, own), right),
         Finding("bilinear", _("masks resized bilinearly: Dice on true masks"), blurred.dice(epoch, true), right),
     ]

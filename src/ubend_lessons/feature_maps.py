@@ -1,4 +1,4 @@
-"""The lesson on feature maps: what a network makes of an image on its way, and how the image is normalised.
+"""The lesson on feature maps: those of an image in a network, and how the image is normalised.
 
 C channels, H x W pixels.
 """
@@ -21,22 +21,24 @@ from ubend.models.model_file import Bundle
 from ubend_lessons.cards import Card, draw_cards
 from ubend_lessons.trace import Step, trace_network
 
-CHANNELS = 6  # shown of each map
+CHANNELS = 6  # channels shown of each feature map
 _CELL_PX, _CARD_PX = 160, 300
-_MAX_PX = 512  # of a side; larger images are cut around the middle
+_MAX_PX = 512  # largest side; larger images are cropped around the middle
 
 
 def teach_feature_maps(bundle: Bundle, image: NDArray[Any], *, out: Path | str, show: bool = False) -> list[str]:
-    """Draw a few channels of each block's map, the probabilities and the mask: `feature_maps.png`; and the image,
-    normalised and back: `normalise.png`.
+    """Draw feature maps (`feature_maps.png`), and the image normalised and de-normalised (`normalise.png`).
+
+    `feature_maps.png` has a few channels of each block's feature map, the probabilities and the mask.
 
     Args:
         bundle: a trained model.
-        image: (H, W) or (H, W, C) values of the depth that the model was trained on.
+        image: (H, W) or (H, W, C) values of the dtype of the model's training images.
     Returns:
-        Lines: the numbers of normalising, the shape of each map with its silent channels; then the files.
+        Lines: the numbers of the normalisation, the shape of each feature map and its number of channels that are 0;
+        then the files.
     Raises:
-        DataError: the image has other channels or another depth than the model's.
+        DataError: the image has a different number of channels, or another dtype, than the model's.
         OutputError: an image cannot be written.
     """
     image = _fit_model(bundle, image)
@@ -57,13 +59,13 @@ def teach_feature_maps(bundle: Bundle, image: NDArray[Any], *, out: Path | str, 
 
 
 def last_of_blocks(steps: Sequence[Step]) -> list[int]:
-    """The numbers of the maps after which the size changes or the network ends: what each block made."""
-    ends = ("pooling", "growing", "last")
+    """The indices of the outputs of blocks: feature maps after which the size changes or the network ends."""
+    ends = ("pooling", "upsampling", "last")
     return [n for n, step in enumerate(steps[:-1]) if step.kind == "convolution" and steps[n + 1].kind in ends]
 
 
 def pick_channels(features: NDArray[np.float32], count: int = CHANNELS) -> list[int]:
-    """The channels of (C, H, W) that vary most over the image, in their own order."""
+    """The channels of (C, H, W) with the largest variance over the image, in ascending order."""
     spread = features.std(axis=(1, 2))
     return sorted(np.argsort(-spread, kind="stable")[:count].tolist())
 
@@ -71,7 +73,7 @@ def pick_channels(features: NDArray[np.float32], count: int = CHANNELS) -> list[
 def normalise_cards(
     image: NDArray[Any], mean: NDArray[np.float32], std: NDArray[np.float32]
 ) -> tuple[list[Card], list[str]]:
-    """The image, normalised in two views, and back; with the numbers on each.
+    """The image, two views of it normalised, and it de-normalised, each with its numbers.
 
     Args:
         image: (H, W, C) raw values.
@@ -87,21 +89,21 @@ def normalise_cards(
     cards = [
         Card(_("image"), shown, _numbers(image)),
         Card(
-            _("normalised, taken for an image"),
+            _("normalised, shown as an image"),
             resize_array(to_rgb((normal.clip(0, 1) * 255).round().astype(np.uint8)), size),
-            _("{numbers} An image shows 0 to 1: {share:.0%} of these values are cut off.").format(
+            _("{numbers} An image shows only 0 to 1: {share:.0%} of these values are clipped.").format(
                 numbers=_numbers(normal), share=cut
             ),
         ),
         Card(
-            _("normalised, stretched to be seen"),
+            _("normalised, stretched for display"),
             resize_array(to_rgb(normal), size),
-            _("The same values, from black for the darkest to white for the brightest."),
+            _("The same values, from black for the smallest to white for the largest."),
         ),
         Card(
             _("de-normalised"),
             resize_array(restored, size),
-            _("{numbers} value x std + mean; farthest from the image: {error:.2g}.").format(
+            _("{numbers} value x std + mean; largest difference from the image: {error:.2g}.").format(
                 numbers=_numbers(back), error=error
             ),
         ),
@@ -127,7 +129,7 @@ def normalise_cards(
 
 
 def _fit_model(bundle: Bundle, image: NDArray[Any]) -> NDArray[Any]:
-    """(h, w, C) at model size, at most _MOST_PX a side."""
+    """(h, w, C) the image at model size, at most `_MAX_PX` per side."""
     image = image[:, :, None] if image.ndim == 2 else image
     sizing = bundle.sizing
     if image.ndim != 3 or image.shape[2] != sizing.channels or not image.size:
@@ -139,7 +141,7 @@ def _fit_model(bundle: Bundle, image: NDArray[Any]) -> NDArray[Any]:
         )
     if image.dtype.name != bundle.dtype:
         raise DataError(
-            _("the image is of {depth}, but the model was trained on {wanted}").format(
+            _("the image has {depth} values, but the model was trained on {wanted}").format(
                 depth=image.dtype.name, wanted=bundle.dtype
             ),
             key="dtype",
@@ -165,7 +167,7 @@ def _draw_maps(
         )
         rows.append([to_rgb(features[channel]) for channel in picked])
         labels.append(_("{words}; shown: {picked}").format(words=words, picked=", ".join(map(str, picked))))
-        lines.append(_("{words}; 0 everywhere: {silent}").format(words=words, silent=silent))
+        lines.append(_("{words}; channels that are 0 everywhere: {silent}").format(words=words, silent=silent))
     height, width = image.shape[:2]
     logits = steps[-1].features[0, :, :height, :width]
     prob = logits.softmax(dim=0).numpy()

@@ -1,8 +1,8 @@
-"""Three fields that segment images, a worked example of each: medicine, satellites, driving.
+"""Worked examples of three fields of application: medicine, satellites, driving.
 
-Each draws its images, or takes others, trains on them, scores every class, draws predictions, and shows what is
-particular to the field: a window on 16-bit values and a scan; bands, an index and a place on the map; many classes,
-some of them rare.
+Each draws its images, or reads given ones, trains, scores every class, draws predictions, and shows the specifics of
+the field: an intensity window on 16-bit values, and a scan; bands, an index and a georeference; many classes, some of
+them rare.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +34,7 @@ from ubend_lessons import driving, medicine, satellite
 from ubend_lessons.plain_unet import PLAIN_UNET
 from ubend_lessons.variants import SilentReporter
 
-# A minute on two cores: many short steps at a high rate. What is drawn varies enough without augmentation.
+# A minute on two cores: many short steps with a high learning rate. Drawn images vary enough without augmentation.
 _QUICK: dict[str, Any] = {
     **PLAIN_UNET,
     "augment.kind": "none",
@@ -45,12 +45,12 @@ _QUICK: dict[str, Any] = {
     "train.warmup": 0.1,
     "train.ema_decay": 0.98,
 }
-# Rare classes, which the settings above find by chance: a lesion has one pixel of 200, a person one of 40.
+# For rare classes, which the settings above find only by chance: a lesion has one pixel of 200, a person one of 40.
 _LESION: dict[str, Any] = {"train.class_weights": [1, 2, 8], "train.epochs": 32, "train.learning_rate": 5e-3}
 _ON_STREET: dict[str, Any] = {"train.class_weights": [1, 1, 1, 1, 4, 4, 4, 4], "train.learning_rate": 5e-3}
 _SHOWN = 3  # test images in the grid
 _SCAN_SLICES, _SIZE_PX = 16, 96  # of the drawn scan
-_GREEN = 0.4  # vegetation index from which a pixel counts as covered with plants
+_GREEN = 0.4  # pixels with a larger vegetation index count as plants
 _VEGETATION = ("field", "forest")
 # Command lines for public sets.
 _ON_PEOPLE = "    ubend lesson medicine --data Task09_Spleen --out spleen"
@@ -69,21 +69,21 @@ def teach_medicine(
     show: bool = False,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Slices of computed tomography in Hounsfield units, an organ and its lesions; a scan predicted in millilitres.
+    """Segment an organ and its lesions in slices of computed tomography (HU), and measure a scan in millilitres.
 
-    Writes `window.png`, `predictions.png`, `run/` and, where nibabel is installed and the images are drawn, the scan
+    Writes `window.png`, `predictions.png`, `run/` and, if nibabel is installed and the images are drawn, the scan
     `scan.nii.gz` and its mask in `scan_masks/`, into `out`.
 
     Args:
-        folder: slices and masks as any folder of images; or NIfTI scans in imagesTr/ and labelsTr/, which are cut
-            into slices; None: drawn.
-        settings: over the lesson's own where the images are drawn, else over those of `fit`.
+        folder: slices and masks like any folder of images; or NIfTI scans in imagesTr/ and labelsTr/, which are cut
+            into slices; None: slices are drawn.
+        settings: override the lesson's own if the images are drawn, else those of `fit`.
         device: cuda, mps or cpu; None: the fastest here.
     Returns:
         The scores, see `ubend.evaluate`.
     Raises:
-        OutputError: `out` holds something already.
-        DataError: bad images.
+        OutputError: `out` is not empty.
+        DataError: the images cannot be used.
     """
     out = refuse_existing_results(out)
     drawn, slices = folder is None, out / "slices"
@@ -105,8 +105,8 @@ def teach_medicine(
     save_png(rows_reader, out / "window.png")
     reporter.report(
         _(
-            "{path}: the same slices, all of their values and the window abdomen ({center:g}, {width:g}); the network "
-            "is given all values"
+            "{path}: slices with all of their values, and in the intensity window abdomen ({center:g}, {width:g}); the "
+            "network uses all values"
         ).format(path=out / "window.png", center=PRESETS["abdomen"][0], width=PRESETS["abdomen"][1])
     )
     grid = _draw_predictions(pairs, predictor, out, view, reporter)
@@ -114,8 +114,8 @@ def teach_medicine(
         _predict_scan(out, device, reporter)
     reporter.report(
         _(
-            "the same on people: a task of the Medical Segmentation Decathlon (medicaldecathlon.com, CC BY-SA 4.0, "
-            "fetched by you):"
+            "for real scans, download a task of the Medical Segmentation Decathlon (medicaldecathlon.com, CC BY-SA "
+            "4.0) and run:"
         )
     )
     reporter.report(_ON_PEOPLE)
@@ -132,10 +132,10 @@ def teach_satellite(
     show: bool = False,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """GeoTIFFs of six bands; what an index of two bands tells, and a mask that lies where its image lies.
+    """Segment GeoTIFFs of six bands, compare with an index of two bands, and write georeferenced masks.
 
-    Writes `predictions.png`, `run/`, and masks with their georeference into `placed/`; arguments, result and errors
-    as in `teach_medicine`, except scans.
+    Writes `predictions.png`, `run/`, and masks with the georeference of their images into `placed/`; arguments, result
+    and errors are those of `teach_medicine`, without scans.
     """
     out = refuse_existing_results(out)
     drawn = folder is None
@@ -146,7 +146,7 @@ def teach_satellite(
     scores, pairs, predictor = _train(Path(folder), out, chosen, device, reporter)
 
     def view(image: NDArray[Any]) -> NDArray[np.uint8]:
-        return to_rgb(np.ascontiguousarray(image[:, :, 2::-1]) if drawn else image)  # blue comes first in a satellite
+        return to_rgb(np.ascontiguousarray(image[:, :, 2::-1]) if drawn else image)  # the first band is blue
 
     extra = None
     if drawn:
@@ -156,8 +156,8 @@ def teach_satellite(
     _place_masks(out, pairs, device, reporter)
     reporter.report(
         _(
-            "the same on orthophotos: LandCover.ai (landcover.ai, CC BY-NC-SA 4.0, fetched by you), large "
-            "GeoTIFFs in images/ and masks/, learnt by windows:"
+            "for real orthophotos, download LandCover.ai (landcover.ai, CC BY-NC-SA 4.0; large GeoTIFFs in images/ and "
+            "masks/) and train on crops:"
         )
     )
     reporter.report(_ON_LAND)
@@ -174,9 +174,10 @@ def teach_driving(
     show: bool = False,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Street scenes of eight classes, some of them rare: how often each is seen, and how well it is found.
+    """Segment street scenes of eight classes, some of them rare; report the frequency and the scores of each.
 
-    Writes `predictions.png` and `run/` into `out`; arguments, result and errors as in `teach_medicine`, except scans.
+    Writes `predictions.png` and `run/` into `out`; arguments, result and errors are those of `teach_medicine`, without
+    scans.
     """
     out = refuse_existing_results(out)
     chosen = {**(_QUICK | _ON_STREET if folder is None else {}), **(settings or {})}
@@ -187,9 +188,9 @@ def teach_driving(
     grid = _draw_predictions(pairs, predictor, out, to_rgb, reporter)
     reporter.report(
         _(
-            "the same on streets: CamVid (train/, train_labels/, ... and class_dict.csv; its makers state no licence, "
-            "so ask before other than research), or Cityscapes (leftImg8bit/ and gtFine/; registration, no commercial "
-            "use), fetched by you:"
+            "for real streets, download CamVid (train/, train_labels/, ... and class_dict.csv; it states no licence, "
+            "so ask before any use other than research) or Cityscapes (leftImg8bit/ and gtFine/; registration, no "
+            "commercial use) and run:"
         )
     )
     for line in _ON_STREETS:
@@ -201,10 +202,10 @@ def teach_driving(
 def _train(
     folder: Path, out: Path, settings: Mapping[str, Any], device: str | None, reporter: Reporter
 ) -> tuple[dict[str, Any], list[Pair], Predictor]:
-    """Scores, which are reported, test pairs, and the trained model."""
+    """Train, and report the scores; returns scores, test pairs, and the trained model."""
     reporter.report(_("training on {folder}").format(folder=folder))
     if weights := settings.get("train.class_weights"):
-        said = _("what is rare counts more in the cross entropy: train.class_weights = {weights}")
+        said = _("rare classes have a larger weight in the cross entropy: train.class_weights = {weights}")
         reporter.report(said.format(weights=weights))
     run = out / "run"
     found = fit(folder, run, settings=settings, device=device, reporter=SilentReporter()).scores
@@ -219,7 +220,7 @@ def _train(
 
 
 def _describe_classes(scores: Mapping[str, Any], reporter: Reporter) -> None:
-    """Each class's share of the test split's pixels, and its scores, the commonest first."""
+    """Report each class's share of the scored pixels and its scores, the most frequent class first."""
     native = scores["native"]
     heads = [_("share"), _("Dice"), _("IoU")]
     wide = max(len(name) for name in native["true_share"]) + 2
@@ -246,7 +247,7 @@ def _draw_predictions(
     reporter: Reporter,
     extra: tuple[str, View] | None = None,
 ) -> Image.Image:
-    """Input, perhaps another view of it, truth, prediction; written to `predictions.png`."""
+    """Draw input, optionally another view of it, truth and prediction to `predictions.png`."""
     labels, rows = predictor.labels, []
     chosen = _evenly(pairs)
     for pair, prediction in zip(chosen, (predictor(pair.image) for pair in chosen), strict=True):
@@ -263,12 +264,12 @@ def _draw_predictions(
 
 
 def _evenly(pairs: Sequence[Pair]) -> list[Pair]:
-    """So many pairs as are shown."""
+    """Evenly spaced pairs for the drawing."""
     return [pairs[int(place)] for place in np.unique(np.linspace(0, len(pairs) - 1, _SHOWN + 2)[1:-1].astype(int))]
 
 
 def _draw_windows(pairs: Sequence[Pair]) -> Image.Image:
-    """Slices with all of their values, from the least to the greatest, and through the window."""
+    """Draw slices with all of their values, from the smallest to the largest, and in the intensity window."""
     rows = []
     for pair in _evenly(pairs):
         image = read_image(pair.image)
@@ -279,9 +280,9 @@ def _draw_windows(pairs: Sequence[Pair]) -> Image.Image:
 
 
 def _predict_scan(out: Path, device: str | None, reporter: Reporter) -> None:
-    """A drawn patient who was not learnt from, as NIfTI, and millilitres found beside the true ones."""
+    """Write a new drawn patient as NIfTI, predict it, and report the volumes found and the true ones."""
     if find_spec("nibabel") is None:
-        reporter.report(_("no scan is written: that needs nibabel (pip install nibabel)"))
+        reporter.report(_("no scan is written, because nibabel is not installed (pip install nibabel)"))
         return
     path = out / "scan.nii.gz"
     values, truth = medicine.draw_volume(0, 1000, _SCAN_SLICES, _SIZE_PX)
@@ -298,7 +299,7 @@ def _predict_scan(out: Path, device: str | None, reporter: Reporter) -> None:
 
 
 def _describe_index(pairs: Sequence[Pair], predictor: Predictor, reporter: Reporter) -> None:
-    """Share of the pixels in which plants are distinguished from all else: by the index, and by the network."""
+    """Report the share of pixels correctly classified as plants or not plants, by the index and by the network."""
     labels = predictor.labels
     plants = np.isin(np.arange(256), [labels.names.index(name) for name in _VEGETATION])
     by_index, by_network = [], []
@@ -310,14 +311,14 @@ def _describe_index(pairs: Sequence[Pair], predictor: Predictor, reporter: Repor
         by_network.append((plants[mask] == truth).mean())
     reporter.report(
         _(
-            "plants against everything else: {index:.1%} of the pixels by the vegetation index above {threshold:g}, "
-            "{network:.1%} by the network, which also separates fields from forests"
+            "plants or not plants: {index:.1%} of the pixels are correct by the vegetation index (above "
+            "{threshold:g}), {network:.1%} by the network, which also separates fields from forests"
         ).format(index=float(np.mean(by_index)), threshold=_GREEN, network=float(np.mean(by_network)))
     )
 
 
 def _place_masks(out: Path, pairs: Sequence[Pair], device: str | None, reporter: Reporter) -> None:
-    """Masks of the test split, and whether each lies where its image lies."""
+    """Predict masks of the test split, and report how many have the georeference of their image."""
     paths, masks = [pair.image for pair in pairs], out / "placed"
     predict_paths(out / "run", paths, masks, conditions=Conditions(), reporter=SilentReporter(), device=device)
     placed = 0

@@ -1,6 +1,7 @@
-"""The lesson on kinds of answers: boxes; semantic, instance and panoptic masks; all of one image.
+"""The lesson on kinds of output: boxes and semantic, instance and panoptic masks of one image.
 
-Source of the panoptic form (each pixel a class and, of objects, a number): Kirillov et al. 2019, arXiv:1801.00868.
+Source of the panoptic format (each pixel has a class and, in objects, a number): Kirillov et al. 2019,
+arXiv:1801.00868.
 """
 
 import colorsys
@@ -24,21 +25,21 @@ from ubend_lessons.cards import Card, draw_cards
 from ubend_lessons.example import Example
 
 _PANEL_PX = 330
-_GOLDEN = 0.618034  # of a turn of the hue from one object to the next: neighbours in number differ most
+_GOLDEN = 0.618034  # change of hue from object to object, in turns: successive objects have very different colours
 _PAINT = 0.6  # opacity of objects over the image
-_GROUND = (70, 85, 110)  # what is black in the class table, over an image
-_LISTED = 3  # objects told in numbers
+_GROUND = (70, 85, 110)  # drawn instead of black over an image
+_LISTED = 3  # objects that are described in numbers
 
 
 def teach_kinds(example: Example, *, out: Path | str, show: bool = False) -> list[str]:
-    """Draw the image, its boxes, and its semantic, instance and panoptic masks beside each other: `kinds.png`.
+    """Draw the image, its boxes, and its semantic, instance and panoptic masks next to each other: `kinds.png`.
 
-    Objects are the example's own ids, else its mask taken apart as `ubend objects` does.
+    Objects are the example's ids, or its mask separated as by `ubend objects`.
 
     Returns:
-        Lines: what each kind of network would give for this image, in numbers; then the file.
+        Lines: the output of each kind of network for this image, in numbers; then the file.
     Raises:
-        SettingError: the classes name no object.
+        SettingError: there is no class of objects.
         OutputError: the image cannot be written.
     """
     found = find_objects(example)
@@ -52,15 +53,15 @@ def teach_kinds(example: Example, *, out: Path | str, show: bool = False) -> lis
 
 
 def find_objects(example: Example) -> Objects:
-    """The objects of the example, numbered from 1; each is of the class that most of its pixels have.
+    """The objects of the example, numbered from 1; the class of an object is that of most of its pixels.
 
     Raises:
-        SettingError: no class is an object.
+        SettingError: there is no class of objects.
     """
     kinds = object_classes(example.names)
     if not kinds:
         raise SettingError(
-            _("the classes {names} name no object; objects are what is neither background nor contour").format(
+            _("none of the classes {names} is a class of objects; background and contour are not").format(
                 names=", ".join(example.names)
             ),
             key="names",
@@ -74,8 +75,7 @@ def find_objects(example: Example) -> Objects:
 
 
 def dissolve_contour(example: Example, found: Objects) -> NDArray[np.uint8]:
-    """(H, W) the class of each pixel where a contour class is no meaning of its own, only a line between objects:
-    its pixels are the object's, or background."""
+    """(H, W) class of each pixel, without the contour class: its pixels become part of their object, or background."""
     contour, background = contour_class(example.names), background_class(example.names)
     if contour is None or background is None or choose_method(example.names) != "contour":
         return example.mask
@@ -101,31 +101,31 @@ def _draw_page(example: Example, found: Objects, meaning: NDArray[np.uint8]) -> 
     objects, classes = Objects(resize_mask(ids, size), found.classes), resize_mask(meaning, size)
     legend = ", ".join(example.names[kind] for kind in np.unique(classes) if kind != IGNORED)
     cards = [
-        Card(_("image"), image, _("Only values. Nothing says what they show.")),
+        Card(_("image"), image, _("Only values; nothing states what they show.")),
         Card(
             _("detection: boxes"),
             _draw_boxes(image, objects, example),
-            _("Says how many objects there are, of which class, and where about. Not their shape."),
+            _("Shows how many objects there are, their classes and approximate positions, but not their shapes."),
         ),
         Card(
             _("semantic mask"),
             color_mask(classes, example.colors),
             _(
-                "Says the class of each pixel ({classes}), so the shape. Not where one object ends and the next of its"
-                " class begins."
+                "Shows the class of each pixel ({classes}), and so the shapes, but not where one object ends and the"
+                " next of the same class begins."
             ).format(classes=legend),
         ),
         Card(
             _("instance masks"),
             _paint_objects(image, objects),
-            _("Says the shape of each object, separated from its neighbours. Nothing of what lies between them."),
+            _("Shows the shape of each object, separated from its neighbours, but nothing of the area between them."),
         ),
         Card(
             _("panoptic mask"),
             _draw_panoptic(image, objects, classes, example),
             _(
-                "Says both: the class of every pixel, and the number of every object. Not what lies hidden behind"
-                " another."
+                "Shows both: the class of every pixel and the number of every object, but not the hidden parts of"
+                " objects."
             ),
         ),
     ]
@@ -133,7 +133,7 @@ def _draw_page(example: Example, found: Objects, meaning: NDArray[np.uint8]) -> 
 
 
 def _paint_objects(image: NDArray[np.uint8], found: Objects) -> NDArray[np.uint8]:
-    """Each object in its own colour over a grey image."""
+    """Draw each object in its own colour over a grey image."""
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
     there = found.ids > 0
     grey[there] = (1 - _PAINT) * grey[there] + _PAINT * object_colors(len(found.classes))[found.ids[there]]
@@ -154,7 +154,7 @@ def _draw_boxes(image: NDArray[np.uint8], found: Objects, example: Example) -> N
 def _draw_panoptic(
     image: NDArray[np.uint8], found: Objects, classes: NDArray[np.uint8], example: Example
 ) -> NDArray[np.uint8]:
-    """Objects in colours of their own with their numbers; other regions in a shade each, with their names."""
+    """Draw objects in their own colours with their numbers, and other classes in one shade each with their names."""
     others = [kind for kind in np.unique(classes[found.ids == 0]) if kind != IGNORED]
     out = _paint_objects(image, found)
     for kind in others:
@@ -207,19 +207,20 @@ def _count_outputs(example: Example, found: Objects, meaning: NDArray[np.uint8])
         )
     classes = ", ".join(f"{name} {share:.1%}" for name, share in zip(example.names, shares, strict=True) if share)
     lines += [
-        _("semantic segmentation gives {pixels} classes, one a pixel: {classes}").format(
+        _("semantic segmentation gives {pixels} classes, one per pixel: {classes}").format(
             pixels=pixels, classes=classes
         ),
         _("  connected regions of one class: {parts}; objects: {count}").format(parts=parts, count=count),
         _(
-            "instance segmentation gives {count} masks of {height} x {width}; {share:.0%} of the pixels are in none"
+            "instance segmentation gives {count} masks of {height} x {width}; {share:.0%} of the pixels are in no mask"
         ).format(count=count, height=height, width=width, share=(found.ids == 0).mean()),
         _("panoptic segmentation gives {pixels} pairs (class, number of the object)").format(pixels=pixels),
     ]
     if meaning is not example.mask:
         lines.append(
             _(
-                "note: this mask has a class '{contour}', a line around objects; with it, semantic masks can be counted"
+                "note: this mask has a class '{contour}', lines around objects, which makes objects countable in a "
+                "semantic mask"
             ).format(contour=example.names[contour_class(example.names) or 0])
         )
     return lines

@@ -1,4 +1,4 @@
-"""The lessons of the course: one subcommand of `ubend lesson` each."""
+"""The lessons of the course; each is a subcommand of `ubend lesson`."""
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -14,14 +14,32 @@ from ubend.core.terminal import echo
 from ubend.tasks.options import PATH, make_reporter, prepare
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_UNTRAINED_PX = 128  # the course text's images
+_UNTRAINED_PX = 128  # side of the images in the course text
 
 
-@command(help=later("A transposed convolution step by step: placed, added where pieces overlap, cut by the padding."))
-@option("--input", "text", default="2 2; 1 4", show_default=True, help=later("Matrix: rows by ;, numbers by spaces."))
-@option("--kernel", default="1 1; 1 1", show_default=True, help=later("Matrix."))
-@option("--stride", default="1", show_default=True, metavar="S[,T]", help=later("Rows, and columns if others."))
-@option("--padding", default="0", show_default=True, metavar="P[,Q]", help=later("Rows, and columns if others."))
+@command(help=later("Transposed convolution step by step: place the pieces, add overlaps, cut off the padding."))
+@option(
+    "--input",
+    "text",
+    default="2 2; 1 4",
+    show_default=True,
+    help=later("Input matrix: rows separated by ;, numbers by spaces."),
+)
+@option("--kernel", default="1 1; 1 1", show_default=True, help=later("Kernel, a matrix in the same form."))
+@option(
+    "--stride",
+    default="1",
+    show_default=True,
+    metavar="S[,T]",
+    help=later("Stride of the rows, and of the columns if different."),
+)
+@option(
+    "--padding",
+    default="0",
+    show_default=True,
+    metavar="P[,Q]",
+    help=later("Padding of the rows, and of the columns if different."),
+)
 @option("--out", type=PATH, default=Path("lesson"), show_default=True, help=later("Folder for the images."))
 @option("--show", "display", is_flag=True, help=later("Also display them."))
 def transposed_convolution(text: str, kernel: str, stride: str, padding: str, out: Path, display: bool) -> None:
@@ -34,7 +52,7 @@ def transposed_convolution(text: str, kernel: str, stride: str, padding: str, ou
 
 _VARIANT_OPTIONS = (
     option("--data", "folder", type=PATH, help=later("Folder of images and masks  [a drawn sample]")),
-    option("--out", type=PATH, required=True, help=later("Folder to make, for runs and images.")),
+    option("--out", type=PATH, required=True, help=later("Folder to create for runs and images.")),
     option(
         "--set",
         "assignments",
@@ -68,31 +86,31 @@ def _report(lines: Iterable[str]) -> None:
         echo(line)
 
 
-@command(help=later("Skip connections: the network with all, with none, and with each one cut, trained and scored."))
+@command(help=later("Skip connections: train and score the network with all, with none, and with each one removed."))
 @_variant_options
 def skips(**options: Any) -> None:
     _teach("teach_skips", **options)
 
 
-@command(help=later("Upsampling methods (transposed, nearest, bilinear, max unpooling), trained and scored."))
+@command(help=later("Upsampling: train and score four methods (transposed, nearest, bilinear, max unpooling)."))
 @_variant_options
 def upsampling(**options: Any) -> None:
     _teach("teach_upsampling", **options)
 
 
-@command(help=later("The original U-Net: sizes, mirrored tiles, and touching cells counted with and without weights."))
+@command(
+    help=later("The original U-Net: sizes, mirrored tiles, counting touching cells with and without the weight map.")
+)
 @_variant_options
 def paper(**options: Any) -> None:
     _teach("teach_paper", module="paper", **options)
 
 
-_BREED_EPOCHS = option("--epochs", type=click.IntRange(1), help=later("How often breeds' training shows all images."))
+_BREED_EPOCHS = option("--epochs", type=click.IntRange(1), help=later("Epochs of the training on breeds  [40]"))
 
 
-@command(
-    help=later("Transfer learning: an encoder that learnt breeds, then segmentation with few masks and with many.")
-)
-@option("--counts", metavar="N[,N]", help=later("Training images with masks, before all  [50,200]"))
+@command(help=later("Transfer learning: train an encoder on breeds, then segmentation with few masks and with many."))
+@option("--counts", metavar="N[,N]", help=later("Numbers of training images to try, besides all  [50,200]"))
 @_BREED_EPOCHS
 @_variant_options
 def transfer(counts: str | None, epochs: int | None, **options: Any) -> None:
@@ -100,15 +118,16 @@ def transfer(counts: str | None, epochs: int | None, **options: Any) -> None:
         words = counts.replace(",", " ").split()
         if not words or not all(word.isdecimal() for word in words):
             raise SettingError(
-                _("--counts {text}: give whole numbers by comma, such as 50,200").format(text=counts), key="--counts"
+                _("--counts {text}: give whole numbers separated by commas, such as 50,200").format(text=counts),
+                key="--counts",
             )
         options["counts"] = [int(word) for word in words]
     options |= {} if epochs is None else {"epochs": epochs}
     _teach("teach_transfer", module="transfer", **options)
 
 
-@command(help=later("Breeds recognised by a second head: by the whole image, by the mask's pixels, by the cut-out."))
-@option("--model", type=PATH, help=later("A segmentation model of these classes  [one is trained]"))
+@command(help=later("Recognise breeds with a second head: from the whole image, the mask's pixels, or the cut-out."))
+@option("--model", type=PATH, help=later("Segmentation model with the classes of the data  [one is trained]"))
 @_BREED_EPOCHS
 @_variant_options
 def breeds(epochs: int | None, **options: Any) -> None:
@@ -116,13 +135,13 @@ def breeds(epochs: int | None, **options: Any) -> None:
     _teach("teach_breeds", module="breeds", **options)
 
 
-@command(help=later("Objects cut out by their masks, and a table of their shapes."))
+@command(help=later("Cut objects out by their masks, and measure their shapes."))
 @option("--data", "folder", type=PATH, help=later("Folder of images and masks  [a drawn sample]"))
-@option("--model", type=PATH, help=later("A model that finds the objects  [the masks of the folder]"))
+@option("--model", type=PATH, help=later("Model that finds the objects  [the masks of the folder]"))
 @option(
     "--images", type=int, default=4, show_default=True, help=later("Number of images, evenly spaced in the folder.")
 )
-@option("--out", type=PATH, required=True, help=later("Folder to make, for tables and images."))
+@option("--out", type=PATH, required=True, help=later("Folder to create for tables and images."))
 @option("--show", is_flag=True, help=later("Also display it."))
 def shapes(out: Path, **options: Any) -> None:
     from ubend_lessons.shapes import teach_shapes
@@ -131,13 +150,15 @@ def shapes(out: Path, **options: Any) -> None:
         teach_shapes(out, reporter=reporter, **options)
 
 
-@command(help=later("The tutorial's own faults, each run both ways: what it says, and what is so."))
+@command(help=later("Faults of the tutorial: each is run as in the text and corrected, and compared."))
 @_variant_options
 def faults(**options: Any) -> None:
     _teach("teach_faults", module="faults", **options)
 
 
-@command(help=later("Medicine: 16-bit slices of computed tomography, an organ and its lesions, a scan in millilitres."))
+@command(
+    help=later("Medicine: 16-bit slices of computed tomography, an organ and its lesions, volumes in millilitres.")
+)
 @_variant_options
 def medicine(**options: Any) -> None:
     _teach("teach_medicine", module="fields", **options)
@@ -160,13 +181,14 @@ def _pair(name: str, text: str) -> tuple[int, int]:
     words = text.replace(",", " ").split()
     if len(words) not in (1, 2) or not all(word.lstrip("-").isdecimal() for word in words):
         raise SettingError(
-            _("{name} {text}: give one whole number, or two by comma").format(name=name, text=text), key=name
+            _("{name} {text}: give one whole number, or two separated by a comma").format(name=name, text=text),
+            key=name,
         )
     return int(words[0]), int(words[-1])
 
 
-@command(help=later("Thresholds, clusters, regions and edges on one image, beside its true mask."))
-@option("--data", type=PATH, metavar="FOLDER", help=later("Images with masks, or a named set  [drawn ones]"))
+@command(help=later("Thresholds, clusters, regions and edges on one image, next to its true mask."))
+@option("--data", type=PATH, metavar="FOLDER", help=later("Images with masks, or a named data set  [drawn images]"))
 @option("--out", type=PATH, default=Path("lesson"), show_default=True, help=later("Folder for the images."))
 @option("--show", "display", is_flag=True, help=later("Also display them."))
 def traditional_methods(data: Path | None, out: Path, display: bool) -> None:
@@ -189,14 +211,14 @@ def _out_options(function: _F) -> _F:
 
 
 def _example_options(function: _F) -> _F:
-    function = option("--number", type=int, default=0, show_default=True, help=later("Which of its images, from 0."))(
+    function = option("--number", type=int, default=0, show_default=True, help=later("Number of the image, from 0."))(
         function
     )
-    kept: _F = option("--data", type=PATH, metavar="FOLDER", help=later("Of images and masks  [drawn cells]"))(function)
+    kept: _F = option("--data", type=PATH, metavar="FOLDER", help=later("Images with masks  [drawn cells]"))(function)
     return kept
 
 
-@command(help=later("One image: its boxes, semantic, instance and panoptic masks; what each says and does not say."))
+@command(help=later("Boxes, semantic, instance and panoptic masks of one image: what each shows and does not show."))
 @_example_options
 @_out_options
 def kinds(data: Path | None, number: int, out: Path, display: bool) -> None:
@@ -208,8 +230,14 @@ def kinds(data: Path | None, number: int, out: Path, display: bool) -> None:
 
 @command(help=later("Each kind of augmentation alone, drawn three times, with the outline of the mask."))
 @_example_options
-@option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Strength, as augment.scale=0.5."))
-@option("--seed", type=click.IntRange(0), default=0, show_default=True, help=later("Of the draws."))
+@option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help=later("Strength of a kind, such as augment.scale=0.5."),
+)
+@option("--seed", type=click.IntRange(0), default=0, show_default=True, help=later("Random seed."))
 @_out_options
 def augmentation(
     data: Path | None, number: int, assignments: tuple[str, ...], seed: int, out: Path, display: bool
@@ -222,10 +250,10 @@ def augmentation(
     _report(teach_augmentation(take_example(data, number), out=out, settings=settings, seed=seed, show=display))
 
 
-@command(help=later("The network as a drawing, made from what its layers do to an image."))
-@option("--model", type=PATH, help=later("Model file or run  [one with random weights]"))
+@command(help=later("Draw the network, by tracing an image through its layers."))
+@option("--model", type=PATH, help=later("Model file or run  [a network with random weights]"))
 @option("--width", type=click.IntRange(1, 256), help=later("Without --model: channels of the first level  [64]"))
-@option("--depth", type=click.IntRange(1, 7), help=later("Without --model: poolings  [4]"))
+@option("--depth", type=click.IntRange(1, 7), help=later("Without --model: number of poolings  [4]"))
 @option("--size", type=int, metavar="PX", help=later("Side of the image  [the model's, else 128]"))
 @_out_options
 def architecture(
@@ -237,7 +265,9 @@ def architecture(
 
     if model is not None:
         if width is not None or depth is not None:
-            raise SettingError(_("--width and --depth go without --model, which has its own"), key="--model")
+            raise SettingError(
+                _("--width and --depth cannot be combined with --model, which has its own"), key="--model"
+            )
         bundle = load_bundle(model)
         own = min(MAX_PX, bundle.window_px or bundle.sizing.size_px or _UNTRAINED_PX)
         side = own if size is None else size
@@ -252,7 +282,7 @@ def architecture(
     _report(teach_architecture(net, _UNTRAINED_PX if size is None else size, out=out, show=display))
 
 
-@command(help=later("What MODEL makes of IMAGE on its way: feature maps; and how images are normalised."))
+@command(help=later("Draw the feature maps of IMAGE in a model, and how the image is normalised."))
 @click.argument("image", type=PATH, required=False)
 @option("--model", type=PATH, help=later("Model file or run  [a small one is trained, within a minute]"))
 @_out_options
@@ -262,15 +292,13 @@ def feature_maps(image: Path | None, model: Path | None, out: Path, display: boo
     from ubend.models.model_file import load_bundle
     from ubend_lessons.example import take_example
     from ubend_lessons.feature_maps import teach_feature_maps
-    from ubend_lessons.tiny import INVALID, train_tiny
+    from ubend_lessons.tiny import EXTRA_IMAGE, train_tiny
 
     if model is not None and image is None:
-        raise SettingError(
-            _("with --model give an IMAGE too: ubend lesson feature-maps --model MODEL IMAGE"), key="--model"
-        )
+        raise SettingError(_("--model needs an IMAGE: ubend lesson feature-maps --model MODEL IMAGE"), key="--model")
     bundle = load_bundle(model) if model is not None else None
     pixels = (
-        take_example(None, INVALID).image
+        take_example(None, EXTRA_IMAGE).image
         if image is None
         else read_image(image, 3 if bundle is None else bundle.sizing.channels)
     )
@@ -280,10 +308,10 @@ def feature_maps(image: Path | None, model: Path | None, out: Path, display: boo
     _report(teach_feature_maps(bundle, pixels, out=out, show=display))
 
 
-@command(help=later("RUN as an animation: its images after each epoch, its curves growing beside them."))
+@command(help=later("Show the training RUN as an animation: its images after each epoch, with the curves so far."))
 @click.argument("run", type=PATH, required=False)
 @option(
-    "--seconds", type=click.FloatRange(0.02, 60), default=0.35, show_default=True, help=later("That a frame stays.")
+    "--seconds", type=click.FloatRange(0.02, 60), default=0.35, show_default=True, help=later("Duration of a frame, s.")
 )
 @_out_options
 def training(run: Path | None, seconds: float, out: Path, display: bool) -> None:

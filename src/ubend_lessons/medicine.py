@@ -1,7 +1,8 @@
-"""Drawn computed tomography: slices of a belly in Hounsfield units, with an organ and its lesions.
+"""Draws computed tomography: slices of an abdomen in Hounsfield units, with an organ and its lesions.
 
 S slices of H x W pixels, H = W. Hounsfield units (HU): air -1000, fat about -100, water 0, soft tissue 30 to 120,
-bone from 300. What sets an organ off is a few tens of them, of several thousand; hence the window.
+bone from 300. An organ differs from its surroundings by a few tens of HU, in a range of several thousand; therefore
+slices are viewed through an intensity window.
 """
 
 import csv
@@ -23,15 +24,15 @@ from ubend.core.i18n import _
 from ubend.io.scans import NIFTI_SUFFIXES, read_scan
 
 CLASSES = ("background", "organ", "lesion")
-SPACING_MM = (5.0, 3.0, 3.0)  # from slice to slice, row to row, column to column of what is drawn
-_MAX_SLICES = 24  # of one scan that are learnt, of those in which something is marked
-_PARTS = ("train", "train", "train", "train", "val", "test")  # of the patients, in turns
+SPACING_MM = (5.0, 3.0, 3.0)  # of drawn volumes: from slice to slice, row to row, column to column
+_MAX_SLICES = 24  # slices taken from a scan, of those with a label
+_PARTS = ("train", "train", "train", "train", "val", "test")  # splits of the patients, in turn
 
 
 def draw_volume(seed: int, number: int, slices: int, size_px: int) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """A patient: (S, H, W) int16 HU, and (S, H, W) uint8 class index of `CLASSES`.
+    """Draw a patient: (S, H, W) int16 HU, and (S, H, W) uint8 class index of `CLASSES`.
 
-    Slices go upwards; the front of the body is above, its right side on the left.
+    Slices are ordered upwards; in a slice, the front of the body is at the top, its right side on the left.
     """
     random = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
     z, y, x = np.meshgrid(
@@ -41,7 +42,7 @@ def draw_volume(seed: int, number: int, slices: int, size_px: int) -> tuple[NDAr
     wide, deep = random.uniform(0.92, 1.04), random.uniform(0.68, 0.8)
 
     def inside(centre: Sequence[float], radii: Sequence[float]) -> NDArray[np.bool_]:
-        """(S, H, W) an ellipsoid, its outline a little wavy; centre and radii as (z, y, x)."""
+        """(S, H, W) an ellipsoid with a slightly wavy outline; centre and radii are (z, y, x)."""
         offsets = ((axis - c) / r for axis, c, r in zip((z, y, x), centre, radii, strict=True))
         return np.asarray(sum(offset**2 for offset in offsets) < (1 + wave) ** 2)
 
@@ -83,7 +84,7 @@ def draw_volume(seed: int, number: int, slices: int, size_px: int) -> tuple[NDAr
 
 
 def draw_slices(folder: Path, patients: int = 18, slices: int = 6, size_px: int = 96, seed: int = 0) -> None:
-    """Write 16-bit slices of drawn patients; a patient's slices are all in one part.
+    """Write 16-bit slices of drawn patients; all slices of a patient are in one split.
 
     FOLDER/images/patient00_slice00.tif   (size_px, size_px) int16, HU
     FOLDER/masks/patient00_slice00.tif    class index
@@ -98,13 +99,14 @@ def draw_slices(folder: Path, patients: int = 18, slices: int = 6, size_px: int 
 
 
 def cut_scans(scans: Path, folder: Path) -> None:
-    """Cut NIfTI scans into such slices; of each scan at most 24, evenly, of those in which something is marked.
+    """Write slices of NIfTI scans in the same form; at most 24 of each scan, evenly spaced among those with a label.
 
     Args:
-        scans: holds imagesTr/ and labelsTr/ with NIfTI files of equal names, and perhaps dataset.json that names the
-            labels, as the Medical Segmentation Decathlon has them.
+        scans: a folder as in the Medical Segmentation Decathlon: imagesTr/ and labelsTr/ with NIfTI files of equal
+            names, and optionally dataset.json with the names of the labels.
+        folder: the folder to write.
     Raises:
-        DataError: there are no such files, fewer than three, or one cannot be read.
+        DataError: there are fewer than three scans, or one cannot be read.
     """
     found = sorted(
         path
@@ -113,7 +115,8 @@ def cut_scans(scans: Path, folder: Path) -> None:
     )
     if len(found) < 3:
         raise DataError(
-            _("{folder}: needs imagesTr/ and labelsTr/ with three NIfTI scans or more").format(folder=scans), path=scans
+            _("{folder}: needs imagesTr/ and labelsTr/ with at least three NIfTI scans").format(folder=scans),
+            path=scans,
         )
     rows, highest = [], 0
     for number, path in enumerate(found):
@@ -130,10 +133,10 @@ def cut_scans(scans: Path, folder: Path) -> None:
 
 
 def write_nifti(path: Path, values: NDArray[np.int16]) -> None:
-    """(S, H, W) as `draw_volume` gives them, as one .nii.gz; nibabel has to be installed."""
+    """Write (S, H, W) values of `draw_volume` as .nii.gz; needs nibabel."""
     import nibabel
 
-    # x to the left, y to the back: both against NIfTI's axes
+    # columns go to the left and rows to the back, opposite to NIfTI's axes
     affine = np.diag([-SPACING_MM[2], -SPACING_MM[1], SPACING_MM[0], 1.0])
     image = nibabel.Nifti1Image(np.ascontiguousarray(values.transpose(2, 1, 0)), affine)
     image.header.set_xyzt_units("mm")
@@ -146,7 +149,7 @@ def write_nifti(path: Path, values: NDArray[np.int16]) -> None:
 
 
 def measure_ml(mask: NDArray[np.uint8]) -> dict[str, float]:
-    """Millilitres of each class of a drawn volume but the background."""
+    """The volume in millilitres of each class of a drawn mask, except the background."""
     voxel = float(np.prod(SPACING_MM)) / 1000
     return {name: voxel * int((mask == index).sum()) for index, name in enumerate(CLASSES) if index}
 
@@ -154,7 +157,7 @@ def measure_ml(mask: NDArray[np.uint8]) -> dict[str, float]:
 def _write_scan(
     folder: Path, name: str, values: NDArray[Any], mask: NDArray[np.uint8], split: str
 ) -> list[tuple[str, str, str]]:
-    """Its slices; gives their rows of the split file."""
+    """Write the slices of a scan; returns their rows of the split file."""
     rows = []
     kind = np.int16 if np.issubdtype(values.dtype, np.integer) else np.float32
     for number, (pixels, index) in enumerate(zip(values.astype(kind), mask, strict=True)):
@@ -180,7 +183,7 @@ def _write_lists(folder: Path, rows: Sequence[tuple[str, str, str]], names: Sequ
 
 
 def _label_names(path: Path, count: int) -> list[str]:
-    """Of the labels 0, 1, ..., as the Decathlon's dataset.json has them."""
+    """The names of the labels 0, 1, ..., from the Decathlon's dataset.json if it exists."""
     try:
         names = json.loads(path.read_text(encoding="utf-8"))["labels"]
         return [str(names[str(number)]) for number in range(max(count, len(names)))]

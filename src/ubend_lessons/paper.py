@@ -1,4 +1,4 @@
-"""The lesson on the original U-Net: its sizes, its tiles, and what its weight map is for: counting touching cells."""
+"""The lesson on the original U-Net: sizes, tiles, and the weight map, which helps to separate touching cells."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ from ubend.tasks.fit import fit
 from ubend_lessons.paper_figures import color_ids, draw_sizes, draw_tiles, draw_weights, object_color
 from ubend_lessons.variants import SilentReporter
 
-W0, SIGMA_PX = 10.0, 5.0  # the paper's
-_GIVEN_PX, _DEPTH, _WIDTH = 388, 4, 64  # figure 1
+W0, SIGMA_PX = 10.0, 5.0  # as in the paper
+_GIVEN_PX, _DEPTH, _WIDTH = 388, 4, 64  # as in figure 1
 _SAMPLE, _SAMPLE_PX = 48, 128  # images, and their side
-# A minute on two cores for two trainings. The paper's own optimiser needs far more steps than that (momentum .99 alone
-# looks back over 100 of them), and a network of 8 channels has none to drop; measured (docs/experiments.md).
+# A minute on two cores for two trainings. The paper's optimizer needs far more steps (momentum 0.99 alone averages over
+# 100 of them), and a network of 8 channels is too narrow for dropout; measured (docs/experiments.md).
 _QUICK: dict[str, Any] = {
     "data.test_share": 0.25,
     "model.width": 8,
@@ -47,23 +47,23 @@ _QUICK: dict[str, Any] = {
     "train.optimizer": "adamw",
     "train.learning_rate": 3e-3,
     "train.schedule": "one-cycle",
-    "train.precision": "float32",  # in bfloat16 55 of 88 cells are parted, not 78
+    "train.precision": "float32",  # separates 78 of 88 cells; bfloat16: 55
 }
-_FRAGMENT = 0.05  # of a true object's median area: what is smaller is not counted
+_FRAGMENT = 0.05  # share of the true objects' median area: smaller objects are not counted
 _SHOWN, _CELL_PX = 2, 240  # test images in the grid, and their side there
-_TILES = 2.5  # tiles along the longer side of the image of them
+_TILES = 2.5  # tiles along the longer side of the image in the drawing
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training with or without the weight map came to on the test split.
+    """The scores of a training with or without the weight map on the test split.
 
     Attributes:
         border_weight: w0.
-        dice: mean over images, of the classes without the background, 0..1.
+        dice: mean over images and over the classes without the background, 0..1.
         quality: of all objects of all images.
-        count_errors: objects found minus objects there, of each image.
-        found: (H, W) ids of the first images.
+        count_errors: number of found objects minus number of true objects, for each image.
+        found: (H, W) ids found in the first images.
     """
 
     border_weight: float
@@ -87,17 +87,17 @@ def teach_paper(
     show: bool = False,
     reporter: Reporter,
 ) -> list[TrainingResult]:
-    """Draw the paper's network, tiles and weight map; train it without and with the map, and count objects.
+    """Draw the paper's network, tiles and weight map; train without and with the weight map, and count objects.
 
     Writes `sizes.png`, `tiles.png`, `weights.png`, `comparison.png` and a run folder for each training into `out`.
 
     Args:
-        folder: images and masks, and true objects in `ids/` where they touch; None: touching cells are drawn.
-        settings: for both trainings, over the recipe `paper` and the lesson's own (`_QUICK`).
+        folder: images and masks, and true ids in `ids/` if objects touch; None: touching cells are drawn.
+        settings: for both trainings; they override the recipe `paper` and the lesson's own (`_QUICK`).
         device: cuda, mps or cpu; None: the fastest here.
     Raises:
-        OutputError: `out` holds something already.
-        DataError: no test split.
+        OutputError: `out` is not empty.
+        DataError: there is no test split.
     """
     out = refuse_existing_results(out)
     if folder is None:
@@ -106,9 +106,9 @@ def teach_paper(
     side = input_side(_GIVEN_PX, _DEPTH)
     figures = {"sizes": draw_sizes(side, _DEPTH, _WIDTH, 1, 2)}
     reporter.report(
-        _("without padding every 3x3 convolution takes 2 px: of {side} x {side} px {given} x {given} are left").format(
-            side=side, given=_GIVEN_PX
-        )
+        _(
+            "without padding, every 3x3 convolution removes 2 px: {given} x {given} of {side} x {side} px are left"
+        ).format(side=side, given=_GIVEN_PX)
     )
     counted: list[TrainingResult] = []
     quiet = SilentReporter()
@@ -142,7 +142,7 @@ def teach_paper(
 
 
 def draw_touching_cells(folder: Path, count: int, size_px: int, seed: int = 0) -> None:
-    """The drawn sample as the paper has its cells: two classes, and touching cells parted by lines of background.
+    """Draw the sample in the form of the paper's cells: two classes, touching cells separated by lines of background.
 
     FOLDER/images, FOLDER/masks (0 background, 1 cell), FOLDER/ids (0, or the number of the cell), FOLDER/classes.txt
     """
@@ -156,7 +156,7 @@ def draw_touching_cells(folder: Path, count: int, size_px: int, seed: int = 0) -
 
 
 def separate_cells(ids: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """(H, W) ids -> (H, W): 1 inside a cell, 0 outside and on lines, 2 px wide, where cells touch."""
+    """(H, W) ids -> (H, W) mask: 1 inside a cell, 0 outside and on lines of 2 px where cells touch."""
     known = ids.astype(np.int64)
     highest = ndimage.maximum_filter(known, 3)
     lowest = ndimage.minimum_filter(np.where(known > 0, known, highest.max() + 1), 3)
@@ -165,7 +165,7 @@ def separate_cells(ids: NDArray[np.uint16]) -> NDArray[np.uint8]:
 
 
 def count_objects(run: Path, border_weight: float, dice: float, device: str | None) -> TrainingResult:
-    """Count the objects of a run's test split, separated as `ubend count` does, against the true ones."""
+    """Count the objects of a run's test split, separated as by `ubend objects`, and compare with the true ones."""
     predictor, pairs = load(run, device), _test_pairs(run)
     names, root = predictor.labels.names, _root(pairs)
     quality, errors, shown = Quality(), [], []
@@ -185,7 +185,7 @@ def count_objects(run: Path, border_weight: float, dice: float, device: str | No
 
 
 def find_objects(root: Path, pair: Pair, labels: LabelMap) -> Objects:
-    """The true objects of an image: of `ids/` beside the images where it is there, else of its mask."""
+    """The true objects of an image: from `ids/` next to the folder of images if it exists, else from its mask."""
     kinds = object_classes(labels.names)
     path = root / "ids" / f"{pair.image.stem}.png"
     if path.is_file() and len(kinds) == 1:
@@ -204,14 +204,16 @@ def _read_mask(pair: Pair, labels: LabelMap) -> NDArray[np.uint8]:
 
 
 def _root(pairs: list[Pair]) -> Path:
-    """The folder that holds the images' one."""
+    """The parent of the folder of images."""
     return pairs[0].image.parent.parent
 
 
 def _test_pairs(run: Path) -> list[Pair]:
     pairs = [pair for pair in read_run_pairs(run) if pair.split == "test"]
     if not pairs:
-        raise DataError(_("{run}: no test split to compare on; give more images").format(run=run), path=run, key="test")
+        raise DataError(
+            _("{run}: there is no test split to compare on; add images").format(run=run), path=run, key="test"
+        )
     return pairs
 
 
@@ -222,7 +224,7 @@ def _variant(border_weight: float) -> str:
 def _describe(counted: TrainingResult) -> str:
     own = counted.quality
     return _(
-        "{name}: {found} objects found of {true}; count error {error:.2f} an image, F1 {f1:.3f}, Dice {dice:.3f}"
+        "{name}: {found} objects found, {true} true; count error {error:.2f} per image, F1 {f1:.3f}, Dice {dice:.3f}"
     ).format(
         name=_variant(counted.border_weight),
         found=own.matched + own.extra,

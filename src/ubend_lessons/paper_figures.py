@@ -1,6 +1,6 @@
-"""Images of the original U-Net: its sizes, its weight map, its mirrored tiles.
+"""Draws figures of the original U-Net: its sizes, its weight map, its mirrored tiles.
 
-Source: Ronneberger et al. 2015, arXiv:1505.04597, whose figures 1, 2 and 3 these are, redrawn from what is computed.
+Source: Ronneberger et al. 2015, arXiv:1505.04597; figures 1, 2 and 3 are redrawn from computed values.
 """
 
 import colorsys
@@ -19,23 +19,24 @@ from ubend.models.paper import EDGE_PX, valid_margin
 _PAPER, _INK, _FAINT, _FRAME = (255, 255, 255), (30, 30, 30), (95, 95, 95), (120, 120, 120)
 _MAP, _COPY = (189, 215, 240), (255, 255, 255)
 _CONVOLVE, _POOL, _GROW, _SKIP, _HEAD = (60, 110, 170), (200, 60, 50), (60, 150, 70), (140, 140, 140), (0, 140, 150)
-_NEEDED, _GIVEN = (40, 110, 220), (250, 200, 20)  # of a tile: what the network is given, and what it gives
-_GOLDEN = 0.618034  # turns of the hue from object to object
+_NEEDED, _GIVEN = (40, 110, 220), (250, 200, 20)  # of a tile: the network's input, and its output
+_GOLDEN = 0.618034  # change of hue from object to object, in turns
 _TEXT_PX, _SMALL_PX, _LINE_PX = 17, 12, 28
-_BOX_PX, _STEP_PX = 26, 64  # width of a map; from one map to the next
-_TALLEST_PX, _MIN_PX, _SHRINK = 150, 18, 0.6  # heights of maps: a power of their side
-_MARGIN_PX, _GAP_PX = 40, 66  # around all; between levels
+_BOX_PX, _STEP_PX = 26, 64  # width of a feature map; distance from one to the next
+_TALLEST_PX, _MIN_PX, _SHRINK = 150, 18, 0.6  # heights of feature maps: a power of their side
+_MARGIN_PX, _GAP_PX = 40, 66  # around the drawing; between levels
 _CELL_PX = 320  # of a grid
-_SHOWN_PX = 640  # longer side of an image of tiles
+_SHOWN_PX = 640  # longer side of the drawing of tiles
 Point = tuple[int, int]
 
 
 def level_sides(side: int, depth: int) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
-    """Sides of the maps, px: of each level on the way down (before, between and behind its two convolutions), full
-    size first, and of each on the way up, deepest first.
+    """The sides of the feature maps, px, before, between and after the two convolutions of each level.
 
     Args:
         side: of the input, see `input_side`.
+    Returns:
+        The levels on the way down, full size first, and those on the way up, deepest first.
     """
     down, up = [], []
     for _level in range(depth + 1):
@@ -49,7 +50,7 @@ def level_sides(side: int, depth: int) -> tuple[list[tuple[int, int, int]], list
 
 
 def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -> Image.Image:
-    """The network as in figure 1: each map with its channels above it and its side, px, below.
+    """Draw the network as in figure 1: each feature map with its channels above and its side (px) below.
 
     Args:
         side: of the input, px, see `input_side`.
@@ -89,7 +90,7 @@ def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -
     for level in reversed(range(depth)):
         left, y = _MARGIN_PX + (2 * depth + 2 + 2 * (depth - level - 1)) * _STEP_PX, middles[level]
         last, half = _MARGIN_PX + 2 * (level + 1) * _STEP_PX, low[level] // 2
-        # the frame on the skipped map is what the crop leaves of it
+        # the frame inside the skipped feature map is the part that the crop keeps
         draw.rectangle((last + 3, y - half, last + _BOX_PX - 4, y + half), outline=_SKIP, width=2)
         _draw_arrow(draw, (last + _BOX_PX, y), (left - _BOX_PX, y), _SKIP)
         _draw_map(draw, (left - _BOX_PX, y), low[level], "", None, _COPY)
@@ -113,11 +114,11 @@ def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -
 
 
 def draw_weights(image: NDArray[Any], ids: NDArray[Any], weights: NDArray[np.float32]) -> Image.Image:
-    """An image, its objects, and the weight map over it as in figure 3: white is no more than its class weighs.
+    """Draw an image, its objects, and the weight map as in figure 3; white: no weight beyond that of the class.
 
     Args:
         image: (H, W, C); ids: (H, W), 0 where there is no object.
-        weights: (H, W) of `border_weights`.
+        weights: (H, W) from `border_weights`.
     """
     maximum = max(float(weights.max()), 1e-6)
     headings = [_("input"), _("objects"), _("border weight, 0 to {maximum:.1f}").format(maximum=maximum)]
@@ -125,28 +126,28 @@ def draw_weights(image: NDArray[Any], ids: NDArray[Any], weights: NDArray[np.flo
 
 
 def draw_tiles(image: NDArray[Any], depth: int, tile_px: int) -> Image.Image:
-    """Figure 2: the image, mirrored at its border, with what the network is given for a tile and what it gives.
+    """Draw the tiles as in figure 2: the image, mirrored at its border, with the network's input and output of a tile.
 
     Args:
         image: (H, W, C).
         depth: of the network.
-        tile_px: side of what a tile gives, px, see `Tiling`.
+        tile_px: side of the output of a tile, px, see `Tiling`.
     """
     margin = valid_margin(depth)
     plan = Tiling(tile_px, multiple=1 << depth, margin=margin, edge=EDGE_PX).plan(image.shape[:2])
     rows, columns = plan.rows.needed_by_all(), plan.columns.needed_by_all()
     whole = to_rgb(image[rows[:, None], columns])
     own = np.s_[margin : margin + image.shape[0], margin : margin + image.shape[1]]
-    pale = (whole * 0.55 + 255 * 0.45).astype(np.uint8)  # what is mirrored
+    pale = (whole * 0.55 + 255 * 0.45).astype(np.uint8)  # the mirrored border
     pale[own] = whole[own]
     scale = _SHOWN_PX / max(pale.shape[:2])
     size = round(pale.shape[1] * scale), round(pale.shape[0] * scale)
     legend = [
-        (_INK, _("the image; beyond it, paler, its mirror image")),
-        (_NEEDED, _("what the network is given: {side} px").format(side=plan.input_hw[0])),
+        (_INK, _("the image; outside it, paler, its mirror image")),
+        (_NEEDED, _("input of the network: {side} px").format(side=plan.input_hw[0])),
         (
             _GIVEN,
-            _("what it gives: {side} px; a pixel is taken from the first tile that gives it").format(
+            _("output of the network: {side} px; each pixel is taken from the first tile that contains it").format(
                 side=plan.rows.tile
             ),
         ),
@@ -165,7 +166,7 @@ def draw_tiles(image: NDArray[Any], depth: int, tile_px: int) -> Image.Image:
         for x in plan.columns.starts:
             frame(margin + y, margin + x, plan.rows.tile, plan.columns.tile, _GIVEN, 1)
     frame(margin, margin, image.shape[0], image.shape[1], _INK, 3)  # over the tiles, which share its edges
-    y, x = plan.rows.starts[0], plan.columns.starts[-1]  # of a corner, where most is mirrored
+    y, x = plan.rows.starts[0], plan.columns.starts[-1]  # the tile of a corner, where most pixels are mirrored
     frame(y, x, *plan.input_hw, _NEEDED, 4)
     frame(margin + y, margin + x, plan.rows.tile, plan.columns.tile, _GIVEN, 4)
     for number, (color, words) in enumerate(legend):
@@ -176,7 +177,7 @@ def draw_tiles(image: NDArray[Any], depth: int, tile_px: int) -> Image.Image:
 
 
 def color_ids(ids: NDArray[Any]) -> NDArray[np.uint8]:
-    """(H, W) numbers of objects -> (H, W, 3) colours, far apart for numbers that follow each other; 0 is black."""
+    """(H, W) numbers of objects -> (H, W, 3) colours, very different for successive numbers; 0 is black."""
     table = np.array([(0, 0, 0), *map(object_color, range(1, int(ids.max()) + 1))], np.uint8)
     colored: NDArray[np.uint8] = table[ids.astype(np.int64)]
     return colored
@@ -189,7 +190,7 @@ def object_color(number: int) -> Color:
 
 
 def _heat(share: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(H, W) 0..1 -> (H, W, 3): white, yellow, red, black."""
+    """(H, W) values 0..1 -> (H, W, 3) colours: white, yellow, red, black."""
     stops = np.array([[255, 255, 255], [255, 220, 80], [215, 40, 30], [60, 0, 20]], np.float64)
     place = np.clip(share, 0, 1) * (len(stops) - 1)
     first = np.minimum(place.astype(np.int64), len(stops) - 2)
@@ -201,7 +202,7 @@ def _heat(share: NDArray[np.float32]) -> NDArray[np.uint8]:
 def _draw_map(
     draw: ImageDraw.ImageDraw, at: Point, height: int, channels: str, side: int | None, color: Color = _MAP
 ) -> None:
-    """A map: its left edge and the middle of its height are `at`."""
+    """Draw a feature map; `at` is the middle of its left edge."""
     x, y = at[0], at[1] - height // 2
     draw.rectangle((x, y, x + _BOX_PX, y + height), fill=color, outline=_FRAME)
     middle = x + _BOX_PX // 2
@@ -211,13 +212,13 @@ def _draw_map(
 
 
 def _write_channels(draw: ImageDraw.ImageDraw, middle: Point, height: int, text: str) -> None:
-    """Above a map of this height, or two that are joined, whose middle is given."""
+    """Write the number of channels above one feature map, or above two concatenated ones, of this height."""
     x, y = middle[0], middle[1] - height // 2 - 10
     draw.text((x, y), text, fill=_INK, font=load_font(_SMALL_PX + 1), anchor="mm")
 
 
 def _draw_arrow(draw: ImageDraw.ImageDraw, begin: Point, end: Point, color: Color) -> None:
-    """Across or up and down."""
+    """Draw a horizontal or vertical arrow."""
     draw.line((*begin, *end), fill=color, width=3)
     (x, y), head = end, 8
     if begin[1] == end[1]:

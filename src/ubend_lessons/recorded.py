@@ -1,4 +1,4 @@
-"""A training by ubend's own loop, of which every epoch's scores of every image are kept.
+"""A training that records the scores of every image after every epoch.
 
 E epochs, N images, C classes.
 """
@@ -35,21 +35,21 @@ from ubend.training.losses import sum_cross_entropy
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder
 
-_PIXELS = 2**21  # in one forward pass
-_ROOM_BYTES = 2**30  # on the device, for the images that are scored
+_PIXELS = 2**21  # pixels per forward pass
+_ROOM_BYTES = 2**30  # memory on the device for the images that are scored
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What a training came to, epoch by epoch.
+    """The scores of a training after each epoch.
 
     Attributes:
-        data: what it was trained on.
-        plan: the settings, decided.
-        names: (N,) of the images of the parts val and test, in this order.
-        is_val: (N,) bool.
+        data: the data set.
+        plan: the resolved settings.
+        names: (N,) of the validation and test images, in this order.
+        is_val: (N,) bool, whether an image is a validation image.
         losses: (E, N) mean cross entropy per pixel of each image, nats, at model size.
-        confusions: (E, N, C, C) pixels; rows truth.
+        confusions: (E, N, C, C) number of pixels; rows are truth.
     """
 
     data: Dataset
@@ -60,11 +60,11 @@ class RecordedRun:
     confusions: NDArray[np.int64]
 
     def best_epoch(self, which: NDArray[np.bool_]) -> int:
-        """The epoch, from 0, with the least loss over these images."""
+        """The epoch, from 0, with the lowest loss over these images."""
         return int(self.losses[:, which].mean(axis=1).argmin())
 
     def dice(self, epoch: int, which: NDArray[np.bool_]) -> float:
-        """Mean Dice over these images and all classes but the background, after an epoch."""
+        """The mean Dice over these images and all classes except the background, after an epoch."""
         names = self.data.labels.names
         scores = summarise_overlap(self.confusions[epoch, which], names, background_class(names)).to_json()
         return float(scores["dice"]["per_image"]["mean_foreground"])
@@ -78,12 +78,12 @@ def train_recorded(
     device: str | None = None,
     reporter: Reporter,
 ) -> RecordedRun:
-    """Train as `ubend fit` does, and score the validation and the test split after every epoch; no file is kept.
+    """Train like `ubend fit`, and score the validation and test split after every epoch; no files are kept.
 
     Args:
         folder, split, device: see `fit`.
         settings: by dotted key.
-        reporter: reports only the progress of counting.
+        reporter: reports only the progress.
     Raises:
         UbendError: see `fit`.
     """
@@ -120,7 +120,7 @@ def train_recorded(
 
 @torch.inference_mode()
 def _score(images: WholeImages, training: Training) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(N,) mean cross entropy per scored pixel, and (N, C, C) confusions, of the averaged weights."""
+    """(N,) mean cross entropy per scored pixel, and (N, C, C) confusion matrices, of the EMA of the weights."""
     training.state.ema.eval()
     classes = len(training.class_names)
     count = max(1, _PIXELS // math.prod(images.canvas_hw))

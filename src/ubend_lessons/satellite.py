@@ -1,4 +1,4 @@
-"""Drawn satellite images: six bands of reflectance, as GeoTIFFs that lie side by side on the map.
+"""Draws satellite images: six bands of reflectance, as GeoTIFFs that are side by side on the map.
 
 B bands of H x W pixels, H = W.
 """
@@ -19,7 +19,7 @@ _RED, _NEAR = 2, 4
 PIXEL_M = 10.0
 _CRS = 32648  # EPSG: UTM zone 48 north
 _ORIGIN_M = (584000.0, 2330000.0)  # east, north of the first image's upper left corner
-# Reflectance of each class in each band, about as Sentinel-2 sees it.
+# Reflectance of each class in each band, similar to that of Sentinel-2.
 _SPECTRA = np.array(
     [
         [0.10, 0.13, 0.17, 0.20, 0.24, 0.33],
@@ -32,12 +32,12 @@ _SPECTRA = np.array(
 
 
 def draw_field(seed: int, number: int, size_px: int) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    """(B, H, W) uint16 reflectance times 10,000, and (H, W) uint8 class index of `CLASSES`."""
+    """Draw an image: (B, H, W) uint16 reflectance times 10,000, and (H, W) uint8 class index of `CLASSES`."""
     random = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
     y, x = np.mgrid[0:size_px, 0:size_px].astype(float)
     turn, crossing = random.uniform(0, np.pi), random.uniform(0.25, 0.75, (2, 2)) * size_px
     along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
-    # parcels: a crooked grid, each with its own crop or bare
+    # parcels of a rotated grid, each with a crop or bare
     parcel = (np.floor(along / random.uniform(14, 24)) * 57 + np.floor(across / random.uniform(9, 16))).astype(int)
     parcel = np.unique(parcel, return_inverse=True)[1].reshape(parcel.shape)
     bare = random.random(parcel.max() + 1) < 0.4
@@ -45,7 +45,7 @@ def draw_field(seed: int, number: int, size_px: int) -> tuple[NDArray[np.uint16]
     growth = random.uniform(0.55, 1.15, parcel.max() + 1)[parcel]
     woods = _smooth(random, size_px, 14) + 0.25 * _smooth(random, size_px, 4)
     mask[woods > 0.55] = 2
-    (down, right), (top, left) = crossing  # a place on the river, and one on the road
+    (down, right), (top, left) = crossing  # a point on the river, and one on the road
     bend = across - (down * np.cos(turn) - right * np.sin(turn)) - 9 * np.sin(along / random.uniform(14, 22))
     mask[np.abs(bend) < random.uniform(2, 6)] = 3
     if random.random() < 0.85:  # a road, and houses along it
@@ -83,7 +83,7 @@ def draw_fields(folder: Path, count: int = 60, size_px: int = 96, seed: int = 0)
 
 
 def vegetation_index(bands: NDArray[np.uint16]) -> NDArray[np.float64]:
-    """(H, W, B) of the drawn bands -> (H, W) normalised difference vegetation index, -1..1.
+    """(H, W, B) drawn bands -> (H, W) normalised difference vegetation index, -1..1.
 
     Source: Rouse et al. 1974, (near infrared - red) / (near infrared + red).
     """
@@ -92,7 +92,7 @@ def vegetation_index(bands: NDArray[np.uint16]) -> NDArray[np.float64]:
 
 
 def _write_geotiff(path: Path, pixels: NDArray[np.uint16] | NDArray[np.uint8], number: int) -> None:
-    """Eight images in a row on the map."""
+    """Write a GeoTIFF; on the map, eight images form a row."""
     side = PIXEL_M * pixels.shape[-1]
     east, north = _ORIGIN_M[0] + side * (number % 8), _ORIGIN_M[1] - side * (number // 8)
     keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, _CRS)  # projected; pixels are areas; the CRS

@@ -1,4 +1,4 @@
-"""What a mask is a base for: objects cut out, and a table of their shapes. H x W pixels."""
+"""The lesson on shapes: objects cut out by their masks, and a table of their measures. H x W pixels."""
 
 import math
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ from ubend.tasks.user_settings import read_user_settings
 from ubend_lessons.variants import SilentReporter
 
 _SAMPLE, _SAMPLE_PX = 2, 128
-_MAX_ROWS = 12  # of the drawn table; the CSV holds all
-_MIN_SHARE = 1e-3  # of the image's pixels: smaller objects are small fragments
-_SOFT_PX = 1.5  # width of a cut-out's edge, where a mask knows no probabilities
+_MAX_ROWS = 12  # of the drawn table; the CSV has all
+_MIN_SHARE = 1e-3  # share of the image's pixels; smaller objects are left out as fragments
+_SOFT_PX = 1.5  # width of a cut-out's edge; a mask has no probabilities to follow
 _CELL_PX, _COLUMN_PX, _TEXT_PX, _GAP_PX = 112, 108, 15, 12
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (95, 95, 95)
 
@@ -42,7 +42,7 @@ class CutOut:
 
     Attributes:
         row: its measures, see `measure`.
-        pixels: (h, w, 4) its box, what is not the object clear.
+        pixels: (h, w, 4) its bounding box; pixels outside the object are transparent.
     """
 
     row: Row
@@ -50,7 +50,7 @@ class CutOut:
 
     @property
     def roundness(self) -> float:
-        """4 pi area / perimeter^2: 1 for a disc, less the longer the outline is; small discs pass it."""
+        """4 pi area / perimeter^2: 1 for a disc, smaller for longer outlines; small discs can exceed 1."""
         perimeter = float(self.row["perimeter_px"])
         return 4 * math.pi * float(self.row["area_px"]) / perimeter**2 if perimeter else 1.0
 
@@ -64,22 +64,22 @@ def teach_shapes(
     show: bool = False,
     reporter: Reporter,
 ) -> list[CutOut]:
-    """Cut the objects of a few images out and measure them; by the masks of the folder, or a model's.
+    """Cut out and measure the objects of a few images, by the masks of the folder or of a model.
 
-    Writes `shapes.csv` (every object), `shapes.png` (the largest ones as a table) and `NAME_ID.png` (each cut-out, on
-    transparency) into `out`.
+    Writes `shapes.csv` (every object), `shapes.png` (a table of the largest ones) and `NAME_ID.png` (each cut-out, on a
+    transparent background) into `out`.
 
     Args:
         folder: images and masks; None: a sample is drawn into `out`.
-        model: a run folder or model file that finds the objects; None: the masks of the folder tell them.
+        model: a run folder or model file that finds the objects; None: the masks of the folder are used.
         images: number of images, evenly spaced in the folder.
     Raises:
-        OutputError: `out` holds something already.
-        SettingError: images is not above 0, or scikit-image is not installed.
-        DataError: there is no object.
+        OutputError: `out` is not empty.
+        SettingError: `images` is less than 1, or scikit-image is not installed.
+        DataError: there are no objects.
     """
     if images < 1:
-        raise SettingError(_("images: give 1 or more"), key="--images")
+        raise SettingError(_("images: give a number of at least 1"), key="--images")
     out = refuse_existing_results(out)
     if folder is None:
         folder = out / "sample"
@@ -99,7 +99,7 @@ def teach_shapes(
             found += cut_objects(pair.image, image, predictor(pair.image).mask, predictor.labels)
     if not found:
         raise DataError(
-            _("{folder}: no objects in the images ({count}); give more").format(folder=folder, count=len(numbers)),
+            _("{folder}: no objects in {count} images; use more images").format(folder=folder, count=len(numbers)),
             path=folder,
         )
     for one in found:
@@ -110,7 +110,7 @@ def teach_shapes(
     largest = sorted(found, key=lambda one: -int(one.row["area_px"]))[:_MAX_ROWS]
     page = draw_shapes(largest)
     save_png(page, out / "shapes.png")
-    said = _("objects {count}, images {images}; the cut-outs and measures are in {out}")
+    said = _("objects: {count}, images: {images}; cut-outs and measures are in {out}")
     reporter.report(said.format(count=len(found), images=len(numbers), out=out))
     if show:
         show_image(page)
@@ -118,12 +118,13 @@ def teach_shapes(
 
 
 def cut_objects(path: Path, image: NDArray[Any], mask: NDArray[np.uint8], labels: LabelMap) -> list[CutOut]:
-    """The objects of one image, small fragments left out.
+    """The objects of one image, without small fragments.
 
     Args:
         path: the image's name in the table.
         image: (H, W, channels) values.
         mask: (H, W) class index.
+        labels: the class table.
     """
     names, colors = labels.names, to_rgb(image)
     objects = separate(mask, names, choose_method(names), max(1, round(_MIN_SHARE * mask.size)))
@@ -141,7 +142,7 @@ def cut_objects(path: Path, image: NDArray[Any], mask: NDArray[np.uint8], labels
 
 
 def draw_shapes(cut: Sequence[CutOut]) -> Image.Image:
-    """A table: a cut-out in each row, and what was measured."""
+    """Draw a table with a cut-out and its measures in each row."""
     font = load_font(_TEXT_PX)
     headings = ["", _("class"), _("area, px"), _("outline, px"), _("roundness"), _("eccentricity"), _("solidity")]
     width = _CELL_PX + _COLUMN_PX * (len(headings) - 1) + 2 * _GAP_PX
@@ -166,7 +167,7 @@ def draw_shapes(cut: Sequence[CutOut]) -> Image.Image:
 
 
 def _draw_checks(side_px: int) -> Image.Image:
-    """What stands for transparency."""
+    """Draw a checkerboard, which stands for transparency."""
     y, x = np.mgrid[:side_px, :side_px] // 8
     shade = np.where((y + x) % 2, 255, 225).astype(np.uint8)
     return Image.fromarray(np.repeat(shade[..., None], 3, axis=2))

@@ -1,4 +1,4 @@
-"""What a network does to an image, seen from outside: its layers are watched while it works, nothing is assumed.
+"""Traces an image through a network: hooks record the input and output of each layer.
 
 C channels, H x W pixels.
 """
@@ -12,19 +12,20 @@ from torch import Tensor, nn
 from ubend.core.i18n import _
 from ubend.models.unet import Unpooling
 
-Kind = Literal["input", "convolution", "pooling", "growing", "last"]
+Kind = Literal["input", "convolution", "pooling", "upsampling", "last"]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One feature map, and how it was made from the one before.
+    """One feature map, and the layers that compute it from the previous one.
 
     Attributes:
-        kind: `last` is a 1x1 convolution.
-        label: the layers that made it, for people; "" for the image.
+        kind: kind of layer; `last` is a 1x1 convolution.
+        label: translated names of the layers; "" for the image.
         features: (1, C, H, W) its values.
-        parameters: of those layers.
-        source: number of the step whose map was copied and joined to the input; None: nothing was.
+        parameters: number of parameters of these layers.
+        source: index of the step whose feature map is concatenated with the input (skip connection); None: there is
+            none.
     """
 
     kind: Kind
@@ -41,11 +42,11 @@ class Step:
 
 
 def trace_network(net: nn.Module, image: Tensor) -> list[Step]:
-    """Every map from the normalised image to the logits.
+    """All feature maps from the normalised image to the logits.
 
     Args:
-        net: a network of convolutions (any padding), normalisations, activations, poolings and anything that grows
-            maps; in evaluation mode.
+        net: a network of convolutions (any padding), normalisations, activations, pooling and upsampling; in evaluation
+            mode.
         image: (1, C, H, W) raw values.
     """
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
@@ -64,11 +65,11 @@ def trace_network(net: nn.Module, image: Tensor) -> list[Step]:
     steps = [Step("input", "", seen[0][1])]
     for module, given, output in seen:
         kind = _kind(module)
-        if kind is None:  # batch norm, ReLU and the like: part of the step before
+        if kind is None:  # batch norm, ReLU and the like belong to the previous step
             steps[-1] = _widen(steps[-1], module, output)
             continue
         if given.shape[-2:] != steps[-1].features.shape[-2:] and given.shape[1] == steps[-1].features.shape[1]:
-            steps.append(Step("growing", _("resized"), given))
+            steps.append(Step("upsampling", _("resized"), given))
         joins = kind in ("convolution", "last") and given.shape[1] > steps[-1].features.shape[1]
         source = _find_source(steps, given) if joins else None
         steps.append(Step(kind, _describe(module), output, _count(module), source))
@@ -82,12 +83,12 @@ def _kind(module: nn.Module) -> Kind | None:
         case nn.MaxPool2d() | nn.AvgPool2d():
             return "pooling"
         case nn.ConvTranspose2d() | nn.Upsample() | Unpooling():
-            return "growing"
+            return "upsampling"
     return None
 
 
 def _describe(module: nn.Module) -> str:
-    """A layer, for people."""
+    """The translated name of a layer."""
     match module:
         case nn.Conv2d():
             return _("convolution {kernel}").format(kernel=_size(module.kernel_size))
@@ -96,9 +97,9 @@ def _describe(module: nn.Module) -> str:
                 kernel=_size(module.kernel_size), stride=module.stride[0]
             )
         case nn.Upsample():
-            return _("{mode} enlargement, x {factor:g}").format(mode=module.mode, factor=module.scale_factor)
+            return _("{mode} upsampling, x {factor:g}").format(mode=module.mode, factor=module.scale_factor)
         case Unpooling():
-            return _("max unpooling: to where the maxima were")
+            return _("max unpooling: values return to the positions of the maxima")
         case nn.MaxPool2d():
             return _("max pooling {kernel}").format(kernel=_size(module.kernel_size))
         case nn.BatchNorm2d():
@@ -123,8 +124,10 @@ def _widen(step: Step, module: nn.Module, output: Tensor) -> Step:
 
 
 def _find_source(steps: list[Step], joined: Tensor) -> int | None:
-    """The latest step whose values stand in front of, or behind, those of the last one in the joined map; it may
-    have been cropped around the middle."""
+    """The index of the latest step whose values are concatenated before or after those of the last one in `joined`.
+
+    Its feature map may have been cropped around the middle.
+    """
     height, width = joined.shape[-2:]
     for number in reversed(range(len(steps) - 1)):
         earlier = steps[number].features

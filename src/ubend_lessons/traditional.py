@@ -1,4 +1,4 @@
-"""The lesson on traditional methods: all of them on one image, beside the truth."""
+"""The lesson on traditional methods: all of them on one image, next to the truth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ _IMAGE = "traditional_methods.png"
 
 
 def draw_examples(count: int = 16, size_px: int = 192) -> tuple[list[Example], Example, LabelMap]:
-    """So many images of the drawn sample with their masks, one more to be shown, and the class table."""
+    """`count` images of the drawn sample with their masks, one more to be shown, and the class table."""
     *examples, shown = (draw_image(0, number, size_px) for number in range(count + 1))
     return examples, shown, make_label_map((0, 1, 2), SAMPLE_CLASSES)
 
@@ -38,7 +38,7 @@ def teach_traditional_methods(
     size_px: int = 192,
     show: bool = False,
 ) -> list[str]:
-    """Learn every traditional method from examples, and draw what it makes of an image that was none of them.
+    """Fit every traditional method to examples, and draw its result on another image.
 
     Writes `traditional_methods.png` into `out`: the image, its true mask, both, and each method's mask with its Dice
     (mean over the classes without background).
@@ -47,10 +47,10 @@ def teach_traditional_methods(
         examples: images (H, W, channels) and masks (H, W) uint8 of class index or IGNORED; any sizes.
         shown: one more image with its mask.
         labels: the class table.
-        size_px: the methods work at this size at most, a side of a square of the same area.
+        size_px: largest size at which the methods work: the side of a square of the same area.
         show: also display the image.
     Returns:
-        Lines: each method with its Dice and what was chosen for it, and the file.
+        Lines: each method with its Dice and its chosen parameters; then the file.
     Raises:
         SettingError: scikit-image or scikit-learn is missing.
         OutputError: the image cannot be written.
@@ -85,7 +85,7 @@ def _resize(example: Example, sizing: Sizing) -> Example:
 
 
 def _find_range(images: Sequence[NDArray[Any]]) -> Range:
-    """What counts as black and white of each channel: 0 and 255, or the least and greatest value of deeper images."""
+    """Black and white of each channel: 0 and 255, or for other than 8-bit images the smallest and largest value."""
     channels = images[0].shape[2]
     if images[0].dtype == np.uint8:
         return np.zeros(channels), np.full(channels, 255.0)
@@ -99,7 +99,7 @@ def _chosen(baseline: Baseline) -> str:
 
 
 def _draw(cells: Sequence[tuple[str, NDArray[np.uint8]]], labels: LabelMap) -> Image.Image:
-    """Rows of cells, each with its heading, and the classes' colours below the last."""
+    """Draw rows of cells, each with its heading, and the colours of the classes below the last row."""
     grids = []
     for first in range(0, len(cells), _COLUMNS):
         row = cells[first : first + _COLUMNS]

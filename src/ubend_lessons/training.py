@@ -1,4 +1,4 @@
-"""The lesson on training: a run's images of each epoch as an animation, with its curves growing beside them."""
+"""The lesson on training: an animation of a run's panels and curves, epoch by epoch."""
 
 import json
 import math
@@ -20,22 +20,22 @@ from ubend.training.run_folder import RunFolder
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MAX_FRAMES = 60  # of more epochs, evenly taken, the first and the last among them
+MAX_FRAMES = 60  # of more epochs, an evenly spaced selection with the first and the last
 _HEIGHT_PX, _CURVES_PX, _DPI = 640, 520, 100
-_LAST_TIMES = 8  # as long as the others stays the last frame
+_LAST_TIMES = 8  # the last frame is shown this many times as long as the others
 _Row = Mapping[str, Any]
 
 
 def teach_training(run: Path | str, *, out: Path | str, seconds: float = 0.35, show: bool = False) -> list[str]:
-    """Write `training.gif`: input, prediction and truth after each epoch; losses and Dice up to there.
+    """Write `training.gif`: input, prediction and truth after each epoch, with losses and Dice up to this epoch.
 
     Args:
         run: a run folder with its panels, finished or not.
-        seconds: that a frame stays.
+        seconds: duration of a frame.
     Returns:
-        Lines: how the validation figures went; then the file.
+        Lines with the first and last validation scores; then the file.
     Raises:
-        DataError: the folder is no run, or its panels or metrics are missing or damaged.
+        DataError: the folder is not a run, or its panels or metrics are missing or damaged.
         OutputError: the animation cannot be written.
     """
     folder = RunFolder(Path(run))
@@ -43,7 +43,7 @@ def teach_training(run: Path | str, *, out: Path | str, seconds: float = 0.35, s
     shown = pick_epochs([row["epoch"] for row in history if folder.panel(row["epoch"]).is_file()])
     if not shown:
         raise DataError(
-            _("{path} holds no panel of an epoch; `ubend fit` writes them").format(path=folder.panel(0).parent),
+            _("{path} contains no panels of epochs; `ubend fit` writes them").format(path=folder.panel(0).parent),
             path=folder.panel(0).parent,
         )
     frames = draw_frames(folder, history, shown)
@@ -65,10 +65,10 @@ def read_history(folder: RunFolder) -> list[dict[str, Any]]:
     try:
         rows = [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
         if not rows or not all(isinstance(row["epoch"], int) and isinstance(row["val_dice"], dict) for row in rows):
-            raise ValueError(_("no rows of epochs"))
+            raise ValueError(_("it contains no epochs"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            _("{path}: no run to look at ({name}: {reason}); give the folder that `ubend fit` wrote").format(
+            _("{path}: not a run folder ({name}: {reason}); give a folder written by `ubend fit`").format(
                 path=folder.path, name=folder.metrics.name, reason=reason(error)
             ),
             path=folder.path,
@@ -77,7 +77,7 @@ def read_history(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def pick_epochs(epochs: Sequence[int]) -> list[int]:
-    """At most MOST_FRAMES of them."""
+    """At most `MAX_FRAMES` of the epochs, evenly spaced."""
     if not epochs:
         return []
     places = np.unique(np.linspace(0, len(epochs) - 1, MAX_FRAMES).round().astype(int))
@@ -105,7 +105,7 @@ def _read_panel(path: Path) -> Image.Image:
     try:
         with Image.open(path) as file:
             panel = file.convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow's word for a damaged PNG
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a damaged PNG
         raise DataError(
             _("{path}: cannot be read ({reason})").format(path=path, reason=reason(error)), path=path
         ) from error
@@ -113,7 +113,7 @@ def _read_panel(path: Path) -> Image.Image:
 
 
 def _draw_curves(history: Sequence[_Row], shown: Sequence[int]) -> list[Image.Image]:
-    """Losses above, Dice below, up to each epoch; on the axes of the whole training, so that these stand still."""
+    """Draw the curves up to each epoch, losses above, Dice below, with the axes of the whole training, which stay."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -161,7 +161,7 @@ def _draw_curves(history: Sequence[_Row], shown: Sequence[int]) -> list[Image.Im
         end = epochs.index(epoch) + 1
         for line, values in curves:
             line.set_data(epochs[:end], values[:end])
-        with without_warnings():  # of letters that DejaVu lacks
+        with without_warnings():  # about letters that DejaVu lacks
             canvas.draw()  # type: ignore[no-untyped-call]
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
         images.append(Image.fromarray(pixels[:, :, :3].copy()))
@@ -177,7 +177,7 @@ def _name_lines(axis: "Axes", names: Sequence[str], place: Literal["upper right"
 
 
 def _figure(value: Any) -> float:
-    """NaN, a gap in the curve, for what is no finite number."""
+    """The value as a float; NaN, a gap in the curve, if it is not a finite number."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
 
 
@@ -193,7 +193,7 @@ def _first_and_last(lines: Sequence[str]) -> list[str]:
 
 
 def _save_animation(frames: Sequence[Image.Image], path: Path, seconds: float) -> None:
-    colors = frames[-1].quantize(256)  # of all: the last frame has every line, and none may change its colour
+    colors = frames[-1].quantize(256)  # one palette for all frames: the last frame contains every line
     pages = [frame.quantize(palette=colors, dither=Image.Dither.NONE) for frame in frames]
     durations = [round(1000 * seconds)] * (len(pages) - 1) + [round(1000 * seconds * _LAST_TIMES)]
 

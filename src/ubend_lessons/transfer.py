@@ -1,4 +1,4 @@
-"""Transfer learning: an encoder that learnt breeds first, then segmentation on few images and on many."""
+"""The lesson on transfer learning: an encoder trained on breeds, then segmentation with few and with many masks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,15 +38,15 @@ from ubend.training.transfer import InitialModel, initialise_from, load_initial_
 from ubend_lessons.breeds import BreedNet, Breeds, measure_accuracy, open_breeds, prepare_lesson, train_breeds
 from ubend_lessons.variants import SilentReporter
 
-COUNTS = (50, 200)  # training images, and then all
-_MORE = 10  # times the epochs, at most, for a part of the images: else it would be shown too few
-_MAX_VALIDATED, _MAX_SCORED = 200, 1000  # images: enough to choose and to compare
+COUNTS = (50, 200)  # numbers of training images, before all
+_MORE = 10  # largest factor of the number of epochs for fewer images, which would otherwise give too few steps
+_MAX_VALIDATED, _MAX_SCORED = 200, 1000  # images: enough to choose weights and to compare
 _BREED_EPOCHS = 40
 
 
 @dataclass(frozen=True)
 class Row:
-    """Dice on the test split, mean over images and classes without the background, by number of training images."""
+    """Dice on the test split (mean over images and over the classes without background) for a number of images."""
 
     images: int
     scratch: float
@@ -64,32 +64,33 @@ def teach_transfer(
     show: bool = False,
     reporter: Reporter,
 ) -> list[Row]:
-    """Segmentation from scratch, and from an encoder trained to tell breeds, on few images and on all.
+    """Compare segmentation from scratch and from an encoder trained on breeds, with few images and with all.
 
-    The encoder learns the breeds of the whole training split, of which masks are then given for few; the test split
-    is seen by neither. Writes `breeds.safetensors` (for `ubend fit --from`) and `transfer.png` into `out`.
+    The encoder is trained on the breeds of the whole training split; for segmentation, masks of only some of its images
+    are used. The test split is used by neither. Writes `breeds.safetensors` (for `ubend fit --from`) and `transfer.png`
+    into `out`.
 
     Args:
         folder: images and masks named after breeds; None: animals are drawn into `out`.
-        counts: training images with masks; those that are not less than all are left out, and all come last.
-        settings: over the lesson's own; `train.epochs` is for all images, fewer are shown more often.
-        epochs: how often the training of breeds shows all images.
+        counts: numbers of training images with masks; numbers that are too large are left out; all images come last.
+        settings: override the lesson's own; `train.epochs` is for all images, fewer are shown more often.
+        epochs: number of epochs of the training on breeds.
         device: cuda, mps or cpu; None: the fastest here.
     Raises:
-        OutputError: `out` holds something already.
+        OutputError: `out` is not empty.
         SettingError: a count is not above 0.
         UbendError: see `open_breeds`.
     """
     if min(counts, default=1) < 1:
-        raise SettingError(_("counts: each is a number of training images, 1 or more"), key="--counts")
+        raise SettingError(_("counts: give numbers of training images, each at least 1"), key="--counts")
     out, folder, chosen = prepare_lesson(out, folder, settings)
     breeds = open_breeds(folder, chosen, device)
     initial = out / "breeds.safetensors"
     accuracy = pretrain(breeds, initial, epochs)
     reporter.report(
-        _("the encoder learnt {breeds} breeds from {count} images; on test images it is right for {share:.1%}").format(
-            breeds=len(breeds.names), count=len(breeds.data.numbers("train")), share=accuracy
-        )
+        _(
+            "the encoder was trained on {breeds} breeds with {count} images; accuracy on test images: {share:.1%}"
+        ).format(breeds=len(breeds.names), count=len(breeds.data.numbers("train")), share=accuracy)
     )
     whole = len(breeds.data.numbers("train"))
     rows = []
@@ -113,15 +114,18 @@ def teach_transfer(
 
 
 def pretrain(breeds: Breeds, path: Path, epochs: int) -> float:
-    """Train a U-Net's way down to tell breeds, and write the U-Net; its way up is as drawn. Returns the accuracy on
-    the test split, 0..1.
+    """Train the encoder of a U-Net on breeds, and write the U-Net; its decoder keeps its random weights.
 
+    Returns:
+        The accuracy on the test split, 0..1.
     Raises:
-        SettingError: the settings ask for another network than the U-Net.
+        SettingError: the network of the settings is not the plain U-Net.
     """
     bundle = build(breeds.data, breeds.plan, breeds.device).bundle
     if not isinstance(bundle.model, UNet):
-        raise SettingError(_("the lesson trains the U-Net's own encoder; leave out model.encoder"), key="model.encoder")
+        raise SettingError(
+            _("this lesson trains the encoder of the plain U-Net; leave out model.encoder"), key="model.encoder"
+        )
     torch.manual_seed(breeds.plan.train.seed)
     net = BreedNet(bundle.model, len(breeds.names)).to(breeds.device)
     train_breeds(breeds, net, epochs)
@@ -131,11 +135,12 @@ def pretrain(breeds: Breeds, path: Path, epochs: int) -> float:
 
 
 def train_subset(breeds: Breeds, count: int, initial: InitialModel | None, out: Path) -> float:
-    """Train on some images of the training split, into a run folder; the model's Dice on the test split.
+    """Train on some images of the training split, into a run folder; returns the Dice on the test split.
 
     Args:
-        count: training images; the same ones whenever it is asked with the same count, spread over the breeds.
-        initial: initial model; None: random weights.
+        count: number of training images, spread over the breeds; the same number always gives the same images.
+        initial: the model to initialise from; None: random weights.
+        out: the run folder.
     """
     data, device = _take_subset(breeds, count), breeds.device
     whole = len(breeds.data.numbers("train"))
@@ -157,14 +162,15 @@ def train_subset(breeds: Breeds, count: int, initial: InitialModel | None, out: 
 
 
 def _take_subset(breeds: Breeds, count: int) -> Dataset:
-    """The data with so few training images, one of each breed in turn, and not too many to validate on.
+    """The data with `count` training images, taken from each breed in turn, and a limited number of validation images.
 
-    The others are called test images, so that training looks at none; scores are made on the true test split.
+    All other images are marked as test images, so that the training does not use them; scores are computed on the true
+    test split.
     """
     data = breeds.data
     numbers = data.numbers("train")
     order = np.random.Generator(np.random.Philox(breeds.plan.train.seed)).permutation(len(numbers))
-    turn: NDArray[np.int64] = np.zeros(len(numbers), np.int64)  # how many of its breed come before
+    turn: NDArray[np.int64] = np.zeros(len(numbers), np.int64)  # how many images of the same breed come before
     seen = [0] * len(breeds.names)
     for place in order:
         breed = breeds.of_image[numbers[place]]
@@ -190,7 +196,7 @@ def _evenly(numbers: NDArray[np.int64], maximum: int) -> NDArray[np.int64]:
 
 
 def _draw(rows: Sequence[Row], path: Path) -> None:
-    """Dice against the number of training images, both ways."""
+    """Plot the Dice over the number of training images, from scratch and with transfer."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -199,13 +205,13 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     axis = figure.subplots()
     counts = [row.images for row in rows]
     axis.plot(counts, [row.scratch for row in rows], "o-", label=_("from scratch"))
-    axis.plot(counts, [row.transferred for row in rows], "s-", label=_("initialised from an encoder that knows breeds"))
+    axis.plot(counts, [row.transferred for row in rows], "s-", label=_("initialised from an encoder trained on breeds"))
     axis.set_xscale("log")
     axis.set_xticks(counts, [str(count) for count in counts])
     axis.minorticks_off()
     axis.set_xlabel(_("training images with masks"))
     axis.set_ylabel(_("Dice on test images"))
-    axis.set_ylim(0, 1)  # all of it, so that hundredths look like hundredths
+    axis.set_ylim(0, 1)  # the whole range, so that small differences look small
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     write_file(path, lambda place: figure.savefig(place, format="png"))

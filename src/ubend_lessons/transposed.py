@@ -1,4 +1,4 @@
-"""The lesson on transposed convolutions: numbers, formula, images."""
+"""The lesson on transposed convolutions: the size formula, every step, and checkerboard patterns."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def teach_transposed_convolution(
     out: Path | str,
     show: bool = False,
 ) -> list[str]:
-    """Draw every step; a plain convolution with the same numbers beside it; and where checkerboards come from.
+    """Draw every step, a plain convolution with the same numbers, and the cause of checkerboard patterns.
 
     Writes into `out`: `transposed_convolution.png` and `.gif`, `convolution.png` (unless its output would be empty),
     `checkerboard.png`.
@@ -38,9 +38,9 @@ def teach_transposed_convolution(
         stride: (s, t) rows, columns; padding: (p, q).
         show: also display the images.
     Returns:
-        Lines: the size formula filled in, the output, the plain convolution's, and the files.
+        Lines: the size formula with these numbers, the output, the output of the plain convolution, and the files.
     Raises:
-        SettingError: nothing would be left of the output, or a stride or padding is out of range.
+        SettingError: the output would be empty, or a stride or padding is out of range.
         OutputError: an image cannot be written.
     """
     out, steps = Path(out), transpose_convolve(values, kernel, stride, padding)
@@ -50,7 +50,7 @@ def teach_transposed_convolution(
     save_png(strip, files[0])
     save_animation(frames, files[1])
     lines = [
-        _("transposed convolution: H = (m - 1) s - 2 p + (h - 1) + 1, and the same of columns"),
+        _("transposed convolution: H = (m - 1) s - 2 p + (h - 1) + 1, and the same for columns"),
         *_fill_in(values, kernel, stride, padding),
         _matrix_words(steps.inner()),
     ]
@@ -61,7 +61,7 @@ def teach_transposed_convolution(
         files.append(out / "convolution.png")
         save_png(images[-1], files[-1])
         lines += [
-            _("the plain convolution of the same numbers, which shrinks where this one grows:"),
+            _("the plain convolution with the same numbers, whose output is smaller instead of larger:"),
             _matrix_words(plain.small),
         ]
     images.append(_draw_checkerboards(kernel, stride))

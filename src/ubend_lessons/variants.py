@@ -1,4 +1,4 @@
-"""Lessons that train the same network several times, with one thing changed, and compare."""
+"""Lessons that train the same network several times, with one setting changed, and compare the results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from ubend_lessons.boundary import boundary_dice
 from ubend_lessons.plain_unet import PLAIN_UNET
 
 TOLERANCE_PX = 2.0  # of the boundary Dice
-# A minute on two cores for six trainings; what differs then still differs after longer ones.
+# A minute on two cores for six trainings.
 _QUICK = {
     **PLAIN_UNET,
     "data.size": 128,
@@ -38,7 +38,7 @@ _QUICK = {
 }
 _SAMPLE, _SAMPLE_PX = 48, 128  # images, and their side
 _SHOWN = 2  # test images in the grid
-_MAX_OUTLINES = 200  # test images whose outlines are compared, chosen evenly: distances take a core's time
+_MAX_OUTLINES = 200  # test images whose outlines are compared, evenly spaced: computing distances takes long
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Variant:
     """One training of a lesson.
 
     Attributes:
-        name: for people.
-        settings: by dotted key; what differs from the others.
+        name: translated name.
+        settings: by dotted key; the settings that differ from those of the other variants.
     """
 
     name: str
@@ -56,13 +56,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a variant came to on the test split.
+    """The scores of a variant on the test split.
 
     Attributes:
-        variant: which.
-        dice: mean over images and classes without the background, at native size, 0..1.
-        boundary: the same of the boundary Dice at `TOLERANCE_PX`, of `_MAX_OUTLINES` images at most.
-        masks: (H, W) class index of the first test images.
+        variant: the variant.
+        dice: mean over images and over the classes without the background, at native size, 0..1.
+        boundary: the same mean of the boundary Dice at `TOLERANCE_PX`, over at most `_MAX_OUTLINES` images.
+        masks: (H, W) class index, predictions of the first test images.
     """
 
     variant: Variant
@@ -81,17 +81,18 @@ def compare_variants(
     show: bool = False,
     reporter: Reporter,
 ) -> list[Outcome]:
-    """Train each variant on the same images with the same draws; score, draw and tell.
+    """Train each variant on the same images with the same seed; score, draw and report the results.
 
     Writes `comparison.png` (first test images: input, truth, each prediction) and a run folder for each into `out`.
 
     Args:
+        variants: the trainings to compare.
         folder: images and masks; None: a sample is drawn into `out`.
-        settings: for all, over the lesson's own (`_QUICK`).
+        settings: for all variants; they override the lesson's own (`_QUICK`).
         device: cuda, mps or cpu; None: the fastest here.
     Raises:
-        OutputError: `out` holds something already.
-        DataError: no test split.
+        OutputError: `out` is not empty.
+        DataError: there is no test split.
     """
     out = refuse_existing_results(out)
     if folder is None:
@@ -106,7 +107,7 @@ def compare_variants(
             raise KeyboardInterrupt
         outcomes.append(_inspect(variant, run, scores.native.dice.per_image.mean_foreground, device))
         reporter.report(
-            _("{name}: Dice {dice:.3f}, outlines within {px:g} px {boundary:.3f}").format(
+            _("{name}: Dice {dice:.3f}, boundary Dice at {px:g} px {boundary:.3f}").format(
                 name=variant.name, dice=outcomes[-1].dice, px=TOLERANCE_PX, boundary=outcomes[-1].boundary
             )
         )
@@ -120,7 +121,7 @@ def compare_variants(
 
 
 def teach_skips(out: Path | str, **options: Any) -> list[Outcome]:
-    """The network with all skip connections, with none, and with each one cut; options as in `compare_variants`.
+    """Compare all skip connections, none, and each one removed; for options see `compare_variants`.
 
     Raises:
         UbendError: see `compare_variants`.
@@ -128,13 +129,13 @@ def teach_skips(out: Path | str, **options: Any) -> list[Outcome]:
     variants = [Variant(_("all skip connections"), {}), Variant(_("none"), {"model.skips": [False] * 4})]
     for level in range(4):
         kept = [other != level for other in range(4)]
-        words = _("level {level} cut").format(level=level + 1)
+        words = _("level {level} removed").format(level=level + 1)
         variants.append(Variant(words, {"model.skips": kept}))
     return compare_variants(variants, out, **options)
 
 
 def teach_upsampling(out: Path | str, **options: Any) -> list[Outcome]:
-    """Four upsampling methods in the decoder, trained alike; options as in `compare_variants`.
+    """Compare four upsampling methods in the decoder; for options see `compare_variants`.
 
     Raises:
         UbendError: see `compare_variants`.
@@ -150,17 +151,17 @@ def teach_upsampling(out: Path | str, **options: Any) -> list[Outcome]:
 
 
 class SilentReporter(Reporter):
-    """Says nothing of a training, but counts its epochs where there is a terminal."""
+    """Reports no messages of a training, only the progress bar in a terminal."""
 
     def report(self, sentence: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def report_epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any], epochs: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def score_boundaries(predictor: Predictor, pairs: Sequence[Pair]) -> NDArray[np.float64]:
-    """(pairs, C) boundary Dice at native size of each image and class; NaN where a class has no outline."""
+    """(pairs, C) boundary Dice at native size of each image and class; NaN if a class has no outline."""
     scores = np.full((len(pairs), predictor.labels.classes), np.nan)
     for number, prediction in predictor.predict([pair.image for pair in pairs]):
         mask = prediction.mask
@@ -170,7 +171,7 @@ def score_boundaries(predictor: Predictor, pairs: Sequence[Pair]) -> NDArray[np.
 
 
 def _inspect(variant: Variant, run: Path, dice: float, device: str | None) -> Outcome:
-    """A trained variant's outlines and first masks."""
+    """Compute the boundary Dice and the first masks of a trained variant."""
     pairs, predictor = _test_pairs(run), load(run, device)
     outlines = score_boundaries(predictor, pairs[:: max(1, math.ceil(len(pairs) / _MAX_OUTLINES))])
     background = background_class(predictor.labels.names)
@@ -183,7 +184,9 @@ def _inspect(variant: Variant, run: Path, dice: float, device: str | None) -> Ou
 def _test_pairs(run: Path) -> list[Pair]:
     pairs = [pair for pair in read_run_pairs(run) if pair.split == "test"]
     if not pairs:
-        raise DataError(_("{run}: no test split to compare on; give more images").format(run=run), path=run, key="test")
+        raise DataError(
+            _("{run}: there is no test split to compare on; add images").format(run=run), path=run, key="test"
+        )
     return pairs
 
 

@@ -1,1 +1,1 @@
-"""Segmentation without a network: thresholds, clusters, regions, edges, and the rule that names their segments."""
+"""Segmentation without a network: thresholds, clusters, regions, edges, and the rule that gives segments classes."""

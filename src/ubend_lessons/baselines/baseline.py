@@ -1,4 +1,4 @@
-"""A traditional method that has learnt what its segments mean; it answers as a `Predictor` does.
+"""A traditional method with a learned rule from segments to classes; it has the interface of a `Predictor`.
 
 h x w pixels of the size at which the method works, H x W of the image's own size, C classes, n segments.
 """
@@ -27,7 +27,7 @@ from ubend_lessons.baselines.pixels import Pixels, describe_pixels
 from ubend_lessons.baselines.rule import Kinds, choose_classes, count_kinds, find_kinds, halves, score_classes
 from ubend_lessons.baselines.segments import describe_segments
 
-_KINDS = (4, 12, 48)  # of segments that are reported by their descriptors; the training split chooses
+_KINDS = (4, 12, 48)  # numbers of kinds of segments that are tried; the training split decides
 
 Range = tuple[NDArray[np.float64], NDArray[np.float64]]
 Numbers = NDArray[np.intp]
@@ -36,18 +36,18 @@ Example = tuple[NDArray[Any], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Baseline:
-    """A traditional method, ready to be used: `baseline(picture).mask`.
+    """A traditional method that is ready to use: `baseline(image).mask`.
 
     Attributes:
         method: its name.
         parameters: see `list_parameters`.
-        kinds: how its segments are sorted; None: the segments' numbers are the kinds.
+        kinds: how segments are sorted into kinds; None: the number of a segment is its kind.
         classes: (K,) uint8 class index of each kind.
         labels: the class table.
-        sizing: at which size it works.
-        value_range: (low, high), each (channels,): what counts as 0 and as 1.
-        judged_dice: Dice, mean over all classes, on training images that did not teach the rule, 0..1; the
-            parameters are those with the best.
+        sizing: the size at which it works.
+        value_range: (low, high), each (channels,): the values that are mapped to 0 and 1.
+        judged_dice: Dice, mean over all classes, on training images that were not used for the rule, 0..1; the
+            parameters with the highest value are chosen.
     """
 
     method: Method
@@ -65,9 +65,9 @@ class Baseline:
         Args:
             image: a file, or (H, W, channels) values in the units of the training images.
         Returns:
-            The mask; `probabilities` is 1 for its class, except for borders where the answer was enlarged.
+            The mask; `probabilities` is 1 for its class, except at borders if the result was enlarged.
         Raises:
-            DataError: the file cannot be read, or has other channels.
+            DataError: the file cannot be read, or has a different number of channels.
         """
         loaded = self._read(image)
         (logits,) = self.run([self._resize(loaded)])
@@ -75,11 +75,15 @@ class Baseline:
         return Prediction(class_index(prob).numpy(), self.labels, loaded.pixels, prob.numpy())
 
     def inspect(self, path: Path) -> Header:
-        """A file's header; DataError: it cannot be read, or has other channels."""
+        """The header of a file.
+
+        Raises:
+            DataError: it cannot be read, or has a different number of channels.
+        """
         return read_header(path, self.sizing.channels)
 
     def prepare(self, image: NDArray[Any] | Path | str, _header: Header | None = None) -> TileSource:
-        """An image at the size at which the method works; for arguments and errors see a call."""
+        """An image at the size at which the method works; arguments and errors are those of `__call__`."""
         return self._resize(self._read(image))
 
     def _read(self, image: NDArray[Any] | Path | str) -> LoadedImage:
@@ -92,8 +96,10 @@ class Baseline:
         return TileSource.of_pixels(resize_array(pixels, size_hw), native_hw, invalid=loaded.invalid)
 
     def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
-        """What the method says of images: 1 for a pixel's class and 0 for the others instead of a network's
-        logits, so that its answers are enlarged and scored just as those are."""
+        """Segment images; instead of logits, the values are 1 for a pixel's class and 0 for the others.
+
+        So results are enlarged and scored in the same way as those of a network.
+        """
 
         def answer(source: TileSource) -> tuple[tuple[int, int], Tensor]:
             classes = self.classify(source.read(0, source.size_hw[0]))
@@ -104,7 +110,7 @@ class Baseline:
             yield Logits([number], native_hw, slice(0, native_hw[0]), values)
 
     def classify(self, small: NDArray[Any]) -> NDArray[np.uint8]:
-        """(h, w, channels) image at the size at which the method works -> (h, w) class index."""
+        """Segment an (h, w, channels) image of the size at which the method works; returns (h, w) class index."""
         pixels = describe_pixels(small, *self.value_range)
         segments = segment(self.method, pixels, self.parameters)
         if self.kinds is None:
@@ -115,10 +121,10 @@ class Baseline:
 def learn_baseline(
     method: Method, examples: Sequence[Example], labels: LabelMap, sizing: Sizing, value_range: Range
 ) -> Baseline:
-    """A method with the parameters and the rule that suit training images.
+    """Fit a method to training images: choose its parameters, and learn the rule from segments to classes.
 
-    Half of the images teach which kinds of segments are which class, the other half judges by its Dice, and the
-    other way round; the parameters that are best on average are taken, and their rule is learnt from all.
+    Parameters are chosen by two-fold cross-validation: the rule is learned from half of the images, and scored by the
+    Dice on the other half. With the best parameters, the rule is then learned from all images.
 
     Args:
         examples: images (h, w, channels) at the size of `sizing`, and their masks (h, w) of class index or IGNORED.
@@ -142,17 +148,17 @@ def learn_baseline(
 
 
 def _judge(tables: NDArray[np.int64], teachers: Numbers, judges: Numbers, kinds: Kinds | None) -> float:
-    """Dice on some images of the rule that others teach."""
+    """The Dice on the images `judges` of the rule that is learned from the images `teachers`."""
     return float(score_classes(tables[judges], choose_classes(tables[teachers], kinds)[None])[0])
 
 
 class _Seen(NamedTuple):
-    """An image's segments.
+    """The segments of an image.
 
     Attributes:
-        descriptors: (n, D).
+        descriptors: (n, D) see `describe_segments`.
         areas: (n,) px.
-        counts: (n, C) px of each class.
+        counts: (n, C) pixels of each class.
     """
 
     descriptors: NDArray[np.float64]
@@ -179,12 +185,12 @@ def _inspect(
 
 
 def _pad(seen: Sequence[_Seen], levels: int) -> NDArray[np.int64]:
-    """(N, K, C) pixels of each class in each level; a flat image has only the first."""
+    """(N, K, C) pixels of each class in each level; levels that do not occur in an image are 0."""
     return np.stack([np.pad(one.counts, ((0, levels - len(one.counts)), (0, 0))) for one in seen])
 
 
 def _sort(seen: Sequence[_Seen], count: int) -> tuple[Kinds, NDArray[np.int64]]:
-    """At most so many kinds of segments, and for each image the (K, C) pixels of each class in each kind."""
+    """At most `count` kinds of segments, and (N, K, C) pixels of each class in each kind, for each image."""
     kinds = find_kinds(
         np.concatenate([one.descriptors for one in seen]), np.concatenate([one.areas for one in seen]), count
     )

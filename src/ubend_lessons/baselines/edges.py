@@ -1,4 +1,4 @@
-"""Edges that are closed to outlines and filled."""
+"""Segmentation by edges, which are closed to outlines and filled."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,21 +6,22 @@ from scipy import ndimage
 
 from ubend_lessons.baselines.pixels import Pixels
 
-_WEAK = 2  # times the share of strong edges: these count where they touch a strong one (hysteresis)
+_WEAK = 2  # share of weak edges / share of strong ones; weak edges count if they touch a strong one (hysteresis)
 _CORNERS = np.ones((3, 3), bool)
 
 
 def fill_edges(pixels: Pixels, sigma_px: float, share: float, close_px: float) -> NDArray[np.intp]:
-    """Canny's edges; gaps are closed; what they surround is filled.
+    """Find edges by Canny's method, close gaps, and fill the areas that they enclose.
 
     Args:
-        sigma_px: deviation of the Gaussian before the gradient, px at `SIDE_PX`.
-        share: of the pixels whose gradient is above the strong threshold, 0..1.
-        close_px: gaps up to twice so wide are closed, px at `SIDE_PX`. The frame of the image closes nothing: what it
-            cuts is not filled.
+        pixels: the image.
+        sigma_px: standard deviation of the Gaussian before the gradient, px at `SIDE_PX`.
+        share: share of the pixels whose gradient is above the strong threshold, 0..1.
+        close_px: gaps of up to twice this width are closed, px at `SIDE_PX`. The edge of the image does not close an
+            outline: areas cut by it are not filled.
     Returns:
-        (h, w) 0 outside, 1 inside an outline, 2 on an edge. The learnt rule says which is which class; an edge may so
-        be the class between touching objects.
+        (h, w) 0 outside, 1 inside an outline, 2 on an edge. The learned rule gives each a class; so an edge can be the
+        class between touching objects.
     Source: Canny 1986, IEEE PAMI 8(6), as in scikit-image.
     """
     from skimage.feature import canny

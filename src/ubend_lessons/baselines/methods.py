@@ -1,4 +1,4 @@
-"""The traditional methods by name, what may be chosen about each, and an image's segments by one of them."""
+"""The traditional methods: names, parameters, and the segmentation of an image."""
 
 import difflib
 from collections.abc import Mapping
@@ -21,24 +21,24 @@ Parameters = Mapping[str, Any]
 
 
 def describe_method(method: Method) -> str:
-    """One line for people."""
+    """The translated description of a method, one line."""
     match method:
         case "otsu":
-            return _("threshold: one for the image (Otsu 1979)")
+            return _("threshold: one for the whole image (Otsu 1979)")
         case "multi-otsu":
-            return _("thresholds: two or three for the image (Otsu 1979)")
+            return _("thresholds: two or three for the whole image (Otsu 1979)")
         case "local":
-            return _("threshold: the mean light around each pixel")
+            return _("threshold: the mean brightness around each pixel")
         case "kmeans":
             return _("clusters of pixels by colour and texture (k-means)")
         case "growing":
-            return _("regions: grown from seeds over pixels that are alike (Adams and Bischof 1994)")
+            return _("regions: grown from seeds over similar pixels (Adams and Bischof 1994)")
         case "watershed":
             return _("regions: basins of the gradient (Vincent and Soille 1991)")
         case "felzenszwalb":
-            return _("regions: a graph of pixels, joined (Felzenszwalb and Huttenlocher 2004)")
+            return _("regions: merged in a graph of pixels (Felzenszwalb and Huttenlocher 2004)")
         case "slic":
-            return _("regions: superpixels (Achanta et al. 2012), and neighbours that are alike joined")
+            return _("regions: superpixels (Achanta et al. 2012), with similar neighbours merged")
         case "canny":
             return _("edges (Canny 1986), closed and filled")
 
@@ -47,22 +47,22 @@ def parse_method(word: str) -> Method:
     """A method by its name.
 
     Raises:
-        SettingError: there is none of that name; says the nearest.
+        SettingError: there is no such method; the error suggests the nearest one.
     """
     found = next((method for method in METHODS if method == word.lower()), None)
     if found is not None:
         return found
     near, known = difflib.get_close_matches(word.lower(), METHODS, 1, 0.4), ", ".join(METHODS)
     if not near:
-        raise SettingError(_("no method {word}; there are: {known}").format(word=word, known=known), key="method")
+        raise SettingError(_("no method {word}; available: {known}").format(word=word, known=known), key="method")
     raise SettingError(
-        _("no method {word}; did you mean {near}? There are: {known}").format(word=word, near=near[0], known=known),
+        _("no method {word}; did you mean {near}? Available: {known}").format(word=word, near=near[0], known=known),
         key="method",
     )
 
 
 def list_parameters(method: Method) -> list[dict[str, Any]]:
-    """The parameters among which the training split chooses, as arguments of the method's function."""
+    """The combinations of parameters that are tried on the training split, as arguments of the method's function."""
     match method:
         case "otsu":
             return _combine(levels=[2], blur_px=[0.0, 2.0, 4.0])
@@ -85,8 +85,8 @@ def list_parameters(method: Method) -> list[dict[str, Any]]:
 
 
 def count_levels(method: Method, parameters: Parameters) -> int | None:
-    """How many segments there are where a segment's number means the same in every image (dark and light, outside
-    and inside); None where it does not."""
+    """The number of segments, if segment numbers have the same meaning in every image (dark and light, outside and
+    inside); otherwise None."""
     match method:
         case "otsu" | "multi-otsu":
             return int(parameters["levels"])
@@ -99,7 +99,7 @@ def count_levels(method: Method, parameters: Parameters) -> int | None:
 
 
 def segment(method: Method, pixels: Pixels, parameters: Parameters) -> NDArray[np.intp]:
-    """(h, w) number of each pixel's segment, 0, 1, ...; parameters as in `list_parameters`."""
+    """Segment an image: (h, w) number of each pixel's segment, 0, 1, ...; for parameters see `list_parameters`."""
     match method:
         case "otsu" | "multi-otsu":
             return threshold_globally(pixels, **parameters)
@@ -120,23 +120,26 @@ def segment(method: Method, pixels: Pixels, parameters: Parameters) -> NDArray[n
 
 
 def refuse_missing() -> None:
-    """Fail at the door where the libraries of the methods are not installed.
+    """Check that the libraries of the methods are installed.
 
     Raises:
-        MissingPackageError: says what to install.
+        MissingPackageError: one is missing.
     """
     try:
         import skimage  # noqa: F401
         import sklearn  # noqa: F401
     except ImportError:
         raise MissingPackageError(
-            _("traditional methods need scikit-image and scikit-learn; install them by pip install 'ubend[baselines]'"),
+            _(
+                "traditional methods need scikit-image and scikit-learn; install them with: "
+                "pip install 'ubend[baselines]'"
+            ),
             key="scikit-image",
         ) from None
 
 
 def _combine(**choices: list[Any]) -> list[dict[str, Any]]:
-    """Every combination."""
+    """All combinations of the values."""
     found: list[dict[str, Any]] = [{}]
     for name, values in choices.items():
         found = [{**one, name: value} for one in found for value in values]

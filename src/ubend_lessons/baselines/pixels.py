@@ -1,4 +1,4 @@
-"""What a traditional method sees of a pixel: how light it is, its colour, the texture around it.
+"""The features of pixels that traditional methods use: brightness, colour, and the texture around a pixel.
 
 h rows, w columns of the size at which the methods work, C channels.
 """
@@ -12,20 +12,20 @@ from scipy import ndimage
 By = Literal["color", "texture", "both"]
 Maps = NDArray[np.float32]
 
-SIDE_PX = 256.0  # lengths in px are meant at this size: of an image with the area of such a square
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as `read_image` makes grey of colour
-_BANDS_PX = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0))  # scales of texture: what a blur keeps and the next one takes away
-_AROUND = 2.0  # the energy of a band is averaged over so many times its coarser scale
-_TEXTURE_GAIN = 4.0  # measured: texture then spreads half as far as colour in the sample, a third in Kvasir-SEG
+SIDE_PX = 256.0  # lengths in px refer to an image with the area of a square of this side
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in `read_image`
+_BANDS_PX = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0))  # scales of texture: differences of two Gaussian blurs
+_AROUND = 2.0  # the energy of a band is averaged over this many times its coarser scale
+_TEXTURE_GAIN = 4.0  # measured: then texture varies half as much as colour in the sample, a third in Kvasir-SEG
 
 
 class Pixels(NamedTuple):
-    """An image as maps; all about 0..1.
+    """An image as feature maps, with values of about 0..1.
 
     Attributes:
-        light: (h, w) float32, luma of colour, else the mean of the channels; 0 black, 1 white.
-        color: (h, w, F) float32: CIE L*a*b* in hundredths where there are three channels, else the channels.
-        texture: (h, w, 3) float32: local energy of the light at three scales, fine to coarse.
+        light: (h, w) float32 brightness: the luma of colour, else the mean of the channels; 0 black, 1 white.
+        color: (h, w, F) float32: CIE L*a*b* divided by 100 for three channels, else the channels.
+        texture: (h, w, 3) float32: local energy of the brightness at three scales, fine to coarse.
     """
 
     light: Maps
@@ -34,11 +34,11 @@ class Pixels(NamedTuple):
 
     @property
     def unit_px(self) -> float:
-        """What a length of 1 px at `SIDE_PX` is here, px."""
+        """The length in this image, px, that corresponds to 1 px at `SIDE_PX`."""
         return float(np.sqrt(self.light.size)) / SIDE_PX
 
     def maps(self, by: By) -> Maps:
-        """(h, w, F) what pixels are compared by."""
+        """(h, w, F) the features by which pixels are compared."""
         match by:
             case "color":
                 return self.color
@@ -49,12 +49,12 @@ class Pixels(NamedTuple):
 
 
 def describe_pixels(image: NDArray[Any], low: NDArray[np.float64], high: NDArray[np.float64]) -> Pixels:
-    """The maps of an image.
+    """The feature maps of an image.
 
     Args:
         image: (h, w, C), any dtype.
-        low, high: (C,) what counts as 0 and as 1 of each channel, such as 0 and 255.
-    Source: texture as energy of band-passes, Laws 1980, Textured Image Segmentation; Malik & Perona 1990.
+        low, high: (C,) values of each channel that are mapped to 0 and 1, such as 0 and 255.
+    Source: texture as the energy of band-pass filters, Laws 1980, Textured Image Segmentation; Malik & Perona 1990.
     """
     from skimage.color import rgb2lab
 
@@ -67,7 +67,7 @@ def describe_pixels(image: NDArray[Any], low: NDArray[np.float64], high: NDArray
 
 
 def blur(maps: Maps, sigma_px: float) -> Maps:
-    """Gaussian of the first two axes; 0 px changes nothing."""
+    """Gaussian blur along the first two axes; 0 px: no change."""
     if sigma_px == 0:
         return maps
     sigmas = (sigma_px, sigma_px, *[0.0] * (maps.ndim - 2))

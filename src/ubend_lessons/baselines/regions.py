@@ -1,6 +1,6 @@
-"""Regions of pixels that lie together and are alike, by colour, by texture, or by both.
+"""Segmentation into regions of connected, similar pixels, by colour, texture, or both.
 
-Each function gives (h, w) numbers of the regions, 0, 1, ...; which are which class is learnt from what they look like
+Each function returns (h, w) numbers of the regions, 0, 1, ...; classes are assigned by their descriptors
 (`segments.py`). Lengths are px at `SIDE_PX`.
 """
 
@@ -12,18 +12,20 @@ from ubend_lessons.baselines.clusters import one_thread
 from ubend_lessons.baselines.pixels import By, Maps, Pixels, blur
 
 _MAX_SEEDS = 64  # of an image
-_GRID = 2  # only every second row and column grows, after a blur: a quarter of the time
-_LEFT = 0.02  # share of an image that may be left when growing ends; it goes to the nearest regions
-_SMALLEST_PX = 6.0  # side of a square that holds as many pixels as the smallest region of Felzenszwalb's
-_SLIC_ITERATIONS = 5  # measured on the drawn sample: superpixels of ten are no more alike inside (.0118, .0116)
+_GRID = 2  # only every second row and column is used, after a blur: a quarter of the time
+_LEFT = 0.02  # growing ends if at most this share of the image is left; these pixels go to the nearest regions
+_SMALLEST_PX = 6.0  # side of a square with the area of the smallest region of Felzenszwalb's method
+_SLIC_ITERATIONS = 5  # measured on the drawn sample: ten give no more homogeneous superpixels (0.0118, 0.0116)
 
 
 def grow_regions(pixels: Pixels, by: By, tolerance: float) -> NDArray[np.intp]:
-    """Seeded region growing: from the flattest pixel that is left, over all connected ones that differ by less than
-    `tolerance` (of the maps, 0..1) from it; until nearly all are taken.
+    """Seeded region growing, until nearly all pixels belong to a region.
 
-    Source: Adams & Bischof 1994, IEEE PAMI 16(6), whose regions grow side by side and compare with their means; here
-        one after the other and with their seeds, by scikit-image's `flood`.
+    Each seed is the remaining pixel with the smallest gradient; its region consists of all connected pixels that differ
+    from it by less than `tolerance` (features are 0..1).
+
+    Source: Adams & Bischof 1994, IEEE PAMI 16(6). There, regions grow simultaneously and pixels are compared with their
+        means; here, regions grow one after the other and pixels are compared with seeds, by scikit-image's `flood`.
     """
     from skimage.segmentation import flood
 
@@ -43,7 +45,7 @@ def grow_regions(pixels: Pixels, by: By, tolerance: float) -> NDArray[np.intp]:
 
 
 def flood_basins(pixels: Pixels, by: By, blur_px: float) -> NDArray[np.intp]:
-    """Watershed of the slope of the maps: a basin around each flat place; more blur, fewer basins.
+    """Watershed of the gradient of the feature maps: a basin around each flat area; more blur gives fewer basins.
 
     Source: Vincent & Soille 1991, IEEE PAMI 13(6); Meyer 1991, as in scikit-image.
     """
@@ -54,8 +56,8 @@ def flood_basins(pixels: Pixels, by: By, blur_px: float) -> NDArray[np.intp]:
 
 
 def merge_graph(pixels: Pixels, by: By, scale: float) -> NDArray[np.intp]:
-    """Felzenszwalb's: regions are joined where the step between them is small against the steps inside them; the
-    larger `scale`, the larger regions.
+    """Felzenszwalb's method: regions are merged if the difference between them is small compared with the differences
+    inside them; a larger `scale` gives larger regions.
 
     Source: Felzenszwalb & Huttenlocher 2004, IJCV 59(2).
     """
@@ -63,15 +65,15 @@ def merge_graph(pixels: Pixels, by: By, scale: float) -> NDArray[np.intp]:
 
     unit_px = pixels.unit_px
     minimum = max(1, round((_SMALLEST_PX * unit_px) ** 2))
-    maps = _main_axes(pixels.maps(by), 3)  # of more channels than three scikit-image warns
+    maps = _main_axes(pixels.maps(by), 3)  # scikit-image warns about more than three channels
     found = felzenszwalb(maps, scale * unit_px**2, 0.8 * unit_px, minimum, channel_axis=2)
     return np.asarray(found, np.intp)
 
 
 def merge_superpixels(pixels: Pixels, by: By, superpixels: int, step: float) -> NDArray[np.intp]:
-    """SLIC's superpixels; then neighbours whose mean maps differ by less than `step` are joined.
+    """SLIC superpixels; neighbours whose mean features differ by less than `step` are merged.
 
-    Source: Achanta et al. 2012, IEEE PAMI 34(11); joined as by a cut of the region adjacency graph, Trémeau &
+    Source: Achanta et al. 2012, IEEE PAMI 34(11); merging as by a cut of the region adjacency graph, Trémeau &
         Colantoni 2000, IEEE TIP 9(4).
     """
     from skimage.segmentation import slic
@@ -94,7 +96,7 @@ def merge_superpixels(pixels: Pixels, by: By, superpixels: int, step: float) -> 
 
 
 def _join_alike(regions: NDArray[np.intp], maps: Maps, step: float) -> NDArray[np.intp]:
-    """Neighbouring regions become one where their means differ by less than `step`."""
+    """Merge neighbouring regions whose means differ by less than `step`."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -110,7 +112,7 @@ def _join_alike(regions: NDArray[np.intp], maps: Maps, step: float) -> NDArray[n
 
 
 def _main_axes(maps: Maps, count: int) -> Maps:
-    """(h, w, F) -> (h, w, count) along the axes of the greatest spread; distances hardly change."""
+    """(h, w, F) -> (h, w, count) principal components; distances hardly change."""
     if maps.shape[2] <= count:
         return maps
     flat = maps.reshape(-1, maps.shape[2])
@@ -119,12 +121,12 @@ def _main_axes(maps: Maps, count: int) -> Maps:
 
 
 def _slope(maps: Maps) -> Maps:
-    """(h, w) length of the gradient over all maps (Sobel's)."""
+    """(h, w) magnitude of the gradient over all feature maps (Sobel)."""
     steps = [ndimage.sobel(maps, axis, mode="nearest") for axis in (0, 1)]
     return np.asarray(np.sqrt(sum((step**2).sum(axis=2) for step in steps)), np.float32)
 
 
 def _to_nearest(regions: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Pixels without a region (-1) get that of the nearest pixel which has one."""
+    """Assign pixels without a region (-1) to the region of the nearest pixel that has one."""
     rows, columns = ndimage.distance_transform_edt(regions < 0, return_distances=False, return_indices=True)
     return np.asarray(regions[rows, columns])

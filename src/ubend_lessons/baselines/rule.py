@@ -1,8 +1,8 @@
-"""Which segments are which class: learnt from the training split, since a traditional method knows no classes.
+"""The rule from segments to classes, learned from the training split, since traditional methods have no classes.
 
-Segments are sorted into K kinds. Where segments mean the same in every image (dark and light), the segment is the
-kind; else the segments of all training images are clustered by their descriptors. Each kind then gets a class.
-N images, K kinds, C classes, D descriptors.
+Segments are sorted into K kinds. If segment numbers have the same meaning in every image (dark and light), the number
+is the kind; otherwise the segments of all training images are clustered by their descriptors. Each kind then gets a
+class. N images, K kinds, C classes, D descriptors.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from ubend.metrics.overlap import dice_from_confusion
 from ubend_lessons.baselines.clusters import Clusters, find_clusters
 
-_GAIN = 1e-9  # of Dice, below which it is rounding
-_MAX_ROUNDS = 8  # of changing each kind's class in turn; measured on the drawn sample: three were enough
+_GAIN = 1e-9  # smaller improvements of the Dice are rounding errors
+_MAX_ROUNDS = 8  # of changing the class of each kind in turn; measured on the drawn sample: three were enough
 
 
 @dataclass(frozen=True)
 class Kinds:
-    """How segments are sorted by their descriptors.
+    """Sorts segments into kinds by their descriptors.
 
     Attributes:
-        mean, spread: (D,) of the training segments, each weighing by its pixels.
-        clusters: of the descriptors less their mean, over their spread.
+        mean, spread: (D,) mean and standard deviation over the training segments, weighted by their pixels.
+        clusters: of the standardised descriptors.
     """
 
     mean: NDArray[np.float64]
@@ -33,12 +33,12 @@ class Kinds:
     clusters: Clusters
 
     def sort(self, descriptors: NDArray[np.float64]) -> NDArray[np.intp]:
-        """(n, D) -> (n,) kind of each segment."""
+        """(n, D) descriptors -> (n,) kind of each segment."""
         return self.clusters.nearest((descriptors - self.mean) / self.spread)
 
 
 def find_kinds(descriptors: NDArray[np.float64], areas: NDArray[np.int64], count: int) -> Kinds:
-    """At most `count` kinds of (n, D) segments of so many pixels each."""
+    """At most `count` kinds of segments with (n, D) descriptors and (n,) areas in px."""
     mean = np.average(descriptors, axis=0, weights=areas)
     spread = np.sqrt(np.average((descriptors - mean) ** 2, axis=0, weights=areas))
     spread = np.where(spread > 1e-9, spread, 1.0)
@@ -46,23 +46,23 @@ def find_kinds(descriptors: NDArray[np.float64], areas: NDArray[np.int64], count
 
 
 def count_kinds(kinds: NDArray[np.intp], counts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """(K, C) pixels of each class in each kind, of an image whose (n,) segments have (n, C) of them."""
+    """(K, C) pixels of each class in each kind, from the (n,) kinds and (n, C) counts of an image's segments."""
     found = np.zeros((count, counts.shape[1]), np.int64)
     np.add.at(found, kinds, counts)
     return found
 
 
 def choose_classes(tables: NDArray[np.int64], kinds: Kinds | None) -> NDArray[np.uint8]:
-    """The class of each kind.
+    """Choose the class of each kind, to maximise the Dice.
 
-    It begins with the class that most of a kind's pixels have, or, where that scores better, the one that most have
-    when the pixels of all classes weigh the same in all. Then one kind after the other takes the class with which the
-    Dice is best, until none changes. A kind of which there are no pixels gets the class of the kind most like it;
-    a level of which there are none, the commonest class.
+    The start is the most frequent class of each kind, with or without equal total weight of all classes, whichever
+    scores better. Then the class of one kind after the other is changed to the one with the best Dice, until nothing
+    changes. A kind without pixels gets the class of the most similar kind; a level without pixels, the most frequent
+    class.
 
     Args:
         tables: (N, K, C) pixels of each class in each kind, for each image.
-        kinds: how segments were sorted; None: their numbers are the kinds, and none is like another.
+        kinds: how segments were sorted; None: their numbers are the kinds, which have no similarity.
     Returns:
         (K,) uint8 class index.
     """
@@ -90,25 +90,25 @@ def choose_classes(tables: NDArray[np.int64], kinds: Kinds | None) -> NDArray[np
 
 
 def score_classes(tables: NDArray[np.int64], classes: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Dice per image of kinds with these classes, mean over the classes; 0 where nothing is scored.
+    """The Dice per image, mean over the classes, of M assignments of classes to kinds; 0 if nothing is scored.
 
-    The background counts as a class: a threshold has two levels, and would else give both to objects.
+    The background counts as a class: otherwise both levels of a threshold would become objects.
 
     Args:
         tables: see `choose_classes`.
-        classes: (M, K) class index of each kind, M times.
+        classes: (M, K) class index of each kind.
     Returns:
-        (M,) the same as `summarise_overlap` has as the mean of `dice.per_image`.
+        (M,) the same as the mean of `dice.per_image` in `summarise_overlap`.
     """
     taken = np.eye(tables.shape[2], dtype=np.int64)[classes]  # (M, K, C)
     dice = dice_from_confusion(tables.swapaxes(1, 2)[None] @ taken[:, None])  # (M, N, C)
-    images = np.isfinite(dice).sum(axis=1)  # (M, C) in which a class is defined
+    images = np.isfinite(dice).sum(axis=1)  # (M, C) number of images in which a class is defined
     means = np.nansum(dice, axis=1) / np.maximum(images, 1)
     return np.asarray(means.sum(axis=1) / np.maximum((images > 0).sum(axis=1), 1))
 
 
 def halves(count: int) -> Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """(images that teach, images that judge): every other one, then the other way round; one alone does both."""
+    """(images to learn from, images to score), alternating, and the other way round; a single image is in both."""
     numbers = np.arange(count)
     even, odd = numbers[::2], numbers[1::2]
     return [(even, odd), (odd, even)] if len(odd) else [(even, even)]

@@ -1,4 +1,4 @@
-"""A traditional method on a folder: learnt on its training split, scored as a model is, its masks written."""
+"""Runs a traditional method on a folder: fitted to its training split, scored like a model, masks written."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ from ubend.tasks.user_settings import read_user_settings
 from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
 from ubend_lessons.baselines.methods import parse_method, refuse_missing
 
-_SIZED_FOR = "cuda"  # images are of the size at which `fit` learns there; nothing here runs on it
-_WHOLE = {"data.resize": "keep"}  # also where `fit` would learn crops
-_TAUGHT = 64  # training images that teach, evenly taken
+_SIZED_FOR = "cuda"  # images have the size that `fit` would choose for this device; nothing runs on it
+_WHOLE = {"data.resize": "keep"}  # also if `fit` would train on crops
+_TAUGHT = 64  # training images that are used, evenly spaced
 _SCORES = "scores.json"
 
 
@@ -39,8 +39,8 @@ class BaselineResult:
     """A traditional method and its scores.
 
     Attributes:
-        baseline: to be used on other images: `baseline(picture).mask`.
-        scores: see `evaluate`, and `method`, `parameters`. `cross_entropy` is None: masks have no probabilities.
+        baseline: the method, for other images: `baseline(image).mask`.
+        scores: see `evaluate`, plus `method` and `parameters`. `cross_entropy` is None: masks have no probabilities.
     """
 
     baseline: Baseline
@@ -56,20 +56,20 @@ def run_baseline(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> BaselineResult:
-    """Learn on the training split what a method's segments mean, and score it on another part.
+    """Fit a method to the training split, and score it on another split.
 
     Args:
         method: one of `METHODS`.
-        folder: images with masks, or a data set by name.
+        folder: images with masks, or the name of a data set.
         out: folder for `NAME.png` (class indices with a palette, at the image's own size), `NAME_overlay.png` and
             `scores.json`; None: nothing is written.
-        subset: to be scored; None: test, or val where there is no test. Parts are those that `fit` would take.
-        options: images, masks, split, classes, values, channels, skip_bad, root, size, seed: see `fit`; where no size
-            is reported, the methods work at the images' own, but at most at 256 px.
+        subset: the split to score; None: test, or val if there is no test split. Splits are the same as in `fit`.
+        options: images, masks, split, classes, values, channels, skip_bad, root, size, seed: see `fit`; without a size,
+            the methods work at the images' own size, but at most at 256 px.
     Raises:
         SettingError: no such method, or scikit-image or scikit-learn is missing.
-        DataError: see `open_dataset`; or the part is empty.
-        OutputError: something of that name is there already, or cannot be written.
+        DataError: see `open_dataset`; or the split is empty.
+        OutputError: a file exists already, or cannot be written.
     """
     name = parse_method(method)
     refuse_missing()
@@ -87,7 +87,7 @@ def run_baseline(
     if target is not None:
         _refuse_there(pairs, target)
     examples = _take_examples(dataset, _TAUGHT)
-    reporter.report(_("learning from training images: {count}").format(count=len(examples)))
+    reporter.report(_("fitting the method to {count} training images").format(count=len(examples)))
     baseline = learn_baseline(name, examples, dataset.labels, dataset.sizing, dataset.value_range())
     shown = ", ".join(f"{key} {value}" for key, value in baseline.parameters.items())
     reporter.report(_("chosen on the training split: {parameters}").format(parameters=shown))
@@ -105,8 +105,12 @@ def run_baseline(
 
 
 def open_examples(folder: Path | str, count: int = 16) -> tuple[list[Example], Example, LabelMap]:
-    """Training images of a folder with their masks, at the size at which methods work; the first image of the test
-    part (val, where there is none) with its mask, as they are; and the class table."""
+    """Examples from a folder.
+
+    Returns:
+        Training images with their masks, at the size at which methods work; the first image of the test split (or val)
+        with its mask, at native size; and the class table.
+    """
     dataset = _open(folder, {}, Reporter())
     shown = dataset.pairs(dataset.scored_split)[0]
     image = read_image(shown.image, dataset.sizing.channels)
@@ -123,14 +127,14 @@ def _open(folder: Path | str | None, options: Mapping[str, Any], reporter: Repor
 
 
 def _take_examples(dataset: Dataset, count: int) -> list[Example]:
-    """Training images and their masks, evenly taken, at the size of the data set."""
+    """Evenly spaced training images and their masks, at the size of the data set."""
     numbers = dataset.numbers("train")
     chosen = numbers[np.unique(np.linspace(0, len(numbers) - 1, count).astype(int))]
     return [(dataset.store.image(int(number)), dataset.store.mask(int(number))) for number in chosen]
 
 
 class _Watched:
-    """A baseline that answers as it does; what it says is counted and, where wanted, written."""
+    """A baseline whose results are counted and, if there is an output folder, written."""
 
     def __init__(self, baseline: Baseline, pairs: Sequence[Pair], out: Path | None, reporter: Reporter) -> None:
         self._baseline, self._pairs, self._out, self._reporter = baseline, pairs, out, reporter
@@ -161,7 +165,7 @@ class _Watched:
 
 
 def _targets(out: Path, pair: Pair) -> tuple[Path, Path]:
-    """Mask and overlay; names of pairs may hold folders."""
+    """The files of a pair's mask and overlay; the name of a pair may contain folders."""
     return out / f"{pair.name}.png", out / f"{pair.name}_overlay.png"
 
 

@@ -1,4 +1,4 @@
-"""What a segment looks like and where it lies, in a few numbers by which those of many images can be compared."""
+"""Descriptors of segments: their appearance and position in a few numbers, comparable between images."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +10,11 @@ def describe_segments(segments: NDArray[np.intp], pixels: Pixels) -> NDArray[np.
     """The descriptors of an image's segments.
 
     Args:
-        segments: (h, w) numbers 0 .. n - 1; one that no pixel has gives a row of zeros.
+        segments: (h, w) numbers 0 .. n - 1; a number without pixels gives a row of zeros.
     Returns:
-        (n, D): mean colour and texture, and both less the image's own means (so that a dark image's lightest
-        segment and a light one's are alike); distance from the middle of the image and height in it, -1..1; share
-        of the image's rim that the segment takes; square root of its share of the image.
+        (n, D): mean colour and texture, and both minus the means of the image (so that the brightest segments of a dark
+        and a bright image are similar); distance from the centre of the image, and vertical position, -1..1; share of
+        the image's border that the segment covers; square root of its share of the image.
     """
     h, w = segments.shape
     flat, count = segments.reshape(-1), int(segments.max()) + 1

@@ -1,7 +1,7 @@
-"""Thresholds of the light: one for the image, several, or one that follows the light around each pixel.
+"""Segmentation by thresholds of the brightness: one or several for the image, or one that adapts to the surroundings.
 
-Segments are levels, numbered from dark to light. Which level is which class is learnt (`rule.py`): the training split
-so chooses the side on which the objects lie.
+Segments are levels, numbered from dark to light. Which level is which class is learned (`rule.py`), so the training
+split decides whether objects are dark or light.
 """
 
 import numpy as np
@@ -9,17 +9,19 @@ from numpy.typing import NDArray
 
 from ubend_lessons.baselines.pixels import Pixels, blur
 
-_BINS = 64  # of the histogram for several thresholds, whose time grows with a power of it
+_BINS = 64  # of the histogram for several thresholds; the time grows with a power of this number
 
 
 def threshold_globally(pixels: Pixels, levels: int, blur_px: float) -> NDArray[np.intp]:
-    """Levels with the least variance inside them, for the whole image.
+    """Thresholds for the whole image that minimise the variance within the levels.
 
     Args:
+        pixels: the image.
         levels: 2 (`otsu`), or more (`multi-otsu`).
-        blur_px: the light is blurred before, px at `SIDE_PX`.
+        blur_px: standard deviation of the blur before, px at `SIDE_PX`.
     Returns:
-        (h, w) 0 darkest .. levels - 1 lightest; an image of fewer greys has fewer levels, a flat one only 0.
+        (h, w) 0 (darkest) .. levels - 1 (lightest); an image with fewer grey values has fewer levels, a constant one
+        only 0.
     Source: Otsu 1979, IEEE SMC 9(1); several thresholds, Liao, Chen & Chung 2001, JISE 17(5).
     """
     from skimage.filters import threshold_multiotsu, threshold_otsu
@@ -37,13 +39,14 @@ def threshold_globally(pixels: Pixels, levels: int, blur_px: float) -> NDArray[n
 
 
 def threshold_locally(pixels: Pixels, window_px: float, offset: float) -> NDArray[np.intp]:
-    """1 where a pixel is lighter than the Gaussian mean around it by more than `offset`, else 0.
+    """1 where a pixel is brighter than the Gaussian mean around it plus `offset`, else 0.
 
     Args:
-        window_px: side of the window, px at `SIDE_PX`; its Gaussian has a sixth of it as deviation.
-        offset: of light, 0..1; below 0 only what is darker than its surroundings by so much is left out.
-    Source: Bradley & Roth 2007, Journal of Graphics Tools 12(2), with scikit-image's Gaussian instead of the plain
-        mean and a fixed offset instead of a share.
+        pixels: the image.
+        window_px: side of the window, px at `SIDE_PX`; the standard deviation of the Gaussian is a sixth of it.
+        offset: difference of brightness, -1..1.
+    Source: Bradley & Roth 2007, Journal of Graphics Tools 12(2), with scikit-image's Gaussian instead of the plain mean
+        and a fixed offset instead of a relative one.
     """
     from skimage.filters import threshold_local
 
