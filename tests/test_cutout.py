@@ -217,7 +217,7 @@ def test_resume(model: Path, images: Path, tmp_path: Path) -> None:
     (out / ".disc-01234567.png").write_bytes(b"half")
     before = (out / "none.png").stat().st_mtime_ns
     check(refused_once(*words), OutputError, key="--out")
-    assert "stay as they are: 2" in ubend(*words, "--resume")
+    assert "are kept: 2" in ubend(*words, "--resume")
     assert contents(out) == whole
     assert (out / "none.png").stat().st_mtime_ns == before
     for more, key in ((["--soft", 2], "soft_px"), (["--background", "white"], "background"), (["--tta"], "models")):

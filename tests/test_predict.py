@@ -92,7 +92,7 @@ def test_resume(good: Path, images: Path, tmp_path: Path) -> None:
     (out / "shares.csv").unlink()
     before = (out / "disc01.png").stat().st_mtime_ns
     said = predict(good / "run", images, "--out", out, "--resume").output
-    assert "stay as they are: 22" in said
+    assert "are kept: 22" in said
     assert contents(out) == whole
     assert (out / "disc01.png").stat().st_mtime_ns == before
     assert predict(good / "run", images, "--out", out, "--resume").exit_code == 0

@@ -164,7 +164,7 @@ def medicine(**options: Any) -> None:
     _teach("teach_medicine", module="fields", **options)
 
 
-@command(help=later("Satellites: GeoTIFFs of six bands, a vegetation index, masks that keep their place on the map."))
+@command(help=later("Satellites: GeoTIFFs of six bands, a vegetation index, georeferenced masks."))
 @_variant_options
 def satellite(**options: Any) -> None:
     _teach("teach_satellite", module="fields", **options)

@@ -55,7 +55,7 @@ def compile_network(model: nn.Module, reporter: Reporter) -> Callable[[Tensor], 
     if has_compiler():
         compiled: Callable[[Tensor], Tensor] = torch.compile(model)
         return compiled
-    reporter.report(_("note: no C compiler was found, so training continues uncompiled (the same results, slower)"))
+    reporter.report(_("note: no C compiler was found, so training is not compiled (same results, but slower)"))
     return model
 
 

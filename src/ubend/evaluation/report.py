@@ -210,7 +210,7 @@ def _notes(scores: Mapping[str, Any]) -> list[str]:
         )
         lines += [f"  {problem}" for problems in left_out.values() for problem in problems]
     if scores["model_size"] == scores["native"]:
-        lines.append(_("the model takes these images at native size, so there is no other size to score at"))
+        lines.append(_("the model uses these images at native size, so there are no separate scores at model size"))
     return lines
 
 

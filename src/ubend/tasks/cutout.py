@@ -84,7 +84,7 @@ def cut_out_files(
 class _CutoutJob(ImageJob):
     what, title = later("cut-out"), later("cutting out")
     with_prob, as_stored = True, True
-    there = later("cut-outs that exist already and stay as they are: {count}")
+    there = later("cut-outs that exist already and are kept: {count}")
     done = later("cut-outs in {out}: {count}")
 
     def __init__(

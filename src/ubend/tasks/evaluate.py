@@ -114,7 +114,7 @@ def _describe_unmapped(labels: LabelMap) -> list[str]:
     unmapped = [labels.names[number] for number in labels.unmapped]
     line = _(
         "WARNING: the masks are read as {known}; no label value is assigned to {unmapped}, which gets no score and is "
-        "not part of the means. If the values have another meaning, give it with --values"
+        "not part of the means. If the values mean something else, give their classes with --values"
     )
     mapped = ((values, name) for values, name in zip(labels.codes, labels.names, strict=True) if values)
     known = [f"{format_values(values, labels.kind)} -> {name}" for values, name in mapped]

@@ -29,8 +29,8 @@ def expand_input(path: Path, reporter: Reporter) -> list[Path]:
             others = [one for one in inside if is_scan(one) or is_video(one)]
     if others and images_in(path):
         message = ngettext(
-            "note: {count} scan or video in {folder} is left out, because it holds images; name it instead",
-            "note: {count} scans and videos in {folder} are left out, because it holds images; name them instead",
+            "note: {count} scan or video in {folder} is skipped, because the folder contains images; name it",
+            "note: {count} scans and videos in {folder} are skipped, because the folder contains images; name them",
             len(others),
         )
         reporter.report(message.format(count=len(others), folder=path))
@@ -47,8 +47,8 @@ def say_deeper(paths: Iterable[Path | str], reporter: Reporter) -> None:
             deeper = sum(bool(images_in(one)) and not is_scan(one) for one in inside)
         if deeper:
             message = ngettext(
-                "note: {count} folder of images in {folder} is skipped; name it, or the pattern '{folder}/**'",
-                "note: {count} folders of images in {folder} are skipped; name them, or the pattern '{folder}/**'",
+                "note: {count} folder of images in {folder} is skipped; to include it, name it, or '{folder}/**'",
+                "note: {count} folders of images in {folder} are skipped; to include them, name them, or '{folder}/**'",
                 deeper,
             )
             reporter.report(message.format(count=deeper, folder=folder))

@@ -138,8 +138,8 @@ def fit(
     if gpus not in (None, 1, process_rank().count):
         raise SettingError(
             _(
-                "gpus: processes are started by the command line, `ubend fit ... --gpus {count}`, or by torchrun with "
-                "your script"
+                "gpus: Python cannot start the processes; use the command line, `ubend fit ... --gpus {count}`, or "
+                "start your script with torchrun"
             ).format(count=gpus),
             key="--gpus",
         )

@@ -149,8 +149,8 @@ def resume(
     if not asks_for_folds(None, whole.settings):
         if gpus not in (None, process_rank().count):
             line = _(
-                "gpus: processes are started by the command line, `ubend fit ... --gpus {count}`, or by torchrun with "
-                "your script"
+                "gpus: Python cannot start the processes; use the command line, `ubend fit ... --gpus {count}`, or "
+                "start your script with torchrun"
             )
             raise SettingError(line.format(count=gpus), key="--gpus")
         return one.resume(run, show=show, reporter=reporter, **own_parts)

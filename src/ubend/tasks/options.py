@@ -136,7 +136,7 @@ def parse_tiles(text: str | None) -> int | None:
         return None if text is None else 0
     if not text.isdecimal():
         raise SettingError(
-            _("--tiles {tiles}: give a side in px, or 0 for whole images").format(tiles=text), key="--tiles"
+            _("--tiles {tiles}: give a side in px, or whole for no tiles").format(tiles=text), key="--tiles"
         )
     return int(text)
 

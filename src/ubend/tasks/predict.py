@@ -63,7 +63,7 @@ class MaskImageJob(ImageJob):
     """
 
     what, title = later("mask or overlay"), later("predicting")
-    there = later("masks that exist already and stay as they are: {count}")
+    there = later("masks that exist already and are kept: {count}")
     done = later("masks and overlays in {out}: {count}")
     together = (SHARES,)
 

@@ -43,7 +43,7 @@ def load_initial_model(path: Path) -> InitialModel:
     """
     bundle = load_bundle(path)
     if bundle.model.is_ensemble:
-        line = _("{path}: holds {count} networks; name the model of one fold, such as the folder fold-1 beside it")
+        line = _("{path}: contains {count} networks; give the model of one fold, such as the folder fold-1 next to it")
         raise ModelFileError(
             line.format(path=path, count=bundle.model.shape()["members"]), path=path, key="network.members"
         )
