@@ -113,7 +113,7 @@ def test_all_files(place: Path) -> None:
     }
     assert scores["per_picture"][str(Path("images/empty.png"))]["organ"]["pq"] is None
     assert "organ   1.0000   1.0000   1.0000        4        4       +0" in said
-    assert "parts against truth, 3 images" in said
+    assert "compared with truth, 3 images" in said
 
 
 def test_a_row_for_each_image(place: Path) -> None:
