@@ -35,7 +35,7 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
     """A context in which batch norm uses the statistics of its input.
 
     Args:
-        network: in `eval` mode; its running statistics stay as they are.
+        network: in `eval` mode; its running statistics are not changed.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     kept = [norm.track_running_stats for norm in norms]

@@ -258,7 +258,7 @@ def save_trained(
 
 
 def run_bytes(state: TrainingState, epochs: int, *, resumed: bool) -> int:
-    """Estimated bytes that a run still writes; a new file exists beside the one it replaces until it is complete.
+    """Estimated bytes that a run still writes; until a new file is complete, the file that it replaces also exists.
 
     Everything is float32; the state holds weights, best and EMA weights, and the optimizer's two moments.
 

@@ -10,10 +10,10 @@ from ubend.training.distributed import ALONE, ProcessGroup, Vote
 
 
 class StopRequest:
-    """A request to stop the training, by a signal; with several processes, to any of them.
+    """A request to stop the training, by a signal to this process or, if there are several, to any of them.
 
     Attributes:
-        received: the number of the signal, or None.
+        received: the numbers of the signals that this process has received.
     """
 
     def __init__(self, group: ProcessGroup = ALONE) -> None:

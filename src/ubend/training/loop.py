@@ -165,7 +165,7 @@ class PlainRuntime(Runtime):
 def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
     """Train from the current state to the end, until a stop is requested, or until early stopping.
 
-    When this returns, the model file is complete; the last state may still be being written.
+    When this returns, the model file is complete, but writing the last state may still be in progress.
 
     Raises:
         KeyboardInterrupt: stopped by a request, and saved; the argument, if any, is the number of the signal.

@@ -1,4 +1,4 @@
-"""A network and a loss of the user's own, given to `ubend.fit` and `ubend.resume` in Python.
+"""The user's own network and loss, passed to `ubend.fit` and `ubend.resume` in Python.
 
 N images of a batch, K classes, H x W pixels.
 """
