@@ -85,7 +85,7 @@ def compare(runs: tuple[Path, ...], margin: float, out: Path | None) -> None:
         echo(line)
 
 
-@command(help=later("Write the report of a run, or of RUNS that are compared: an HTML file that needs no network."))
+@command(help=later("Write the report of a run, or the comparison of several RUNS: one HTML file, readable offline."))
 @click.argument("runs", nargs=-1, required=True, metavar="RUNS...", type=PATH)
 @option("--out", type=PATH, help=later("File to write  [RUN/report.html; of several: FIRST/comparison.html]"))
 @options("device")

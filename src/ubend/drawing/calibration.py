@@ -1,4 +1,4 @@
-"""The calibration plot: how often a model is right, by how sure it is."""
+"""The calibration plot: the accuracy of a model over its confidence."""
 
 from collections.abc import Mapping, Sequence
 

@@ -25,8 +25,8 @@ from ubend.metrics.summary import mean_defined
 from ubend.training.run_folder import RunFolder
 
 ImageKey = tuple[str, str, int]  # hash of the image, hash of its mask, number among copies
-_CHANGED = 5  # images with the largest changes that are named, each way
-_SHOWN_CHANGE = 0.05  # of an image's Dice; less is not worth a line
+_CHANGED = 5  # images with the largest differences that are listed, in each direction
+_SHOWN_CHANGE = 0.05  # smaller differences of an image's Dice are not listed
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class ModelPair:
 
     Attributes:
         a, b: names of the models.
-        difference: the mean Dice of A less that of B, with its 95% interval.
-        p: of no difference, adjusted by Holm's method for all pairs of models that are compared.
-        p_equal: of a difference of the margin or more, adjusted in the same way.
-        verdict: what is shown at a level of 5%.
-        classes: class name -> the difference of its Dice, with an interval that is not adjusted; no verdict.
+        difference: the mean Dice of A minus that of B, with its 95% interval.
+        p: p-value of no difference, adjusted by Holm's method for all compared pairs of models.
+        p_equal: p-value of a difference of at least the margin, adjusted in the same way.
+        verdict: the conclusion at a level of 5%.
+        classes: class name -> the difference of its Dice, with an interval that is not adjusted; without a verdict.
         better_by_a, better_by_b: the images whose Dice differs most, the largest difference first.
     """
 
@@ -70,7 +70,7 @@ class Comparison:
     Attributes:
         margin: the largest difference of Dice that does not matter.
         images: number of images.
-        groups: number of groups that were drawn instead of images; None: images were drawn.
+        groups: number of groups, which are resampled instead of images; None: images are resampled.
         scores: name of each model, the best first -> its mean Dice over the classes without the background.
         pairs: all pairs of models.
     """
@@ -202,13 +202,13 @@ def find_images(scores: Scores, hashed: bool) -> dict[ImageKey, str]:
 
 
 def image_dice(dice: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, C) Dice -> (N,) mean over the classes that an image has or the model finds in it; 1 where there are none."""
+    """(N, C) Dice -> (N,) mean over the classes in an image's truth or prediction; 1 if there are none."""
     means = mean_defined(dice.T)
     return np.where(np.isnan(means), 1.0, means)
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:
-    """The comparison as plain lines, fit for a terminal."""
+    """The comparison as plain text."""
     over = ngettext("{count} image", "{count} images", comparison.images).format(count=comparison.images)
     if comparison.groups is not None:
         over += ngettext(" of {count} group", " of {count} groups", comparison.groups).format(count=comparison.groups)
@@ -220,22 +220,24 @@ def comparison_lines(comparison: Comparison) -> list[str]:
         for better, images in ((pair.a, pair.better_by_a), (pair.b, pair.better_by_b)):
             if images:
                 named = ", ".join(f"{one.name} ({one.a:.2f}, {one.b:.2f})" for one in images)
-                lines.append("  " + _("images that {better} does better: {images}").format(better=better, images=named))
+                lines.append(
+                    "  " + _("images on which {better} is better: {images}").format(better=better, images=named)
+                )
     return [*lines, *note_lines(comparison)]
 
 
 def note_lines(comparison: Comparison) -> list[str]:
-    """What to know of intervals and p-values."""
+    """Notes on the intervals and p-values."""
     lines = []
     if any(pair.difference.rough for pair in comparison.pairs):
-        lines.append(_("rough, by Student's t: under 50 images or 20 groups, or nearly all of them score the same"))
+        lines.append(_("rough, by Student's t: fewer than 50 images or 20 groups, or nearly all scores are equal"))
     if len(comparison.pairs) > 1:
         lines.append(_("p-values are adjusted for {count} comparisons").format(count=len(comparison.pairs)))
     return lines
 
 
 def verdict_line(pair: ModelPair, margin: float) -> str:
-    """The difference of two models and what it shows."""
+    """The difference of two models and the verdict."""
     line, shown = _("{a} compared with {b}: {difference}, p = {p:.3f}: {verdict}"), show_interval(pair.difference, "+")
     return line.format(a=pair.a, b=pair.b, difference=shown, p=pair.p, verdict=_describe_verdict(pair, margin))
 
@@ -245,12 +247,12 @@ def _describe_verdict(pair: ModelPair, margin: float) -> str:
     if pair.verdict == "equal":
         return _("equal within {margin:g}").format(margin=margin)
     if pair.verdict == "not shown":
-        return _("not shown which is better")
+        return _("undecided which is better")
     return _("{model} is better").format(model=pair.a if pair.verdict == "A is better" else pair.b)
 
 
 def show_interval(interval: Interval, sign: str = "") -> str:
-    """The mean and the ends of its interval, with three digits; `sign` "+": of a difference."""
+    """The mean and the ends of its interval, with three digits; `sign` "+" also shows the sign, for a difference."""
     if math.isnan(interval.mean):
         return "-"
     mean, *ends = (f"{one:{sign}.3f}" for one in (interval.mean, *interval.shown) if not math.isnan(one))
@@ -258,7 +260,7 @@ def show_interval(interval: Interval, sign: str = "") -> str:
 
 
 def _refuse_other_images(a: str, b: str, ours: Mapping[ImageKey, str], theirs: Mapping[ImageKey, str]) -> None:
-    """DataError: two models were scored on different images, or on the same with other masks."""
+    """Raise DataError if two models were scored on different images, or on the same images with different masks."""
     if ours.keys() == theirs.keys():
         return
     if {key[::2] for key in ours} == {key[::2] for key in theirs}:
@@ -277,7 +279,7 @@ def _refuse_other_images(a: str, b: str, ours: Mapping[ImageKey, str], theirs: M
 
 
 def _dice(scores: Scores, names: Sequence[str], classes: Sequence[str]) -> NDArray[np.float64]:
-    """(N, C) of these images and classes, NaN where undefined."""
+    """(N, C) Dice of these images and classes, NaN where undefined."""
     rows = scores.data["per_picture"]
     return np.array([[rows[name]["dice"][one] for one in classes] for name in names], np.float64)
 

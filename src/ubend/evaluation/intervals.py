@@ -160,7 +160,7 @@ def compare_means(a: Scores, b: Scores, groups: Groups | None = None, margin: fl
 
 
 def adjust(differences: Sequence[Difference]) -> list[Difference]:
-    """Several comparisons with the p-values that `holm` gives; their intervals stay as they are."""
+    """Several comparisons with the p-values that `holm` gives; their intervals are not changed."""
     p, p_equal = (holm([getattr(one, name) for one in differences]) for name in ("p", "p_equal"))
     return [replace(one, p=p[n], p_equal=p_equal[n]) for n, one in enumerate(differences)]
 

@@ -277,12 +277,12 @@ def measure_names(tolerance_px: float) -> dict[str, str]:
 
 
 def show_unit(unit: str) -> str:
-    """The unit of distances in words: `um` is µm."""
+    """The displayed unit of distances: µm for `um`."""
     return {"um": "µm"}.get(unit, unit)
 
 
 def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
-    """The main figures with their 95% intervals; none of scores of versions that had no intervals."""
+    """The main scores with their 95% intervals; empty for scores of an earlier version, without intervals."""
     if "intervals" not in scores:
         return []
     row = main_row([*scores["native"]["predicted_share"]])
@@ -332,7 +332,7 @@ def warn_one_class(scores: Mapping[str, Any]) -> str | None:
 
 
 def row_name(row: str) -> str:
-    """The name of a class, or of a mean over classes, for people."""
+    """The name of a class, or the translated name of a mean over classes."""
     return {"mean": _("mean"), "mean_foreground": _("mean without background")}.get(row, row)
 
 

@@ -1,4 +1,4 @@
-"""The report of a run, or of several that are compared: one HTML file without anything beside it."""
+"""The report of a run, or the comparison of several: one HTML file that needs no other files."""
 
 import functools
 import re
@@ -31,13 +31,13 @@ from ubend.training.run_folder import RunFolder
 if TYPE_CHECKING:
     from jinja2 import Template
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # which HTML does not know, and file names may hold
-_CHANGED = 3  # images that changed most, of each pair of runs and each way
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # not allowed in HTML, but possible in file names
+_CHANGED = 3  # images with the largest differences, for each pair of runs and each direction
 
 
 @dataclass(frozen=True)
 class Figure:
-    """An image of the page: its words, and a `data:` URI."""
+    """An image of the page: title, alternative text, and `data:` URI."""
 
     title: str
     alt: str
@@ -54,17 +54,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Page:
-    """What the template shows.
+    """The content of the page, for the template.
 
     Attributes:
         title: of the page.
-        runs: one, or those that are compared.
+        runs: one run, or those that are compared.
         comparison: of several runs.
-        examples: (heading, images); `missing` says why there are none.
+        examples: (heading, images); `missing` is the reason if there are none.
         legend: (name, colour as #rrggbb) of classes and errors.
-        network: the model in words, if it could be loaded.
+        network: description of the model, if it could be loaded.
         lines: verdicts and notes; `means`, `class_differences`, `differing`: Dice of each run, differences by
-            class, and settings, as text.
+            class, and settings that differ, as text.
     """
 
     title: str
@@ -90,7 +90,7 @@ def write_report(
     """Write the report of a run, or the comparison of several; for arguments see `ubend.report`.
 
     Args:
-        predictor: the model of the only run; None: it is loaded.
+        predictor: the model, if there is only one run; None: it is loaded.
     """
     paths = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
     if not paths:
@@ -130,7 +130,7 @@ def _describe_run(path: Path, open_model: Callable[[], Predictor]) -> Page:
 
 
 def _scored_by(path: Path, facts: RunFacts, predictor: Predictor) -> Iterator[tuple[Predictor, Mapping[str, Any]]]:
-    """The models of a run with the images that each has scored: of folds without a test split, those held out."""
+    """The models of a run, each with the images that were scored with it: without a test split, those of its fold."""
     if facts.scores.subset != "out-of-fold":
         yield predictor, facts.image_dice
         return
@@ -151,7 +151,7 @@ def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
         lines=[
             *(verdict_line(pair, comparison.margin) for pair in comparison.pairs),
             *note_lines(comparison),
-            _("Another training with another seed would give other figures: what that changes is in no interval here."),
+            _("A training with another seed would give different scores; the intervals do not include this variation."),
         ],
         means=[(name, show_interval(interval)) for name, interval in comparison.scores.items()],
         class_differences=[
@@ -164,7 +164,7 @@ def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
         differing=different_settings([*facts.values()]),
     )
     if any(one.scores.subset == "out-of-fold" for one in read):
-        cause = _("their scores are those of several models, each of the images that it has not learned from")
+        cause = _("the scores are out-of-fold, from the models of several folds")
         return replace(page, missing=_missing(cause))
     try:
         predictors = {name: load(path, device) for name, path in zip(facts, paths, strict=True)}
@@ -178,7 +178,7 @@ def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
                     for name, figures in drawn
                 ]
                 if shown:
-                    heading = _("{a} and {b}: images that {better} does better")
+                    heading = _("{a} and {b}: images on which {better} is better")
                     examples.append((heading.format(a=pair.a, b=pair.b, better=better), shown))
     except (UbendError, KeyError) as error:
         return replace(page, missing=_missing(error))
@@ -192,7 +192,7 @@ def _missing(error: object) -> str:
 def _draw_examples(
     facts: RunFacts, models: Mapping[str, Predictor], names: Iterable[str]
 ) -> Iterator[tuple[str, list[Figure]]]:
-    """(name, figures) of these images: the image, the truth, and of each model its prediction and its errors."""
+    """(name, figures) of these images: the image, the truth, and the prediction and errors of each model."""
     pairs = [facts.pairs[name] for name in names]
     first = next(iter(models.values()))
     labels, channels = first.labels, first.bundle.sizing.channels
@@ -219,14 +219,14 @@ def _draw_examples(
 
 
 def _shares(mask: NDArray[np.uint8], labels: LabelMap) -> str:
-    """The share of each class but the background in a mask, in words."""
+    """The share of each class except the background in a mask, as text."""
     background = background_class(labels.names)
     shares = ((name, (mask == n).mean()) for n, name in enumerate(labels.names) if n != background)
     return ", ".join(f"{name} {share:.0%}" for name, share in shares)
 
 
 def _predict(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap) -> dict[int, NDArray[np.uint8]]:
-    """Number of a pair -> (H, W) predicted class index, a place in `labels`."""
+    """Number of a pair -> (H, W) predicted class index, in the order of `labels`."""
     table = np.full(256, IGNORED, np.uint8)
     table[: labels.classes] = [labels.names.index(name) for name in predictor.labels.names]
     images = (load_image(pair.image, predictor.bundle.sizing.channels) for pair in pairs)
@@ -236,7 +236,7 @@ def _predict(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap) -> d
 def _legend(labels: LabelMap) -> list[tuple[str, str]]:
     background = background_class(labels.names)
     classes = [one for n, one in enumerate(zip(labels.names, labels.colors, strict=True)) if n != background]
-    near = (_("wrong beside an outline of the truth ({px:g} px)").format(px=TOLERANCE_PX), NEAR_COLOR)
+    near = (_("wrong, within {px:g} px of a true outline").format(px=TOLERANCE_PX), NEAR_COLOR)
     return [(name, _hex(color)) for name, color in [*classes, *error_legend(labels), near]]
 
 
@@ -254,7 +254,7 @@ def _draw_figures(facts: RunFacts) -> tuple[list[Figure], Figure | None]:
             curves.append(Figure(title, alt.format(title=title, epochs=last["epoch"]), svg_uri(svg)))
     if facts.calibration is None or facts.expected_error is None:
         return curves, None
-    alt = _("calibration plot: share of pixels that is right over the probability; expected error {error:.3f}")
+    alt = _("calibration plot: share of correct pixels over the probability; expected calibration error {error:.3f}")
     uri = svg_uri(draw_calibration(facts.calibration))
     return curves, Figure(_("calibration"), alt.format(error=facts.expected_error), uri)
 

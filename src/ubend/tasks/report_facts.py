@@ -1,4 +1,4 @@
-"""The facts of a report: what the files of a run say, as frozen values that the page only has to show."""
+"""The facts of a report, read from the files of a run, as frozen values for the page."""
 
 import json
 import math
@@ -28,12 +28,12 @@ from ubend.tasks.runs import RunSummary, read_summary, show_date
 from ubend.tasks.show import score_images
 from ubend.training.run_folder import RunFolder
 
-_CONFUSIONS = 12  # the largest that are listed
+_CONFUSIONS = 12  # number of confusions that are listed, the largest first
 
 
 @dataclass(frozen=True)
 class MeasureRow:
-    """One measure of the main class, or of the mean of all classes but the background; all as text."""
+    """One measure of the main class, or its mean over all classes except the background, as text."""
 
     name: str
     mean: str
@@ -44,7 +44,7 @@ class MeasureRow:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """A class: share of the pixels in the truth, images that hold it, measures as text."""
+    """A class: share of the pixels in the truth, number of images with it, measures as text."""
 
     name: str
     color: str
@@ -69,7 +69,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class SplitRow:
-    """A split: its images, and the groups that they are of."""
+    """A split: its number of images, and of their groups."""
 
     name: str
     images: int
@@ -85,22 +85,22 @@ class RunFacts:
         summary: see `read_summary`.
         scores: of its test images.
         labels: the class table.
-        pairs: of the scored images, by name; empty where the data list is not there.
+        pairs: of the scored images, by name; empty if the data list is missing.
         image_dice: name of each scored image -> its Dice, 0..1.
-        sentences: what was done and found, for someone in a hurry.
-        measures, row, over, rough: the scores; of which class or mean; over how many images or groups their intervals
-            are; whether these are rough.
-        classes, confusions: of each class; the largest confusions.
-        calibration: `bins` of the scores; None: of no use for this model.
+        sentences: a short summary.
+        measures, row, over, rough: the scores; their class or mean; the number of images or groups of their intervals;
+            whether the intervals are rough.
+        classes, confusions: scores of each class; the largest confusions.
+        calibration: `bins` of the scores; None: not available or not meaningful for this model.
         expected_error: expected calibration error; None: unknown.
         history: rows of metrics.jsonl, for curves.
-        splits, split_lines: how the images were split, and what leaks.
+        splits, split_lines: how the images were split, and leaks between splits.
         times: (phase, duration).
         choices: (setting, value, reason) of the automatic choices.
         date: when the training began.
         settings: settings.toml.
         versions: (name, version).
-        command: trains the same again.
+        command: the command that repeats the training.
     """
 
     name: str
@@ -188,7 +188,7 @@ def read_facts(path: Path) -> RunFacts:
 
 
 def different_settings(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
-    """(dotted key, value of each run) of the settings in which runs differ."""
+    """(dotted key, value in each run) of the settings that differ between runs."""
     tables = [_flat(tomllib.loads(run.settings)) for run in runs]
     keys = dict.fromkeys(key for table in tables for key in table)
     found = [(key, [str(table.get(key, "-")) for table in tables]) for key in keys]
@@ -196,7 +196,7 @@ def different_settings(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
 
 
 def choose_examples(image_dice: Mapping[str, float], count: int = 3) -> dict[str, list[str]]:
-    """Names of the worst, of typical (nearest to the median), and of the best images, each at most once."""
+    """The names of the worst, typical (nearest to the median) and best images; each name occurs at most once."""
     ordered = sorted(image_dice, key=lambda name: (image_dice[name], name))
     middle = float(np.median([*image_dice.values()]))
     worst, best = ordered[:count], ordered[count:][-count:][::-1]
@@ -206,7 +206,7 @@ def choose_examples(image_dice: Mapping[str, float], count: int = 3) -> dict[str
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value."""
+    """A nested table as dotted key -> value."""
     out = dict[str, Any]()
     for key, value in table.items():
         out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -214,14 +214,14 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _split_choice(line: str) -> tuple[str, str, str]:
-    """ "key = value: reason" of run.json."""
+    """Split a line "key = value: reason" of run.json."""
     key, _equals, rest = line.partition(" = ")
     value, _colon, why = rest.partition(": ")
     return key, value, why
 
 
 def _read_logs(path: Path, folds: int | None) -> tuple[list[Mapping[str, Any]], tuple[tuple[str, str], ...]]:
-    """The history, of the first fold where there are several, and the durations that are known, of all folds."""
+    """The history (with folds, that of the first), and the known durations of each phase (summed over folds)."""
     runs = [RunFolder(path / f"fold-{fold}") for fold in range(1, folds + 1)] if folds else [RunFolder(path)]
 
     def read(file: Path) -> list[Mapping[str, Any]]:
@@ -234,7 +234,7 @@ def _read_logs(path: Path, folds: int | None) -> tuple[list[Mapping[str, Any]], 
 
 
 def _measures(scores: Scores) -> tuple[bool, str, tuple[MeasureRow, ...]]:
-    """Whether intervals are rough, what they are over, and the rows."""
+    """Whether intervals are rough, the number of images or groups, and the rows of measures."""
     data, native = scores.data, scores.data["native"]
     row = main_row([*native["predicted_share"]])
     intervals, boundary = data["intervals"], data["boundary"]
@@ -282,7 +282,7 @@ def _class_rows(scores: Scores, labels: LabelMap) -> tuple[ClassRow, ...]:
 
 
 def _confusions(scores: Scores) -> tuple[Confusion, ...]:
-    """The largest confusions; none of scores that do not hold them."""
+    """The largest confusions; empty if the scores do not contain confusions."""
     found = [
         Confusion(truth, prediction, pixels / max(1, sum(row.values())))
         for truth, row in scores.data.get("confusion", {}).items()
@@ -295,7 +295,7 @@ def _confusions(scores: Scores) -> tuple[Confusion, ...]:
 def _describe_splits(
     rows: Sequence[tuple[Pair, list[str]]], scores: Scores, about: Mapping[str, Any], seed: int
 ) -> tuple[tuple[SplitRow, ...], tuple[str, ...]]:
-    """The splits, and lines on how they were made and what leaks."""
+    """The splits, and lines on how they were made and on leaks between them."""
     names = {"train": _("training"), "val": _("validation"), "test": _("test")}
     splits = []
     for split in SPLITS:
@@ -305,15 +305,15 @@ def _describe_splits(
     lines = []
     if stated is not None:
         line = _("The folder or the split file states the split.")
-        lines.append(line if stated else _("The split was drawn, with seed {seed}.").format(seed=seed))
+        lines.append(line if stated else _("The split is random, with seed {seed}.").format(seed=seed))
     if any(pair.group for pair, _hashes in rows):
-        lines.append(_("Images of one group (patient, video, site) are kept in one split, where the split is drawn."))
+        lines.append(_("Random splits keep all images of a group (patient, video, site) in one split."))
     lines += [_("note: {remark}").format(remark=remark) for remark in about["remarks"]]
     return tuple(splits), (*lines, *_describe_leaks(rows, scores))
 
 
 def _describe_leaks(rows: Sequence[tuple[Pair, list[str]]], scores: Scores) -> list[str]:
-    """Whether scored images, or images of their groups, are training or validation images too."""
+    """Lines on whether scored images, or images of their groups, are also in another split."""
     hashes, groups = dict[str, set[SplitName | None]](), dict[str, set[SplitName | None]]()
     for pair, (image, _mask) in rows:
         hashes.setdefault(image, set()).add(pair.split)
@@ -327,10 +327,10 @@ def _describe_leaks(rows: Sequence[tuple[Pair, list[str]]], scores: Scores) -> l
     ]
     if not leaked:
         if groups:
-            return [_("Leaks: no scored image is in another split too, and none has images of its group there.")]
+            return [_("Leaks: none; no scored image, and no other image of its group, is in another split.")]
         line = _(
-            "Leaks: no scored image is in another split too. Groups are unknown: images of one patient, video or site "
-            "may be in several splits, and would make the scores optimistic."
+            "Leaks: no scored image is in another split. Groups are unknown: if images of one patient, video or site "
+            "are in several splits, the scores are optimistic."
         )
         return [line]
     line = ngettext(
@@ -357,7 +357,7 @@ def _sentences(
     expected_error: float | None,
     folds: int | None,
 ) -> tuple[str, ...]:
-    """Five sentences: what was trained, on what, how well it does, where it fails, what to beware of."""
+    """A summary in five parts: classes, training data, mean score, weaknesses, caveats."""
     train, val, test = (row.images for row in splits)
     counts = Counter(value < 0.5 for value in image_dice)
     dice, native = scores.data["intervals"]["dice"], scores.data["native"]
@@ -381,37 +381,38 @@ def _sentences(
     first = _("A model was trained to find these classes in images of {data}: {names}.")
     if scores.subset == "out-of-fold":
         second = _(
-            "It is {folds} models; each of the {train} images was scored by the one that had not learned from it."
+            "It consists of {folds} networks; each of the {train} images was scored by the one not trained on it."
         )
     elif folds:
         second = _(
-            "It is {folds} models, each trained on {train} images {size} without one fold of them; {test} test images "
-            "were kept aside until the end."
+            "It consists of {folds} networks, each trained on {train} images {size} without one fold; {test} test "
+            "images were held out until the end."
         )
     elif test:
         second = _(
-            "It learned from {train} images {size}; {val} validation images chose among the weights of {epochs} "
-            "epochs, and {test} test images were kept aside until the end."
+            "It was trained on {train} images {size}; the weights were chosen among {epochs} epochs by {val} "
+            "validation images, and {test} test images were held out until the end."
         )
     else:
         second = _(
-            "It learned from {train} images {size}; {val} validation images chose among the weights of {epochs} "
-            "epochs; there are no test images, so the scores are of the validation images, and optimistic."
+            "It was trained on {train} images {size}; the weights were chosen among {epochs} epochs by {val} "
+            "validation images; there are no test images, so the scores are those of the validation images and "
+            "optimistic."
         )
-    third = _("On {count} images at their own size the Dice of {row} is {dice}: mean, with its 95% interval.")
+    third = _("On {count} images at native size, the mean Dice of {row} is {dice} (95% interval).")
     if row in ("mean", "mean_foreground"):
-        third = _("On {count} images at their own size the mean Dice of all classes is {dice}, with its 95% interval.")
+        third = _("On {count} images at native size, the mean Dice over all classes is {dice} (95% interval).")
     if row == "mean_foreground":
         third = _(
-            "On {count} images at their own size the mean Dice of all classes but the background is {dice}, with its "
-            "95% interval."
+            "On {count} images at native size, the mean Dice over all classes except the background is {dice} (95% "
+            "interval)."
         )
     fourth = _("In {bad} of {count} images the Dice is below 0.5; the worst are shown below.")
     worst = _worst_class(dice, labels)
     if worst is not None:
         shown |= {"worst": worst, "worst_dice": show_mean(dice[worst])}
-        fourth += " " + _("The class that is found worst is {worst}: {worst_dice}.")
-    fifth = _("Another training with another seed would give other figures: what that changes is in no interval here.")
+        fourth += " " + _("The class with the lowest Dice is {worst}: {worst_dice}.")
+    fifth = _("A training with another seed would give different scores; the intervals do not include this variation.")
     if expected_error is not None:
         shown |= {"error": f"{expected_error:.3f}"}
         fifth = _("Its probabilities are off by {error} on average (expected calibration error).") + " " + fifth
@@ -419,7 +420,7 @@ def _sentences(
 
 
 def _worst_class(dice: Mapping[str, Any], labels: LabelMap) -> str | None:
-    """The class with the least Dice, of three and more classes."""
+    """The class with the lowest Dice, if there are several besides the background."""
     background = background_class(labels.names)
     known = {
         name: dice[name]["mean"]

@@ -130,7 +130,7 @@ def _rank(found: Sequence[tuple[Path, RunSummary]]) -> list[str]:
     for images, runs in alike.items():
         if len(runs) > 1:
             ranked = [path for _mean, path in sorted(runs)]
-            line = _("on the same {count} images, best first: {runs}; `ubend compare {paths}` says what is shown")
+            line = _("on the same {count} images, best first: {runs}; `ubend compare {paths}` tests the differences")
             names = ", ".join(path.resolve().name for path in ranked)
             lines.append(
                 line.format(count=len(images), runs=names, paths=" ".join(shlex.quote(str(path)) for path in ranked))
