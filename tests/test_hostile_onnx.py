@@ -176,7 +176,7 @@ def test_changed_bytes(whole: bytes, tally: Any) -> None:
         for place in random.integers(len(data), size=2):
             data[place] = random.integers(256)
         try:
-            onnx_scan.scan(memoryview(bytes(data)))
+            onnx_scan.scan(memoryview(bytes(data)), "ubend")
             tally.add(True)
         except onnx_scan.OnnxRefusedError:
             tally.add(False)
@@ -185,11 +185,11 @@ def test_changed_bytes(whole: bytes, tally: Any) -> None:
 @pytest.mark.parametrize("field", [b"\x0a\x00", b"\x2a\x00"], ids=["nodes", "tensors"])
 def test_memory_of_many_small_parts(field: bytes) -> None:
     graph = field * 10_000_000
-    data = b"\x3a" + varint(len(graph)) + graph
+    data = b"\x3a" + varint(len(graph)) + graph + b"\x72\x09\x0a\x05ubend\x12\x00"
     tracemalloc.start()
     try:
         with pytest.raises(onnx_scan.OnnxRefusedError):
-            onnx_scan.scan(memoryview(data))
+            onnx_scan.scan(memoryview(data), "ubend")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -210,7 +210,7 @@ def load_exported(path: Path) -> Bundle:
 def open_exported(path: Path, data: bytes) -> Bundle:
     """A model from the bytes of an exported file; `path` is for messages. For errors see `load_model`."""
     try:
-        text = scan(memoryview(data)).get(ENTRY)
+        text = scan(memoryview(data), ENTRY)
     except OnnxRefusedError as error:
         raise _refusal(path, None, str(error)) from error
     if text is None:

@@ -8,7 +8,7 @@ Source of the field numbers: onnx.proto of ONNX 1.23, https://github.com/onnx/on
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ubend.core.i18n import _
@@ -59,11 +59,12 @@ class _Seen:
     text: int = 0
 
 
-def scan(data: memoryview) -> Mapping[str, str]:
-    """The metadata of an ONNX file that is safe to load.
+def scan(data: memoryview, entry: str) -> str | None:
+    """A metadata entry of an ONNX file that is safe to load; None: it has no such entry, and its graph was not read.
 
     Args:
         data: the whole file.
+        entry: the key of the metadata entry.
     Raises:
         OnnxRefusedError: it is cut off or damaged, or holds what ubend does not write.
     """
@@ -79,8 +80,9 @@ def scan(data: memoryview) -> Mapping[str, str]:
             _add_metadata(_message(value), seen)
     if graph is None:
         raise OnnxRefusedError(_("no graph"))
-    _scan_graph(graph, seen)
-    return seen.metadata
+    if entry in seen.metadata:
+        _scan_graph(graph, seen)
+    return seen.metadata.get(entry)
 
 
 def _scan_graph(graph: memoryview, seen: _Seen) -> None:

@@ -60,12 +60,12 @@ def export(
         known = ", ".join(PRECISIONS.get(to, get_args(Target)))
         raise SettingError(line.format(precision=precision, to=to, known=known), key="--precision")
     path = model_path(Path(model))
+    bundle = load_bundle(path, network)
     out = path.with_suffix(EXPORTED_SUFFIX) if out is None else Path(out)
     if out.suffix.lower() != EXPORTED_SUFFIX:
         line = _("{path}: give a name that ends in {suffix}")
         raise OutputError(line.format(path=out, suffix=EXPORTED_SUFFIX), path=out)
     refuse_existing([out])
-    bundle = load_bundle(path, network)
     for name in _PACKAGES:
         import_package(name)
     reporter.report(_("exporting {path}; this takes a minute or more for several networks").format(path=path))
