@@ -56,7 +56,7 @@ def test_functions_can_be_called_whatever_was_imported() -> None:
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(f"ubend.{name}")
     assert {"fit", "load", "evaluate", "predict", "objects", "cutout", "data", "draw_sample"} <= set(FUNCTIONS)
-    assert {"read_folder", "read_image", "read_scan", "resume"} <= set(FUNCTIONS)
+    assert {"export", "read_folder", "read_image", "read_scan", "resume"} <= set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, "UNet", "Predictor.__call__", "Prediction.overlay"])
@@ -75,7 +75,7 @@ def test_signatures_are_enumerated_typed_and_described(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fit", "evaluate", "compare", "report", "predict", "objects", "cutout", "data", "sample"]
+    "name", ["fit", "evaluate", "compare", "report", "predict", "export", "objects", "cutout", "data", "sample"]
 )
 def test_keywords_have_the_names_of_the_flags(name: str) -> None:
     command = main.get_command(click.Context(main), name)

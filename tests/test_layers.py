@@ -17,6 +17,7 @@ TORCH_FREE = ["core", "io", "labels", "layouts", "metrics", "drawing", "instance
 TORCH_FREE_MODULES = [
     "api",
     "evaluation.report",
+    "models.onnx_scan",
     "inference.tiling",
     "inference.postprocess",
     "tasks.options",

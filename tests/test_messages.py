@@ -777,6 +777,27 @@ CASES |= {
     "archive: many entries": archive(make_zip([(f"{i}", b"") for i in range(30)]), limits=Limits(entries=20)),
 }
 
+
+def onnx_of(data: bytes, *words: object) -> Case:
+    """A command with an exported model that holds `data`; refused before a package of the extra is asked for."""
+
+    def run(place: Place) -> object:
+        path = place / "model.onnx"
+        path.write_bytes(data)
+        return refused(words[0], path, *words[1:], *(["--out", place / "out"] if len(words) > 1 else []))
+
+    return run
+
+
+CASES |= {
+    "exported: cut off": onnx_of(b"\x08\x08:\xff", "info"),
+    "exported: no graph": onnx_of(b"\x08\x08", "predict", "a.png"),
+    "exported: another operator": onnx_of(b"\x3a\x08\x0a\x06\x22\x04Loop\x72\x09\x0a\x05ubend\x12\x00", "info"),
+    "exported: by another program": onnx_of(b"\x3a\x00", "info"),
+    "export: of an exported model": onnx_of(b"", "export"),
+    "export: another ending": lambda place: refused("export", place.good / "run", "--out", place / "a.bin"),
+}
+
 # ---------------------------------------------------------------------------------------- what runs tell
 
 RUNS: dict[str, Callable[[Place], list[object]]] = {

@@ -41,6 +41,7 @@ def test_the_public_names() -> None:
         "data",
         "draw_sample",
         "evaluate",
+        "export",
         "fit",
         "load",
         "objects",

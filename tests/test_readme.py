@@ -1,5 +1,7 @@
 """The commands of README and docs run as written, in their order; the long ones with a small network and one epoch."""
 
+import ast
+import csv
 import os
 import re
 import shlex
@@ -12,6 +14,7 @@ from PIL import Image
 
 from support import ROOT
 from support.commands import parse
+from support.exports import NEEDS_EXPORT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = ["--epochs", "1", "--width", "2", "--size", "32"]  # click takes the last of two equal flags
@@ -79,6 +82,19 @@ def test_own_images(place: Path) -> None:
     assert len(list((place / "masks").glob("*.png"))) == 2 * 64
     assert len(list((place / "counted").glob("*_ids.tif"))) == len(list((place / "cut").glob("*.png"))) == 64
     assert (place / "cells-data" / "samples.png").exists()
+
+
+@NEEDS_EXPORT
+def test_one_file_for_other_programs(place: Path) -> None:
+    """The example without ubend finds the classes where `ubend predict` does."""
+    for words in page_commands("docs/deploy.md"):
+        ubend(words, place)
+    assert len(list((place / "masks-onnx").glob("*.png"))) == 2 * 64
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8"), re.S)
+    shares = ast.literal_eval(run([sys.executable, "-c", block], place))
+    with (place / "masks-onnx" / "shares.csv").open(newline="") as file:
+        (row,) = (row for row in csv.DictReader(file) if Path(row["file"]).stem == "cell_000")
+    assert {name: pytest.approx(float(row[name]), abs=0.02) for name in shares} == shares
 
 
 def test_painted_masks(place: Path) -> None:

@@ -27,6 +27,7 @@ INTRO = """# Python API
 SECTIONS: dict[str, list[Any]] = {
     "Train, score, use": [ubend.fit, ubend.resume, ubend.evaluate, ubend.compare, ubend.report, ubend.load],
     "Predict files": [ubend.predict, ubend.objects, ubend.cutout],
+    "Export": [ubend.export],
     "Data": [ubend.data, ubend.read_folder, ubend.read_image, ubend.read_scan, ubend.draw_sample],
     "Models and predictions": [ubend.UNet, ubend.Predictor, ubend.Ensemble, ubend.Prediction, ubend.LabelMap],
     "Results": [

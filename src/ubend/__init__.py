@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ubend.api import data as data
     from ubend.api import draw_sample as draw_sample
     from ubend.api import evaluate as evaluate
+    from ubend.api import export as export
     from ubend.api import fit as fit
     from ubend.api import objects as objects
     from ubend.api import predict as predict
@@ -76,6 +77,7 @@ _HOMES = {
     "data": "ubend.api",
     "draw_sample": "ubend.api",
     "evaluate": "ubend.api",
+    "export": "ubend.api",
     "fit": "ubend.api",
     "load": "ubend.inference.ensemble",
     "objects": "ubend.api",

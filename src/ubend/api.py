@@ -403,6 +403,40 @@ def predict(
         )
 
 
+def export(
+    model: Path | str,
+    *,
+    to: 'Literal["onnx"]' = "onnx",
+    out: Path | str | None = None,
+    precision: 'Literal["fp32", "fp16"]' = "fp32",
+    network: "nn.Module | None" = None,
+    reporter: "Reporter | None" = None,
+) -> Path:
+    """Write a model as one file for other programs; it is compared with the model on images before.
+
+    docs/deploy.md describes the file, and the limits beyond which it is not written. Needs the extra `export`.
+
+    Args:
+        model: a run folder or a model file.
+        to: kind of the file.
+        out: the file, new; None: `model.onnx` beside the model file.
+        precision: of the stored weights: `fp32`, or `fp16`, which halves the file; computed is in float32 either way.
+        network: your own module, if the model is one of it; its weights do not matter.
+        reporter: reports notes and progress; None: prints them, as the command does.
+    Returns:
+        The file.
+    Raises:
+        SettingError: the network cannot be exported.
+        MissingPackageError: the extra `export` is not installed.
+        ModelFileError: the model cannot be read, or the export differs from it too much.
+        OutputError: the file exists already, or cannot be written.
+    """
+    from ubend.tasks.export import export as run_export
+
+    with _reporter(reporter) as log:
+        return run_export(model, to=to, out=out, precision=precision, network=network, reporter=log)
+
+
 def objects(
     model: Path | str | Sequence[Path | str],
     *,

@@ -126,6 +126,7 @@ for _command in (
     using.predict,
     object_commands.cutout,
     object_commands.objects,
+    using.export,
     using.show,
     folders.data,
     folders.preview,

@@ -102,3 +102,21 @@ def runs(folder: Path) -> None:
 
     for line in list_runs(folder):
         echo(line)
+
+
+@command(help=later("Write MODEL as one file for other programs; it is compared with the model first."))
+@click.argument("model", type=PATH)
+@option("--to", type=click.Choice(["onnx"]), default="onnx", show_default=True, help=later("Kind of the file."))
+@option("--out", type=PATH, help=later("File to write  [RUN/model.onnx]"))
+@option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help=later("Of the stored weights; fp16 halves the file."),
+)
+def export(model: Path, **flags: Any) -> None:
+    from ubend.tasks.export import export as call
+
+    with make_reporter() as reporter:
+        call(model, reporter=reporter, **flags)

@@ -21,6 +21,7 @@ Purpose = Literal[
     "candidates",
     "dropout",
     "elastic",
+    "export",
     "foreground",
     "gain",
     "noise field",

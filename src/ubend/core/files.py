@@ -167,6 +167,7 @@ def is_too_long(path: Path) -> bool:
 
 
 MODEL_FILE = "model.safetensors"  # of a run folder
+EXPORTED_SUFFIX = ".onnx"  # of exported models
 
 
 def model_path(path: Path) -> Path:

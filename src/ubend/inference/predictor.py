@@ -37,7 +37,8 @@ from ubend.inference.tiling import (
 from ubend.io.images import LoadedImage, model_size, resize_array, resize_image
 from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED
-from ubend.models.model_file import Bundle, load_bundle
+from ubend.models.exported import load_model
+from ubend.models.model_file import Bundle
 from ubend.models.networks import Network
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: about 1 GiB of features at width 64
@@ -116,6 +117,15 @@ class Predictor:
                 _("--overlap {overlap}: give a fraction from 0 to less than 1").format(overlap=overlap), key="--overlap"
             )
         self.bundle, self.labels = bundle, bundle.labels
+        if bundle.model.cpu_only:
+            if str(device or "cpu") != "cpu":
+                raise SettingError(
+                    _(
+                        "--device {device}: exported models are run on the CPU; leave --device out, or name the run"
+                    ).format(device=device),
+                    key="--device",
+                )
+            device = "cpu"
         self.device = pick_device(None if device is None else str(device))
         model: Network = bundle.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model.eval()
@@ -388,14 +398,14 @@ def _compute(network: Callable[[Tensor], Tensor], precision: torch.dtype, images
 
 
 def load(path: Path | str, device: str | None = None, *, network: nn.Module | None = None, **tiling: Any) -> Predictor:
-    """Load a predictor from a model file or a run folder; for `network` see `load_bundle`, for `tiling` `Predictor`.
+    """Load a predictor from a model file or a run folder; for `network` see `load_model`, for `tiling` `Predictor`.
 
     Raises:
         ModelFileError: the file is missing, truncated, not a ubend model, or newer than this version.
         SettingError: no such device, invalid tiles or overlap, or not enough memory for the model.
     """
     with explain_out_of_memory(_("not enough memory for the model; try --device cpu")):
-        return Predictor(load_bundle(Path(path), network), device, **tiling)
+        return Predictor(load_model(Path(path), network), device, **tiling)
 
 
 def _bytes_given(image: Image) -> int:

@@ -54,7 +54,7 @@ class CustomNetwork(SegmentationNet):
         height, width = image.shape[-2:]
         normalised = pad_to_multiple((image - self.mean) / self.std, self.input_multiple)
         logits = self.module(normalised)
-        wanted = (len(image), self.classes, *normalised.shape[-2:])
+        wanted = (image.shape[0], self.classes, *normalised.shape[-2:])
         if not isinstance(logits, Tensor) or logits.shape != wanted:
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             line = _(

@@ -91,7 +91,7 @@ class SameConv2d(nn.Conv2d):
 
 def _same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
     """(zeros before, zeros after) an axis of `side` values."""
-    total = max(0, (math.ceil(side / stride) - 1) * stride + kernel - side)
+    total = max(0, kernel - (side % stride or stride))  # in whole numbers, so that an export keeps `side` variable
     return total // 2, total - total // 2
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ubend.core.i18n import _
-from ubend.models.segmentation_net import SegmentationNet
+from ubend.models.segmentation_net import Parts, SegmentationNet
 
 ViewKind = Literal["plain", "mirror", "square"]
 MAX_MEMBERS = 100
@@ -103,6 +103,9 @@ class EnsembleNet(SegmentationNet):
 
     def shape(self) -> dict[str, Any]:
         return {**self._first.shape(), "members": len(self.members), "views": self.views}
+
+    def parts(self) -> Parts:
+        return Parts(self._nets, _VIEWS[self.views], self.class_bias)
 
     def first_weight(self) -> str:
         return f"members.0.{self._first.first_weight()}"

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ubend.core.errors import Contradiction, DataError, ModelFileError, reason, validation_key, validation_reason
-from ubend.core.files import model_path, named_in_utf8, regular_file, write_file
+from ubend.core.files import EXPORTED_SUFFIX, model_path, named_in_utf8, regular_file, write_file
 from ubend.core.i18n import _
 from ubend.core.settings import CUSTOM, AnyNetwork, Orientation, Precision, Upsampling
 from ubend.io.images import Sizing
@@ -178,21 +178,25 @@ def save_bundle(path: Path, bundle: Bundle, weights: Mapping[str, Tensor] | None
         ModelFileError: a field has a value that `load_bundle` would refuse.
         OutputError: the file cannot be written.
     """
-    net = bundle.model
+    state = weights or bundle.model.state_dict()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    text = json.dumps(make_entry(bundle, tensors), ensure_ascii=False)
+    read_header(path, text)
+    write_tensors(path, tensors, {_HEADER: text})
+
+
+def make_entry(bundle: Bundle, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The `ubend` entry of a bundle's file, see `Header`; the tensors are contiguous, on the CPU."""
     entry = {
         "format": FORMAT,
-        "network": {"growth" if key == "upsampling" else key: value for key, value in net.shape().items()},
+        "network": {"growth" if key == "upsampling" else key: value for key, value in bundle.model.shape().items()},
         "labels": asdict(bundle.labels),
         "sizing": asdict(bundle.sizing),
         **{stored.name: getattr(bundle, stored.name) for stored in fields(StoredFields)},
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or net.state_dict()).items()}
     text = json.dumps(entry, ensure_ascii=False)
     entry = json.loads(_NOT_UTF8.sub(lambda byte: rf"\\x{ord(byte[0]) & 255:02x}", text))
-    entry["digest"] = find_digest(entry, tensors)
-    text = json.dumps(entry, ensure_ascii=False)
-    read_header(path, text)
-    write_tensors(path, tensors, {_HEADER: text})
+    return {**entry, "digest": find_digest(entry, tensors)}
 
 
 def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
@@ -209,6 +213,9 @@ def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
         SettingError: it needs an encoder from timm, which is not installed, or too old.
     """
     path = model_path(path)
+    if path.suffix.lower() == EXPORTED_SUFFIX:
+        line = _("{path}: an exported model, which is only used; name the run that it was made from")
+        raise ModelFileError(line.format(path=path), path=path, key="model")
     try:
         with named_in_utf8(regular_file(path)) as opened_path, safe_open(opened_path, "pt") as file:
             text = (file.metadata() or {}).get(_HEADER)

@@ -4,7 +4,7 @@ N images of a batch, C channels, H x W pixels.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,21 @@ from torch.nn import functional as F
 
 from ubend.core.i18n import _, later, now
 from ubend.core.settings import AnyNetwork, Upsampling
+
+
+class Parts(NamedTuple):
+    """What a network's probabilities are averaged over.
+
+    Attributes:
+        members: networks that each normalise and pad by themselves.
+        views: symmetries of the square in which an image is shown to each: quarter turns against the clock, then
+            whether left and right are exchanged.
+        class_bias: (classes,) added to the logarithm of the mean probabilities; None: nothing is averaged.
+    """
+
+    members: list["SegmentationNet"]
+    views: Sequence[tuple[int, bool]] = ((0, False),)
+    class_bias: Tensor | None = None
 
 
 class SegmentationNet(nn.Module):
@@ -42,12 +57,12 @@ class SegmentationNet(nn.Module):
         encoder_name: timm's name of the encoder; None: the network has no separate encoder.
         is_ensemble: whether it consists of several networks, `shape()["members"]` of them.
         averages_views: whether a forward pass already averages over mirror images.
+        cpu_only: whether it takes and returns tensors on the CPU only.
     """
 
     kind: ClassVar[AnyNetwork] = "unet"
     options: ClassVar[tuple[str, ...]] = ("depth", "skips", "upsampling")
     has_batch_norm: ClassVar[bool] = True
-    edge_px: ClassVar[int] = 0
     summary_template: ClassVar[str] = later(
         "U-Net: width {width}, depth {depth}, {parameters:,} parameters, skip connections at levels {skips}"
     )
@@ -57,6 +72,8 @@ class SegmentationNet(nn.Module):
     encoder_name: str | None = None
     is_ensemble = False
     averages_views = False
+    cpu_only = False
+    edge_px = 0
     mean: Tensor
     std: Tensor
 
@@ -108,6 +125,10 @@ class SegmentationNet(nn.Module):
         """The arguments of `make_network` for a network of the same shape; can be stored as JSON."""
         shape = {"channels": self.channels, "classes": self.classes, "width": self.width, "depth": self.depth}
         return shape | {"skips": list(self.skips), "upsampling": self.upsampling}
+
+    def parts(self) -> Parts:
+        """The networks whose probabilities are averaged; of most networks it alone, as it is."""
+        return Parts([self])
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """The parameters of a separate encoder, which have their own learning rate; empty if there is none."""

@@ -9,7 +9,7 @@ from ubend.core.errors import UbendError
 from ubend.core.files import model_path
 from ubend.core.i18n import _, ngettext
 from ubend.labels.label_values import format_values
-from ubend.models.model_file import load_bundle
+from ubend.models.exported import load_model
 from ubend.tasks.runs import Dice, read_dice, read_summary, show_date, show_dice
 from ubend.training.run_folder import RunFolder
 
@@ -20,7 +20,7 @@ def describe_model(path: Path | str) -> list[str]:
     Args:
         path: a run folder, or a model file; date and test scores are read from the run folder that contains it.
     """
-    bundle = load_bundle(Path(path))
+    bundle = load_model(Path(path))
     net, labels, sizing = bundle.model, bundle.labels, bundle.sizing
     if sizing.size_px is None:
         aspect = _("at native size")

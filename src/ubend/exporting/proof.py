@@ -1,0 +1,211 @@
+"""Whether an exported file answers as the model does: both on the same images, both on the CPU in float32.
+
+The limits are of what users see, the class of each pixel and the Dice. A file in full precision differs by rounding
+alone; one in half precision may lose a little, but not much on any one image. H x W pixels of an image, K classes.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ubend.core.counter_rng import draw_normal
+from ubend.core.errors import DataError, ModelFileError
+from ubend.core.i18n import _
+from ubend.core.progress import Reporter
+from ubend.dataset.store import ignore_invalid, read_class_map
+from ubend.evaluation.intervals import compare_means, mean_intervals
+from ubend.inference.input_checks import inspect_file, take_pixels
+from ubend.inference.prediction import class_index
+from ubend.inference.predictor import Predictor
+from ubend.io.images import LoadedImage, resize_array
+from ubend.labels.class_table import IGNORED
+from ubend.layouts.pairs import Pair
+from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
+from ubend.models.model_file import Bundle
+
+MAX_IMAGES = 100
+MAX_PIXELS = 8e6  # of the network's input, over all images: two minutes of the tutorial's network on two cores
+MAX_BYTES = 2**29
+MAX_SHARE = {"fp32": 1e-5, "fp16": 0.01}  # of the pixels whose class differs
+MAX_DICE_LOSS = 0.005  # of the mean, at the upper end of its 95% interval; fp16 alone
+MAX_IMAGE_LOSS = 0.05  # of any one image; fp16 alone
+_DRAWN = 4  # images, where those of the run are gone
+_GRID = 8  # blobs along each side of a drawn image
+
+
+@dataclass(frozen=True)
+class TestImage:
+    """An image for the proof.
+
+    Attributes:
+        image: as `take_pixels` gives it.
+        truth: (H, W) class index or IGNORED; None: not known.
+        group: patient, video or site; None: its own.
+    """
+
+    image: LoadedImage
+    truth: NDArray[np.uint8] | None = None
+    group: str | None = None
+
+
+class _Answers(NamedTuple):
+    """(K, H, W) probabilities, (H, W) class index, and the seconds of the network alone."""
+
+    prob: NDArray[np.float32]
+    mask: NDArray[np.uint8]
+    seconds: float
+
+
+def prove(
+    bundle: Bundle, exported: Bundle, images: Sequence[TestImage], compared_on: str, reporter: Reporter
+) -> dict[str, Any]:
+    """What both models answer on the same images, fit for JSON.
+
+    Args:
+        bundle: the model.
+        exported: the exported file, loaded.
+        images: one or more.
+        compared_on: which images they are: test, val, or drawn.
+    Returns:
+        `largest_probability_difference`, `share_of_pixels` whose class differs, `dice` (None without true masks):
+        means of both over images and classes, their `difference` (after less before) with its paired 95% `interval`,
+        and that of the `worst_image`; `seconds_per_megapixel` of the network's input: of the network alone.
+    """
+    before = Predictor(replace(bundle, precision="float32"), "cpu")
+    after = Predictor(exported, "cpu")
+    classes = bundle.labels.classes
+    largest, differing, pixels, megapixels = 0.0, 0, 0, 0.0
+    seconds, confusions = np.zeros(2), list[NDArray[np.int64]]()
+    for predictor in (before, after):  # the first pass of each is slower
+        _answer(predictor, images[0].image)
+    reporter.begin(_("comparing the exported model"), len(images))
+    for number, one in enumerate(images, 1):
+        answers = [_answer(predictor, one.image) for predictor in (before, after)]
+        (prob, mask, _time), (other_prob, other_mask, _other_time) = answers
+        largest = max(largest, float(np.abs(prob - other_prob).max()))
+        differing += int((mask != other_mask).sum())
+        pixels += mask.size
+        megapixels += np.prod(before.resize_input(one.image).size_hw, dtype=float) / 1e6
+        seconds += [answer.seconds for answer in answers]
+        if one.truth is not None:
+            masks, truth = (torch.from_numpy(np.stack(some)) for some in ([mask, other_mask], [one.truth, one.truth]))
+            confusions.append(count_confusion_batch(masks, truth, classes).numpy())
+        reporter.count(number)
+    reporter.end()
+    per_megapixel = (seconds / megapixels).tolist()
+    return {
+        "compared_on": compared_on,
+        "images": len(images),
+        "largest_probability_difference": largest,
+        "share_of_pixels": differing / pixels,
+        "dice": _compare_dice(np.stack(confusions), [one.group for one in images]) if confusions else None,
+        "seconds_per_megapixel": dict(zip(("torch", "onnx"), per_megapixel, strict=True)),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _compare_dice(confusions: NDArray[np.int64], groups: Sequence[str | None]) -> dict[str, Any]:
+    """Of (N, 2, K, K) confusions, before and after."""
+    before, after = (dice_from_confusion(confusions[:, side]) for side in (0, 1))
+    means = [interval.mean for interval in mean_intervals([before, after], groups)]
+    found = compare_means(after, before, groups).interval
+    per_image = _means_of_rows(after) - _means_of_rows(before)
+    interval = None if np.isnan(found.low) else list(found.shown)
+    return {
+        "before": means[0],
+        "after": means[1],
+        "difference": found.mean,
+        "interval": interval,
+        "worst_image": float(np.nanmin(per_image, initial=0.0)),
+    }
+
+
+def _means_of_rows(dice: NDArray[np.float64]) -> NDArray[np.float64]:
+    defined = ~np.isnan(dice)
+    sums: NDArray[np.float64] = np.where(defined, dice, 0).sum(axis=1)
+    means: NDArray[np.float64] = sums / np.maximum(1, defined.sum(axis=1))
+    return means
+
+
+def _answer(predictor: Predictor, image: LoadedImage) -> _Answers:
+    seconds, probs, masks = 0.0, list[Tensor](), list[Tensor]()
+    began = time.perf_counter()
+    for logits in predictor.run([predictor.resize_input(image)]):
+        seconds += time.perf_counter() - began
+        native = logits.native()[0]
+        probs.append(native.softmax(dim=0))
+        masks.append(class_index(native))
+        began = time.perf_counter()
+    return _Answers(torch.cat(probs, dim=1).numpy(), torch.cat(masks).numpy(), seconds)
+
+
+def refuse_different(proof: dict[str, Any], precision: Literal["fp32", "fp16"]) -> None:
+    """Fail where an exported model differs from the model by more than its precision may.
+
+    Raises:
+        ModelFileError: it does; `key` is the measure that is beyond its limit.
+    """
+    dice = proof["dice"] or {}
+    measures = [("share_of_pixels", proof["share_of_pixels"], MAX_SHARE[precision])]
+    if precision == "fp16" and dice:
+        low = dice["interval"][0] if dice["interval"] else dice["difference"]
+        measures += [("dice", -low, MAX_DICE_LOSS), ("worst_image", -dice["worst_image"], MAX_IMAGE_LOSS)]
+    for key, found, limit in measures:
+        if found <= limit:
+            continue
+        line = {
+            "share_of_pixels": _(
+                "the exported model gives another class on {found:.2g} of the pixels, at most {limit:.2g} are allowed"
+            ),
+            "dice": _("the exported model may lose {found:.4f} of Dice (95% bound), at most {limit:.3f} is allowed"),
+            "worst_image": _("the exported model loses {found:.3f} of Dice on one image, at most {limit} is allowed"),
+        }[key]
+        cure = _("nothing was written; please report it")
+        if precision != "fp32":
+            cure = _("nothing was written; export it with --precision fp32")
+        raise ModelFileError(f"{line.format(found=found, limit=limit)}; {cure}", key=key)
+
+
+def read_images(bundle: Bundle, pairs: Sequence[Pair]) -> list[TestImage]:
+    """Images with their masks, spread evenly over the pairs; those that cannot be read are left out.
+
+    At most `MAX_IMAGES`, `MAX_PIXELS` of the network's input and `MAX_BYTES` in memory; one if there is any.
+    """
+    predictor, images, pixels, held = Predictor(bundle, "cpu"), list[TestImage](), 0.0, 0
+    step = max(1, len(pairs) / MAX_IMAGES)
+    for pair in (pairs[int(number * step)] for number in range(min(len(pairs), MAX_IMAGES))):
+        try:
+            image = take_pixels(pair.image, bundle, inspect_file(pair.image, bundle))
+            mask = ignore_invalid(read_class_map(pair, image.pixels.shape[:2], bundle.labels), image.invalid, pair)
+        except DataError:
+            continue
+        pixels += np.prod(predictor.resize_input(image).size_hw, dtype=float)
+        held += image.pixels.nbytes
+        if images and (pixels > MAX_PIXELS or held > MAX_BYTES):
+            break
+        if (mask.classes != IGNORED).any():
+            images.append(TestImage(image, mask.classes, pair.group))
+    return images
+
+
+def draw_images(bundle: Bundle) -> list[TestImage]:
+    """Blobs and noise with the mean and the spread of the training images, one and a half times as wide as high."""
+    side = bundle.sizing.size_px or bundle.window_px or 256
+    height, width, channels = side, side * 3 // 2, bundle.sizing.channels
+    count, grid = channels * (_GRID**2 + height * width), _GRID**2 * channels
+    mean, std = (value.cpu().numpy().reshape(-1) for value in (bundle.model.mean, bundle.model.std))
+    kind, images = np.dtype(bundle.dtype), []
+    for number in range(_DRAWN):
+        drawn = draw_normal(0, "export", np.array([number]), count)[0].astype(np.float32)
+        blobs = resize_array(drawn[:grid].reshape(_GRID, _GRID, channels), (height, width))
+        values = mean + std * (blobs + 0.2 * drawn[grid:].reshape(height, width, channels))
+        if kind.kind == "u":
+            values = np.rint(values).clip(0, np.iinfo(kind).max)
+        images.append(TestImage(LoadedImage(values.astype(kind))))
+    return images
