@@ -128,6 +128,7 @@ for _command in (
     object_commands.objects,
     using.show,
     folders.data,
+    folders.doctor,
     folders.preview,
     using.info,
     using.runs,
