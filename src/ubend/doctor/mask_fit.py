@@ -31,7 +31,7 @@ _MAX_CLASSES = 12
 _FOLDS = 5
 _REACH = 0.12  # of the side: how far a mask is moved
 _NEAR = 0.02  # of the side: nearer than this the place is right
-_MIN_GAIN = 0.15  # of the fit, of which 2 is the most
+_MIN_FLIP_GAIN, _MIN_SHIFT_GAIN = 0.15, 0.2  # of the fit, of which 2 is the most; measured on the pets
 _MIN_EDGE = 0.05  # of the median fit of edges: below it edges tell nothing
 _EDGE_SHARE = 0.5  # of the usual fit of edges, that is gained
 _EMPTY_QUANTILE = 0.1  # of the images with objects: an empty mask's image that looks more like an object is suspicious
@@ -86,7 +86,7 @@ def _find_misfits(inspection: Inspection, fits: list[Fit]) -> list[Finding]:
         np.array([getattr(fits[i], name) for i in marked]) for name in ("fit", "flip_gain", "shift_gain")
     )
     usual, least = float(np.median(fit)), lower_bound(fit)
-    flip_bound, shift_bound = (max(_MIN_GAIN, upper_bound(gains)) for gains in (flips, shifts))
+    flip_bound, shift_bound = max(_MIN_FLIP_GAIN, upper_bound(flips)), max(_MIN_SHIFT_GAIN, upper_bound(shifts))
     usual_edge = float(np.median([fits[i].edge_fit for i in marked]))
     edge_bound = _EDGE_SHARE * usual_edge if usual_edge > _MIN_EDGE else -2.0  # fine structures have no edges here
     found = []
