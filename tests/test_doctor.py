@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -167,10 +168,23 @@ def test_a_given_split_that_leaks(discs: Path, tmp_path: Path) -> None:
     assert len([f for f in found if f["check"] == "leaked group"]) == 2  # of patients 2 and 3
 
 
+def test_the_page_needs_no_other_file(discs: Path, tmp_path: Path) -> None:
+    name = "disc98<b>"
+    shutil.copy(discs / "images" / "disc03.png", discs / "images" / f"{name}.png")
+    shutil.copy(discs / "masks" / "disc03.png", discs / "masks" / f"{name}.png")
+    assert run("doctor", discs, "--html", tmp_path / "page.html")[0] == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "duplicate image" in page
+    assert page.count("<img ") == page.count("data:image/jpeg;base64,") >= 2
+    assert "<b>" not in page  # names are escaped
+    assert not re.search(r"(src|href)=.(?!data:)", page)
+
+
 def test_nothing_that_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "images" / "a.png")
-    assert run("doctor", tmp_path)[0] == 2
+    assert run("doctor", tmp_path, "--html", tmp_path / "page.html")[0] == 2
+    assert "<section" in (tmp_path / "page.html").read_text()
 
 
 def test_order_of_findings() -> None:

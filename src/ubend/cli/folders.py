@@ -43,9 +43,15 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
 )
 @option("--json", "json_path", type=PATH, help=later("JSON file to write, with all findings."))
+@option("--html", "html_path", type=PATH, help=later("HTML page to write, with all findings and thumbnails."))
 @option("--strict", is_flag=True, help=later("Fail on warnings too; exit code 2."))
 def doctor(
-    folder: Path | None, assignments: tuple[str, ...], json_path: Path | None, strict: bool, **flags: Any
+    folder: Path | None,
+    assignments: tuple[str, ...],
+    json_path: Path | None,
+    html_path: Path | None,
+    strict: bool,
+    **flags: Any,
 ) -> None:
     from ubend.core.settings import parse_assignment
 
@@ -57,7 +63,7 @@ def doctor(
         folder, settings=dict(parse_assignment(text) for text in assignments), flags=flags
     ).settings
     with make_reporter() as reporter:
-        examine_data(settings, json_path=json_path, strict=strict, reporter=reporter)
+        examine_data(settings, json_path=json_path, html_path=html_path, strict=strict, reporter=reporter)
 
 
 @command(help=later("Draw images of FOLDER with their masks, before training."))

@@ -29,17 +29,14 @@ def report_quick_checks(reporter: Reporter, data: Dataset, settings: Settings) -
 def describe_findings(findings: Sequence[Finding]) -> list[str]:
     """A line for each finding; of one check the first few, and how many more there are."""
     lines, shown = [], dict[tuple[str, Grade], int]()
-    grades = {"error": _("error"), "warning": _("warning"), "note": _("note")}
     for finding in findings:
         kind = finding.check, finding.grade
         shown[kind] = shown.get(kind, 0) + 1
         if shown[kind] <= _LISTED:
-            names = ", ".join(str(path) for path in finding.files[:_NAMED])
-            if len(finding.files) > _NAMED:
-                names += _(" and {count} more").format(count=len(finding.files) - _NAMED)
+            names = name_files(finding)
             lines.append(
                 _("{grade}: {check}: {message}; {repair}{files}").format(
-                    grade=grades[finding.grade],
+                    grade=name_grade(finding.grade),
                     check=finding.check,
                     message=finding.message,
                     repair=finding.repair,
@@ -50,10 +47,22 @@ def describe_findings(findings: Sequence[Finding]) -> list[str]:
         if count > _LISTED:
             lines.append(
                 _("{grade}: {check}: {count} more; --json FILE lists all").format(
-                    grade=grades[grade], check=check, count=count - _LISTED
+                    grade=name_grade(grade), check=check, count=count - _LISTED
                 )
             )
     return lines
+
+
+def name_grade(grade: Grade) -> str:
+    """A grade in the chosen language."""
+    return {"error": _("error"), "warning": _("warning"), "note": _("note")}[grade]
+
+
+def name_files(finding: Finding) -> str:
+    """The first files of a finding, and how many more there are; empty where it concerns none."""
+    names = ", ".join(map(str, finding.files[:_NAMED]))
+    more = len(finding.files) - _NAMED
+    return names + _(" and {count} more").format(count=more) if more > 0 else names
 
 
 def describe_counts(findings: Sequence[Finding]) -> str:
