@@ -129,6 +129,7 @@ for _command in (
     using.export,
     using.show,
     folders.data,
+    folders.doctor,
     folders.preview,
     using.info,
     using.runs,

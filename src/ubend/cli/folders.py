@@ -35,6 +35,37 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
         describe_data(settings, out_dir, show=display, reporter=reporter)
 
 
+@command(help=later("Find what is wrong with FOLDER: what `data` says, and checks of images, masks and splits."))
+@click.argument("folder", type=PATH, required=False)
+@folder_options()
+@option("--seed", type=int, help=later("Random seed  [0]"))
+@option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
+)
+@option("--json", "json_path", type=PATH, help=later("JSON file to write, with all findings."))
+@option("--html", "html_path", type=PATH, help=later("HTML page to write, with all findings and thumbnails."))
+@option("--strict", is_flag=True, help=later("Fail on warnings too; exit code 2."))
+def doctor(
+    folder: Path | None,
+    assignments: tuple[str, ...],
+    json_path: Path | None,
+    html_path: Path | None,
+    strict: bool,
+    **flags: Any,
+) -> None:
+    from ubend.core.settings import parse_assignment
+
+    prepare(False)
+    from ubend.tasks.doctor import examine_data
+    from ubend.tasks.user_settings import read_user_settings
+
+    settings = read_user_settings(
+        folder, settings=dict(parse_assignment(text) for text in assignments), flags=flags
+    ).settings
+    with make_reporter() as reporter:
+        examine_data(settings, json_path=json_path, html_path=html_path, strict=strict, reporter=reporter)
+
+
 @command(help=later("Draw images of FOLDER with their masks, before training."))
 @click.argument("folder", type=PATH, required=False)
 @folder_options()

@@ -39,6 +39,7 @@ from ubend.dataset.splits import cut_folds, find_near_duplicates, split_pairs
 from ubend.dataset.store import Store, hash_pairs, open_store
 from ubend.io.file_cache import FileCache
 from ubend.io.images import Sizing
+from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.labels.classes import LabelHints, find_classes, find_unknown_values
 from ubend.labels.label_values import format_values
@@ -73,6 +74,8 @@ class Dataset:
         skipped: pairs skipped because of `data.skip_bad`, with their problems.
         fold: the fold that is the validation split, with `data.folds`; None: no folds, or all of them.
         folds: the fold of each pair, from 1; 0 for the test split; empty without folds.
+        headers: of the images.
+        label_scan: the label values of the masks.
     """
 
     folder: Folder
@@ -84,6 +87,8 @@ class Dataset:
     sizing: Sizing
     remarks: list[str]
     skipped: tuple[tuple[Pair, list[str]], ...]
+    headers: list[Header]
+    label_scan: LabelScan
     fold: int | None = None
     folds: tuple[int, ...] = ()
 
@@ -351,7 +356,7 @@ def open_dataset(settings: Settings, device: str, cache: Path, reporter: Reporte
         )
         raise SettingError(line, key="data.folds")
     return read_usable(
-        settings, lambda folder, skipped: _open_folder(folder, settings, device, cache, reporter, skipped)
+        settings, lambda folder, skipped: open_folder(folder, settings, device, cache, reporter, skipped)
     )
 
 
@@ -379,7 +384,7 @@ def read_usable(settings: Settings, read: Callable[[Folder, list[tuple[Pair, lis
             folder = replace(folder, pairs=left)
 
 
-def _open_folder(
+def open_folder(
     folder: Folder,
     settings: Settings,
     device: str,
@@ -387,7 +392,7 @@ def _open_folder(
     reporter: Reporter,
     skipped: Sequence[tuple[Pair, list[str]]],
 ) -> Dataset:
-    """Open the data set of these pairs.
+    """Open the data set of these pairs; `skipped` are left out, with their problems.
 
     Raises:
         PairError: pairs that cannot be used.
@@ -449,21 +454,37 @@ def _open_folder(
         )
     remarks = [*remarks, *split.remarks, *_describe_missing(labels.names, store.class_pixels, splits)]
     return Dataset(
-        folder, store, labels, splits, widths, images, sizing, remarks, tuple(skipped), fold, tuple(own_folds)
+        folder,
+        store,
+        labels,
+        splits,
+        widths,
+        images,
+        sizing,
+        remarks,
+        tuple(skipped),
+        found.headers,
+        found.label_scan,
+        fold,
+        tuple(own_folds),
     )
 
 
-def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], splits: Sequence[SplitName]) -> list[str]:
-    """Messages on classes missing from the training split, or from all other splits.
-
-    Args:
-        pixels: (N, 256) pixels of each class in each image.
-    """
+def find_missing_classes(
+    names: Sequence[str], pixels: NDArray[np.int64], splits: Sequence[SplitName]
+) -> tuple[list[str], list[str]]:
+    """The classes that no training image holds, and those that only training images hold; `pixels` (N, 256) of each
+    image."""
     where = [
         {split for split, count in zip(splits, row, strict=True) if count} for row in pixels.T[: len(names)].tolist()
     ]
     untrained = [name for name, found in zip(names, where, strict=True) if found and "train" not in found]
-    unscored = [name for name, found in zip(names, where, strict=True) if found == {"train"}]
+    return untrained, [name for name, found in zip(names, where, strict=True) if found == {"train"}]
+
+
+def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], splits: Sequence[SplitName]) -> list[str]:
+    """Lines on classes that no training image holds, or no other image does."""
+    untrained, unscored = find_missing_classes(names, pixels, splits)
     lines = (
         (_("classes missing from the training split ({count}): {names}; to learn them, move images there"), untrained),
         (_("classes that occur only in the training split ({count}): {names}; they have no score"), unscored),
@@ -481,6 +502,8 @@ class FolderScan:
         hashes: digests of each image and mask.
         labels: the class table.
         remarks: messages for the user.
+        headers: of the images.
+        label_scan: the label values of the masks.
     """
 
     shapes_hw: list[tuple[int, int]]
@@ -488,6 +511,8 @@ class FolderScan:
     hashes: list[list[str]]
     labels: LabelMap
     remarks: list[str]
+    headers: list[Header]
+    label_scan: LabelScan
 
 
 def scan_folder(folder: Folder, settings: Settings, cache: Path, reporter: Reporter) -> FolderScan:
@@ -513,7 +538,7 @@ def scan_folder(folder: Folder, settings: Settings, cache: Path, reporter: Repor
     unknown = find_unknown_values(label_scan, labels)
     if unknown:
         raise PairError({pairs[i].name: [unknown_values_problem(pairs[i], unknown[i], labels)] for i in unknown})
-    return FolderScan(shapes, channels, hashes, labels, [*folder.remarks, *notes, *remarks])
+    return FolderScan(shapes, channels, hashes, labels, [*folder.remarks, *notes, *remarks], headers, label_scan)
 
 
 def _find_classes(folder: Folder, settings: Settings, label_scan: LabelScan) -> tuple[LabelMap, list[str]]:

@@ -350,18 +350,33 @@ def _renumber(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.asarray(rank[inverse.reshape(-1)], dtype=np.int64)
 
 
+def find_straddling(
+    order: Sequence[int], splits: Sequence[SplitName], labels: Sequence[int | str | None]
+) -> list[tuple[int, int]]:
+    """Two images, in different splits, of each label whose images lie in several splits, in the order of the images.
+
+    Args:
+        order: the images, in the order in which they are looked at.
+        splits, labels: of each image; None: no label.
+    """
+    first: dict[int | str | None, int] = {}
+    found: dict[int | str | None, tuple[int, int]] = {}
+    for i in order:
+        j = first.setdefault(labels[i], i)
+        if labels[i] is not None and splits[i] != splits[j]:
+            found.setdefault(labels[i], (j, i))
+    return list(found.values())
+
+
 def _remark_straddling(
     order: list[int], names: Sequence[str], splits: Sequence[SplitName], labels: Sequence[int | str | None], remark: str
 ) -> list[str]:
     """The remark, with count and an example, if images with the same label are in more than one split."""
-    first: dict[int | str | None, int] = {}
-    cut: set[int | str | None] = set()
-    example = ""
-    for i in order:
-        j = first.setdefault(labels[i], i)
-        if labels[i] is not None and splits[i] != splits[j]:
-            cut.add(labels[i])
-            example = example or _("{one} ({split}) and {other} ({other_split})").format(
-                one=names[j], split=splits[j], other=names[i], other_split=splits[i]
-            )
-    return [remark.format(count=len(cut), example=example)] if cut else []
+    found = find_straddling(order, splits, labels)
+    if not found:
+        return []
+    j, i = found[0]
+    example = _("{one} ({split}) and {other} ({other_split})").format(
+        one=names[j], split=splits[j], other=names[i], other_split=splits[i]
+    )
+    return [remark.format(count=len(found), example=example)]

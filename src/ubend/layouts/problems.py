@@ -51,7 +51,7 @@ class Problems:
         """Remove the problems that can be skipped, and return (name, problem) for each."""
         sentences = _sentences()
         return tuple(
-            (name, sentences[kind].format(names=name, count=1))
+            (name, Problem(sentences[kind].format(names=name, count=1), self.root / name, kind))
             for kind in sorted(self.names.keys() & _SKIPPABLE)
             for name in sorted(set(self.names.pop(kind)), key=natural_key)
         )

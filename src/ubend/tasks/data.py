@@ -16,6 +16,7 @@ from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, change_settings, dump_toml
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.object_widths import describe_narrow
+from ubend.doctor.report import report_quick_checks
 from ubend.evaluation.caveats import describe_few
 from ubend.labels.value_table import write_table
 from ubend.layouts.pairs import SPLITS
@@ -96,6 +97,7 @@ def describe_data(
                 if subset in {pair.split for pair in data.folder.pairs}:
                     template = _("{note}; add images, or move more of them to {split}")
                 log.report(template.format(note=line, split=subset))
+        report_quick_checks(log, data, settings)
         if data.skipped or data.folder.skipped:
             write_text(out / "skipped.csv", data.skipped_table())
         draw_pairs(data.folder.pairs, data.labels, data.store.channels, out / "samples.png", count=count, show=show)

@@ -42,6 +42,7 @@ from ubend.dataset.augment import augment
 from ubend.dataset.border_weights import describe_objects
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.prepare import TrainData, prepare
+from ubend.doctor.report import report_quick_checks
 from ubend.drawing.curves import draw_curves
 from ubend.evaluation.caveats import describe_few
 from ubend.evaluation.report import Scores
@@ -216,6 +217,8 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     plan = resolve(settings, found.facts)
     group.refuse_uneven(plan.train.batch)
     _report_start(session, found.data, plan, device)
+    if group.is_first:
+        report_quick_checks(reporter, found.data, settings)
     prepared = prepare(found.data, plan, device, (group.rank, group.count), accelerate_augmentation(augment))
     built = build(found.data, plan, device, group, pretrained=fresh, own=session.own)
     if plan.train.border_weight:

@@ -1,0 +1,53 @@
+"""Classes and objects: classes that a split lacks, and objects that are small at the training size."""
+
+from ubend.core.i18n import _
+from ubend.dataset.dataset import find_missing_classes
+from ubend.dataset.object_widths import describe_narrow
+from ubend.doctor.finding import Finding
+from ubend.doctor.inspection import Inspection
+from ubend.layouts.pairs import SPLITS
+
+_RARE = 1e-3  # share of the pixels
+
+
+def check_missing_classes(inspection: Inspection) -> list[Finding]:
+    """Classes that no training image holds, or no scored one."""
+    data = inspection.data
+    untrained, unscored = find_missing_classes(data.labels.names, data.store.class_pixels, data.splits)
+    found = []
+    for name in untrained:
+        message = _("no training image holds the class {name}").format(name=name)
+        repair = _("move images that hold it to the training split")
+        found.append(Finding("class missing in training", "error", (), message, repair, {"class": name}))
+    for name in unscored:
+        message = _("only training images hold the class {name}, so it gets no score").format(name=name)
+        repair = _("move images that hold it to the other splits")
+        found.append(Finding("class without score", "warning", (), message, repair, {"class": name}))
+    return found
+
+
+def check_balance(inspection: Inspection) -> list[Finding]:
+    """Classes of very few pixels: a note with their share of pixels and images in each split."""
+    data, found = inspection.data, []
+    total = max(1, int(inspection.class_pixels.sum()))
+    for number, name in enumerate(data.labels.names):
+        share = inspection.class_pixels[:, number].sum() / total
+        if not 0 < share < _RARE:
+            continue
+        evidence: dict[str, float | int | str] = {"share": float(share), "threshold": _RARE}
+        for split in SPLITS:
+            own = inspection.class_pixels[data.numbers(split), number]
+            evidence[f"{split} images"] = int((own > 0).sum())
+        message = _("the class {name} has only {share:.3%} of the pixels").format(name=name, share=float(share))
+        repair = _("add images that hold it; foreground oversampling with --patches shows it more often")
+        found.append(Finding("rare class", "note", (), message, repair, evidence))
+    return found
+
+
+def check_scale(inspection: Inspection) -> list[Finding]:
+    """Objects that become too narrow at the training size."""
+    data = inspection.data
+    return [
+        Finding("narrow objects", "note", (), line.partition(": ")[2], _("train at a larger size, or on crops"), {})
+        for line in describe_narrow(data.widths, data.images.size)
+    ]

@@ -1,0 +1,252 @@
+"""The same image several times: exactly, or recompressed, resized, brightened, flipped or turned; above all across
+splits."""
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ubend.core.i18n import _
+from ubend.dataset.splits import find_near_duplicates, find_straddling
+from ubend.doctor.finding import Finding, Grade
+from ubend.doctor.inspection import Inspection, shrink, to_bytes
+from ubend.layouts.pairs import SplitName
+
+# Candidates: correlation of 32 px thumbnails, and of what sets them off from the mean of the set. Lower than in
+# `dataset/splits.py`, because each is confirmed on pixels.
+_CANDIDATE, _OWN_CANDIDATE = 0.9, 0.8
+_MAX_CANDIDATES = 20  # for each image, the likeliest
+_MIN_CONTRAST = 2.0  # grey levels, standard deviation
+_BLOCK_CELLS = 2**22  # correlations held at a time
+_SIDE_PX, _TILES = 128, 4  # of the images on which candidates are confirmed: in tiles, without the outer ones' border
+_DETAIL_PX = 7  # larger structures than this do not count: frames and vignettes are alike in unlike images
+# Median over tiles of the correlation of details. Measured on Kvasir-SEG, the pets and DRIVE, candidates looked at by
+# eye: the same image or neighbouring frames have .57 and more, different images .31 and less.
+_CONFIRMED = 0.45
+_FLAT = 0.3  # grey levels: details below this are rounding
+_TURNS = 8  # turned by 90 degrees k % 4 times, and transposed from 4
+
+
+def check_exact_duplicates(inspection: Inspection) -> list[Finding]:
+    """Images whose pixels are equal."""
+    alike: dict[int, list[int]] = {}
+    for number, value in enumerate(inspection.data.store.pixel_hashes.tolist()):
+        alike.setdefault(value, []).append(number)
+    return [_exact(inspection, group) for group in alike.values() if len(group) > 1]
+
+
+def _exact(inspection: Inspection, group: list[int]) -> Finding:
+    data = inspection.data
+    splits, masks = {data.splits[i] for i in group}, {data.store.hashes[i][1] for i in group}
+    files = tuple(inspection.image_path(i) for i in group)
+    if len(splits) > 1:
+        return _leak(inspection, group, "leaked image", 1.0)
+    if len(masks) > 1:
+        return Finding(
+            "contradicting masks",
+            "error",
+            files,
+            _("the same image with different masks"),
+            _("keep one of them, with the better mask"),
+            {"images": len(group), "masks": len(masks)},
+        )
+    return Finding(
+        "duplicate image",
+        "warning",
+        files,
+        _("the same image more than once"),
+        _("keep one of them"),
+        {"images": len(group)},
+    )
+
+
+def _leak(inspection: Inspection, group: list[int], check: str, score: float) -> Finding:
+    splits = inspection.data.splits
+    names = ", ".join(f"{inspection.data.folder.pairs[i].name} ({splits[i]})" for i in group[:4])
+    return Finding(
+        check,
+        "error",
+        tuple(inspection.image_path(i) for i in group),
+        _("one image lies in several splits: {names}; scores of the scored split are too good").format(names=names),
+        _("keep copies of an image in one split: correct the split file, or take the copy away"),
+        {"images": len(group), "score": score, "threshold": _CONFIRMED},
+    )
+
+
+def check_near_duplicates(inspection: Inspection) -> list[Finding]:
+    """Images that show the same, confirmed on their pixels; exact duplicates are not named again."""
+    data = inspection.data
+    found = []
+    details = cache(lambda number: _small_grey(inspection, number))
+    groups: list[tuple[set[int], list[float], set[int]]] = []  # images, scores, turns
+    group_of: dict[int, int] = {}
+    for one, other, turn in find_candidates(data.store.thumbnails):
+        first, second = group_of.get(one), group_of.get(other)
+        if data.store.pixel_hashes[one] == data.store.pixel_hashes[other] or (first is not None and first == second):
+            continue
+        score = _same_details(details(one), details(other), turn)
+        if score < _CONFIRMED:
+            continue
+        members, scores, turns = {one, other}, [score], {turn}
+        for known in {known for known in (first, second) if known is not None}:
+            members |= groups[known][0]
+            scores += groups[known][1]
+            turns |= groups[known][2]
+            groups[known] = (set(), [], set())
+        group_of.update(dict.fromkeys(members, len(groups)))
+        groups.append((members, scores, turns))
+    for members, scores, turns in groups:
+        group = sorted(members)
+        if not group:
+            continue
+        if len({data.splits[i] for i in group}) > 1:
+            found.append(_leak(inspection, group, "leaked near-duplicate", min(scores)))
+        else:
+            turned = any(turns)
+            message = (
+                _("the same image more than once, flipped or turned") if turned else _("nearly the same image twice")
+            )
+            evidence = {"images": len(group), "score": min(scores), "threshold": _CONFIRMED}
+            files = tuple(inspection.image_path(i) for i in group)
+            repair = _("keep one of them, or keep them in one split")
+            found.append(Finding("near-duplicate image", "warning", files, message, repair, evidence))
+    return found
+
+
+def check_group_leaks(inspection: Inspection) -> list[Finding]:
+    """Groups (patients, videos) whose images lie in several splits."""
+    data, found = inspection.data, []
+    names, groups = [pair.name for pair in data.folder.pairs], [pair.group for pair in data.folder.pairs]
+    order = sorted(range(len(names)), key=lambda i: names[i])
+    for one, other in find_straddling(order, data.splits, groups):
+        members = [i for i, group in enumerate(groups) if group == groups[one]]
+        found.append(
+            Finding(
+                "leaked group",
+                "error",
+                (inspection.image_path(one), inspection.image_path(other)),
+                _("images of the group {group} lie in several splits: {splits}").format(
+                    group=groups[one], splits=_count_splits(data.splits[i] for i in members)
+                ),
+                _("keep the images of a group in one split: correct the split file"),
+                {"images": len(members)},
+            )
+        )
+    return found
+
+
+def check_shared_masks(inspection: Inspection) -> list[Finding]:
+    """Files that are used twice: an image that is its own mask, and one mask for different images."""
+    found, alike = [], dict[str, list[int]]()
+    background = inspection.class_pixels.max(axis=1) == inspection.class_pixels.sum(axis=1)
+    for number, (image, mask) in enumerate(inspection.data.store.hashes):
+        if image == mask:
+            found.append(
+                Finding(
+                    "image as mask",
+                    "error",
+                    (inspection.mask_path(number), inspection.image_path(number)),
+                    _("image and mask are the same file"),
+                    _("put the mask in its place"),
+                )
+            )
+        elif not background[number]:
+            alike.setdefault(mask, []).append(number)
+    near = find_near_duplicates(inspection.data.store.thumbnails)
+    for group in alike.values():
+        if len({int(near[i]) for i in group}) > 1:  # copies of an image may have one mask
+            grade: Grade = "error" if len(group) < max(3, len(inspection) // 10) else "warning"
+            found.append(
+                Finding(
+                    "shared mask",
+                    grade,
+                    tuple(inspection.mask_path(i) for i in group),
+                    _("different images have the same mask"),
+                    _("look at them; give each image its own mask"),
+                    {"images": len(group)},
+                )
+            )
+    return found
+
+
+def _count_splits(splits: Iterable[SplitName]) -> str:
+    counts: dict[str, int] = {}
+    for split in splits:
+        counts[split] = counts.get(split, 0) + 1
+    return ", ".join(f"{count} {split}" for split, count in counts.items())
+
+
+def find_candidates(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int, int]]:
+    """(one, other, turn) of images whose thumbnails are alike after turning `one`, the likeliest first.
+
+    Args:
+        thumbnails: (N, S, S) grey.
+    """
+    grey = thumbnails.astype(np.float32)
+    lively = np.flatnonzero(grey.std(axis=(1, 2)) >= _MIN_CONTRAST)
+    if len(lively) < 2:
+        return []
+    grey = grey[lively]
+    units = [_unit(_turn(grey, turn)) for turn in range(_TURNS)]
+    upright = units[0]
+    mean = upright.mean(axis=0) if len(lively) >= 8 else np.zeros(upright.shape[1], np.float32)
+    own = _scale(upright - mean)
+    found: dict[tuple[int, int], tuple[float, int]] = {}
+    step = max(16, _BLOCK_CELLS // len(lively))
+    for turn, unit in enumerate(units):
+        own_turned = _scale(unit - mean)
+        for start in range(0, len(lively), step):
+            rows = slice(start, start + step)
+            score = unit[rows] @ upright.T
+            score[own_turned[rows] @ own.T < _OWN_CANDIDATE] = 0
+            for one, other in zip(*np.nonzero(score >= _CANDIDATE), strict=True):
+                first, second = start + int(one), int(other)
+                if first < second:
+                    best = found.get((first, second), (0.0, 0))
+                    found[first, second] = max(best, (float(score[one, other]), turn), key=lambda own: own[0])
+    likeliest = sorted(found.items(), key=lambda item: (-item[1][0], item[0]))[: _MAX_CANDIDATES * len(lively)]
+    return [(int(lively[one]), int(lively[other]), turn) for (one, other), (_score, turn) in likeliest]
+
+
+def _turn(planes: NDArray[Any], turn: int) -> NDArray[Any]:
+    """(..., h, w) turned or flipped, one of _TURNS ways."""
+    turned = np.rot90(planes, turn % 4, axes=(-2, -1))
+    return turned.swapaxes(-1, -2) if turn >= 4 else turned
+
+
+def _unit(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    flat = planes.reshape(len(planes), -1)
+    return _scale(flat - flat.mean(axis=1, keepdims=True))
+
+
+def _scale(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6))
+
+
+def _small_grey(inspection: Inspection, number: int) -> NDArray[np.float32]:
+    """(_SIDE_PX, _SIDE_PX) details of an image: what is left without structures larger than _DETAIL_PX."""
+    pixels = shrink(to_bytes(inspection.data.store.image(number)), (_SIDE_PX, _SIDE_PX))
+    grey = pixels.mean(axis=2)
+    details = np.asarray(grey - ndimage.uniform_filter(grey, _DETAIL_PX))
+    strength = np.abs(details)
+    bound = 2 * np.median(strength[strength > _FLAT]) if (strength > _FLAT).any() else 1.0
+    return details.clip(-bound, bound)  # so that the edge of a round field of view, alike in all images, counts little
+
+
+def _same_details(one: NDArray[np.float32], other: NDArray[np.float32], turn: int) -> float:
+    """Median over tiles of the correlation of details; tiles without any do not count."""
+    border = _SIDE_PX // 16
+    inner = slice(border, _SIDE_PX - border)
+    one, other = _turn(one, turn)[inner, inner], other[inner, inner]
+    side = one.shape[0] // _TILES
+    scores = []
+    for row in range(_TILES):
+        for column in range(_TILES):
+            tile = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
+            a, b = one[tile] - one[tile].mean(), other[tile] - other[tile].mean()
+            if min(a.std(), b.std()) > _FLAT:
+                scores.append(float((a * b).mean() / (a.std() * b.std())))
+    return float(np.median(scores)) if len(scores) >= _TILES else 0.0

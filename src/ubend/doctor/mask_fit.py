@@ -1,0 +1,301 @@
+"""Masks that fit their image far worse than those of the set: shifted, flipped, of another image; or wrongly empty.
+
+A linear model of the set's own pixels (colours at four scales, texture, place; ridge regression on the class, each
+image predicted by a model of the others) gives each image a map of each class. The fit of a mask is the correlation
+with these maps, plus the correlation of its outlines with the image's edges. The fit is also calculated for the mask
+moved, by a Fourier transform, and flipped. Measured by benchmarks/synthetic_faults.py; see docs/experiments.md.
+
+Axis letters: h, w of a small image; K classes; D features.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ubend.core.i18n import _
+from ubend.dataset.scan import threads
+from ubend.doctor.finding import Finding
+from ubend.doctor.inspection import SIDE_PX, Inspection, lower_bound, upper_bound
+from ubend.labels.class_table import IGNORED
+
+_Floats = NDArray[np.float32]
+_MIN_IMAGES = 12  # fewer do not say what is usual
+_LEARNT_IMAGES = 300  # of which the model is made
+_LEARNT_PIXELS = 400  # of each
+_MAX_CLASSES = 12
+_FOLDS = 5
+_REACH = 0.12  # of the side: how far a mask is moved
+_NEAR = 0.02  # of the side: nearer than this the place is right
+_MIN_FLIP_GAIN, _MIN_SHIFT_GAIN = 0.15, 0.2  # of the fit, of which 2 is the most; measured on the pets
+_MIN_EDGE = 0.05  # of the median fit of edges: below it edges tell nothing
+_EDGE_SHARE = 0.5  # of the usual fit of edges, that is gained
+_EMPTY_QUANTILE = 0.1  # of the images with objects: an empty mask's image that looks more like an object is suspicious
+_FLIPS: dict[str, Callable[[Any], Any]] = {
+    "left-right": lambda array: array[..., ::-1],
+    "up-down": lambda array: array[..., ::-1, :],
+    "turned by 180 degrees": lambda array: array[..., ::-1, ::-1],
+    "turned by 90 degrees": lambda array: array.swapaxes(-1, -2)[..., ::-1],
+    "turned by 270 degrees": lambda array: array.swapaxes(-1, -2)[..., ::-1, :],
+    "transposed": lambda array: array.swapaxes(-1, -2),
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a mask fits its image.
+
+    Attributes:
+        fit: correlation of regions plus correlation of edges, -2..2.
+        edge_fit: the latter alone.
+        flip, flip_gain: the best flip, and how much better the mask fits after it.
+        flip_edge_gain, shift_edge_gain: how much better the edges do.
+        shift_yx, shift_gain: the best move, in shares of the long side, and how much better the mask fits after it.
+        object_like: how much the most object-like hundredth of the image looks like an object, about 0..1.
+    """
+
+    fit: float
+    edge_fit: float
+    flip: str
+    flip_gain: float
+    flip_edge_gain: float
+    shift_yx: tuple[float, float]
+    shift_gain: float
+    shift_edge_gain: float
+    object_like: float
+
+
+def check_mask_fit(inspection: Inspection) -> list[Finding]:
+    """Masks that fit far worse than the set's, and empty masks of images that show what others' masks mark."""
+    fits = measure_fits(inspection)
+    if not fits:
+        return []
+    empty = np.delete(inspection.class_pixels, _background(inspection), axis=1).sum(axis=1) == 0
+    return [*_find_misfits(inspection, fits), *_find_wrongly_empty(inspection, fits, empty)]
+
+
+def _find_misfits(inspection: Inspection, fits: list[Fit]) -> list[Finding]:
+    marked = np.flatnonzero((inspection.class_pixels > 0).sum(axis=1) > 1)
+    if len(marked) < _MIN_IMAGES:
+        return []
+    fit, flips, shifts = (
+        np.array([getattr(fits[i], name) for i in marked]) for name in ("fit", "flip_gain", "shift_gain")
+    )
+    usual, least = float(np.median(fit)), lower_bound(fit)
+    flip_bound, shift_bound = max(_MIN_FLIP_GAIN, upper_bound(flips)), max(_MIN_SHIFT_GAIN, upper_bound(shifts))
+    usual_edge = float(np.median([fits[i].edge_fit for i in marked]))
+    edge_bound = _EDGE_SHARE * usual_edge if usual_edge > _MIN_EDGE else -2.0  # fine structures have no edges here
+    found = []
+    for i in marked.tolist():
+        one = fits[i]
+        files = (inspection.mask_path(i), inspection.image_path(i))
+        good = max(least, usual / 2)  # what a repaired mask must reach
+        is_flipped = one.flip_gain > flip_bound and one.flip_edge_gain > edge_bound and one.fit + one.flip_gain >= good
+        is_shifted = (
+            one.shift_gain > shift_bound and one.shift_edge_gain > edge_bound and one.fit + one.shift_gain >= good
+        )
+        if is_flipped and (not is_shifted or one.flip_gain >= one.shift_gain):
+            found.append(
+                Finding(
+                    "flipped mask",
+                    "error" if one.flip_gain > 2 * flip_bound else "warning",
+                    files,
+                    _("the mask fits its image far better {flip}").format(flip=_name_flip(one.flip)),
+                    _("look at both; flip or turn the mask, or annotate it again"),
+                    {"fit": one.fit, "flip": one.flip, "gain": one.flip_gain, "threshold": flip_bound},
+                )
+            )
+        elif is_shifted:
+            dy, dx = one.shift_yx
+            found.append(
+                Finding(
+                    "shifted mask",
+                    "error" if one.shift_gain > 2 * shift_bound else "warning",
+                    files,
+                    _("the mask fits its image far better when moved by {dx:+.0%} and {dy:+.0%} of the side").format(
+                        dx=dx, dy=dy
+                    ),
+                    _("look at both; move the mask by as much, or annotate it again"),
+                    {"fit": one.fit, "dx": dx, "dy": dy, "gain": one.shift_gain, "threshold": shift_bound},
+                )
+            )
+        elif one.fit < least and one.fit < usual / 2:
+            found.append(
+                Finding(
+                    "unfitting mask",
+                    "warning",
+                    files,
+                    _("the mask fits its image far worse than the other masks fit theirs"),
+                    _("look at both: it may be another image's mask, or a poor annotation"),
+                    {"fit": one.fit, "usual": usual, "threshold": min(least, usual / 2)},
+                )
+            )
+    return found
+
+
+def _find_wrongly_empty(inspection: Inspection, fits: list[Fit], empty: NDArray[np.bool_]) -> list[Finding]:
+    like = np.array([one.object_like for one in fits])
+    if not empty.any() or (~empty).sum() < _MIN_IMAGES:
+        return []
+    bound = float(np.quantile(like[~empty], _EMPTY_QUANTILE))
+    suspicious = np.flatnonzero(empty & (like > bound))
+    if 2 * len(suspicious) > empty.sum() > 4:  # so many that the measure tells nothing about this set
+        return []
+    return [
+        Finding(
+            "missing objects",
+            "warning",
+            (inspection.mask_path(i), inspection.image_path(i)),
+            _("the mask is empty, but the image holds what other masks mark"),
+            _("look at the image; annotate it, or leave it out"),
+            {"score": float(like[i]), "threshold": bound},
+        )
+        for i in suspicious.tolist()
+    ]
+
+
+def _name_flip(flip: str) -> str:
+    return {
+        "left-right": _("flipped left to right"),
+        "up-down": _("flipped upside down"),
+        "turned by 180 degrees": _("turned by 180 degrees"),
+        "turned by 90 degrees": _("turned by 90 degrees"),
+        "turned by 270 degrees": _("turned by 270 degrees"),
+        "transposed": _("with rows and columns exchanged"),
+    }[flip]
+
+
+def _background(inspection: Inspection) -> int:
+    return next(i for i in range(inspection.data.labels.classes) if i not in set(inspection.data.foreground_classes()))
+
+
+def measure_fits(inspection: Inspection) -> list[Fit]:
+    """The fit of each mask; empty for sets that are too small."""
+    if len(inspection) < _MIN_IMAGES:
+        return []
+    shares = inspection.class_pixels.sum(axis=0)
+    classes = np.sort(np.argsort(-shares, kind="stable")[:_MAX_CLASSES])
+    objects = np.flatnonzero(classes != _background(inspection))
+    models = _learn(inspection, classes)
+
+    def measure(number: int) -> Fit:
+        image, mask = inspection.small[number]
+        maps = (_features(image) @ models[number % _FOLDS]).transpose(2, 0, 1)
+        return _measure_fit(image, mask, maps, classes, objects)
+
+    with ThreadPoolExecutor(threads()) as pool:
+        return list(pool.map(measure, range(len(inspection))))
+
+
+def _learn(inspection: Inspection, classes: NDArray[np.int64]) -> list[_Floats]:
+    """(D, K) weights for the images of each fold, learnt of the other folds."""
+    chosen = np.linspace(0, len(inspection) - 1, min(len(inspection), _LEARNT_IMAGES)).astype(np.int64)
+
+    def sums(number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        image, mask = inspection.small[number]
+        flat = mask.reshape(-1)
+        places = np.flatnonzero(flat != IGNORED)
+        # evenly in an order that no texture has: a multiple of the golden ratio
+        places = places[((np.arange(_LEARNT_PIXELS) * 0.6180339887) % 1 * len(places)).astype(np.int64)]
+        rows = _features(image).reshape(mask.size, -1)[places].astype(np.float64)
+        return rows.T @ rows, rows.T @ (flat[places][:, None] == classes)
+
+    with ThreadPoolExecutor(threads()) as pool:
+        found = list(pool.map(sums, chosen.tolist()))
+    folds = chosen % _FOLDS
+    models = []
+    for fold in range(_FOLDS):
+        squares, products = (sum(own[k] for own, f in zip(found, folds, strict=True) if f != fold) for k in (0, 1))
+        ridge = 0.1 * len(chosen) * np.eye(len(np.asarray(squares)))
+        models.append(np.linalg.solve(squares + ridge, products).astype(np.float32))
+    return models
+
+
+def _features(image: _Floats) -> _Floats:
+    """(h, w, c) -> (h, w, D): values at four scales, relative to the image and absolute, texture, products, place."""
+    h, w, c = image.shape
+    relative = (image - image.mean((0, 1))) / (image.std((0, 1)) + 8)
+    scales = [relative, *(ndimage.uniform_filter(relative, (side, side, 1)) for side in (5, 11, 23))]
+    fine, middle, coarse = scales[1:]
+    texture = np.sqrt(np.maximum(ndimage.uniform_filter((relative - fine)[:, :, :1] ** 2, (5, 5, 1)), 0))
+    products = [fine * fine, fine * middle, middle * middle, middle * coarse]
+    if c > 1:
+        products.append(fine[:, :, :1] * fine[:, :, 1:2])
+    y, x = np.meshgrid(np.linspace(-1, 1, h, dtype=np.float32), np.linspace(-1, 1, w, dtype=np.float32), indexing="ij")
+    place = np.stack([y, x, y * y, x * x, y * x, np.ones_like(x)], axis=-1)
+    stacked = np.concatenate([*scales, image / 255, texture, *products, place], axis=-1)
+    return np.asarray(stacked.clip(-4, 4), np.float32)
+
+
+def _measure_fit(
+    image: _Floats, mask: NDArray[np.uint8], maps: _Floats, classes: NDArray[np.int64], objects: NDArray[np.int64]
+) -> Fit:
+    """The fit of (h, w) `mask`, by (K, h, w) `maps` of the classes; `objects`: which of them are foreground."""
+    like = np.sort(maps[objects].sum(axis=0), axis=None)
+    object_like = float(like[-max(1, like.size // 100) :].mean())
+    regions = _center((mask == classes[:, None, None]).astype(np.float32))
+    edges, outlines = _edges(image)[None], _center(_outlines(mask)[None])
+    pairs = ((regions, _center(maps)), (outlines, edges))
+    norms = [float(np.sqrt((one * one).sum() * (other * other).sum())) + 1e-9 for one, other in pairs]
+    reach = int(np.ceil(_REACH * max(mask.shape)))
+    regions_moved, edges_moved = (
+        _correlate(one, other, reach) / norm for (one, other), norm in zip(pairs, norms, strict=True)
+    )
+    moved = regions_moved + edges_moved
+    fit, edge_fit = float(moved[reach, reach]), float(edges_moved[reach, reach])
+    flips = {
+        name: [float((flip(one) * other).sum() / norm) for (one, other), norm in zip(pairs, norms, strict=True)]
+        for name, flip in _FLIPS.items()
+        if flip(mask).shape == mask.shape
+    }
+    flip = max(flips, key=lambda name: sum(flips[name]))
+    y, x = np.unravel_index(moved.argmax(), moved.shape)
+    edge_gain, down, across = float(edges_moved[y, x]) - edge_fit, int(y) - reach, int(x) - reach
+    side = max(mask.shape)
+    # at the end of the reach there is no peak
+    far = np.hypot(down, across) > max(1.5, _NEAR * side) and max(abs(down), abs(across)) < reach
+    return Fit(
+        fit,
+        edge_fit,
+        flip,
+        sum(flips[flip]) - fit,
+        flips[flip][1] - edge_fit,
+        (down / side, across / side),
+        float(moved.max()) - fit if far else 0.0,
+        edge_gain if far else 0.0,
+        object_like,
+    )
+
+
+def _center(planes: _Floats) -> _Floats:
+    return np.asarray(planes - planes.mean(axis=(1, 2), keepdims=True))
+
+
+def _edges(image: _Floats) -> _Floats:
+    """(h, w) how strongly colours change, relative to the surroundings."""
+    smooth = ndimage.uniform_filter(image, (3, 3, 1))
+    down, across = np.zeros_like(smooth), np.zeros_like(smooth)
+    down[1:-1], across[:, 1:-1] = smooth[2:] - smooth[:-2], smooth[:, 2:] - smooth[:, :-2]
+    strength = np.sqrt(np.sqrt((down**2 + across**2).sum(axis=-1)))
+    return np.asarray(strength - ndimage.uniform_filter(strength, SIDE_PX // 4))
+
+
+def _outlines(mask: NDArray[np.uint8]) -> _Floats:
+    """(h, w) near 1 on the borders between classes."""
+    lines = np.zeros(mask.shape, np.float32)
+    lines[1:] = (mask[1:] != mask[:-1]) & (mask[1:] != IGNORED) & (mask[:-1] != IGNORED)
+    across = (mask[:, 1:] != mask[:, :-1]) & (mask[:, 1:] != IGNORED) & (mask[:, :-1] != IGNORED)
+    lines[:, 1:] = np.maximum(lines[:, 1:], across)
+    return np.asarray(ndimage.uniform_filter(lines, 3), np.float32)
+
+
+def _correlate(one: _Floats, other: _Floats, reach: int) -> _Floats:
+    """(2 reach + 1, 2 reach + 1): the sum of products with `one` moved by -reach..reach rows and columns."""
+    shape = one.shape[1] + reach, one.shape[2] + reach
+    product = (np.conj(np.fft.rfft2(one, shape)) * np.fft.rfft2(other, shape)).sum(axis=0)
+    found = np.roll(np.fft.irfft2(product, shape), (reach, reach), (0, 1))
+    return np.asarray(found[: 2 * reach + 1, : 2 * reach + 1], np.float32)

@@ -1,0 +1,110 @@
+"""Masks by themselves: empty or full, specks and holes, a class that is missing."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from scipy import ndimage
+
+from ubend.core.errors import DataError
+from ubend.core.i18n import _
+from ubend.dataset.scan import threads
+from ubend.dataset.store import read_class_map
+from ubend.doctor.finding import Finding, Grade
+from ubend.doctor.inspection import Inspection, upper_bound
+from ubend.labels.class_table import IGNORED
+
+_FEW = 0.05  # share of a set: what more masks have is usual
+_MIN_IMAGES = 12
+_OFTEN = 0.9  # share of the masks that hold a class which is missed elsewhere
+_SPECK_PX = 6  # connected pixels that are no object
+_MIN_SPECKS = 6
+
+
+def check_uniform_masks(inspection: Inspection) -> list[Finding]:
+    """Masks of a single class where the other masks hold several."""
+    pixels = inspection.class_pixels
+    single = np.flatnonzero((pixels > 0).sum(axis=1) == 1)
+    foreground = set(inspection.data.foreground_classes())
+    found = []
+    for number in range(inspection.data.labels.classes):
+        group = [i for i in single.tolist() if pixels[i, number]]
+        if not group:
+            continue
+        rare = len(inspection) >= _MIN_IMAGES and len(group) <= max(1, _FEW * len(inspection))
+        name = inspection.data.labels.names[number]
+        evidence = {"masks": len(group), "share": len(group) / len(inspection), "threshold": _FEW}
+        files = tuple(inspection.mask_path(i) for i in group)
+        grade: Grade = "warning" if rare or number in foreground else "note"
+        check = "full mask" if number in foreground else "empty mask"
+        message = _("masks are all {name}").format(name=name)
+        found.append(Finding(check, grade, files, message, _("look at them; annotate what is missing"), evidence))
+    return found
+
+
+def check_absent_class(inspection: Inspection) -> list[Finding]:
+    """Masks without a class that nearly all others hold; masks of a single class are another check's."""
+    found, pixels = [], inspection.class_pixels
+    several = (pixels > 0).sum(axis=1) > 1
+    for number, name in enumerate(inspection.data.labels.names):
+        holds = pixels[:, number] > 0
+        missing = np.flatnonzero(~holds & several)
+        if len(inspection) >= 2 * _MIN_IMAGES and len(missing) and holds.mean() >= _OFTEN and len(pixels[0]) > 2:
+            found.append(
+                Finding(
+                    "absent class",
+                    "note",
+                    tuple(inspection.mask_path(i) for i in missing.tolist()),
+                    _("masks lack the class {name}, which nearly all others hold").format(name=name),
+                    _("look at their images; annotate the class where it is to be seen"),
+                    {"masks": len(missing), "share": float(holds.mean()), "threshold": _OFTEN},
+                )
+            )
+    return found
+
+
+def check_specks(inspection: Inspection) -> list[Finding]:
+    """Masks with more specks or pin-holes than the set's others."""
+    data = inspection.data
+    background = next(i for i in range(data.labels.classes) if i not in set(data.foreground_classes()))
+
+    def count(number: int) -> tuple[int, int]:
+        try:
+            classes = read_class_map(
+                data.folder.pairs[number], tuple(data.store.native_hw[number].tolist()), data.labels
+            ).classes
+        except DataError:
+            return 0, 0
+        objects = (classes != background) & (classes != IGNORED)
+        return _count_small(objects), _count_small(~objects)
+
+    with ThreadPoolExecutor(threads()) as pool:
+        counts = np.array(list(pool.map(count, range(len(inspection)))), np.float64).reshape(-1, 2)
+    messages = {
+        "specks": _("masks have specks of at most {px} px, far more than the others (up to {count})"),
+        "pin-holes": _("masks have holes of at most {px} px, far more than the others (up to {count})"),
+    }
+    found = []
+    for own, (check, message) in zip(counts.T, messages.items(), strict=True):
+        bound = max(_MIN_SPECKS, upper_bound(own))
+        many = np.flatnonzero(own >= bound)
+        worst = many[np.argsort(-own[many], kind="stable")]
+        if len(worst):
+            found.append(
+                Finding(
+                    check,
+                    "warning" if len(worst) <= 0.02 * len(inspection) or len(worst) == 1 else "note",
+                    tuple(inspection.mask_path(i) for i in worst.tolist()),
+                    message.format(count=int(own.max()), px=_SPECK_PX),
+                    _("remove them, or fill them, if they are slips of the annotation tool"),
+                    {"masks": len(worst), "score": int(own.max()), "threshold": bound},
+                )
+            )
+    return found
+
+
+def _count_small(objects: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> int:
+    """Connected regions of at most _SPECK_PX pixels; diagonal neighbours are connected."""
+    labelled, count = ndimage.label(objects, np.ones((3, 3)))
+    if not count:
+        return 0
+    return int((np.bincount(labelled.reshape(-1))[1:] <= _SPECK_PX).sum())

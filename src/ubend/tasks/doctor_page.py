@@ -1,0 +1,87 @@
+"""The findings of the dataset doctor as one HTML page, with thumbnails, that needs no other file."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ubend.core.files import write_text
+from ubend.core.i18n import current_language
+from ubend.doctor.finding import Finding
+from ubend.doctor.inspection import Inspection, shrink, to_bytes
+from ubend.doctor.report import describe_counts, name_files, name_grade
+from ubend.drawing.encoding import image_uri
+
+_SIDE_PX = 192  # long side of a thumbnail
+_IMAGES = 4  # of a finding
+_OUTLINE = (0, 230, 60)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # in names; not allowed in HTML
+
+
+class _Entry(NamedTuple):
+    """A finding as it is shown; `images`: (name, `data:` URI) of each thumbnail."""
+
+    finding: Finding
+    grade: str
+    numbers: str
+    files: str
+    images: list[tuple[str, str]]
+
+
+def write_page(path: Path, title: str, findings: Sequence[Finding], inspection: Inspection | None) -> None:
+    """Write the page.
+
+    Args:
+        path: the HTML file.
+        title: what was examined.
+        findings: in the order of the page.
+        inspection: where the images come from, shown plain and with the outlines of their masks; None: no thumbnails.
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    numbers = dict[Path, int]()
+    for number in range(len(inspection) if inspection else 0):
+        assert inspection is not None
+        numbers |= {inspection.image_path(number): number, inspection.mask_path(number): number}
+    entries = []
+    for finding in findings:
+        shown = dict.fromkeys(numbers[file] for file in finding.files if file in numbers)
+        evidence = ", ".join(
+            f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in finding.evidence.items()
+        )
+        images = [_draw(inspection, number) for number in list(shown)[:_IMAGES]] if inspection else []
+        entries.append(_Entry(finding, name_grade(finding.grade), evidence, name_files(finding), images))
+    environment = Environment(
+        loader=PackageLoader("ubend.tasks", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("doctor.html").render(
+        title=title, counts=describe_counts(findings), entries=entries, language=current_language()
+    )
+    write_text(path, _CONTROL.sub("\ufffd", page))
+
+
+def _draw(inspection: Inspection, number: int) -> tuple[str, str]:
+    """The pair's name, and its image beside the same with the outlines of its mask."""
+    store = inspection.data.store
+    mask = store.mask(number)
+    scale = min(1.0, _SIDE_PX / max(mask.shape))
+    height, width = (max(1, round(side * scale)) for side in mask.shape)
+    image = shrink(to_bytes(store.image(number)), (width, height)).astype(np.uint8)
+    image = np.repeat(image, 3 // image.shape[2], axis=2)
+    rows, columns = (np.arange(own) * side // own for own, side in zip((height, width), mask.shape, strict=True))
+    classes = np.asarray(mask)[rows][:, columns]
+    outlines = np.zeros(classes.shape, np.bool_)
+    outlines[1:] |= classes[1:] != classes[:-1]
+    outlines[:, 1:] |= classes[:, 1:] != classes[:, :-1]
+    drawn = image.copy()
+    drawn[outlines] = _OUTLINE
+    return inspection.data.folder.pairs[number].name, image_uri(np.concatenate([image, drawn], axis=1))
