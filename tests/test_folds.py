@@ -137,7 +137,7 @@ def test_every_image_is_held_out_once(run: Path) -> None:
     scores = json.loads(RunFolder(run).scores.read_text())
     assert scores["part"] == "test"
     assert {*scores["per_picture"]} == {name for name, split in whole.items() if split == "test"}
-    assert "It is 3 models, each trained on" in (run / "report.html").read_text(encoding="utf-8")
+    assert "3 networks" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_groups_stay_whole_in_a_training(discs: Path, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_without_a_test_split_the_score_is_that_out_of_fold(
     assert len(result.scores.data["per_picture"]) == 20
     assert result.scores.data["native"] == result.scores.data["out_of_fold"]["native"]
     page = (result.run / "report.html").read_text(encoding="utf-8")
-    assert "It is 2 models; each of the 20 images" in page
+    assert "2 networks; each of the 20 images" in page
     assert page.count("data:image/jpeg") == 9 * 4
 
 

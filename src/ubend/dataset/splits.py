@@ -20,7 +20,8 @@ from ubend.layouts.pairs import SplitName
 # different polyps in the same black frame have .955 and less (two frames of one video are also below: .949, .943).
 # Oxford-IIIT Pet (2,934): ten copies, some sharpened or with a watermark, have .981 and more; the next pair is one dog
 # in two poses, .895. At 16 px one pair of different polyps exceeds the threshold (.963); it is only kept together.
-# Mirrored copies are not searched: the best mirrored pairs (.945; .885) were all different images.
+# Flipped and turned copies: DRIVE's training images are six photographs in several orientations, correlation 1.0; the
+# best flipped pairs of the other two (.945; .885) are different images.
 THRESHOLD = 0.96
 # The same after subtracting the mean thumbnail of the data set, since uneven light alone makes all images of one
 # microscope correlate. Copies in Kvasir-SEG have .944 and more, different polyps .931 and less; pets .981.
@@ -30,6 +31,7 @@ _SAME = 0.9998  # above this, images are copies without regard to the mean; unev
 _MIN_CONTRAST = 2.0  # grey levels, standard deviation; flatter thumbnails correlate by rounding alone
 _FEW = 2**13  # up to this many pairs, only their rows are multiplied (32 MiB)
 _BLOCK_CELLS = 2**22  # correlations in memory at a time: 16 MiB
+_VIEWS = 8  # orientations: turned by multiples of 90 degrees, and flipped
 _COARSE = 8  # side of the thumbnails compared first; it leaves 12 of 4 million pairs of the pets
 _ROUNDING = 1e-4  # generous bound for a sum of 1024 products in float32
 
@@ -52,7 +54,8 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
 
     Two images are near-identical if their thumbnails are equal, or if the thumbnails correlate (Pearson, over the
     pixels) with at least THRESHOLD, and with OWN_THRESHOLD after subtracting the mean thumbnail. So brightness and
-    contrast do not matter. Nearly flat thumbnails are only compared for equality.
+    contrast do not matter, nor whether one is flipped or turned by 90 degrees. Nearly flat thumbnails are only compared
+    for equality.
 
     Args:
         thumbnails: (N, S, S) grey, 0..255, S = 16..32 px.
@@ -73,32 +76,41 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)  # now a dot product is a correlation
     own = unit - unit.sum(axis=0) / max(1, len(unit))
     own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-6)
-    coarse = _coarsen(unit.reshape(-1, *thumbnails.shape[1:]))
+    coarse = _coarsen(unit, thumbnails.shape[1])
     step = max(16, _BLOCK_CELLS // count)
-    for start in range(0, len(lively), step):
-        rows = slice(start, start + step)  # compared with all from `start` on: the upper triangle is enough
-        likely = np.flatnonzero(coarse[rows] @ coarse[start:].T >= THRESHOLD - _ROUNDING)
-        left, right = np.divmod(likely, len(lively) - start)
-        found = _multiply(unit[rows], unit[start:], left, right)
-        alike = found >= THRESHOLD
-        left, right, found = left[alike], right[alike], found[alike]
-        near = (_multiply(own[rows], own[start:], left, right) >= OWN_THRESHOLD) | (found >= _SAME)
-        left, right = left[near], right[near]
-        # Joined after each block, so that a folder of copies of one image does not need N^2 links.
-        groups = _join(groups, lively[start + left], lively[start + right])
+    for view in range(_VIEWS):
+        turned, turned_own = _turn(unit, view), _turn(own, view)
+        turned_coarse = _coarsen(turned, thumbnails.shape[1])
+        for start in range(0, len(lively), step):
+            rows = slice(start, start + step)  # compared with all from `start` on: the upper triangle is enough
+            likely = np.flatnonzero(coarse[rows] @ turned_coarse[start:].T >= THRESHOLD - _ROUNDING)
+            left, right = np.divmod(likely, len(lively) - start)
+            found = _multiply(unit[rows], turned[start:], left, right)
+            alike = found >= THRESHOLD
+            left, right, found = left[alike], right[alike], found[alike]
+            near = (_multiply(own[rows], turned_own[start:], left, right) >= OWN_THRESHOLD) | (found >= _SAME)
+            left, right = left[near], right[near]
+            # Joined after each block, so that a folder of copies of one image does not need N^2 links.
+            groups = _join(groups, lively[start + left], lively[start + right])
     return _renumber(groups)
 
 
-def _coarsen(unit: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, S, S) of norm 1 -> (N, K) of norm 1, whose dot products are upper bounds of the original ones.
+def _turn(images: NDArray[np.float32], view: int) -> NDArray[np.float32]:
+    """(N, S * S) square images, turned by 90 degrees `view % 4` times, and transposed before from view 4 on."""
+    side = round(images.shape[1] ** 0.5)
+    square = images.reshape(len(images), side, side)
+    return np.rot90(square.transpose(0, 2, 1) if view >= 4 else square, view % 4, (1, 2)).reshape(images.shape)
+
+
+def _coarsen(unit: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """(N, S * S) of norm 1 -> (N, K) of norm 1, whose dot products are upper bounds of the original ones.
 
     These are the projections on _COARSE x _COARSE flat cells, and the norm of the remainder: the dot product of two
     remainders is at most the product of their norms (Cauchy-Schwarz).
     """
-    side = unit.shape[1]
     edges = np.arange(min(_COARSE, side)) * side // min(_COARSE, side)
     widths = np.diff(edges, append=side)
-    sums = np.add.reduceat(np.add.reduceat(unit, edges, axis=1), edges, axis=2)
+    sums = np.add.reduceat(np.add.reduceat(unit.reshape(-1, side, side), edges, axis=1), edges, axis=2)
     inside = (sums / np.sqrt(np.outer(widths, widths))).reshape(len(unit), len(edges) ** 2)
     outside = np.sqrt(np.maximum(1 - np.square(inside).sum(axis=1, keepdims=True), 0))
     return np.concatenate([inside, outside], axis=1).astype(np.float32)
