@@ -23,7 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ubend.evaluation.intervals import ALPHA, MARGIN, Resamples, compare_means, resample
+from ubend.evaluation.intervals import (
+    ALPHA,
+    MARGIN,
+    Resamples,
+    compare_means,
+    difference_ends,
+    mean_ends,
+    resample,
+)
 
 Values = NDArray[np.float64]
 Draw = Callable[[np.random.Generator], tuple[NDArray[np.int64], list[int] | None]]
@@ -66,7 +74,20 @@ def student(found: Resamples) -> Values:
     return ends
 
 
-KINDS = {"percentile": percentile, "BCa": bca, "studentised": studentised, "symmetric": symmetric, "t": student}
+def taken(ends: Callable[[Resamples], Values]) -> Callable[[Resamples], Values]:
+    """What ubend takes."""
+    return lambda found: student(found) if found.is_flat else found.mean - ends(found) * found.error
+
+
+KINDS: dict[str, Callable[[Resamples], Values]] = {
+    "percentile": percentile,
+    "BCa": bca,
+    "studentised": studentised,
+    "symmetric": symmetric,
+    "t": student,
+    "taken of means": taken(mean_ends),
+    "taken of differences": taken(difference_ends),
+}
 
 
 def read_scores(path: Path) -> Values:

@@ -77,6 +77,24 @@ def test_with_gaps_and_groups_the_error_is_that_of_the_jackknife() -> None:
     assert found.error == pytest.approx(jackknife, rel=0.03)
 
 
+def test_few_units_have_no_narrower_interval_than_students_t() -> None:
+    """Of means; and a difference needs more than the bootstrap's distance. With many it is the bootstrap's alone."""
+    rng, narrower = np.random.default_rng(8), 0
+    for images in (50, 99, 100):
+        for _set in range(20):
+            scores = draw_scores(rng, images)
+            interval = mean_intervals([scores])[0]
+            inside = interval.low > interval.t_low or interval.high < interval.t_high
+            narrower += inside
+            assert not (inside and images < 100)
+    assert narrower > 0
+    a, b = draw_scores(rng, 50), draw_scores(rng, 50)
+    (found,), _grouped = resample([np.stack([a, b], axis=1)[:, :, None]])
+    plain = float(np.quantile(np.abs(found.studentised()), 0.95)) * found.error
+    interval = compare_means(a, b).interval
+    assert (interval.high - interval.low) / 2 == pytest.approx(plain * (1 + 2 / 50))
+
+
 @pytest.mark.parametrize("groups", [0, 25])
 def test_intervals_hold_the_truth(groups: int) -> None:
     """93 to 97% of the time; benchmarks/coverage.py asks it of 4,000 sets of more kinds."""
