@@ -227,6 +227,14 @@ def test_other_inputs(whole: bytes) -> None:
         open_exported(PATH, model.SerializeToString())
 
 
+def test_other_outputs(whole: bytes) -> None:
+    model = onnx.load_model_from_string(whole)
+    change(model, lambda entry: entry["tiles"].update(margin=4))
+    predictor = Predictor(open_exported(PATH, model.SerializeToString()))
+    with raises(ModelFileError, path=PATH, key="logits"):
+        predictor(np.zeros((9, 9, 3), np.uint8))
+
+
 SMALL_MACHINE = """
 import os, sys, pathlib, numpy
 from ubend.core.errors import SettingError

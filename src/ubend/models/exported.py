@@ -218,7 +218,7 @@ def open_exported(path: Path, data: bytes) -> Bundle:
         raise ModelFileError(line.format(path=path), path=path, key="metadata")
     contract = read_contract(path, text)
     header, _entry = read_header(path, json.dumps(contract.model))
-    network = ExportedNetwork(_open_session(path, data, header), contract, header)
+    network = ExportedNetwork(_open_session(path, data, header, contract.tiles.margin), contract, header)
     stored = {kept.name: getattr(header, kept.name) for kept in fields(StoredFields)} | {"precision": "float32"}
     return Bundle(network.eval(), header.labels, header.sizing, **stored)
 
@@ -258,7 +258,9 @@ def import_package(name: str) -> Any:
         raise MissingPackageError(line.format(package=name), key=name) from error
 
 
-def _open_session(path: Path, data: bytes, header: Header) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+def _open_session(
+    path: Path, data: bytes, header: Header, margin: int
+) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
     """The graph as a function of images.
 
     Raises:
@@ -288,7 +290,8 @@ def _open_session(path: Path, data: bytes, header: Header) -> Callable[[NDArray[
             if any(word in str(error).lower() for word in ("alloc", "arena")):
                 raise MemoryError(str(error)) from error
             raise _refusal(path, None, next(iter(str(error).splitlines()), "")) from error
-        if logits.ndim != 4 or logits.shape[:2] != (len(images), header.network.classes):
+        sides = (side - 2 * margin for side in images.shape[2:])
+        if logits.shape != (len(images), header.network.classes, *sides):
             raise _refusal(path, OUTPUTS[0], _("other inputs and outputs than the header says"))
         return logits
 
