@@ -27,7 +27,7 @@ THOROUGH: tuple[Check, ...] = (
     duplicates.check_near_duplicates,
     mask_fit.check_mask_fit,
     images.check_blur,
-    masks.check_specks,
+    masks.check_fine_structure,
     shift.check_domain_shift,
 )
 

@@ -155,8 +155,9 @@ def check_shared_masks(inspection: Inspection) -> list[Finding]:
             )
         elif not background[number]:
             alike.setdefault(mask, []).append(number)
-    near = find_near_duplicates(inspection.data.store.thumbnails)
-    for group in alike.values():
+    groups = [group for group in alike.values() if len(group) > 1]
+    near = find_near_duplicates(inspection.data.store.thumbnails) if groups else np.zeros(0, np.int64)
+    for group in groups:
         if len({int(near[i]) for i in group}) > 1:  # copies of an image may have one mask
             grade: Grade = "error" if len(group) < max(3, len(inspection) // 10) else "warning"
             found.append(
@@ -229,7 +230,7 @@ def _scale(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 def _small_grey(inspection: Inspection, number: int) -> NDArray[np.float32]:
     """(_SIDE_PX, _SIDE_PX) details of an image: what is left without structures larger than _DETAIL_PX."""
     pixels = shrink(to_bytes(inspection.data.store.image(number)), (_SIDE_PX, _SIDE_PX))
-    grey = pixels.mean(axis=2)
+    grey = pixels.mean(axis=2, dtype=np.float32)
     details = np.asarray(grey - ndimage.uniform_filter(grey, _DETAIL_PX))
     strength = np.abs(details)
     bound = 2 * np.median(strength[strength > _FLAT]) if (strength > _FLAT).any() else 1.0

@@ -48,12 +48,12 @@ class Inspection:
         return self.data.store.class_pixels[:, : self.data.labels.classes]
 
     @cached_property
-    def small(self) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+    def small(self) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
         """((h, w, c) image 0..255, (h, w) class index) of each image, the long side at most SIDE_PX px."""
         with ThreadPoolExecutor(threads()) as pool:
             return list(pool.map(self._shrink, range(len(self))))
 
-    def _shrink(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def _shrink(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         store = self.data.store
         mask = np.ascontiguousarray(store.mask(number))
         scale = min(1.0, SIDE_PX / max(mask.shape))
@@ -72,10 +72,10 @@ def to_bytes(image: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(((values - low) * (255 / max(high - low, 1e-9))).clip(0, 255), np.uint8)
 
 
-def shrink(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
-    """(h, w, c) uint8 -> the same of size (width, height), by averages, as float32."""
+def shrink(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(h, w, c) uint8 -> the same of size (width, height), by averages."""
     planes = (Image.fromarray(np.ascontiguousarray(image[:, :, channel])) for channel in range(image.shape[2]))
-    return np.stack([np.asarray(plane.resize(size, Image.Resampling.BOX), np.float32) for plane in planes], axis=-1)
+    return np.stack([np.asarray(plane.resize(size, Image.Resampling.BOX)) for plane in planes], axis=-1)
 
 
 def upper_bound(values: NDArray[Any]) -> float:

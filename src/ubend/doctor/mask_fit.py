@@ -183,7 +183,8 @@ def measure_fits(inspection: Inspection) -> list[Fit]:
     models = _learn(inspection, classes)
 
     def measure(number: int) -> Fit:
-        image, mask = inspection.small[number]
+        pixels, mask = inspection.small[number]
+        image = pixels.astype(np.float32)
         maps = (_features(image) @ models[number % _FOLDS]).transpose(2, 0, 1)
         return _measure_fit(image, mask, maps, classes, objects)
 
@@ -196,12 +197,12 @@ def _learn(inspection: Inspection, classes: NDArray[np.int64]) -> list[_Floats]:
     chosen = np.linspace(0, len(inspection) - 1, min(len(inspection), _LEARNT_IMAGES)).astype(np.int64)
 
     def sums(number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        image, mask = inspection.small[number]
+        pixels, mask = inspection.small[number]
         flat = mask.reshape(-1)
         places = np.flatnonzero(flat != IGNORED)
         # evenly in an order that no texture has: a multiple of the golden ratio
         places = places[((np.arange(_LEARNT_PIXELS) * 0.6180339887) % 1 * len(places)).astype(np.int64)]
-        rows = _features(image).reshape(mask.size, -1)[places].astype(np.float64)
+        rows = _features(pixels.astype(np.float32)).reshape(mask.size, -1)[places].astype(np.float64)
         return rows.T @ rows, rows.T @ (flat[places][:, None] == classes)
 
     with ThreadPoolExecutor(threads()) as pool:

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from ubend.core.errors import DataError
@@ -18,6 +19,9 @@ _MIN_IMAGES = 12
 _OFTEN = 0.9  # share of the masks that hold a class which is missed elsewhere
 _SPECK_PX = 6  # connected pixels that are no object
 _MIN_SPECKS = 6
+# Share of the borders, and pixels of these. Measured on 150 drawn masks: at most .05, resampled .14 and more in 98%; on
+# CamVid, the pets and the drawn cells at most .03.
+_MIN_RIMS, _MIN_BORDERS = 0.1, 50
 
 
 def check_uniform_masks(inspection: Inspection) -> list[Finding]:
@@ -62,29 +66,29 @@ def check_absent_class(inspection: Inspection) -> list[Finding]:
     return found
 
 
-def check_specks(inspection: Inspection) -> list[Finding]:
-    """Masks with more specks or pin-holes than the set's others."""
+def check_fine_structure(inspection: Inspection) -> list[Finding]:
+    """Masks with more specks, pin-holes or rims between classes than the set's others."""
     data = inspection.data
     background = next(i for i in range(data.labels.classes) if i not in set(data.foreground_classes()))
 
-    def count(number: int) -> tuple[int, int]:
+    def count(number: int) -> tuple[int, int, float]:
         try:
             classes = read_class_map(
                 data.folder.pairs[number], tuple(data.store.native_hw[number].tolist()), data.labels
             ).classes
         except DataError:
-            return 0, 0
+            return 0, 0, 0.0
         objects = (classes != background) & (classes != IGNORED)
-        return _count_small(objects), _count_small(~objects)
+        return _count_small(objects), _count_small(~objects), _share_of_rims(classes)
 
     with ThreadPoolExecutor(threads()) as pool:
-        counts = np.array(list(pool.map(count, range(len(inspection)))), np.float64).reshape(-1, 2)
+        counts = np.array(list(pool.map(count, range(len(inspection)))), np.float64).reshape(-1, 3)
     messages = {
         "specks": _("masks have specks of at most {px} px, far more than the others (up to {count})"),
         "pin-holes": _("masks have holes of at most {px} px, far more than the others (up to {count})"),
     }
     found = []
-    for own, (check, message) in zip(counts.T, messages.items(), strict=True):
+    for own, (check, message) in zip(counts.T[:2], messages.items(), strict=True):
         bound = max(_MIN_SPECKS, upper_bound(own))
         many = np.flatnonzero(own >= bound)
         worst = many[np.argsort(-own[many], kind="stable")]
@@ -99,10 +103,35 @@ def check_specks(inspection: Inspection) -> list[Finding]:
                     {"masks": len(worst), "score": int(own.max()), "threshold": bound},
                 )
             )
+    rims = counts[:, 2]
+    bound = max(_MIN_RIMS, upper_bound(rims))
+    found += [
+        Finding(
+            "resampled mask",
+            "warning",
+            (inspection.mask_path(i),),
+            _("between two classes lies a rim of a third, a pixel wide, as after resampling"),
+            _("export it again, or resize it from the original with nearest neighbours"),
+            {"score": float(rims[i]), "threshold": bound},
+        )
+        for i in np.flatnonzero(rims > bound).tolist()
+    ]
     return found
 
 
-def _count_small(objects: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> int:
+def _share_of_rims(classes: NDArray[np.uint8]) -> float:
+    """Of the borders between classes that are not neighbours in the table: the share with a class between these on it,
+    a pixel wide. Resampling writes such rims; 0 where there are few borders."""
+    rims = jumps = 0
+    for plane in (classes.astype(np.int16), classes.T.astype(np.int16)):
+        scored = plane != IGNORED
+        step = np.where(scored[1:] & scored[:-1], plane[1:] - plane[:-1], 0)
+        rims += int(np.count_nonzero(step[1:] * step[:-1] > 0))
+        jumps += int(np.count_nonzero(np.abs(step) > 1))
+    return rims / (rims + jumps) if rims + jumps >= _MIN_BORDERS else 0.0
+
+
+def _count_small(objects: NDArray[np.bool_]) -> int:
     """Connected regions of at most _SPECK_PX pixels; diagonal neighbours are connected."""
     labelled, count = ndimage.label(objects, np.ones((3, 3)))
     if not count:

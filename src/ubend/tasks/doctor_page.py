@@ -75,7 +75,7 @@ def _draw(inspection: Inspection, number: int) -> tuple[str, str]:
     mask = store.mask(number)
     scale = min(1.0, _SIDE_PX / max(mask.shape))
     height, width = (max(1, round(side * scale)) for side in mask.shape)
-    image = shrink(to_bytes(store.image(number)), (width, height)).astype(np.uint8)
+    image = shrink(to_bytes(store.image(number)), (width, height))
     image = np.repeat(image, 3 // image.shape[2], axis=2)
     rows, columns = (np.arange(own) * side // own for own, side in zip((height, width), mask.shape, strict=True))
     classes = np.asarray(mask)[rows][:, columns]
