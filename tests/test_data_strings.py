@@ -31,6 +31,7 @@ PURPOSES = {
     "candidates",
     "dropout",
     "elastic",
+    "export",
     "foreground",
     "gain",
     "noise field",
