@@ -116,7 +116,7 @@ def test_the_way_of_fit(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_way_of_predict(discs: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the command to network, merging and writing: all files of the list, and no others."""
-    seen, command = list[set[str]](), SOURCE / "cli" / "models.py"
+    seen, command = list[set[str]](), SOURCE / "cli" / "prediction.py"
     for home, name in ((FoldedUNet, "__call__"), (Blender, "add"), (Logits, "native"), (predict_task, "write_mask")):
         watch(monkeypatch, home, name, seen, command, lambda *_given: True)
     for number, tiles in enumerate(("whole", "16")):

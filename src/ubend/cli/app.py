@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from ubend._version import __version__
-from ubend.cli import folders, training
-from ubend.cli import models as using
+from ubend.cli import folders, models, training
 from ubend.cli import objects as object_commands
 from ubend.cli.extensions import find_extensions, load_extension
+from ubend.cli.prediction import predict
 from ubend.core.click_i18n import MainGroup, Option
 from ubend.core.errors import FilesError, SettingError, UbendError, reason
 from ubend.core.i18n import _, later
@@ -123,18 +123,18 @@ def main() -> None:
 for _command in (
     training.fit,
     training.evaluate,
-    using.predict,
+    predict,
     object_commands.cutout,
     object_commands.objects,
-    using.export,
-    using.show,
+    models.export,
+    models.show,
     folders.data,
     folders.doctor,
     folders.preview,
-    using.info,
-    using.runs,
-    using.compare,
-    using.report,
+    models.info,
+    models.runs,
+    models.compare,
+    models.report,
     folders.sample,
     folders.demo,
     folders.cache,

@@ -1,4 +1,4 @@
-"""Commands that use models and runs: predict, show, info, runs, compare, report."""
+"""Commands that show, compare and export models and runs: show, info, compare, report, runs, export."""
 
 from pathlib import Path
 from typing import Any
@@ -8,41 +8,7 @@ import click
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import later
 from ubend.core.terminal import echo
-from ubend.tasks.options import PATH, make_reporter, options, take_conditions
-
-
-@command(
-    help=later(
-        "Predict masks of PATHS: images, videos, scans (NIfTI, DICOM), folders, patterns; - reads a list of images."
-    )
-)
-@click.argument("model", type=PATH)
-@click.argument("paths", type=PATH, nargs=-1, required=True)
-@option(
-    "--out",
-    type=PATH,
-    required=True,
-    help=later("Folder for masks, overlays and shares.csv: the share (0 to 1) of each class in each image's pixels."),
-)
-@options("tiles", "overlap", "with", "tta", "threshold")
-@option(
-    "--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Remove regions smaller than PX pixels; repeatable.")
-)
-@options("fill-holes")
-@option(
-    "--prob",
-    type=click.Choice(["uint8", "uint16", "npz"]),
-    help=later("Also write probabilities: as TIFF (uint8, uint16) or npz."),
-)
-@options("resume")
-@option("--window", help=later("Intensity window of scans (NIfTI, DICOM): a name such as lung, or CENTER,WIDTH."))
-@options("device")
-def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
-    from ubend.tasks.predict import predict_paths
-
-    conditions = take_conditions(flags)
-    with make_reporter() as reporter:
-        predict_paths(model, paths, out, conditions=conditions, reporter=reporter, **flags)
+from ubend.tasks.options import PATH, make_reporter, options
 
 
 @command(help=later("Draw the first or the worst test images of RUN: input, truth, prediction."))
@@ -104,7 +70,7 @@ def runs(folder: Path) -> None:
         echo(line)
 
 
-@command(help=later("Write MODEL as one file for other programs; it is compared with the model first."))
+@command(help=later("Write MODEL as one file for other programs, after checking that its predictions are the same."))
 @click.argument("model", type=PATH)
 @option("--to", type=click.Choice(["onnx"]), default="onnx", show_default=True, help=later("Kind of the file."))
 @option("--out", type=PATH, help=later("File to write  [RUN/model.onnx]"))
@@ -113,7 +79,7 @@ def runs(folder: Path) -> None:
     type=click.Choice(["fp32", "fp16"]),
     default="fp32",
     show_default=True,
-    help=later("Of the stored weights; fp16 halves the file."),
+    help=later("Precision of the weights in the file; fp16 halves it."),
 )
 def export(model: Path, **flags: Any) -> None:
     from ubend.tasks.export import export as call

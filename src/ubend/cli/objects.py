@@ -19,7 +19,9 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
     "classes",
     multiple=True,
     metavar="CLASS",
-    help=later("Class to cut out; contour=0.5 counts its probability half; repeatable  [the only class]"),
+    help=later(
+        "Class to cut out; CLASS=W weights its probability by W, such as contour=0.5; repeatable  [the only class]"
+    ),
 )
 @option(
     "--background",

@@ -17,7 +17,11 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
 @click.argument("folder", type=PATH, required=False)
 @option("--out", type=PATH, help=later("Run folder to create  [runs/NAME-1, -2, ...]"))
 @folder_options()
-@option("--recipe", type=click.Choice(["modern", "tutorial", "paper"]), help=later("Preset of settings  [modern]"))
+@option(
+    "--recipe",
+    type=click.Choice(["modern", "tutorial", "paper"]),
+    help=later("modern: the best defaults; tutorial: as in the course text; paper: the U-Net of 2015  [modern]"),
+)
 @options("effort", "folds", "test")
 @option("--size", type=int, help=later("Images are resized to the area of a SIZE x SIZE square."))
 @option(

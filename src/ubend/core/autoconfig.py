@@ -28,10 +28,10 @@ _FOLDS = 5  # with `train.effort` best; each model is trained on four fifths of 
 
 # The size of whole images, px; larger ones are reduced to it.
 _SIZE_GPU, _SIZE_CPU = 256, 128
-# Unless objects would become narrower than this at the model's size, px: an outline that is half a pixel off on both
-# sides then costs a tenth of the object. Objects that are narrow in the original images do not count (less than
-# _SHRUNK of the width is lost), nor classes narrower than _MIN_PX there: outlines, and rims left by resized masks.
-_NARROW_PX, _SHRUNK, _MIN_PX = 10.0, 0.75, 2.0
+# Unless objects would become narrower than _NARROW_PX at the model's size: an outline that is half a pixel off on both
+# sides then costs a tenth of the object. Objects that keep at least _KEPT_WIDTH of their original width do not count,
+# nor do classes narrower than _MIN_PX in the originals: outlines, and rims left by resized masks.
+_NARROW_PX, _KEPT_WIDTH, _MIN_PX = 10.0, 0.75, 2.0
 # Whole images may be larger for their sake up to this, px: 4 times the usual pixels on a GPU, 2.25 times on a CPU,
 # where a training then takes some nine minutes. Beyond, crops at native scale are cheaper.
 _WIDE_GPU, _WIDE_CPU = 512, 192
@@ -129,7 +129,9 @@ def choose_format(
 
 def find_narrow(widths: Mapping[str, Width], size: int) -> dict[str, Width]:
     """The classes whose objects are too narrow in whole images of this `data.size`, and wider in the originals."""
-    return {name: own for name, own in widths.items() if size * own.relative < min(_NARROW_PX, _SHRUNK * own.native_px)}
+    return {
+        name: own for name, own in widths.items() if size * own.relative < min(_NARROW_PX, _KEPT_WIDTH * own.native_px)
+    }
 
 
 def wide_enough(own: Width) -> int:
@@ -412,7 +414,7 @@ def _ema_decay(draft: Draft, facts: Facts) -> None:
     steps = max(1, round((train.epochs or 1) * images / (train.batch or 1)))
     decay = round(float(np.clip(1 - 1 / (_EMA_SHARE * steps), 0.9, 0.999)), 4)
     reason = _("the weights are averaged over about {count:.0f} of {steps:,} steps")
-    draft.choose("train.ema_decay", decay, reason.format(count=1 / (1 - decay), steps=steps))
+    draft.choose("train.ema_decay", decay, reason.format(count=min(steps, 1 / (1 - decay)), steps=steps))
 
 
 _ENCODER_RATE = 0.3  # of the learning rate, for pretrained weights

@@ -483,7 +483,7 @@ def find_missing_classes(
 
 
 def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], splits: Sequence[SplitName]) -> list[str]:
-    """Lines on classes that no training image holds, or no other image does."""
+    """Lines on classes that no training image holds, and on classes that only training images hold."""
     untrained, unscored = find_missing_classes(names, pixels, splits)
     lines = (
         (_("classes missing from the training split ({count}): {names}; to learn them, move images there"), untrained),
@@ -566,7 +566,7 @@ def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Se
         chosen: the pairs to be scored.
     Raises:
         SettingError: `data.values` names a class that the model does not have.
-        DataError: the folder does; or the masks do not define their classes.
+        DataError: the folder's own class list names such a class, or the masks do not define their classes.
         PairError: images or masks that cannot be read.
     """
     if settings.data.values is not None:

@@ -306,7 +306,10 @@ def _inspect(
 
 def mask_size_problem(pair: Pair, mask_hw: tuple[int, ...], image_hw: tuple[int, ...]) -> str:
     """The problem of a mask that differs in size from its image."""
-    line = _("{mask}: the mask is {mask_size} px but its image {image} is {size} px (width x height)")
+    line = _(
+        "{mask}: the mask is {mask_size} px but its image {image} is {size} px (width x height); export the mask at "
+        "the image's size"
+    )
     if mask_hw == tuple(image_hw)[::-1]:
         line = _(
             "{mask}: the mask is {mask_size} px but its image {image} is {size} px (width x height): "

@@ -31,7 +31,7 @@ def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
         )
         problems.append(Problem(line, path, "data.channels"))
     if header.dtype != bundle.dtype:
-        line = _("{path}: a {found} image, but the model takes {dtype}; save it with this bit depth").format(
+        line = _("{path}: a {found} image, but the model takes {dtype}; convert it to {dtype}").format(
             path=path, found=header.dtype, dtype=bundle.dtype
         )
         if header.dtype == "float32":

@@ -248,7 +248,7 @@ def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
         bands = min(shape[0], shape[2])
         cure = _("save each as a separate file")
         if bands <= MAX_CHANNELS:
-            cure = _("{cure}, or give --channels {bands} if they are the channels of one image").format(
+            cure = _("{cure}, or, if they are the channels of one image, train with --channels {bands}").format(
                 cure=cure, bands=bands
             )
         raise DataError(

@@ -39,7 +39,8 @@ def refuse_folder(path: Path) -> None:
         OSError: the folder cannot be read.
     """
     if path.is_dir() and not images_in(path):
-        raise DataError(_("{path}: no images in this folder").format(path=path), path=path)
+        line = _("{path}: no images directly in this folder; give the folder of the images, or '{path}/**'")
+        raise DataError(line.format(path=path), path=path)
 
 
 def list_images(paths: Iterable[Path | str]) -> list[Path]:

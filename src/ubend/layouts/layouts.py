@@ -383,7 +383,9 @@ def read_lists(images: str, masks: str, problems: Problems) -> LayoutResult:
         ("data.masks", masks, mask_items, MASK_SUFFIXES),
     ):
         if not items:
-            line = _("no images found at {pattern}; give a folder, or a quoted pattern")
+            line = _(
+                "no images found at {pattern}; give a folder with images, or a pattern in quotes that matches images"
+            )
             problems.add_line(line.format(pattern=text), key)
         for item in items:
             if item.found.suffix not in suffixes:

@@ -97,9 +97,12 @@ def _sentences() -> dict[str, str]:
         "same split": _("two folders for one split: {names}; keep one of them"),
         "no mask": _(
             "images without a mask ({count}): {names}; a mask has the same name as its image, optionally with a word "
-            "such as _mask, _gt or _label before or after it; add the mask or remove the image"
+            "such as _mask, _gt or _label before or after it; add the mask, remove the image, or skip it with "
+            "--skip-bad"
         ),
-        "no image": _("masks without an image ({count}): {names}; add the image or remove the mask"),
+        "no image": _(
+            "masks without an image ({count}): {names}; add the image, remove the mask, or skip it with --skip-bad"
+        ),
         "annotation file": _("annotation files that cannot be read ({count}): {names}; export them again"),
         "annotation entry": _("invalid entries in annotation files ({count}): {names}; fix them or export again"),
         "small json": _("exported without their tasks (JSON-MIN): {names}; in Label Studio choose Export, then JSON"),

@@ -239,7 +239,11 @@ def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
             model = make_network(shape, **more)
             model.load_state_dict(tensors)
     except OSError as error:  # not caused by the content of the file
-        cause = _("no such model file") if isinstance(error, FileNotFoundError) else reason(error)
+        cause = (
+            _("no such model file; give a run folder or a model file")
+            if isinstance(error, FileNotFoundError)
+            else reason(error)
+        )
         raise ModelFileError(_("{path}: {reason}").format(path=path, reason=cause), path=path) from error
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _refusal(path, None, next(iter(str(error).splitlines()), type(error).__name__)) from error

@@ -303,9 +303,10 @@ def read_run_rows(run: Path) -> list[tuple[Pair, list[str]]]:
             ]
     except (OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise OutputError(
-            _("{run}: not a run folder with a data list; name a folder of images and masks to score on").format(
-                run=run
-            ),
+            _(
+                "{run}: not a run folder with a data list; give a run folder, or a model and a folder of images and "
+                "masks: `ubend evaluate MODEL FOLDER`"
+            ).format(run=run),
             path=run,
         ) from error
     if not rows:

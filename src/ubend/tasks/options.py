@@ -39,7 +39,9 @@ _FOLDER_OPTIONS = {
         "--channels", type=int, help=later("Channels of the images: 1 (grey), 3 (colour) or more  [as stored]")
     ),
     "skip-bad": option("--skip-bad", is_flag=True, default=None, help=later("Skip pairs that cannot be used.")),
-    "root": option("--root", type=PATH, help=later("Folder that contains the named data sets  [the cache]")),
+    "root": option(
+        "--root", type=PATH, help=later("Folder of the named data sets oxford-pet and kvasir-seg  [the cache]")
+    ),
 }
 
 
@@ -94,7 +96,10 @@ _FIT_OPTIONS = {
         "--folds",
         type=click.IntRange(2, 100),
         metavar="K",
-        help=later("Cross-validation: train K models, each without 1/K of the images; one file averages them."),
+        help=later(
+            "Cross-validation: train K models, each without 1/K of the images; the result is one file that averages "
+            "them."
+        ),
     ),
     "test": option(
         "--test",

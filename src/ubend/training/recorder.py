@@ -78,9 +78,9 @@ class Recorder:
         self._reporter.begin(_("training"), training.steps, done)
         if in_batch_norm_warmup(training, training.steps_until(len(training.state.progress.history) + 1)):
             line = _(
-                "note: validation scores in the first {steps} steps are not informative, because the running "
-                "statistics of batch norm have not converged yet; the scores in brackets use the statistics of the "
-                "validation images and show what the network has learned"
+                "note: in the first {steps} steps validation scores are too low, because the running statistics of "
+                "batch norm have not converged yet; until then the scores in brackets show what the network has "
+                "learned: they use the statistics of the validation images"
             )
             self._reporter.report(line.format(steps=BATCH_NORM_WARMUP_STEPS))
 

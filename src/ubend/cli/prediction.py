@@ -1,0 +1,44 @@
+"""The command `predict`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ubend.core.click_i18n import command, option
+from ubend.core.i18n import later
+from ubend.tasks.options import PATH, make_reporter, options, take_conditions
+
+
+@command(
+    help=later(
+        "Predict masks of PATHS: images, videos, scans (NIfTI, DICOM), folders, patterns; - reads a list of images."
+    )
+)
+@click.argument("model", type=PATH)
+@click.argument("paths", type=PATH, nargs=-1, required=True)
+@option(
+    "--out",
+    type=PATH,
+    required=True,
+    help=later("Folder for masks, overlays and shares.csv: the share (0 to 1) of each class in each image's pixels."),
+)
+@options("tiles", "overlap", "with", "tta", "threshold")
+@option(
+    "--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Remove regions smaller than PX pixels; repeatable.")
+)
+@options("fill-holes")
+@option(
+    "--prob",
+    type=click.Choice(["uint8", "uint16", "npz"]),
+    help=later("Also write probabilities: as TIFF (uint8, uint16) or npz."),
+)
+@options("resume")
+@option("--window", help=later("Intensity window of scans (NIfTI, DICOM): a name such as lung, or CENTER,WIDTH."))
+@options("device")
+def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
+    from ubend.tasks.predict import predict_paths
+
+    conditions = take_conditions(flags)
+    with make_reporter() as reporter:
+        predict_paths(model, paths, out, conditions=conditions, reporter=reporter, **flags)
