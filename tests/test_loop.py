@@ -157,7 +157,7 @@ def test_first_scores_say_what_was_learned(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     ahead = [row["batch_statistics_dice"]["foreground"] - row["val_dice"]["foreground"] for row in rows]
     assert max(ahead) > 0.2
-    assert reporter.said.count("note: validation scores in the first 60 steps") == 1
+    assert reporter.said.count("in the first 60 steps") == 1
     lines = [line for line in reporter.said.splitlines() if line.startswith("epoch ")]
     for row, line in zip(rows, lines, strict=True):
         shown = " ".join(f"{value:.3f}" for value in row["batch_statistics_dice"].values())

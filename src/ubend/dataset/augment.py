@@ -24,8 +24,9 @@ from ubend.labels.class_table import IGNORED
 
 ELASTIC_POINTS = 5  # points per side of the coarse displacement field
 _BLUR_REACH = 3  # px; the kernel has 2 * 3 + 1 taps: three standard deviations of the default, 1 px
-_SHOWN_WITHIN = 0.5  # a pixel that the crop must show is placed within this fraction of the crop,
-_SHOWN_AT_MAX = 0.75  # or this one near the image border; the margin allows for the elastic field
+# A pixel that the crop must show is placed at most this far from the crop's centre, as a fraction of half its side:
+# usually, and near the image border. The rest is a margin for the elastic field.
+_SHOWN_WITHIN, _SHOWN_AT_MAX = 0.5, 0.75
 _NOISE_SIDE = 256  # px; side of the noise field from which images take their noise
 
 Augment = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of `augment`
@@ -245,7 +246,8 @@ def augment(
     Args:
         images, masks: (n, h, w, C) of any dtype and (n, h, w) uint8 class index or IGNORED, each at the top left.
         items: (N,) int32, indices of the images to use.
-        numbers: (N, K) float32: `WarpParams.pack`, the (h, w) of the image, and one more number, which is not used.
+        numbers: (N, K) float32: the packed `WarpParams`, then h and w of the image, then a number that only the caller
+            uses.
         crop_hw: (H, W) px of the output.
         value_range: (low, high), each (1, C, 1, 1).
         noise: (C, S, S), from `noise_field`; None: colours do not change.

@@ -248,7 +248,7 @@ class Predictor:
             for column, start in enumerate(row.plan.columns.starts):
                 group = waiting.setdefault(size, [])
                 pixels = tensor[:, start : start + size[1]]
-                group.append(_Tile(row, column, pixels, self._weigh(row, pixels)))
+                group.append(_Tile(row, column, pixels, self._bytes_held(row, pixels)))
                 held_bytes += group[-1].held_bytes
                 if self._is_full(len(group), math.prod(size)):
                     held_bytes -= sum(tile.held_bytes for tile in group)
@@ -269,7 +269,7 @@ class Predictor:
     def _plan(self, size_hw: tuple[int, int]) -> TilePlan:
         return self.tiling.plan(size_hw) if self.tiling else plan_whole(size_hw, self.model.padded_hw(size_hw))
 
-    def _weigh(self, row: TileRow, tile: Tensor) -> int:
+    def _bytes_held(self, row: TileRow, tile: Tensor) -> int:
         """Bytes in use until a tile is predicted; for a whole image including its mask and its source."""
         whole = 0 if self.tiling is not None else math.prod(row.source.native_hw) + row.source.held_bytes
         return tile.numel() * tile.element_size() + whole
@@ -280,7 +280,10 @@ class Predictor:
         return self.bundle.sizing.channels * (1 if self.bundle.dtype == "uint8" else 4)
 
     def _is_full(self, count: int, pixels: int) -> bool:
-        """Whether a batch of `count` tiles of `pixels` pixels each is full."""
+        """Whether a batch of `count` tiles of `pixels` pixels each is full.
+
+        A batch of tiles stays within the limit; one of whole images may exceed it by one image.
+        """
         if self.tiling is not None:
             return (count + 1) * pixels > self._batch_pixels
         return count * pixels >= self._batch_pixels or count >= _BATCH_IMAGES[self.device.type == "cuda"]

@@ -137,7 +137,8 @@ class Tiling:
         multiple: network stride, 2**depth; all tiles start at multiples of it, so that the pooling grid is the same
             as for the whole image.
         margin: px that convolutions without padding remove from each side; then each pixel comes from one tile.
-        edge: for such networks, output sides are k * multiple + edge, px; the edge overlaps the next tile.
+        edge: for such networks, output sides are k * multiple + edge, px. Tiles start at multiples, so the next tile
+            covers the last `edge` px again.
     """
 
     tile_px: int

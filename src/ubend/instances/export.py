@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, str | int | float]
 
-_CONCAVE = 0.9  # solidity; measured on nuclei with the rule that uses it (docs/experiments.md)
-_LARGE_UNITS = {"um": "mm", "m": "km"}  # unit of a pixel's side -> 1000 times this unit, for densities
+_CONCAVE = 0.9  # solidity below which objects probably touch; chosen on nuclei (docs/experiments.md)
+_LARGE_UNITS = {"um": "mm", "m": "km"}  # unit of a pixel's side -> unit of densities: per mm², per km²
 
 
 def measure(

@@ -181,7 +181,11 @@ def _cut_words(item: Item, count: int, end: int) -> tuple[str, str] | None:
 
 
 def _cut_extension(item: Item, stems: Container[tuple[object, ...]], end: int) -> tuple[str, str]:
-    """(affix, stem of another file): the affix comes before (end 0) or after (end -1) that stem."""
+    """(affix, stem of another file): `cat_mask` gives (`_mask`, `cat`) if a file `cat` exists.
+
+    Args:
+        end: 0: the affix comes before that stem; -1: after it.
+    """
     for between in re.finditer(r"[\W_]+", item.stem):
         cut = between.end() if end == 0 else between.start()
         affix, core = (item.stem[:cut], item.stem[cut:]) if end == 0 else (item.stem[cut:], item.stem[:cut])
@@ -274,7 +278,7 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
             sides[side].append(item)
         else:
             foreign.append((side, item))
-    _refuse_two_words([item for items in sides.values() for item in items], problems)
+    _report_two_words([item for items in sides.values() for item in items], problems)
     images, masks, others = sides["image"], sides["mask"], sides[None]
     remarks: list[str] = []
     if beside and (masks or others or any(mentions(item.stem, "mask") for item in images)):
@@ -319,7 +323,7 @@ def _without_wrapper(*sides: Sequence[Item]) -> list[list[Item]]:
     return [[Item(i.found, i.split, i.folders[shared:], i.stem) for i in items] for items in sides]
 
 
-def _refuse_two_words(items: Sequence[Item], problems: Problems) -> None:
+def _report_two_words(items: Sequence[Item], problems: Problems) -> None:
     """Add a problem for two folders of one split in the same place, such as `val` and `valid`."""
     words: dict[tuple[Path, SplitName], dict[str, str]] = {}
     for folders, path in {(item.found.folders, item.found.path.parent) for item in items}:

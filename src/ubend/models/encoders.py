@@ -213,7 +213,8 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
     logging.disable()  # the hub's client and timm log each attempt and each unused layer; one error line is enough
     try:
         net: nn.Module = timm.create_model(name, pretrained=True, **options)
-        if isinstance(pretrained, Path):  # timm does not report missing weights: they differ between two random inits
+        # timm silently leaves missing weights random. A weight that differs between two loads was not in the file.
+        if isinstance(pretrained, Path):
             others = timm.create_model(name, True, **options).state_dict()
             for key, weight in net.named_parameters():
                 if weight.ndim > 1 and not torch.equal(weight, others[key]):
@@ -312,7 +313,7 @@ def fetch_weights(settings: ModelSettings) -> bool:
     weights = pretrained_weights(settings)
     if settings.encoder in (None, NO_ENCODER) or not weights:
         return False
-    make_encoder(str(settings.encoder), 3, 1, weights)
+    make_encoder(str(settings.encoder), 3, 1, weights)  # only to download them
     return True
 
 

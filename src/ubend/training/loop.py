@@ -5,9 +5,9 @@
 
 `PlainRuntime` is the reference implementation of a step. What makes it robust or fast is in other runtimes, which are
 tested against it: smaller micro-batches when memory runs out (memory.py), several processes (distributed_runtime.py),
-the step as one CUDA graph (ubend.accel.captured). They take the same steps; only batch norm sees the images of one
-micro-batch, or of one process, alone. Nothing that changes a result depends on the clock: a resumed run draws the same
-batches for the same steps.
+the step as one CUDA graph (ubend.accel.captured). Their updates are the same, except that batch norm takes its
+statistics per micro-batch and per process. Nothing that changes a result depends on the clock: a resumed run draws the
+same batches for the same steps.
 """
 
 import math
@@ -68,9 +68,9 @@ class Training:
         """Steps of the whole training."""
         return self.steps_until(self.plan.epochs)
 
-    def steps_until(self, epoch: int) -> int:
-        """Steps after which `epoch` epochs are completed; there are no partial batches."""
-        return max(epoch, round(epoch * self.batches.items / self.plan.batch))
+    def steps_until(self, epochs: int) -> int:
+        """Steps of the first `epochs` epochs, at least one per epoch; every batch is full."""
+        return max(epochs, round(epochs * self.batches.items / self.plan.batch))
 
     @property
     def micro_batch(self) -> int:
@@ -133,7 +133,7 @@ class Runtime(ABC):
         """One optimizer step, from the current state; the host does not wait for the device."""
         training, state = self.training, self.training.state
         batch = training.batches.draw(step)
-        with keep_generators(training):
+        with preserve_rng_state(training):
             state.sums += self.gradients(step, batch)
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, training.steps, training.plan) * group["rate_share"]
@@ -236,15 +236,15 @@ def validate(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
 def _score_validation(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
     """The same as `validate`, without a change of batch norm's mode."""
     training, classes = runtime.training, len(runtime.training.class_names)
-    images, own = training.validation, runtime.group.shard(len(training.validation))
-    sums, start = torch.zeros_like(training.state.sums), own.start
+    images, shard = training.validation, runtime.group.shard(len(training.validation))
+    sums, start = torch.zeros_like(training.state.sums), shard.start
     # the counts of all crops of an image are summed
     confusions = torch.zeros((images.source_count, classes, classes), dtype=torch.int64, device=sums.device)
-    while start < own.stop:
-        items = np.arange(start, min(start + validation_batch(training), own.stop))
-        found, tables = runtime.measure(items)
-        sums += found
-        confusions.index_add_(0, torch.from_numpy(images.sources[items]).to(sums.device), tables)
+    while start < shard.stop:
+        items = np.arange(start, min(start + validation_batch(training), shard.stop))
+        batch_sums, batch_confusions = runtime.measure(items)
+        sums += batch_sums
+        confusions.index_add_(0, torch.from_numpy(images.sources[items]).to(sums.device), batch_confusions)
         start += len(items)
     runtime.group.sum_tensors([sums, confusions])  # entries of other ranks are zero
     per_image = dice_from_confusion(confusions.cpu().numpy())
@@ -282,13 +282,13 @@ def autocast(device: torch.device, plan: TrainPlan) -> AbstractContextManager[ob
     return torch.autocast(device.type, torch.bfloat16) if plan.precision == "bfloat16" else nullcontext()
 
 
-def seed_random_layers(training: Training, position: int) -> None:
-    """Seed dropout from (seed, position), so that a resumed run drops the same values."""
+def seed_random_layers(training: Training, step: int) -> None:
+    """Seed dropout from (seed, step), so that a resumed run drops the same values."""
     if training.state.model.is_stochastic:
-        torch.manual_seed(int(draw_bits(training.plan.seed, "dropout", np.array([position]), 1)[0, 0]) >> 1)
+        torch.manual_seed(int(draw_bits(training.plan.seed, "dropout", np.array([step]), 1)[0, 0]) >> 1)
 
 
-def keep_generators(training: Training) -> AbstractContextManager[None]:
+def preserve_rng_state(training: Training) -> AbstractContextManager[None]:
     """A context that restores torch's random state on exit, if the network has random layers."""
     device = training.state.sums.device
     devices = [device] if device.type == "cuda" else []  # the CPU's state is always restored
