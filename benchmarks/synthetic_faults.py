@@ -69,6 +69,7 @@ class Folder:
     def take(self, split: str | None = None, marked: bool = False) -> tuple[str, str]:
         """A pair that has no fault yet; `marked`: with objects."""
         split = split or str(self.rng.choice(list(SPLITS), p=[0.6, 0.2, 0.2]))
+        split = split if self.free[split] else "train"  # a fault may take a whole split
         for name in list(self.free[split]):
             if not marked or np.asarray(Image.open(self.mask(split, name))).any():
                 self.free[split].remove(name)

@@ -10,7 +10,7 @@ from ubend.core.i18n import _
 from ubend.doctor.finding import Finding, Grade
 from ubend.doctor.inspection import Inspection, lower_bound, upper_bound
 
-_FLAT = 1.0  # grey levels of standard deviation in a thumbnail: nothing is to be seen
+_FLAT = 0.5  # grey levels of standard deviation in a thumbnail: nothing is to be seen
 _DARK, _LIGHT = 20, 235  # mean grey level beyond which little is to be seen
 _FAR = 40  # grey levels beyond the set's bounds
 _FEW = 0.05  # share of a set: what more images have is usual
