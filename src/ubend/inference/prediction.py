@@ -41,6 +41,14 @@ class Prediction:
     image: NDArray[Any]
     probabilities: NDArray[np.float32] | None = None
 
+    def __repr__(self) -> str:
+        """Size, and the share of each class in the valid pixels."""
+        counts = np.bincount(self.mask[self.valid], minlength=len(self.class_names))
+        shares = [
+            f"{name} {share:.1%}" for name, share in zip(self.class_names, counts / max(1, counts.sum()), strict=True)
+        ]
+        return f"Prediction({self.mask.shape[1]}x{self.mask.shape[0]} px: {', '.join(shares)})"
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Name of each class, in the order of the class index."""

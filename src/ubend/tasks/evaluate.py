@@ -302,6 +302,8 @@ def read_run_rows(run: Path) -> list[tuple[Pair, list[str]]]:
                 for row in ({key: csv_cell(cell or "") for key, cell in row.items()} for row in csv.DictReader(file))
             ]
     except (OSError, KeyError, ValueError, TypeError, RecursionError) as error:
+        if not run.exists():
+            raise OutputError(_("{run}: there is no such folder").format(run=run), path=run) from error
         raise OutputError(
             _(
                 "{run}: not a run folder with a data list; give a run folder, or a model and a folder of images and "

@@ -83,6 +83,12 @@ def export(
     contract.proof = prove(bundle, exported, images, compared_on, reporter)
     for line in describe_proof(contract.proof):
         reporter.report(line)
+    if bundle.precision == "bfloat16":
+        line = _(
+            "note: the exported model computes in float32; `ubend predict` of the run uses bfloat16 if the device is "
+            "faster with it, so its masks may differ in a few pixels"
+        )
+        reporter.report(line)
     refuse_different(contract.proof, precision)
     data = to_bytes(graph, contract_text(contract))
     write_file(out, lambda temporary: temporary.write_bytes(data))

@@ -124,13 +124,13 @@ def _read_test(scores: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, fro
 
 
 def _rank(found: Sequence[tuple[Path, RunSummary]]) -> list[str]:
-    """A line for each set of test images that several runs were scored on: these runs, the best first."""
-    alike = dict[frozenset[str], list[tuple[float, Path]]]()
+    """A line for each set of test images that several runs of the same classes were scored on, the best run first."""
+    alike = dict[tuple[frozenset[str], tuple[str, ...]], list[tuple[float, Path]]]()
     for path, run in found:
         if run.test_images and run.mean is not None:
-            alike.setdefault(run.test_images, []).append((-run.mean["mean"], path))
+            alike.setdefault((run.test_images, tuple(run.test_dice or ())), []).append((-run.mean["mean"], path))
     lines = []
-    for images, runs in alike.items():
+    for (images, _classes), runs in alike.items():
         if len(runs) > 1:
             ranked = [path for _mean, path in sorted(runs)]
             line = _("on the same {count} images, best first: {runs}; `ubend compare {paths}` tests the differences")
