@@ -116,10 +116,10 @@ def _find_misfits(inspection: Inspection, fits: list[Fit]) -> list[Finding]:
                     "shifted mask",
                     "error" if one.shift_gain > 2 * shift_bound else "warning",
                     files,
-                    _("the mask fits its image far better when moved by {dx:+.0%} and {dy:+.0%} of the side").format(
-                        dx=dx, dy=dy
+                    _("the mask may be shifted: moved {direction} it would fit its image far better").format(
+                        direction=_describe_shift(dx, dy)
                     ),
-                    _("look at both; move the mask by as much, or annotate it again"),
+                    _("look at image and mask; if it is shifted, move the mask or annotate it again"),
                     {"fit": one.fit, "dx": dx, "dy": dy, "gain": one.shift_gain, "threshold": shift_bound},
                 )
             )
@@ -270,6 +270,13 @@ def _measure_fit(
         edge_gain if far else 0.0,
         object_like,
     )
+
+
+def _describe_shift(dx: float, dy: float) -> str:
+    """A shift in shares of the long side, in words."""
+    moves = [_("{share:.0%} of the side to the right") if dx > 0 else _("{share:.0%} of the side to the left")]
+    moves += [_("{share:.0%} of the side down") if dy > 0 else _("{share:.0%} of the side up")]
+    return ", ".join(move.format(share=abs(share)) for move, share in zip(moves, (dx, dy), strict=True) if share)
 
 
 def _center(planes: _Floats) -> _Floats:
