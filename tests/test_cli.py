@@ -428,7 +428,11 @@ def test_a_process_of_its_own(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ubend", "info", "nowhere"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: nowhere: no such model file\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        "error: nowhere: no such model file; give a run folder or a model file\n",
+    )
 
 
 def test_subcommands_have_help() -> None:

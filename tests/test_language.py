@@ -410,19 +410,19 @@ def test_click_speaks_it_too(words: str, monkeypatch: pytest.MonkeyPatch) -> Non
     ["--lang vi info nowhere", "info nowhere --lang vi", "info --lang=vi nowhere", "--lang en info nowhere --lang vi"],
 )
 def test_the_flag_may_stand_anywhere(words: str) -> None:
-    assert say(*words.split(), status=2).stderr == "lỗi: nowhere: không có tệp mô hình này\n"
+    assert say(*words.split(), status=2).stderr.startswith("lỗi: nowhere: không có tệp mô hình này")
 
 
 def test_the_flag_is_stronger_than_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UBEND_LANG", "vi")
-    assert say("info", "nowhere", "--lang", "en", status=2).stderr == "error: nowhere: no such model file\n"
-    assert say("info", "nowhere", status=2).stderr == "lỗi: nowhere: không có tệp mô hình này\n"
+    assert say("info", "nowhere", "--lang", "en", status=2).stderr.startswith("error: nowhere: no such model file")
+    assert say("info", "nowhere", status=2).stderr.startswith("lỗi: nowhere: không có tệp mô hình này")
     monkeypatch.delenv("UBEND_LANG")
-    assert say("info", "nowhere", status=2).stderr == "error: nowhere: no such model file\n"
+    assert say("info", "nowhere", status=2).stderr.startswith("error: nowhere: no such model file")
 
 
 def test_what_follows_two_dashes_is_no_flag() -> None:
-    assert say("info", "--", "--lang", status=2).stderr == "error: --lang: no such model file\n"
+    assert say("info", "--", "--lang", status=2).stderr.startswith("error: --lang: no such model file")
 
 
 @pytest.mark.parametrize("words", ["--lang tlh info x", "info x --lang tlh", "--lang"])

@@ -84,7 +84,7 @@ def test_installed(scripts: Path, tmp_path: Path) -> None:
     assert "fit" in _run(scripts / "ubend", "--help", cwd=tmp_path).stdout
     assert "Huấn luyện" in _run(scripts / "ubend", "--help", "--lang", "vi", cwd=tmp_path).stdout
     done = _run(scripts / "python", "-m", "ubend", "info", "nowhere", cwd=tmp_path, status=2)
-    assert done.stderr.strip() == "error: nowhere: no such model file"
+    assert done.stderr.strip() == "error: nowhere: no such model file; give a run folder or a model file"
     assert not any(tmp_path.iterdir())
 
 

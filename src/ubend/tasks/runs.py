@@ -105,9 +105,9 @@ def read_summary(path: Path) -> RunSummary:
         cause = _("no {key}").format(key=error.args[0])
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         cause = reason(error) if isinstance(error, OSError) else str(error)
-        if isinstance(error, FileNotFoundError):
+        if not run.facts.exists():
             line = _("{path}: not a run folder, it has no {name}; `ubend runs {path}` lists the runs in a folder")
-            raise OutputError(line.format(path=file.parent, name=file.name), path=file.parent) from error
+            raise OutputError(line.format(path=path, name=run.facts.name), path=path) from error
     line = _(
         "{path}: damaged ({reason}), so dates and scores of the run are not shown; its model does not need this file"
     )
