@@ -130,7 +130,7 @@ def test_the_command_writes_the_same_again(run: Path, tmp_path: Path) -> None:
     check(refused_once("report", run, "--out", run / "report.html"), OutputError, path=run / "report.html")
     (run / "scores.json").unlink()
     check(refused_once("report", run), OutputError, path=run / "scores.json")
-    check(refused_once("report", tmp_path / "nowhere"), OutputError, path="run.json")
+    check(refused_once("report", tmp_path / "nowhere"), OutputError, path=tmp_path / "nowhere")
     with raises(SettingError, key="runs"):
         ubend.report([])
 
@@ -225,7 +225,7 @@ def test_a_comparison_shows_verdict_changes_and_settings(run: Path, tmp_path: Pa
     assert len(shown) == 6  # image, truth, and of each run prediction and errors
     check_page(ubend.report([run, other], out=tmp_path / "out.html", device="cpu"))
     shutil.rmtree(tmp_path / "other")
-    with raises(OutputError, path="run.json"):
+    with raises(OutputError, path=other):
         write_report([run, other])
 
 
