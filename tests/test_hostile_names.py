@@ -119,6 +119,8 @@ GOOD = [
     ["compare", MODEL, "scores\x07.json", "--json", "compared\x07.json"],
     ["report", MODEL],
     ["report", MODEL, "--out", "report\x07.html"],
+    ["doctor", "set", "--json", "found\x07.json", "--html", "found\x07.html"],
+    ["export", MODEL, "--out", "model\x07.onnx"],
     ["predict", MODEL, "set/images", "--out", "masks\x07", "--device", "cpu"],
     ["predict", MODEL, "set/images", "--out", "masks\x07", "--device", "cpu", "--resume"],
     ["objects", MODEL, "set/images", "--method", "parts", "--export", "coco", "--out", "objects\x07"],
@@ -157,7 +159,7 @@ REFUSED = [
     ["predict", MODEL, *IMAGES[:5], "--out", "masks\x07"],
     *(
         [name, word]
-        for name in ("info", "show", "data", "fit", "evaluate", "runs", "compare", "report")
+        for name in ("info", "show", "data", "fit", "evaluate", "runs", "compare", "report", "doctor", "export")
         for word in HOSTILE_NAMES
     ),
     *(["predict", MODEL, f"none{name}", "--out", f"x{name}"] for name in HOSTILE_NAMES),
