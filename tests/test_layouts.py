@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.discs import make_discs
 from support.files import touch
 from support.folder_annotations import labelme
 from support.folders import Maker
@@ -324,3 +325,10 @@ def test_one_image_called_a_mask_among_annotated_ones(tmp_path: Path) -> None:
     with raises(DataError, named=["cell_3.jpg"]) as caught:
         read_folder(tmp_path)
     assert "cell_0.jpg" not in str(caught.value)
+
+
+def test_the_folder_images_alone_names_the_one_above(tmp_path: Path) -> None:
+    make_discs(tmp_path / "data", 3)
+    (line,) = problems(lambda: read_folder(tmp_path / "data" / "images"))
+    assert line.key == "no masks"
+    assert line.endswith(str(tmp_path / "data"))

@@ -9,6 +9,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -54,6 +55,14 @@ class Sides:
     affixes: tuple[Affix, Affix] | None = None
 
 
+def _has_masks_beside(root: Path) -> bool:
+    """Whether this is the folder `images` of a data set, with a folder `masks` beside it."""
+    with suppress(OSError):
+        beside = [path.name for path in root.resolve().parent.iterdir()]
+        return side_of_affix(root.name) == "image" and any(side_of_affix(name) == "mask" for name in beside)
+    return False
+
+
 def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
     """Separate images from masks by file name, where folders do not; adds a problem if this is ambiguous."""
     masks, images = _divide(items, lambda item: item.found.suffix == ".npy" or mentions(item.stem, "mask"))
@@ -74,6 +83,10 @@ def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sid
                 '{path}: "CVAT for images" is not read; export from CVAT as "COCO 1.0", or as "Segmentation mask 1.1"'
             )
             problems.add_line(line.format(path=path), "CVAT")
+            return Sides([], [])
+        if _has_masks_beside(root):
+            line = _("{root} holds the images alone; name the folder that holds images and masks: {parent}")
+            problems.add_line(line.format(root=root, parent=root.parent), "no masks")
             return Sides([], [])
         line = _(
             "{root} has {count} images but no masks or readable annotations ({content}); to train, put masks with "
