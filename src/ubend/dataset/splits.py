@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ _SAME = 0.9998  # above this, images are copies without regard to the mean; unev
 _MIN_CONTRAST = 2.0  # grey levels, standard deviation; flatter thumbnails correlate by rounding alone
 _FEW = 2**13  # up to this many pairs, only their rows are multiplied (32 MiB)
 _BLOCK_CELLS = 2**22  # correlations in memory at a time: 16 MiB
-_VIEWS = 8  # orientations: turned by multiples of 90 degrees, and flipped
+VIEWS = 8  # orientations: turned by multiples of 90 degrees, and flipped
 _COARSE = 8  # side of the thumbnails compared first; it leaves 12 of 4 million pairs of the pets
 _ROUNDING = 1e-4  # generous bound for a sum of 1024 products in float32
 
@@ -76,11 +77,12 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)  # now a dot product is a correlation
     own = unit - unit.sum(axis=0) / max(1, len(unit))
     own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-6)
-    coarse = _coarsen(unit, thumbnails.shape[1])
+    square = thumbnails.shape[1:]
+    coarse = _coarsen(unit, square[0])
     step = max(16, _BLOCK_CELLS // count)
-    for view in range(_VIEWS):
-        turned, turned_own = _turn(unit, view), _turn(own, view)
-        turned_coarse = _coarsen(turned, thumbnails.shape[1])
+    for view in range(VIEWS):
+        turned, turned_own = (turn(rows.reshape(-1, *square), view).reshape(rows.shape) for rows in (unit, own))
+        turned_coarse = _coarsen(turned, square[0])
         for start in range(0, len(lively), step):
             rows = slice(start, start + step)  # compared with all from `start` on: the upper triangle is enough
             likely = np.flatnonzero(coarse[rows] @ turned_coarse[start:].T >= THRESHOLD - _ROUNDING)
@@ -95,11 +97,10 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     return _renumber(groups)
 
 
-def _turn(images: NDArray[np.float32], view: int) -> NDArray[np.float32]:
-    """(N, S * S) square images, turned by 90 degrees `view % 4` times, and transposed before from view 4 on."""
-    side = round(images.shape[1] ** 0.5)
-    square = images.reshape(len(images), side, side)
-    return np.rot90(square.transpose(0, 2, 1) if view >= 4 else square, view % 4, (1, 2)).reshape(images.shape)
+def turn(planes: NDArray[Any], view: int) -> NDArray[Any]:
+    """(..., h, w) turned by 90 degrees `view % 4` times, and from view 4 on also transposed; `view` below VIEWS."""
+    turned = np.rot90(planes, view % 4, axes=(-2, -1))
+    return turned.swapaxes(-1, -2) if view >= 4 else turned
 
 
 def _coarsen(unit: NDArray[np.float32], side: int) -> NDArray[np.float32]:

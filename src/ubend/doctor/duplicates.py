@@ -3,14 +3,13 @@ splits."""
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from ubend.core.i18n import _
-from ubend.dataset.splits import find_near_duplicates, find_straddling
+from ubend.dataset.splits import VIEWS, find_near_duplicates, find_straddling, turn
 from ubend.doctor.finding import Finding, Grade
 from ubend.doctor.inspection import Inspection, shrink, to_bytes
 from ubend.layouts.pairs import SplitName
@@ -27,7 +26,6 @@ _DETAIL_PX = 7  # larger structures than this do not count: frames and vignettes
 # eye: the same image or neighbouring frames have .57 and more, different images .31 and less.
 _CONFIRMED = 0.45
 _FLAT = 0.3  # grey levels: details below this are rounding
-_TURNS = 8  # turned by 90 degrees k % 4 times, and transposed from 4
 
 
 def check_exact_duplicates(inspection: Inspection) -> list[Finding]:
@@ -83,14 +81,14 @@ def check_near_duplicates(inspection: Inspection) -> list[Finding]:
     details = cache(lambda number: _small_grey(inspection, number))
     groups: list[tuple[set[int], list[float], set[int]]] = []  # images, scores, turns
     group_of: dict[int, int] = {}
-    for one, other, turn in find_candidates(data.store.thumbnails):
+    for one, other, view in find_candidates(data.store.thumbnails):
         first, second = group_of.get(one), group_of.get(other)
         if data.store.pixel_hashes[one] == data.store.pixel_hashes[other] or (first is not None and first == second):
             continue
-        score = _same_details(details(one), details(other), turn)
+        score = _same_details(details(one), details(other), view)
         if score < _CONFIRMED:
             continue
-        members, scores, turns = {one, other}, [score], {turn}
+        members, scores, turns = {one, other}, [score], {view}
         for known in {known for known in (first, second) if known is not None}:
             members |= groups[known][0]
             scores += groups[known][1]
@@ -158,7 +156,7 @@ def check_shared_masks(inspection: Inspection) -> list[Finding]:
     groups = [group for group in alike.values() if len(group) > 1]
     near = find_near_duplicates(inspection.data.store.thumbnails) if groups else np.zeros(0, np.int64)
     for group in groups:
-        if len({int(near[i]) for i in group}) > 1:  # copies of an image may have one mask
+        if near is not None and len({int(near[i]) for i in group}) > 1:  # copies of an image may have one mask
             grade: Grade = "error" if len(group) < max(3, len(inspection) // 10) else "warning"
             found.append(
                 Finding(
@@ -181,7 +179,7 @@ def _count_splits(splits: Iterable[SplitName]) -> str:
 
 
 def find_candidates(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int, int]]:
-    """(one, other, turn) of images whose thumbnails are alike after turning `one`, the likeliest first.
+    """(one, other, view) of images whose thumbnails are alike after `turn(one, view)`, the likeliest first.
 
     Args:
         thumbnails: (N, S, S) grey.
@@ -191,13 +189,13 @@ def find_candidates(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int, int]]
     if len(lively) < 2:
         return []
     grey = grey[lively]
-    units = [_unit(_turn(grey, turn)) for turn in range(_TURNS)]
+    units = [_unit(turn(grey, view)) for view in range(VIEWS)]
     upright = units[0]
     mean = upright.mean(axis=0) if len(lively) >= 8 else np.zeros(upright.shape[1], np.float32)
     own = _scale(upright - mean)
     found: dict[tuple[int, int], tuple[float, int]] = {}
     step = max(16, _BLOCK_CELLS // len(lively))
-    for turn, unit in enumerate(units):
+    for view, unit in enumerate(units):
         own_turned = _scale(unit - mean)
         for start in range(0, len(lively), step):
             rows = slice(start, start + step)
@@ -207,15 +205,9 @@ def find_candidates(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int, int]]
                 first, second = start + int(one), int(other)
                 if first < second:
                     best = found.get((first, second), (0.0, 0))
-                    found[first, second] = max(best, (float(score[one, other]), turn), key=lambda own: own[0])
+                    found[first, second] = max(best, (float(score[one, other]), view), key=lambda own: own[0])
     likeliest = sorted(found.items(), key=lambda item: (-item[1][0], item[0]))[: _MAX_CANDIDATES * len(lively)]
-    return [(int(lively[one]), int(lively[other]), turn) for (one, other), (_score, turn) in likeliest]
-
-
-def _turn(planes: NDArray[Any], turn: int) -> NDArray[Any]:
-    """(..., h, w) turned or flipped, one of _TURNS ways."""
-    turned = np.rot90(planes, turn % 4, axes=(-2, -1))
-    return turned.swapaxes(-1, -2) if turn >= 4 else turned
+    return [(int(lively[one]), int(lively[other]), view) for (one, other), (_score, view) in likeliest]
 
 
 def _unit(planes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -237,11 +229,11 @@ def _small_grey(inspection: Inspection, number: int) -> NDArray[np.float32]:
     return details.clip(-bound, bound)  # so that the edge of a round field of view, alike in all images, counts little
 
 
-def _same_details(one: NDArray[np.float32], other: NDArray[np.float32], turn: int) -> float:
+def _same_details(one: NDArray[np.float32], other: NDArray[np.float32], view: int) -> float:
     """Median over tiles of the correlation of details; tiles without any do not count."""
     border = _SIDE_PX // 16
     inner = slice(border, _SIDE_PX - border)
-    one, other = _turn(one, turn)[inner, inner], other[inner, inner]
+    one, other = turn(one, view)[inner, inner], other[inner, inner]
     side = one.shape[0] // _TILES
     scores = []
     for row in range(_TILES):
