@@ -225,7 +225,6 @@ _UNUSED: dict[str, Any] = {
     "data.foreground_share": 0.0,
     "model.width": 1,
     "train.compile": False,
-    "train.encoder_rate": 1.0,
 }
 
 # The tutorial's numbers, which are ImageNet's.
@@ -417,20 +416,6 @@ def _ema_decay(draft: Draft, facts: Facts) -> None:
     draft.choose("train.ema_decay", decay, reason.format(count=min(steps, 1 / (1 - decay)), steps=steps))
 
 
-_ENCODER_RATE = 0.3  # of the learning rate, for pretrained weights
-
-
-def _encoder_rate(draft: Draft, facts: Facts) -> None:
-    model = draft.settings.model
-    if draft.settings.train.encoder_rate is not None or model.encoder == NO_ENCODER:
-        return
-    if model.pretrained or model.weights:
-        reason = _("pretrained weights change in smaller steps than the others")
-        draft.choose("train.encoder_rate", _ENCODER_RATE, reason)
-    else:
-        draft.choose("train.encoder_rate", 1.0, _("no pretrained weights"))
-
-
 _MEAN_RATE = 1e-3  # where the loss is a mean over the pixels; also of SGD with momentum .99 (docs/experiments.md)
 
 
@@ -473,7 +458,6 @@ RULES: tuple[Callable[[Draft, Facts], None], ...] = (
     _class_weights,
     _foreground_share,
     _ema_decay,
-    _encoder_rate,
     _learning_rate,
     _precision,
 )

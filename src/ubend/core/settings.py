@@ -224,8 +224,8 @@ class TrainSettings(_Section):
     learning_rate: float | None = Field(1e-3, gt=0)
     """highest learning rate; auto (recipe paper): 0.001, for sgd with a summed loss divided by the number of pixels
     in a step"""
-    encoder_rate: float | None = Field(None, ge=0)
-    """learning rate of the encoder, as a share of `train.learning_rate`; auto: 0.3 if it is pretrained, else 1"""
+    encoder_rate: float = Field(1.0, ge=0)
+    """learning rate of the encoder, as a share of `train.learning_rate`"""
     weight_decay: float = Field(1e-2, ge=0)
     """of convolution weights; biases and batch norm parameters are not decayed"""
     schedule: Literal["constant", "one-cycle", "cosine"] = "one-cycle"
