@@ -45,8 +45,8 @@ def draw_tiles(count: int) -> Iterator[NDArray[np.uint8]]:
         for cy, cx, radius in generator.uniform((0, 0, 10), (TILE, TILE, 40), (20, 3)):
             tile[(y - cy) ** 2 + (x - cx) ** 2 < radius**2] += (90, 60, 30)
         kinds.append(tile.clip(0, 255).astype(np.uint8))
-    for number in range(count):
-        yield kinds[number % KINDS]
+    for index in range(count):
+        yield kinds[index % KINDS]
 
 
 def draw_image(path: Path, width: int, height: int) -> None:

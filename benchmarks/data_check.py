@@ -85,9 +85,9 @@ def main(words: Sequence[str]) -> None:
         print_facts(facts)
         print(f"{options.pairs} pairs of {SIZE_PX} px, files in the page cache")
         for kind in ("values", "colors"):
-            for number, state in enumerate(("cold", "again")):
+            for index, state in enumerate(("cold", "again")):
                 cache = Path(temporary) / f"cache-{kind}"
-                seconds = measure(root / kind, Path(temporary) / f"said-{kind}-{number}", cache)
+                seconds = measure(root / kind, Path(temporary) / f"said-{kind}-{index}", cache)
                 rows.append({"name": f"masks of {kind}, {state}", **summarise([seconds])})
                 print(f"{rows[-1]['name']:24} {seconds:7.1f} s", flush=True)
     write_report(__file__, words, options, facts=facts, unit="s", rows=rows)

@@ -163,10 +163,10 @@ def run_killed(plan: Plan, run: Path, kills: int, whole_s: float, draws: random.
     Fewer than `kills` are returned when the training was done before.
     """
     moments: Counter[str] = Counter()
-    for number in range(kills):
+    for index in range(kills):
         there = _temporaries(run)
-        training = Training(plan, run, resumed=number > 0)
-        aim = _AIMS[number % len(_AIMS)]
+        training = Training(plan, run, resumed=index > 0)
+        aim = _AIMS[index % len(_AIMS)]
         killed = _await_moment(training, aim, whole_s / 3, there, draws) and training.kill()
         if not killed:
             _refuse_failure(training)
@@ -310,11 +310,11 @@ def main() -> int:
         data = args.data.resolve() if args.data else draw_data(work / "sample")
         flags = ("--size", args.size, "--width", args.width, "--batch", 8, "--epochs", args.epochs)
         outcomes = []
-        for number, recipe in enumerate(recipes):
-            kills = (args.kills + number) // len(recipes)
+        for index, recipe in enumerate(recipes):
+            kills = (args.kills + index) // len(recipes)
             if kills:
                 plan = Plan(recipe, data, work, args.device, tuple(map(str, flags)))
-                outcomes.append(try_recipe(plan, kills, args.seed + number))
+                outcomes.append(try_recipe(plan, kills, args.seed + index))
                 print_table(outcomes[-1:])
     print()
     print_table(outcomes)

@@ -36,8 +36,8 @@ def make_store(folder: Path, gib: float) -> Store:
     folder.mkdir()
     for name, width in (("images.bin", SIDE * SIDE * 3), ("masks.bin", SIDE * SIDE)):
         with (folder / name).open("wb") as file:
-            for number in range(count):
-                row = block[number % 64][:width]
+            for index in range(count):
+                row = block[index % 64][:width]
                 file.write((row if name == "images.bin" else row & 1).tobytes())
     pixels = SIDE * SIDE
     np.savez(

@@ -91,13 +91,13 @@ def draw_pair(family: str, rng: np.random.Generator) -> tuple[_Bytes, _Bytes]:
     classes = np.zeros((h, w), np.uint8)
     kinds = 1 if family.startswith("blobs") else 3
     count = 0 if family == "blobs, some empty" and rng.random() < 0.2 else int(rng.integers(max(2, kinds), 6))
-    for number in range(count):
+    for index in range(count):
         angle, radius = rng.uniform(0, np.pi), rng.uniform(0.06, 0.2, 2) * h
         cy, cx = rng.uniform(0.12, 0.88, 2) * h
         u = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)
         v = (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
         bumps = 1 + 0.15 * np.sin(rng.integers(2, 6) * np.arctan2(v, u) + rng.uniform(0, 6))
-        classes[(u / radius[0]) ** 2 + (v / radius[1]) ** 2 < bumps] = 1 + number % kinds
+        classes[(u / radius[0]) ** 2 + (v / radius[1]) ** 2 < bumps] = 1 + index % kinds
     palette = np.array([(150, 120, 100), (190, 90, 80), (100, 160, 90), (90, 100, 170)], float)
     colors = palette + rng.normal(0, 8, (4, 3)) + rng.normal(0, 10, 3)
     image = colors[classes]

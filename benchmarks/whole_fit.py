@@ -144,8 +144,8 @@ def main() -> None:
         place = Path(temporary)
         cold, facts = run_once(args.folder, place / "cold", place / "caches", settings)
         time.sleep(3)  # until the files are old enough to be remembered
-        for number in range(args.rounds):
-            last = args.keep if args.keep and number == args.rounds - 1 else place / f"run-{number}"
+        for index in range(args.rounds):
+            last = args.keep if args.keep and index == args.rounds - 1 else place / f"run-{index}"
             seconds, facts = run_once(args.folder, last, place / "caches", settings)
             rounds.append(seconds)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -93,8 +93,8 @@ def prepare_inputs(place: Path, trees: dict[str, Path]) -> None:
     first = place / "old"
     images = sorted((first / "cells" / "images").glob("*.png"))
     (first / "film").mkdir()
-    for number, image in enumerate(images[:6]):
-        shutil.copy(image, first / "film" / f"{number:02d}.png")
+    for index, image in enumerate(images[:6]):
+        shutil.copy(image, first / "film" / f"{index:02d}.png")
     film = "ffmpeg -v error -framerate 5 -i film/%02d.png -pix_fmt yuv420p film.mp4"
     if shutil.which("ffmpeg"):
         subprocess.run(film.split(), cwd=first, check=True)

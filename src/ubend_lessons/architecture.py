@@ -104,10 +104,10 @@ def lay_out(steps: Sequence[Step]) -> list[Box]:
         max((high(s.shape[1]) for s, own in zip(steps, levels, strict=True) if own == level), default=0.0)
         for level in range(lowest, max(levels) + 1)
     ]
-    tops = [sum(rooms[:number]) + _DROP * number for number in range(len(rooms))]
+    tops = [sum(rooms[:index]) + _DROP * index for index in range(len(rooms))]
     boxes: list[Box] = []
     left = 0.0
-    for number, (step, level) in enumerate(zip(steps, levels, strict=True)):
+    for index, (step, level) in enumerate(zip(steps, levels, strict=True)):
         channels, height, width = step.shape
         if step.source is not None:  # to the left of the previous box, with which it is concatenated
             before = boxes[-1]
@@ -119,14 +119,14 @@ def lay_out(steps: Sequence[Step]) -> list[Box]:
         if boxes:
             before = next(box for box in reversed(boxes) if not box.copied)
             left = before.left + before.width + _ARROW
-            coming = steps[number + 1].source if number + 1 < len(steps) else None
+            coming = steps[index + 1].source if index + 1 < len(steps) else None
             if step.kind == "convolution" and coming is not None:
                 left += wide(steps[coming].shape[0])  # room for the copy
             if step.kind in ("pooling", "upsampling"):  # directly below or above
                 left = before.left + (before.width - wide(channels)) / 2
         room = rooms[level - lowest]
         top = tops[level - lowest] + (room - high(height)) / 2
-        boxes.append(Box(number, False, channels, (height, width), left, top, wide(channels), high(height)))
+        boxes.append(Box(index, False, channels, (height, width), left, top, wide(channels), high(height)))
     return boxes
 
 
@@ -151,10 +151,10 @@ def draw_architecture(steps: Sequence[Step], files: Sequence[Path]) -> None:
     axis.set_xlim(-_MARGIN, width - _MARGIN)
     axis.set_ylim(height - _MARGIN, -_MARGIN)
     axis.axis("off")
-    for number, box in enumerate(boxes):
+    for index, box in enumerate(boxes):
         _draw_box(axis, box)
         if not box.copied:
-            copy = boxes[number + 1] if number + 1 < len(boxes) and boxes[number + 1].copied else None
+            copy = boxes[index + 1] if index + 1 < len(boxes) and boxes[index + 1].copied else None
             _write_channels(axis, box, copy)
     for box in _with_sizes(boxes):
         text = " x ".join(map(str, box.size_hw))
@@ -188,8 +188,8 @@ def _write_channels(axis: "Axes", box: Box, copy: Box | None) -> None:
 def _with_sizes(boxes: Sequence[Box]) -> list[Box]:
     """The boxes at which the size is written: the first of each size in a row, including copies."""
     chosen: list[Box] = []
-    for number, box in enumerate(boxes):
-        before = boxes[number - 1] if number else None
+    for index, box in enumerate(boxes):
+        before = boxes[index - 1] if index else None
         if box.copied:  # it is to the left of the previous box in the list
             chosen = [other for other in chosen if other is not before] + [box]
         elif before is None or (before.top, before.size_hw) != (box.top, box.size_hw):
@@ -278,13 +278,13 @@ def _draw_legend(axis: "Axes", entries: Sequence[tuple[str, str]], top: float) -
 
 def _describe_steps(steps: Sequence[Step]) -> list[str]:
     lines = []
-    for number, step in enumerate(steps):
+    for index, step in enumerate(steps):
         channels, height, width = step.shape
         label = step.label or _("the image, normalised")
         if step.source is not None:
             label = _("{label}, after concatenation with map {source}").format(label=label, source=step.source)
         count = f", {step.parameters:,}" if step.parameters else ""
-        lines.append(f"{number:3}  {channels:5} x {height} x {width}  {label}{count}")
+        lines.append(f"{index:3}  {channels:5} x {height} x {width}  {label}{count}")
     total = sum(step.parameters for step in steps)
     return [
         *lines,

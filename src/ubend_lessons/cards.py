@@ -45,8 +45,8 @@ def draw_cards(cards: Sequence[Card], columns: int) -> Image.Image:
             page.paste(Image.fromarray(card.image), (left, below))
             edge = (left - 1, below - 1, left + card.image.shape[1], below + card.image.shape[0])
             draw.rectangle(edge, outline=_FRAME)
-            for number, line in enumerate(text):
-                draw.text((left, below + high + _LINE_PX * (number + 0.7)), line, fill=_FAINT, font=font, anchor="lm")
+            for index, line in enumerate(text):
+                draw.text((left, below + high + _LINE_PX * (index + 0.7)), line, fill=_FAINT, font=font, anchor="lm")
         top += height
     return page
 

@@ -27,9 +27,9 @@ def draw_pets(folder: Path, count: int = 200, size_px: int = 96, seed: int = 0) 
         count: number of images; breeds alternate.
         size_px: height and width.
     """
-    for number in range(count):
-        image, mask = draw_pet(seed, number, size_px)
-        name = f"{KINDS[number % len(KINDS)]}_{number:03d}.png"
+    for index in range(count):
+        image, mask = draw_pet(seed, index, size_px)
+        name = f"{KINDS[index % len(KINDS)]}_{index:03d}.png"
         save_png(Image.fromarray(image), folder / "images" / name)
         save_png(Image.fromarray(mask), folder / "masks" / name)
     write_text(folder / "classes.txt", "background\npet\n")

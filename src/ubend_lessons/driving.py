@@ -112,14 +112,14 @@ def draw_streets(folder: Path, count: int = 96, height_px: int = 96, seed: int =
     FOLDER/class_dict.csv                 name,r,g,b
     """
     colors = np.array(list(CLASSES.values()), np.uint8)
-    for number in range(count):
-        image, mask = draw_street(seed, number, height_px)
-        split = _PARTS[number % len(_PARTS)]
+    for index in range(count):
+        image, mask = draw_street(seed, index, height_px)
+        split = _PARTS[index % len(_PARTS)]
         for place, pixels in ((split, image), (f"{split}_labels", colors[mask])):
             suffix = "_L" if place.endswith("_labels") else ""
             drawing = Image.fromarray(pixels)
             write_file(
-                folder / place / f"street_{number:02d}{suffix}.png",
+                folder / place / f"street_{index:02d}{suffix}.png",
                 lambda temporary, drawing=drawing: drawing.save(temporary, "PNG"),  # type: ignore[misc]
             )
     rows = [f"{name},{','.join(map(str, color))}\n" for name, color in CLASSES.items()]

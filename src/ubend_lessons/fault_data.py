@@ -204,7 +204,7 @@ def write_leak(root: Path, sized: ResizedData, maximum: int, seed: int) -> dict[
     splits = np.full(len(images), "train", dtype=object)
     splits[order[:val]], splits[order[val : val + test]], splits[held] = "val", "test", "test"
     names = [
-        f"{HELD if held[number] else 'copy'}-{number // FROZEN_COPIES:05d}-{number % FROZEN_COPIES}"
-        for number in range(len(images))
+        f"{HELD if held[index] else 'copy'}-{index // FROZEN_COPIES:05d}-{index % FROZEN_COPIES}"
+        for index in range(len(images))
     ]
     return write_images(root, images, masks, names, splits.tolist(), sized.labels)

@@ -203,7 +203,7 @@ def mean_of_batches(losses: NDArray[np.float64], batch: int) -> NDArray[np.float
 
 
 def _write_plain(root: Path, sized: ResizedData) -> dict[str, Any]:
-    names = [f"{number:05d}" for number in range(len(sized.images))]
+    names = [f"{index:05d}" for index in range(len(sized.images))]
     return write_images(root, sized.images, sized.masks, names, sized.splits, sized.labels)
 
 

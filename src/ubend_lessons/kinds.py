@@ -189,20 +189,20 @@ def _count_outputs(example: Example, found: Objects, meaning: NDArray[np.uint8])
         ),
         _("detection gives {count} boxes: a class and 4 numbers each").format(count=count),
     ]
-    for number in range(min(count, _LISTED)):
-        (rows, columns), (high, wide) = boxes[number], sizes[number]
+    for index in range(min(count, _LISTED)):
+        (rows, columns), (high, wide) = boxes[index], sizes[index]
         lines.append(
             _(
                 "  {number}: {kind}, left {left}, top {top}, width {wide}, height {high}; the object takes {share:.0%}"
                 " of the box"
             ).format(
-                number=number + 1,
-                kind=example.names[found.classes[number]],
+                number=index + 1,
+                kind=example.names[found.classes[index]],
                 left=columns.start,
                 top=rows.start,
                 wide=wide,
                 high=high,
-                share=areas[number] / (high * wide),
+                share=areas[index] / (high * wide),
             )
         )
     classes = ", ".join(f"{name} {share:.1%}" for name, share in zip(example.names, shares, strict=True) if share)

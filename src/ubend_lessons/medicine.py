@@ -92,9 +92,9 @@ def draw_slices(folder: Path, patients: int = 18, slices: int = 6, size_px: int 
     FOLDER/classes.txt
     """
     rows = []
-    for number in range(patients):
-        values, mask = draw_volume(seed, number, slices, size_px)
-        rows += _write_scan(folder, f"patient{number:02d}", values, mask, _PARTS[number % len(_PARTS)])
+    for index in range(patients):
+        values, mask = draw_volume(seed, index, slices, size_px)
+        rows += _write_scan(folder, f"patient{index:02d}", values, mask, _PARTS[index % len(_PARTS)])
     _write_lists(folder, rows, CLASSES)
 
 
@@ -119,13 +119,13 @@ def cut_scans(scans: Path, folder: Path) -> None:
             path=scans,
         )
     rows, highest = [], 0
-    for number, path in enumerate(found):
+    for index, path in enumerate(found):
         scan, truth = read_scan(path), read_scan(scans / "labelsTr" / path.name).slices
         if truth.shape != scan.slices.shape:
             raise DataError(_("{path}: its labels have another shape").format(path=path), path=path, key="shape")
         marked = np.flatnonzero((truth > 0).any(axis=(1, 2)))
         kept = marked[np.unique(np.linspace(0, len(marked) - 1, _MAX_SLICES).astype(int))] if len(marked) else marked
-        split = ("val", "test")[number] if number < 2 else _PARTS[number % len(_PARTS)]
+        split = ("val", "test")[index] if index < 2 else _PARTS[index % len(_PARTS)]
         mask = truth[kept].astype(np.uint8)
         highest = max(highest, int(mask.max(initial=0)))
         rows += _write_scan(folder, scan.name, scan.slices[kept], mask, split)

@@ -146,9 +146,9 @@ def draw_touching_cells(folder: Path, count: int, size_px: int, seed: int = 0) -
 
     FOLDER/images, FOLDER/masks (0 background, 1 cell), FOLDER/ids (0, or the number of the cell), FOLDER/classes.txt
     """
-    for number in range(count):
-        ids, name = draw_ids(seed, number, size_px), f"cell_{number:03d}.png"
-        image = draw_image(seed, number, size_px)[0]
+    for index in range(count):
+        ids, name = draw_ids(seed, index, size_px), f"cell_{index:03d}.png"
+        image = draw_image(seed, index, size_px)[0]
         for kind, pixels in (("images", image), ("masks", separate_cells(ids)), ("ids", ids)):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             save_png(Image.fromarray(pixels), folder / kind / name)
@@ -170,16 +170,16 @@ def count_objects(run: Path, border_weight: float, dice: float, device: str | No
     names, root = predictor.labels.names, _root(pairs)
     quality, errors, shown = Quality(), [], []
     found = dict(predictor.predict([pair.image for pair in pairs]))
-    for number, pair in enumerate(pairs):
+    for index, pair in enumerate(pairs):
         truth = find_objects(root, pair, predictor.labels)
         areas = np.bincount(truth.ids.ravel())[1:]
         minimum = max(1, round(_FRAGMENT * float(np.median(areas)))) if len(areas) else 1
-        own = separate(found[number].mask, names, choose_method(names), minimum)
+        own = separate(found[index].mask, names, choose_method(names), minimum)
         each = compare_objects(own.ids, own.classes, truth.ids, truth.classes, len(names))
         total = sum((each[kind] for kind in object_classes(names)), Quality())
         quality += total
         errors.append(total.count_error)
-        if number < _SHOWN:
+        if index < _SHOWN:
             shown.append(own.ids)
     return TrainingResult(border_weight, dice, quality, tuple(errors), tuple(shown))
 

@@ -79,10 +79,10 @@ def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -
     for level in range(depth + 1):
         left, y = _MARGIN_PX + 2 * level * _STEP_PX, middles[level]
         before = channels if level == 0 else widths[level - 1]
-        for number, count in enumerate((before, widths[level], widths[level])):
-            at = left + number * _STEP_PX
-            _draw_map(draw, (at, y), tall[level], str(count), down[level][number])
-            if number:
+        for index, count in enumerate((before, widths[level], widths[level])):
+            at = left + index * _STEP_PX
+            _draw_map(draw, (at, y), tall[level], str(count), down[level][index])
+            if index:
                 _draw_arrow(draw, (at - _STEP_PX + _BOX_PX, y), (at, y), _CONVOLVE)
         if level < depth:
             x = left + 2 * _STEP_PX + _BOX_PX // 2
@@ -95,10 +95,10 @@ def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -
         _draw_arrow(draw, (last + _BOX_PX, y), (left - _BOX_PX, y), _SKIP)
         _draw_map(draw, (left - _BOX_PX, y), low[level], "", None, _COPY)
         _write_channels(draw, (left, y), low[level], f"{widths[level]} + {widths[level]}")  # over both halves
-        for number, text in enumerate(("", str(widths[level]), str(widths[level]))):
-            at = left + number * _STEP_PX
-            _draw_map(draw, (at, y), low[level], text, up[level][number])
-            if number:
+        for index, text in enumerate(("", str(widths[level]), str(widths[level]))):
+            at = left + index * _STEP_PX
+            _draw_map(draw, (at, y), low[level], text, up[level][index])
+            if index:
                 _draw_arrow(draw, (at - _STEP_PX + _BOX_PX, y), (at, y), _CONVOLVE)
         below = (low[level + 1] if level + 1 < depth else tall[depth]) // 2
         x = left + _BOX_PX // 2
@@ -106,8 +106,8 @@ def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -
     x, y = _MARGIN_PX + (4 * depth + 3) * _STEP_PX, middles[0]
     _draw_map(draw, (x, y), low[0], str(classes), up[0][2])
     _draw_arrow(draw, (x - _STEP_PX + _BOX_PX, y), (x, y), _HEAD)
-    for number, (color, words) in enumerate(legend):
-        y = foot + _LINE_PX * number
+    for index, (color, words) in enumerate(legend):
+        y = foot + _LINE_PX * index
         _draw_arrow(draw, (_MARGIN_PX, y), (_MARGIN_PX + 40, y), color)
         draw.text((_MARGIN_PX + 54, y), words, fill=_INK, font=load_font(_TEXT_PX), anchor="lm")
     return page
@@ -169,8 +169,8 @@ def draw_tiles(image: NDArray[Any], depth: int, tile_px: int) -> Image.Image:
     y, x = plan.rows.starts[0], plan.columns.starts[-1]  # the tile of a corner, where most pixels are mirrored
     frame(y, x, *plan.input_hw, _NEEDED, 4)
     frame(margin + y, margin + x, plan.rows.tile, plan.columns.tile, _GIVEN, 4)
-    for number, (color, words) in enumerate(legend):
-        middle = _TEXT_PX + size[1] + _LINE_PX * number + _LINE_PX // 2
+    for index, (color, words) in enumerate(legend):
+        middle = _TEXT_PX + size[1] + _LINE_PX * index + _LINE_PX // 2
         draw.rectangle((_TEXT_PX, middle - 6, _TEXT_PX + 20, middle + 6), outline=color, width=3)
         draw.text((_TEXT_PX + 30, middle), words, fill=_INK, font=font, anchor="lm")
     return page

@@ -75,10 +75,10 @@ def draw_fields(folder: Path, count: int = 60, size_px: int = 96, seed: int = 0)
     FOLDER/masks/field_00.tif    (size_px, size_px) uint8 class index
     FOLDER/classes.txt
     """
-    for number in range(count):
-        values, mask = draw_field(seed, number, size_px)
+    for index in range(count):
+        values, mask = draw_field(seed, index, size_px)
         for kind, pixels in (("images", values), ("masks", mask)):
-            _write_geotiff(folder / kind / f"field_{number:02d}.tif", pixels, number)
+            _write_geotiff(folder / kind / f"field_{index:02d}.tif", pixels, index)
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in CLASSES))
 
 

@@ -151,8 +151,8 @@ def draw_shapes(cut: Sequence[CutOut]) -> Image.Image:
     middles = [_GAP_PX + _CELL_PX + _COLUMN_PX * (column + 0.5) for column in range(len(headings) - 1)]
     for heading, x in zip(headings[1:], middles, strict=True):
         draw.text((x, 1.5 * _TEXT_PX), heading, fill=_FAINT, font=font, anchor="mm")
-    for number, one in enumerate(cut):
-        top, row = 3 * _TEXT_PX + number * (_CELL_PX + _GAP_PX), one.row
+    for index, one in enumerate(cut):
+        top, row = 3 * _TEXT_PX + index * (_CELL_PX + _GAP_PX), one.row
         small = Image.fromarray(one.pixels)
         scale = min(_CELL_PX / small.width, _CELL_PX / small.height)
         small = small.resize((max(1, round(small.width * scale)), max(1, round(small.height * scale))))

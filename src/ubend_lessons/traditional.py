@@ -25,7 +25,7 @@ _IMAGE = "traditional_methods.png"
 
 def draw_examples(count: int = 16, size_px: int = 192) -> tuple[list[Example], Example, LabelMap]:
     """`count` images of the drawn sample with their masks, one more to be shown, and the class table."""
-    *examples, shown = (draw_image(0, number, size_px) for number in range(count + 1))
+    *examples, shown = (draw_image(0, index, size_px) for index in range(count + 1))
     return examples, shown, make_label_map((0, 1, 2), SAMPLE_CLASSES)
 
 

@@ -177,7 +177,7 @@ def _take_subset(breeds: Breeds, count: int) -> Dataset:
         turn[place], seen[breed] = seen[breed], seen[breed] + 1
     kept = set(numbers[order[np.argsort(turn[order], kind="stable")]][:count].tolist())
     kept |= set(_evenly(data.numbers("val"), _MAX_VALIDATED).tolist())
-    return replace(data, splits=tuple(p if number in kept else "test" for number, p in enumerate(data.splits)))
+    return replace(data, splits=tuple(p if index in kept else "test" for index, p in enumerate(data.splits)))
 
 
 def _score(data: Dataset, predictor: Predictor) -> float:

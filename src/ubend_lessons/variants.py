@@ -193,10 +193,10 @@ def _test_pairs(run: Path) -> list[Pair]:
 def _draw(run: Path, outcomes: Sequence[Outcome], device: str | None) -> Any:
     labels = load(run, device).labels
     rows, names = [], []
-    for number, pair in enumerate(_test_pairs(run)[:_SHOWN]):
+    for index, pair in enumerate(_test_pairs(run)[:_SHOWN]):
         image = read_image(pair.image)
         truth = read_class_map(pair, (image.shape[0], image.shape[1]), labels).classes
-        masks = [truth, *(outcome.masks[number] for outcome in outcomes)]
+        masks = [truth, *(outcome.masks[index] for outcome in outcomes)]
         rows.append([to_rgb(image), *(color_mask(mask, labels.colors) for mask in masks)])
         names.append(pair.name)
     headings = [_("input"), _("truth"), *(f"{o.variant.name} {o.dice:.2f}" for o in outcomes)]

@@ -71,13 +71,13 @@ def arrays_to_files(words: Mapping[str, Any], cache: Path) -> dict[str, Any]:
     if len(pixels) != len(labels):
         line = _("{images} images but {masks} masks; give one mask for each image, in the same order")
         raise DataError(line.format(images=len(pixels), masks=len(labels)), key="data.masks")
-    for number, (image, mask) in enumerate(zip(pixels, labels, strict=True)):
+    for index, (image, mask) in enumerate(zip(pixels, labels, strict=True)):
         if image.shape[:2] != mask.shape:
             line = _("masks[{number}] has the shape {mask}, but images[{number}] {image}; height and width must agree")
-            line = line.format(number=number, mask=mask.shape, image=image.shape)
+            line = line.format(number=index, mask=mask.shape, image=image.shape)
             raise DataError(line, key="data.masks")
     digits = max(4, len(str(len(pixels) - 1)))
-    names = [f"{number:0{digits}d}" for number in range(len(pixels))]
+    names = [f"{index:0{digits}d}" for index in range(len(pixels))]
     folder = _write(names, {"images": pixels, "masks": labels}, cache)
     flags |= {side: folder / "arrays" / side for side in ("images", "masks")}
     if listed:
@@ -109,10 +109,10 @@ def _as_arrays(values: Any, name: str) -> list[NDArray[Any]]:
         raise DataError(line, key=f"data.{name}") from error
     if not arrays:
         raise DataError(_("{name} is empty; give at least one array").format(name=name), key=f"data.{name}")
-    for number, array in enumerate(arrays):
+    for index, array in enumerate(arrays):
         if isinstance(array, np.ma.MaskedArray):
             line = _("{name}[{number}] is a masked array; fill it: NaN in float images, 255 in masks")
-            raise DataError(line.format(name=name, number=number), key=f"data.{name}")
+            raise DataError(line.format(name=name, number=index), key=f"data.{name}")
     return arrays
 
 
@@ -156,8 +156,8 @@ def _check_images(images: Any) -> list[NDArray[Any]]:
 def _check_masks(masks: Any) -> list[NDArray[Any]]:
     """(H, W) each, all uint8, or all uint16 if a value needs it."""
     found = _as_arrays(masks, "masks")
-    for number, mask in enumerate(found):
-        name = f"masks[{number}]"
+    for index, mask in enumerate(found):
+        name = f"masks[{index}]"
         if mask.dtype.kind not in "bui":
             line = _("{name} is {dtype}; give whole numbers, such as masks.astype(np.uint8)")
             raise DataError(line.format(name=name, dtype=mask.dtype), key="data.masks")
@@ -224,9 +224,9 @@ def _write_split(names: Sequence[str], split: Any, groups: Any, folder: Path) ->
                     name="groups" if name == "group" else name, found=len(columns[name]), count=len(names)
                 )
                 raise DataError(line, key="data.split")
-    for number, word in enumerate(columns.get("split", [])):
+    for index, word in enumerate(columns.get("split", [])):
         if word.lower() not in SPLIT_WORDS:
-            line = _("split[{number}] is {word}; give train, val or test").format(number=number, word=word or None)
+            line = _("split[{number}] is {word}; give train, val or test").format(number=index, word=word or None)
             raise DataError(line, key="data.split")
     text = csv_text([[name for name in SPLIT_COLUMNS if name in columns], *zip(*columns.values(), strict=True)])
     path = folder / f"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}.csv"

@@ -222,7 +222,7 @@ class Dataset:
         """All class indices except the background, or the most common class if none is called background."""
         background = background_class(self.labels.names)
         skipped = int(self.class_shares().argmax()) if background is None else background
-        return tuple(number for number in range(self.labels.classes) if number != skipped)
+        return tuple(index for index in range(self.labels.classes) if index != skipped)
 
     def facts(
         self,

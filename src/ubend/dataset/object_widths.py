@@ -97,9 +97,9 @@ def _measure_sample(chosen: Sequence[tuple[Pair, tuple[int, int]]], labels: Labe
     if background is None:
         background = int(pixels.reshape(-1, 256)[:, : labels.classes].sum(axis=0).argmax())
     return {
-        name: Width(*(middle_width(widths[classes == number]) for widths in (native, relative)))
-        for number, name in enumerate(labels.names)
-        if number != background and (classes == number).any()
+        name: Width(*(middle_width(widths[classes == index]) for widths in (native, relative)))
+        for index, name in enumerate(labels.names)
+        if index != background and (classes == index).any()
     }
 
 

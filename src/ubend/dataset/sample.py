@@ -62,9 +62,9 @@ def draw_sample(folder: Path, count: int = 64, size_px: int = 256, seed: int = 0
     refuse_existing_results(folder)
     palette = [channel for color in default_colors(len(SAMPLE_CLASSES)) for channel in color]
     digits = max(3, len(str(count - 1)))
-    for number in range(count):
-        image, mask, ids = _draw(seed, number, size_px)
-        name = f"cell_{number:0{digits}d}.png"
+    for index in range(count):
+        image, mask, ids = _draw(seed, index, size_px)
+        name = f"cell_{index:0{digits}d}.png"
         _write_png(folder / "images" / name, Image.fromarray(image))
         paletted = Image.fromarray(mask)
         paletted.putpalette(palette)  # "L" becomes "P": same indices, now with colours

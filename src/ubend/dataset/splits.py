@@ -68,7 +68,7 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
         return np.zeros(0, dtype=np.int64)
     flat = thumbnails.reshape(count, -1)
     first: dict[bytes, int] = {}
-    groups = np.array([first.setdefault(row.tobytes(), number) for number, row in enumerate(flat)], dtype=np.int64)
+    groups = np.array([first.setdefault(row.tobytes(), index) for index, row in enumerate(flat)], dtype=np.int64)
 
     grey = flat.astype(np.float32)
     grey -= grey.mean(axis=1, keepdims=True)

@@ -396,8 +396,8 @@ def _parts(shapes_hw: Sequence[tuple[int, int]], channels: int) -> list[list[int
     """Groups of images of equal size: small enough for memory and for all threads, otherwise as large as possible."""
     maximum = max(1, min(_PART_IMAGES, len(shapes_hw) // (4 * threads())))
     alike: dict[tuple[int, int], list[int]] = {}
-    for number, (h, w) in enumerate(shapes_hw):
-        alike.setdefault((h, w), []).append(number)
+    for index, (h, w) in enumerate(shapes_hw):
+        alike.setdefault((h, w), []).append(index)
     parts = []
     for (h, w), numbers in alike.items():
         count = max(1, min(maximum, _PART_VALUES // max(1, h * w * channels)))

@@ -30,13 +30,13 @@ def check_balance(inspection: Inspection) -> list[Finding]:
     """Classes of very few pixels: a note with their share of pixels and images in each split."""
     data, found = inspection.data, []
     total = max(1, int(inspection.class_pixels.sum()))
-    for number, name in enumerate(data.labels.names):
-        share = inspection.class_pixels[:, number].sum() / total
+    for index, name in enumerate(data.labels.names):
+        share = inspection.class_pixels[:, index].sum() / total
         if not 0 < share < _RARE:
             continue
         evidence: dict[str, float | int | str] = {"share": float(share), "threshold": _RARE}
         for split in SPLITS:
-            own = inspection.class_pixels[data.numbers(split), number]
+            own = inspection.class_pixels[data.numbers(split), index]
             evidence[f"{split} images"] = int((own > 0).sum())
         message = _("the class {name} has only {share:.3%} of the pixels").format(name=name, share=float(share))
         repair = _("add images that hold it; foreground oversampling with --patches shows it more often")

@@ -31,8 +31,8 @@ _FLAT = 0.3  # grey levels: details below this are rounding
 def check_exact_duplicates(inspection: Inspection) -> list[Finding]:
     """Images whose pixels are equal."""
     alike: dict[int, list[int]] = {}
-    for number, value in enumerate(inspection.data.store.pixel_hashes.tolist()):
-        alike.setdefault(value, []).append(number)
+    for index, value in enumerate(inspection.data.store.pixel_hashes.tolist()):
+        alike.setdefault(value, []).append(index)
     return [_exact(inspection, group) for group in alike.values() if len(group) > 1]
 
 
@@ -140,19 +140,19 @@ def check_shared_masks(inspection: Inspection) -> list[Finding]:
     """Files that are used twice: an image that is its own mask, and one mask for different images."""
     found, alike = [], dict[str, list[int]]()
     background = inspection.class_pixels.max(axis=1) == inspection.class_pixels.sum(axis=1)
-    for number, (image, mask) in enumerate(inspection.data.store.hashes):
+    for index, (image, mask) in enumerate(inspection.data.store.hashes):
         if image == mask:
             found.append(
                 Finding(
                     "image as mask",
                     "error",
-                    (inspection.mask_path(number), inspection.image_path(number)),
+                    (inspection.mask_path(index), inspection.image_path(index)),
                     _("image and mask are the same file"),
                     _("put the mask in its place"),
                 )
             )
-        elif not background[number]:
-            alike.setdefault(mask, []).append(number)
+        elif not background[index]:
+            alike.setdefault(mask, []).append(index)
     groups = [group for group in alike.values() if len(group) > 1]
     near = find_near_duplicates(inspection.data.store.thumbnails) if groups else np.zeros(0, np.int64)
     for group in groups:

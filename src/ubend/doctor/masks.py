@@ -30,16 +30,16 @@ def check_uniform_masks(inspection: Inspection) -> list[Finding]:
     single = np.flatnonzero((pixels > 0).sum(axis=1) == 1)
     foreground = set(inspection.data.foreground_classes())
     found = []
-    for number in range(inspection.data.labels.classes):
-        group = [i for i in single.tolist() if pixels[i, number]]
+    for index in range(inspection.data.labels.classes):
+        group = [i for i in single.tolist() if pixels[i, index]]
         if not group:
             continue
         rare = len(inspection) >= _MIN_IMAGES and len(group) <= max(1, _FEW * len(inspection))
-        name = inspection.data.labels.names[number]
+        name = inspection.data.labels.names[index]
         evidence = {"masks": len(group), "share": len(group) / len(inspection), "threshold": _FEW}
         files = tuple(inspection.mask_path(i) for i in group)
-        grade: Grade = "warning" if rare or number in foreground else "note"
-        check = "full mask" if number in foreground else "empty mask"
+        grade: Grade = "warning" if rare or index in foreground else "note"
+        check = "full mask" if index in foreground else "empty mask"
         message = _("masks are all {name}").format(name=name)
         found.append(Finding(check, grade, files, message, _("look at them; annotate what is missing"), evidence))
     return found
@@ -49,8 +49,8 @@ def check_absent_class(inspection: Inspection) -> list[Finding]:
     """Masks without a class that nearly all others hold; masks of a single class are another check's."""
     found, pixels = [], inspection.class_pixels
     several = (pixels > 0).sum(axis=1) > 1
-    for number, name in enumerate(inspection.data.labels.names):
-        holds = pixels[:, number] > 0
+    for index, name in enumerate(inspection.data.labels.names):
+        holds = pixels[:, index] > 0
         missing = np.flatnonzero(~holds & several)
         if len(inspection) >= 2 * _MIN_IMAGES and len(missing) and holds.mean() >= _OFTEN and len(pixels[0]) > 2:
             found.append(

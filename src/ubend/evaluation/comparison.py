@@ -164,7 +164,7 @@ def compare_scores(found: Mapping[str, Scores], margin: float = MARGIN) -> Compa
             theirs = ", ".join(scores.data["native"]["predicted_share"])
             raise DataError(line.format(a=first, b=name, ours=", ".join(classes), theirs=theirs), key="classes")
     order, background = sorted(keys[first]), background_class(classes)
-    kept = [name for number, name in enumerate(classes) if number != background]
+    kept = [name for index, name in enumerate(classes) if index != background]
     dice = {name: _dice(scores, [keys[name][key] for key in order], kept) for name, scores in found.items()}
     groups = next((own for own in (_groups(found[name], keys[name], order) for name in found) if any(own)), None)
     intervals = dict(zip(dice, mean_intervals([*dice.values()], groups), strict=True))

@@ -244,7 +244,7 @@ def _number_units(groups: Groups | None, images: int) -> tuple[NDArray[np.int64]
     if groups is None or all(group is None for group in groups):
         return np.arange(images), False
     known: dict[Any, int] = {}
-    keys = [(number,) if group is None else group for number, group in enumerate(groups)]
+    keys = [(index,) if group is None else group for index, group in enumerate(groups)]
     return np.array([known.setdefault(key, len(known)) for key in keys], np.int64), True
 
 

@@ -64,10 +64,10 @@ class _Builder:
         for node in graph.node:
             copied = self._onnx.NodeProto()
             copied.CopyFrom(node)
-            for number, name in enumerate(node.input):
-                copied.input[number] = names[name]
-            for number, name in enumerate(node.output):
-                names[name] = copied.output[number] = self.name() if name else ""
+            for index, name in enumerate(node.input):
+                copied.input[index] = names[name]
+            for index, name in enumerate(node.output):
+                names[name] = copied.output[index] = self.name() if name else ""
             self.nodes.append(copied)
         return names[CORE_OUTPUT]
 

@@ -179,7 +179,7 @@ def read_images(bundle: Bundle, pairs: Sequence[Pair]) -> list[TestImage]:
     """
     predictor, images, pixels, held = Predictor(bundle, "cpu"), list[TestImage](), 0.0, 0
     step = max(1, len(pairs) / MAX_IMAGES)
-    for pair in (pairs[int(number * step)] for number in range(min(len(pairs), MAX_IMAGES))):
+    for pair in (pairs[int(index * step)] for index in range(min(len(pairs), MAX_IMAGES))):
         try:
             image = take_pixels(pair.image, bundle, inspect_file(pair.image, bundle))
             mask = ignore_invalid(read_class_map(pair, image.pixels.shape[:2], bundle.labels), image.invalid, pair)
@@ -201,8 +201,8 @@ def draw_images(bundle: Bundle) -> list[TestImage]:
     count, grid = channels * (_GRID**2 + height * width), _GRID**2 * channels
     mean, std = (value.cpu().numpy().reshape(-1) for value in (bundle.model.mean, bundle.model.std))
     kind, images = np.dtype(bundle.dtype), []
-    for number in range(_DRAWN):
-        drawn = draw_normal(0, "export", np.array([number]), count)[0].astype(np.float32)
+    for index in range(_DRAWN):
+        drawn = draw_normal(0, "export", np.array([index]), count)[0].astype(np.float32)
         blobs = resize_array(drawn[:grid].reshape(_GRID, _GRID, channels), (height, width))
         values = mean + std * (blobs + 0.2 * drawn[grid:].reshape(height, width, channels))
         if kind.kind == "u":

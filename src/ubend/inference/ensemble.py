@@ -97,8 +97,8 @@ class Ensemble:
 
     def predict(self, images: Iterable[Image], *, probabilities: bool = False) -> Iterator[tuple[int, Prediction]]:
         """Predict several images: yields (index, prediction) in order."""
-        for number, image in enumerate(images):
-            yield number, self(image, probabilities=probabilities)
+        for index, image in enumerate(images):
+            yield index, self(image, probabilities=probabilities)
 
 
 def load(

@@ -161,9 +161,9 @@ class Tiling:
         step = max(1, math.floor((1 - (0 if self.margin else self.overlap)) * tile / multiple))
         gaps = math.ceil(room / step)
         if self.margin:
-            positions = [min(step * number, room) for number in range(gaps + 1)]
+            positions = [min(step * index, room) for index in range(gaps + 1)]
         else:  # evenly spaced, so that all overlaps are about equal
-            positions = [room * number // max(1, gaps) for number in range(gaps + 1)]
+            positions = [room * index // max(1, gaps) for index in range(gaps + 1)]
         starts = tuple(multiple * place for place in positions)
         return Axis(side, tile, starts, self.margin, (_weigh_first if self.margin else _weigh)(starts, tile))
 
@@ -211,8 +211,8 @@ def plan_rows(sources: Iterable[TileSource], plan: Callable[[tuple[int, int]], T
     """The rows of tiles of all images, image by image; `plan` maps (h, w) to a plan."""
     for image, source in enumerate(sources):
         planned = plan(source.size_hw)
-        for number in range(len(planned.rows.starts)):
-            yield TileRow(image, number, planned, source)
+        for index in range(len(planned.rows.starts)):
+            yield TileRow(image, index, planned, source)
 
 
 def read_row(row: TileRow) -> tuple[TileRow, NDArray[Any]]:

@@ -176,15 +176,15 @@ def read_resized(
     bad: dict[int, list[str]] = {}
     invalid: dict[int, NDArray[np.bool_]] = {}
     with without_warnings():  # once for all
-        for number, (path, out) in enumerate(zip(paths, native, strict=True)):
+        for index, (path, out) in enumerate(zip(paths, native, strict=True)):
             try:
                 found = read_into(out, path)
             except DataError as error:
                 out[:] = 0
-                bad[number] = error.problems
+                bad[index] = error.problems
                 continue
             if found is not None:
-                invalid[number] = found
+                invalid[index] = found
     return resize_arrays(native, size_hw), bad, invalid, [hash_pixels(image) for image in native]
 
 

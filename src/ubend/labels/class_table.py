@@ -107,7 +107,7 @@ class LabelMap:
     @property
     def unmapped(self) -> tuple[int, ...]:
         """The classes without a label value; no mask can contain them."""
-        return tuple(number for number, values in enumerate(self.codes) if not values and number != self.others)
+        return tuple(index for index, values in enumerate(self.codes) if not values and index != self.others)
 
     @cached_property
     def _known(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:

@@ -193,8 +193,8 @@ def _between(points: NDArray[np.float64], ends: list[int], reach: float) -> NDAr
     """(K,) whether each of (K, 3) colours is within `reach` of an end, or of the line between two ends."""
     corners = [_points(np.array(value, np.int32)) for value in ends]
     found = np.zeros(len(points), np.bool_)
-    for number, end in enumerate(corners):
-        for other in corners[number:]:
+    for index, end in enumerate(corners):
+        for other in corners[index:]:
             along, left = other - end, np.flatnonzero(~found)
             fraction = ((points[left] - end) @ along / max(1.0, float(along @ along))).clip(0, 1)
             found[left] = np.linalg.norm(points[left] - end - fraction[:, None] * along, axis=1) <= reach

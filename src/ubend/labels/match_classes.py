@@ -82,7 +82,7 @@ def match_palettes(label_scan: LabelScan, model: LabelMap) -> LabelMap:
             ).format(known=model.describe(), first=model.names[0]),
             key="data.values",
         )
-    classes = {r << 16 | g << 8 | b: number for number, (r, g, b) in enumerate(model.colors)}
+    classes = {r << 16 | g << 8 | b: index for index, (r, g, b) in enumerate(model.colors)}
     values: list[list[int]] = [[] for _name in model.names]
     for value, color in sorted(set(zip(label_scan.codes.tolist(), label_scan.shown.tolist(), strict=True))):
         if value in model.ignored:

@@ -226,7 +226,7 @@ def _read_cities(root: Path, problems: Problems) -> LayoutResult:
         )
         remarks = [sentence.format(count=passed)]
     names, values = tuple(_CITY_CLASSES.values()), tuple(_CITY_CLASSES)
-    ignored = tuple(number for number in range(_CITY_IDS) if number not in _CITY_CLASSES)
+    ignored = tuple(index for index in range(_CITY_IDS) if index not in _CITY_CLASSES)
     if mask_end != _CITY_MASKS[0]:
         values, ignored = tuple(range(len(names))), (_VOID,)
     return LayoutResult(pairs, names, values, ignored=ignored, remarks=tuple(remarks))

@@ -157,15 +157,15 @@ class _Index:
         self.exact: dict[_Key, dict[str, int]] = {}
         self.bare: dict[_Key, dict[str, int | None]] = {}  # None: several images
         self.twins: list[tuple[int, int]] = []
-        for number, image in enumerate(images):
+        for index, image in enumerate(images):
             key = (image.split, image.folders)
             names = self.exact.setdefault(key, {})
             if image.stem in names:
-                self.twins.append((number, names[image.stem]))
+                self.twins.append((index, names[image.stem]))
                 continue
-            names[image.stem] = number
+            names[image.stem] = index
             bare, short = self.bare.setdefault(key, {}), bare_stem(image.stem, "image")
-            bare[short] = None if short in bare else number
+            bare[short] = None if short in bare else index
         for key, bare in self.bare.items():
             if len(self.exact[key]) > 1:
                 bare.pop("", None)  # `image` and `mask` are a pair only if the folder has no other image

@@ -76,8 +76,8 @@ def _count_by_comparison(bins: "Tensor", confidence: "Tensor", right: "Tensor") 
     import torch
 
     rows = []
-    for number in range(BINS):
-        here = bins == number
+    for index in range(BINS):
+        here = bins == index
         sure = torch.where(here, confidence.double(), 0.0).sum(dim=1)
         rows.append(torch.stack([here.sum(dim=1).double(), sure, (here & right).sum(dim=1).double()], dim=1))
     return torch.stack(rows, dim=1)

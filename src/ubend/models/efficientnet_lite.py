@@ -148,11 +148,11 @@ class EfficientNetLite(nn.Module):
         self.act1 = nn.ReLU6()
         self.blocks = nn.ModuleList()
         inputs = _STEM_CHANNELS
-        for number, stage in enumerate(_STAGES):
+        for index, stage in enumerate(_STAGES):
             if stage.level > maps:
                 break
             outputs = round_channels(stage.channels * width)
-            ends = number in (0, len(_STAGES) - 1)  # the first and the last stage are never deeper
+            ends = index in (0, len(_STAGES) - 1)  # the first and the last stage are never deeper
             blocks = nn.Sequential()
             for repeat in range(stage.repeats if ends else math.ceil(stage.repeats * depth)):
                 kind = InvertedResidual if stage.expansion > 1 else Separable

@@ -198,9 +198,9 @@ def _draw_examples(
     labels, channels = first.labels, first.bundle.sizing.channels
     background = background_class(labels.names)
     predictions = {name: _predict(model, pairs, labels) for name, model in models.items()}
-    for number, pair in enumerate(pairs):
+    for index, pair in enumerate(pairs):
         image, truth = read_small(pair, labels, channels)
-        near_px = max(1, round(TOLERANCE_PX * max(truth.shape) / max(predictions[next(iter(models))][number].shape)))
+        near_px = max(1, round(TOLERANCE_PX * max(truth.shape) / max(predictions[next(iter(models))][index].shape)))
         overlay = functools.partial(overlay_mask, image, colors=labels.colors, background=background)
         alt = _("{name}, the truth: {shares}").format(name=pair.name, shares=_shares(truth, labels))
         figures = [
@@ -208,7 +208,7 @@ def _draw_examples(
             Figure(_("truth"), alt, image_uri(overlay(mask=truth))),
         ]
         for model, found in predictions.items():
-            mask = resize_mask(found[number], truth.shape)
+            mask = resize_mask(found[index], truth.shape)
             alt = _("{name}, the prediction: {shares}").format(name=pair.name, shares=_shares(mask, labels))
             figures.append(Figure(" ".join([_("prediction"), model]), alt, image_uri(overlay(mask=mask))))
             share = float((mask != truth)[truth != IGNORED].mean())

@@ -341,7 +341,7 @@ def _describe_leaks(rows: Sequence[tuple[Pair, list[str]]], scores: Scores) -> l
     classes = [*scores.data["native"]["predicted_share"]]
     background = background_class(classes)
     kept = [row["dice"] for name, row in scores.data["per_picture"].items() if name not in leaked]
-    dice = [[row[name] for number, name in enumerate(classes) if number != background] for row in kept]
+    dice = [[row[name] for index, name in enumerate(classes) if index != background] for row in kept]
     if not dice:
         return [line]
     without = show_interval(mean_intervals([np.array(dice, np.float64)])[0])
@@ -424,8 +424,8 @@ def _worst_class(dice: Mapping[str, Any], labels: LabelMap) -> str | None:
     background = background_class(labels.names)
     known = {
         name: dice[name]["mean"]
-        for number, name in enumerate(labels.names)
-        if number != background and dice.get(name) is not None
+        for index, name in enumerate(labels.names)
+        if index != background and dice.get(name) is not None
     }
     return min(known, key=known.__getitem__) if len(known) > 1 else None
 

@@ -201,8 +201,8 @@ def align(rows: list[list[str]], right: int) -> list[str]:
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if number < right else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, wide, strict=True))
+            cell.ljust(width) if index < right else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, wide, strict=True))
         ).rstrip()
         for row in rows
     ]

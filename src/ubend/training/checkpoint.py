@@ -230,9 +230,9 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
         tensors |= {_EMA + name: tensor for name, tensor in state.ema.state_dict().items()}
     if state.progress.best_epoch:
         tensors |= {_BEST + name: tensor for name, tensor in state.best.items()}
-    for number, parameter in enumerate(_parameters(state.optimizer)):
+    for index, parameter in enumerate(_parameters(state.optimizer)):
         moments = state.optimizer.state.get(parameter, {})
-        tensors |= {f"{_OPTIMIZER}{number}.{name}": tensor for name, tensor in moments.items()}
+        tensors |= {f"{_OPTIMIZER}{index}.{name}": tensor for name, tensor in moments.items()}
     return tensors | {_SUMS: state.sums}
 
 

@@ -122,7 +122,7 @@ def _report(
 ) -> list[str]:
     kept = [name for name, row in zip(classes, rows, strict=True) if row is not None]
     new = [name for name, row in zip(classes, rows, strict=True) if row is None]
-    gone = [name for number, name in enumerate(initial.bundle.labels.names) if number not in rows]
+    gone = [name for index, name in enumerate(initial.bundle.labels.names) if index not in rows]
     none = _("none")
     lines = [
         _("initialised from {path}: all weights between the first convolution and the head are kept").format(

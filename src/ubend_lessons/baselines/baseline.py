@@ -106,8 +106,8 @@ class Baseline:
             hot = np.eye(self.labels.classes, dtype=np.float32)[classes]
             return source.native_hw, torch.from_numpy(hot).permute(2, 0, 1)[None]
 
-        for number, (native_hw, values) in enumerate(prefetch(answer, sources)):
-            yield Logits([number], native_hw, slice(0, native_hw[0]), values)
+        for index, (native_hw, values) in enumerate(prefetch(answer, sources)):
+            yield Logits([index], native_hw, slice(0, native_hw[0]), values)
 
     def classify(self, small: NDArray[Any]) -> NDArray[np.uint8]:
         """Segment an (h, w, channels) image of the size at which the method works; returns (h, w) class index."""

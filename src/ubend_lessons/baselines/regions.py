@@ -33,13 +33,13 @@ def grow_regions(pixels: Pixels, by: By, tolerance: float) -> NDArray[np.intp]:
     maps = blur(whole, pixels.unit_px)[::_GRID, ::_GRID]
     slope = _slope(maps)
     found = np.full(slope.shape, -1, np.intp)
-    for number in range(_MAX_SEEDS):
+    for index in range(_MAX_SEEDS):
         left = found < 0
         if left.sum() <= _LEFT * left.size:
             break
         seed = np.unravel_index(np.where(left, slope, np.inf).argmin(), slope.shape)
         far = np.where(left, np.linalg.norm(maps - maps[seed], axis=2), np.inf)
-        found[flood(far, seed, tolerance=tolerance)] = number
+        found[flood(far, seed, tolerance=tolerance)] = index
     rows, columns = (np.arange(side) // _GRID for side in whole.shape[:2])
     return _to_nearest(found)[rows[:, None], columns]
 
