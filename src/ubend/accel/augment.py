@@ -53,7 +53,7 @@ def _warp(
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     inside = pixel < height * width
     row, column = pixel // width, pixel % width
-    own = numbers + image * columns
+    row_numbers = numbers + image * columns
     shift_y = tl.zeros((PIXELS,), tl.float32)
     shift_x = tl.zeros((PIXELS,), tl.float32)
     for h in range(POINTS):
@@ -61,16 +61,28 @@ def _warp(
         along_x = tl.zeros((PIXELS,), tl.float32)
         for g in tl.static_range(POINTS):
             weight = tl.load(basis_y + row * POINTS + g, mask=inside, other=0.0)
-            along_y += weight * tl.load(own + _ELASTIC + g * POINTS + h)
-            along_x += weight * tl.load(own + _ELASTIC + POINTS * POINTS + g * POINTS + h)
+            along_y += weight * tl.load(row_numbers + _ELASTIC + g * POINTS + h)
+            along_x += weight * tl.load(row_numbers + _ELASTIC + POINTS * POINTS + g * POINTS + h)
         weight = tl.load(basis_x + column * POINTS + h, mask=inside, other=0.0)
         shift_y += weight * along_y
         shift_x += weight * along_x
     y = row.to(tl.float32) - (height - 1) / 2
     x = column.to(tl.float32) - (width - 1) / 2
-    size_y, size_x = tl.load(own + _SHAPE + CHANNELS), tl.load(own + _SHAPE + CHANNELS + 1)
-    source_y = shift_y + tl.load(own) * y + tl.load(own + 1) * x + (size_y - 1) / 2 + tl.load(own + _OFFSET)
-    source_x = shift_x + tl.load(own + 2) * y + tl.load(own + 3) * x + (size_x - 1) / 2 + tl.load(own + _OFFSET + 1)
+    size_y, size_x = tl.load(row_numbers + _SHAPE + CHANNELS), tl.load(row_numbers + _SHAPE + CHANNELS + 1)
+    source_y = (
+        shift_y
+        + tl.load(row_numbers) * y
+        + tl.load(row_numbers + 1) * x
+        + (size_y - 1) / 2
+        + tl.load(row_numbers + _OFFSET)
+    )
+    source_x = (
+        shift_x
+        + tl.load(row_numbers + 2) * y
+        + tl.load(row_numbers + 3) * x
+        + (size_x - 1) / 2
+        + tl.load(row_numbers + _OFFSET + 1)
+    )
     within_y, within_x = _reflect(source_y, size_y), _reflect(source_x, size_x)
 
     base = tl.load(items + image).to(tl.int64) * stored_h * stored_w
@@ -91,15 +103,15 @@ def _warp(
     for c in tl.static_range(CHANNELS):
         value = _sample(images, base, top, bottom, left, beside, lower, right, stored_w, inside, c, CHANNELS)
         if COLORS:
-            value = _color(value, own, low, high, c, CHANNELS)
+            value = _color(value, row_numbers, low, high, c, CHANNELS)
             total += value
         tl.store(out + at * CHANNELS + c, value, mask=inside)
     if COLORS and CHANNELS == 3:
         # saturation scales about the channels' mean; sampling three values again is cheaper than keeping them
-        saturation = tl.load(own + _SATURATION + CHANNELS)
+        saturation = tl.load(row_numbers + _SATURATION + CHANNELS)
         for c in tl.static_range(CHANNELS):
             value = _sample(images, base, top, bottom, left, beside, lower, right, stored_w, inside, c, CHANNELS)
-            value = _color(value, own, low, high, c, CHANNELS)
+            value = _color(value, row_numbers, low, high, c, CHANNELS)
             tl.store(out + at * CHANNELS + c, total / 3 + saturation * (value - total / 3), mask=inside)
 
 
@@ -115,13 +127,15 @@ def _sample(images, base, top, bottom, left, beside, lower, right, stored_w, ins
 
 
 @triton.jit
-def _color(value, own, low, high, c, CHANNELS: tl.constexpr):
+def _color(value, row_numbers, low, high, c, CHANNELS: tl.constexpr):
     """Gamma, then contrast and gain about mid-range, then brightness; as fractions of the value range."""
     minimum, maximum = tl.load(low + c), tl.load(high + c)
     share = tl.minimum(tl.maximum((value - minimum) / (maximum - minimum), 0.0), 1.0)
-    share = tl.where(share > 0.0, tl.exp2(tl.load(own + _GAMMA) * tl.log2(tl.maximum(share, 1e-30))), 0.0)
-    contrast = tl.load(own + _CONTRAST)
-    return share * (contrast * tl.load(own + _GAIN + c)) + (tl.load(own + _BRIGHTNESS) + 0.5 - 0.5 * contrast)
+    share = tl.where(share > 0.0, tl.exp2(tl.load(row_numbers + _GAMMA) * tl.log2(tl.maximum(share, 1e-30))), 0.0)
+    contrast = tl.load(row_numbers + _CONTRAST)
+    return share * (contrast * tl.load(row_numbers + _GAIN + c)) + (
+        tl.load(row_numbers + _BRIGHTNESS) + 0.5 - 0.5 * contrast
+    )
 
 
 @triton.jit
@@ -144,11 +158,11 @@ def _blur_and_noise(
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     inside = pixel < height * width
     row, column = pixel // width, pixel % width
-    own = numbers + image * columns + CHANNELS  # all numbers read here are after the gains
+    row_numbers = numbers + image * columns + CHANNELS  # all numbers read here are after the gains
     base = image.to(tl.int64) * height * width
-    sigma, amount = tl.load(own + _BLUR), tl.load(own + _NOISE)
-    noise_y = (tl.load(own + _NOISE_YX).to(tl.int32) + row) % side
-    noise_x = (tl.load(own + _NOISE_YX + 1).to(tl.int32) + column) % side
+    sigma, amount = tl.load(row_numbers + _BLUR), tl.load(row_numbers + _NOISE)
+    noise_y = (tl.load(row_numbers + _NOISE_YX).to(tl.int32) + row) % side
+    noise_x = (tl.load(row_numbers + _NOISE_YX + 1).to(tl.int32) + column) % side
     spread = tl.maximum(sigma * sigma, 1e-6)
     norm = 0.0
     for k in range(2 * REACH + 1):

@@ -53,9 +53,9 @@ class FoldedUNet:
     def __init__(self, net: UNet, dtype: torch.dtype) -> None:
         self._net = net
         decoders: list[Any] = list(net.decoders)
-        self._down = [_fold_block(block, dtype) for block in [net.stem, *(one.block for one in net.encoders)]]
-        self._up = [_Upsampling(one.up.weight.detach().to(dtype), _bias(one.up)) for one in decoders]
-        self._joined = [_fold_block(one.block, dtype) for one in decoders]
+        self._down = [_fold_block(block, dtype) for block in [net.stem, *(level.block for level in net.encoders)]]
+        self._up = [_Upsampling(level.up.weight.detach().to(dtype), _bias(level.up)) for level in decoders]
+        self._joined = [_fold_block(level.block, dtype) for level in decoders]
         self._plain = _Plain(net, self._down[0][0])
         self._kernels = _Kernels(net, self._down[0][0])
 
@@ -109,7 +109,7 @@ class _Plain:
     def finish(self, features: Tensor, layer: _Layer) -> Tensor:
         """The logits: the head applied to relu(convolution)."""
         act = convolve(features, layer)
-        weight, bias = (some.to(act.dtype) for some in self.head)
+        weight, bias = (tensor.to(act.dtype) for tensor in self.head)
         return F.conv2d(act, weight, bias).float()
 
 
@@ -190,8 +190,8 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype) -> _
     scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
     weight = convolution.weight.detach() * scale[:, None, None, None]
     bias = norm.bias.detach() - norm.running_mean * scale
-    one = torch.ones_like(bias)
-    bias_stats = torch.stack([torch.zeros_like(bias), one, one, bias])
+    ones = torch.ones_like(bias)
+    bias_stats = torch.stack([torch.zeros_like(bias), ones, ones, bias])
     return _Layer(_channels_last(weight.to(dtype)), bias.to(dtype), bias_stats)
 
 

@@ -72,8 +72,8 @@ def _differentiate(
     slope = tl.where(hot, inner, 0.0) + outer
     dice = prob * (slope - tl.sum(prob * slope, axis=0)[None, :])
     weight = tl.load(weights + kind, mask=kind < classes, other=0.0)[:, None]
-    own = tl.sum(tl.where(hot, weight, 0.0), axis=0)[None, :]  # the weight of the pixel's class
-    entropy = tl.load(entropy_scale) * own * (prob - hot.to(tl.float32))
+    pixel_weight = tl.sum(tl.where(hot, weight, 0.0), axis=0)[None, :]  # the weight of the pixel's class
+    entropy = tl.load(entropy_scale) * pixel_weight * (prob - hot.to(tl.float32))
     gradient = tl.where(scored[None, :], entropy + dice, 0.0)
     mask = (kind < classes)[:, None] & (pixel < pixels)[None, :]
     tl.store(out + at.to(tl.int64)[:, None] * pixels + pixel[None, :], gradient, mask=mask)

@@ -130,13 +130,15 @@ def choose_format(
 def find_narrow(widths: Mapping[str, Width], size: int) -> dict[str, Width]:
     """The classes whose objects are too narrow in whole images of this `data.size`, and wider in the originals."""
     return {
-        name: own for name, own in widths.items() if size * own.relative < min(_NARROW_PX, _KEPT_WIDTH * own.native_px)
+        name: width
+        for name, width in widths.items()
+        if size * width.relative < min(_NARROW_PX, _KEPT_WIDTH * width.native_px)
     }
 
 
-def wide_enough(own: Width) -> int:
+def wide_enough(width: Width) -> int:
     """The least `data.size`, a multiple of 16 px, at which objects are 10 px wide, or as wide as in the originals."""
-    return 16 * math.ceil(min(_NARROW_PX, own.native_px) / own.relative / 16 - 0.01)  # a hundredth: rounding errors
+    return 16 * math.ceil(min(_NARROW_PX, width.native_px) / width.relative / 16 - 0.01)  # a hundredth: rounding errors
 
 
 def _spare_narrow(
@@ -146,17 +148,17 @@ def _spare_narrow(
 
     The class that needs the largest size decides, unless its objects are too narrow in the images themselves.
     """
-    narrow = {name: own for name, own in find_narrow(widths, size).items() if own.native_px >= _MIN_PX}
+    narrow = {name: width for name, width in find_narrow(widths, size).items() if width.native_px >= _MIN_PX}
     if settings.recipe != "modern" or settings.data.resize or settings.data.crop or not narrow:
         return None
-    name, own = max(narrow.items(), key=lambda item: (wide_enough(item[1]), -item[1].native_px))
+    name, width = max(narrow.items(), key=lambda item: (wide_enough(item[1]), -item[1].native_px))
     reason = _("objects of class {name} (median width {native:.1f} px) would be {narrow:.1f} px wide at {size} px")
-    shrunk = reason.format(name=name, native=own.native_px, narrow=size * own.relative, size=size)
-    wide, maximum = wide_enough(own), _WIDE_CPU if device == "cpu" else _WIDE_GPU
+    shrunk = reason.format(name=name, native=width.native_px, narrow=size * width.relative, size=size)
+    wide, maximum = wide_enough(width), _WIDE_CPU if device == "cpu" else _WIDE_GPU
     side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
     if wide <= min(maximum, 16 * math.ceil(side / 16)):
         reason = _("{shrunk}; here they are {wide:.1f} px wide")
-        return Choice("data.size", wide, reason.format(shrunk=shrunk, wide=wide * own.relative))
+        return Choice("data.size", wide, reason.format(shrunk=shrunk, wide=wide * width.relative))
     if settings.augment.kind != "warp" or settings.train.border_weight:
         return None  # crops at native scale go with neither
     if native_hw.prod(axis=1).sum() > _NATIVE_MEGAPIXELS * 10**6:
@@ -213,9 +215,9 @@ def resolve(settings: Settings, facts: Facts) -> Plan:
     model, images = draft.settings.model, facts.images
     known = {key: value for key, value in flatten(draft.settings.model_dump()) if value is not None}
     unused = {**_UNUSED, "model.skips": (True,) * (model.depth or UNET_DEPTH)}
-    found = {"data.channels": images.channels, "data.size": images.size, "data.crop": images.crop}
+    format_values = {"data.channels": images.channels, "data.size": images.size, "data.crop": images.crop}
     rest = {"train.micro_batch": draft.settings.train.batch, "choices": draft.choices}
-    return validate(Plan, nest({**unused, **rest, **known, **found}))
+    return validate(Plan, nest({**unused, **rest, **known, **format_values}))
 
 
 # Values of settings that are not used in a training.
@@ -372,9 +374,9 @@ def _class_weights(draft: Draft, facts: Facts) -> None:
     """The paper's weights: the inverse of each class's frequency."""
     if draft.settings.recipe != "paper" or draft.settings.train.class_weights is not None:
         return
-    weights = tuple(round(1 / (len(facts.shares) * own), 3) if own else 1.0 for own in facts.shares.values())
+    weights = tuple(round(1 / (len(facts.shares) * share), 3) if share else 1.0 for share in facts.shares.values())
     reason = _("the recipe weights classes by the inverse of their frequency: {shares}")
-    shares = ", ".join(percent(own) for own in facts.shares.values())
+    shares = ", ".join(percent(share) for share in facts.shares.values())
     draft.choose("train.class_weights", weights, reason.format(shares=shares))
 
 

@@ -123,8 +123,8 @@ def _shown_plainly() -> Iterator[None]:
         yield
     except click.ClickException as error:
         kind = error.param.type.name if isinstance(error, click.BadParameter) and error.param is not None else ""
-        before, found, after = error.message.rpartition(kind) if kind in NUMBER_TYPES else ("", "", error.message)
-        error.message = f"{before}{now(found) if found else ''}{after}"  # type: ignore[misc]
+        before, kind_found, after = error.message.rpartition(kind) if kind in NUMBER_TYPES else ("", "", error.message)
+        error.message = f"{before}{now(kind_found) if kind_found else ''}{after}"  # type: ignore[misc]
         error.message = printable(error.message)  # type: ignore[misc]
         raise
 

@@ -62,15 +62,15 @@ def shuffled_item(seed: int, items: int, positions: NDArray[np.int64]) -> NDArra
     """The item at each position of an endless shuffled sequence: each round of `items` positions has each item once."""
     out = np.empty(len(positions), np.int64)
     rounds = positions // items
-    for number in np.unique(rounds):
-        here = rounds == number
-        out[here] = _order_of_round(seed, items, int(number))[positions[here] % items]
+    for round_number in np.unique(rounds):
+        here = rounds == round_number
+        out[here] = _order_of_round(seed, items, int(round_number))[positions[here] % items]
     return out
 
 
 @functools.lru_cache(maxsize=4)  # a batch needs the order of its own round, and possibly of the next
-def _order_of_round(seed: int, items: int, number: int) -> NDArray[np.int64]:
-    keys = draw_bits(seed, "order of round", np.arange(items), 1, number)[:, 0]
+def _order_of_round(seed: int, items: int, round_number: int) -> NDArray[np.int64]:
+    keys = draw_bits(seed, "order of round", np.arange(items), 1, round_number)[:, 0]
     return np.argsort(keys, kind="stable")
 
 

@@ -127,8 +127,8 @@ def refuse_shared(files: Iterable[tuple[Path, Sequence[Path]]], what: str) -> No
         DataError: two inputs share an output.
     """
     owners: dict[Path, list[Path]] = {}
-    for owner, own in files:
-        for file in own:
+    for owner, owned in files:
+        for file in owned:
             owners.setdefault(file, []).append(owner)
     twice = sorted({str(path) for paths in owners.values() if len(paths) > 1 for path in paths})
     if twice:
@@ -336,4 +336,4 @@ def named_in_utf8(path: Path) -> Iterator[Path]:
 def json_text(value: Any, indent: int | None = None) -> str:
     """JSON as UTF-8; bytes of file names that are not UTF-8 are escaped (`\\udcXX`), as Python reads them back."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
-    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -46,8 +46,8 @@ class _Section(BaseModel):
     def _refuse_booleans(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse `true` as a number; pydantic accepts it as 1."""
         kinds = re.findall(r"\b(?:int|float)\b", str(cls.model_fields[str(info.field_name)].annotation))
-        some = value if isinstance(value, list | tuple) else [value]
-        if kinds and any(isinstance(one, bool) for one in some):
+        items = value if isinstance(value, list | tuple) else [value]
+        if kinds and any(isinstance(item, bool) for item in items):
             raise PydanticKnownError("float_type" if "float" in kinds else "int_type")
         return value
 

@@ -10,7 +10,7 @@ _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202
 
 def printable(text: str) -> str:
     """The text with control characters, bidirectional marks and undecodable bytes as `\\x1b`, `\\u202e`, `\\xe9`."""
-    return _HIDDEN.sub(lambda found: _escape(ord(found[0])), text)
+    return _HIDDEN.sub(lambda match: _escape(ord(match[0])), text)
 
 
 def printable_line(text: str) -> str:

@@ -118,10 +118,10 @@ def _as_arrays(values: Any, name: str) -> list[NDArray[Any]]:
 
 def _check_images(images: Any) -> list[NDArray[Any]]:
     """(H, W, C) uint8, uint16 or float32 each, all of one dtype."""
-    found: list[NDArray[Any]] = []
+    checked: list[NDArray[Any]] = []
     highest: list[float] = []
-    for number, image in enumerate(_as_arrays(images, "images")):
-        name = f"images[{number}]"
+    for index, image in enumerate(_as_arrays(images, "images")):
+        name = f"images[{index}]"
         if image.dtype.name not in _IMAGE_DTYPES:
             line = _("{name} is {dtype}; give uint8, uint16 or float").format(name=name, dtype=image.dtype)
             raise DataError(line, key="data.images")
@@ -136,27 +136,27 @@ def _check_images(images: Any) -> list[NDArray[Any]]:
             if np.isnan(image).all():
                 raise DataError(_("{name} has only NaN values; remove it").format(name=name), key="data.images")
             highest.append(float(np.nanmax(image)))
-        if found and image.dtype != found[0].dtype:
+        if checked and image.dtype != checked[0].dtype:
             line = _("{name} is {dtype}, but images[0] is {first}; give all images in the same dtype")
-            line = line.format(name=name, dtype=image.dtype, first=found[0].dtype)
+            line = line.format(name=name, dtype=image.dtype, first=checked[0].dtype)
             raise DataError(line, key="data.images")
-        found.append(image if image.ndim == 3 else image[:, :, None])
-    low = [number for number, value in enumerate(highest) if 0 < value <= _UNIT]
-    high = [number for number, value in enumerate(highest) if _BYTES <= value <= 255]
-    if low and high and min(float(np.nanmin(found[number])) for number in (low[0], high[0])) >= 0:
+        checked.append(image if image.ndim == 3 else image[:, :, None])
+    low = [index for index, value in enumerate(highest) if 0 < value <= _UNIT]
+    high = [index for index, value in enumerate(highest) if _BYTES <= value <= 255]
+    if low and high and min(float(np.nanmin(checked[index])) for index in (low[0], high[0])) >= 0:
         line = _(
             "the maximum of images[{low}] is {one:g}, but that of images[{high}] is {other:g}; give all images in "
             "0..1, or all in 0..255"
         )
         line = line.format(low=low[0], one=highest[low[0]], high=high[0], other=highest[high[0]])
         raise DataError(line, key="data.images")
-    return found
+    return checked
 
 
 def _check_masks(masks: Any) -> list[NDArray[Any]]:
     """(H, W) each, all uint8, or all uint16 if a value needs it."""
-    found = _as_arrays(masks, "masks")
-    for index, mask in enumerate(found):
+    arrays = _as_arrays(masks, "masks")
+    for index, mask in enumerate(arrays):
         name = f"masks[{index}]"
         if mask.dtype.kind not in "bui":
             line = _("{name} is {dtype}; give whole numbers, such as masks.astype(np.uint8)")
@@ -169,8 +169,8 @@ def _check_masks(masks: Any) -> list[NDArray[Any]]:
             line = _("{name} has the value {value}; give values from 0 to {maximum} (255: pixels that are not scored)")
             line = line.format(name=name, value=low if low < 0 else high, maximum=_MAX_VALUE)
             raise DataError(line, key="data.masks")
-    dtype = np.uint8 if max(int(mask.max()) for mask in found) <= 255 else np.uint16
-    return [mask.astype(dtype) for mask in found]
+    dtype = np.uint8 if max(int(mask.max()) for mask in arrays) <= 255 else np.uint16
+    return [mask.astype(dtype) for mask in arrays]
 
 
 def _write(names: Sequence[str], sides: Mapping[str, Sequence[NDArray[Any]]], cache: Path) -> Path:

@@ -83,18 +83,18 @@ DeviceWarpParams = _WarpParams[Tensor]
 
 def identity_params(count: int, channels: int) -> WarpParams:
     """Parameters that leave images unchanged."""
-    one, zero = np.ones(count, np.float32), np.zeros(count, np.float32)
+    ones, zeros = np.ones(count, np.float32), np.zeros(count, np.float32)
     return WarpParams(
         affine=np.tile(np.eye(2, dtype=np.float32), (count, 1, 1)),
         offset_yx=np.zeros((count, 2), np.float32),
         elastic=np.zeros((count, 2, ELASTIC_POINTS, ELASTIC_POINTS), np.float32),
-        gamma=one,
-        contrast=one,
-        brightness=zero,
+        gamma=ones,
+        contrast=ones,
+        brightness=zeros,
         gain=np.ones((count, channels), np.float32),
-        saturation=one,
-        blur_px=zero,
-        noise=zero,
+        saturation=ones,
+        blur_px=zeros,
+        noise=zeros,
         noise_yx=np.zeros((count, 2), np.float32),
     )
 
@@ -331,13 +331,13 @@ def change_colors(image: Tensor, params: DeviceWarpParams, low: Tensor, high: Te
         grey = x.mean(dim=1, keepdim=True)
         x = grey + each(params.saturation) * (x - grey)
 
-    def add_noise(some: Tensor, which: Tensor | slice) -> Tensor:
+    def add_noise(noisy: Tensor, which: Tensor | slice) -> Tensor:
         sides = zip(params.noise_yx[which].long().unbind(1), x.shape[-2:], noise.shape[-2:], strict=True)
         rows, columns = ((first[:, None] + torch.arange(s, device=x.device)) % wrap for first, s, wrap in sides)
         windows = noise[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
-        return some + each(params.noise[which]) * windows
+        return noisy + each(params.noise[which]) * windows
 
-    x = _change_some(x, params.blur_px, lambda some, which: _blur(some, params.blur_px[which]))
+    x = _change_some(x, params.blur_px, lambda noisy, which: _blur(noisy, params.blur_px[which]))
     x = _change_some(x, params.noise, add_noise)
     return x.clamp(0, 1) * (high - low) + low
 

@@ -48,7 +48,7 @@ def border_weights(
     nearest = np.full(ids.shape, np.inf, np.float32)
     second = nearest.copy()
     # Distances of each object are computed only within the reach of its weights.
-    for number, box in enumerate(ndimage.find_objects(ids.astype(np.int32)), 1):
+    for object_id, box in enumerate(ndimage.find_objects(ids.astype(np.int32)), 1):
         if box is None:
             continue
         rows, columns = box
@@ -56,7 +56,7 @@ def border_weights(
             slice(max(0, rows.start - reach), rows.stop + reach),
             slice(max(0, columns.start - reach), columns.stop + reach),
         )
-        away = ndimage.distance_transform_edt(ids[here] != number).astype(np.float32)
+        away = ndimage.distance_transform_edt(ids[here] != object_id).astype(np.float32)
         second[here] = np.minimum(second[here], np.maximum(nearest[here], away))
         nearest[here] = np.minimum(nearest[here], away)
     weights = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma_px**2))
@@ -86,15 +86,15 @@ def border_weights_of(data: Dataset, images: ItemSource, settings: TrainPlan) ->
 
     def weigh(item: int) -> None:
         mask = data.store.mask(numbers[item])
-        found = read_truth(files[paths[item]]) if files else separate(mask, names, choose_method(names))
+        objects = read_truth(files[paths[item]]) if files else separate(mask, names, choose_method(names))
         rows, columns = (
             ((np.arange(small) + 0.5) * large / small).astype(np.int64)
-            for small, large in zip(mask.shape, found.ids.shape, strict=True)
+            for small, large in zip(mask.shape, objects.ids.shape, strict=True)
         )
         ground = ~np.isin(mask, [*kinds, IGNORED])
         height, width = mask.shape
         weights[item, :height, :width] = border_weights(
-            found.ids[rows[:, None], columns], ground, settings.border_weight, settings.border_sigma_px
+            objects.ids[rows[:, None], columns], ground, settings.border_weight, settings.border_sigma_px
         )
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="ubend-weigh") as pool:

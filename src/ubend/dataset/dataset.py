@@ -155,18 +155,18 @@ class Dataset:
 
     def extreme_pixels(self) -> dict[int, NDArray[Any]]:
         """Index of an image -> (P,) its values outside `normal_range`; only images that have any."""
-        found = dict[int, list[NDArray[Any]]]()
+        extremes = dict[int, list[NDArray[Any]]]()
         for number, pixels in self._pixels(np.arange(len(self.store))) if np.isfinite(self.normal_range).any() else ():
             if (extreme := self._is_extreme(pixels)).any():
-                found.setdefault(number, []).append(pixels[extreme])
-        return {number: np.concatenate(pieces) for number, pieces in found.items()}
+                extremes.setdefault(number, []).append(pixels[extreme])
+        return {number: np.concatenate(pieces) for number, pieces in extremes.items()}
 
     def describe_extremes(self) -> list[str]:
         """A message, with the remedy, if images have values outside `normal_range`; otherwise no line."""
-        found = self.extreme_pixels()
-        if not found:
+        extremes = self.extreme_pixels()
+        if not extremes:
             return []
-        values, commonest = name_values(found.values())
+        values, commonest = name_values(extremes.values())
         line = ngettext(
             "note: {count} image has values far outside the range of all others ({values}): {names}; probably nodata "
             "or hot pixels; mean, standard deviation and value range ignore them, but a prediction of this image will "
@@ -174,13 +174,13 @@ class Dataset:
             "note: {count} images have values far outside the range of all others ({values}): {names}; probably nodata "
             "or hot pixels; mean, standard deviation and value range ignore them, but predictions of these images will "
             "be wrong: declare them as the files' nodata value (gdal_edit.py -a_nodata {value}), or save them as NaN",
-            len(found),
+            len(extremes),
         )
         return [
             line.format(
-                count=len(found),
+                count=len(extremes),
                 values=values,
-                names=enumerate_names([self.folder.pairs[number].image.name for number in sorted(found)]),
+                names=enumerate_names([self.folder.pairs[number].image.name for number in sorted(extremes)]),
                 value=commonest,
             )
         ]
@@ -238,7 +238,7 @@ class Dataset:
             training=len(training),
             training_pixels=int(self.store.shapes_hw[training].prod(axis=1).sum()),
             shares=dict(zip(names, self.class_shares().tolist(), strict=True)),
-            foreground=tuple(names[number] for number in self.foreground_classes()),
+            foreground=tuple(names[class_index] for class_index in self.foreground_classes()),
             upright_t=upright_t,
             upright_offset=upright_offset,
             device=device,
@@ -378,7 +378,7 @@ def read_usable(settings: Settings, read: Callable[[Folder, list[tuple[Pair, lis
             left = tuple(pair for pair in folder.pairs if pair.name not in error.bad)
             if not settings.data.skip_bad or not left:
                 more = find_damage(folder.pairs, settings.data.channels)
-                more = {name: list(dict.fromkeys([*error.bad.get(name, []), *found])) for name, found in more.items()}
+                more = {name: list(dict.fromkeys([*error.bad.get(name, []), *causes])) for name, causes in more.items()}
                 raise PairError(error.bad | more) from error
             skipped += [(pair, error.bad[pair.name]) for pair in folder.pairs if pair.name in error.bad]
             folder = replace(folder, pairs=left)
@@ -398,16 +398,14 @@ def open_folder(
         PairError: pairs that cannot be used.
     """
     pairs = folder.pairs
-    found = scan_folder(folder, settings, cache, reporter)
-    labels, remarks = found.labels, found.remarks
-    widths = find_widths(
-        pairs, found.shapes_hw, labels, [mask for _image, mask in found.hashes], cache, reporter.report
-    )
-    native_hw = np.array(found.shapes_hw, np.int64)
-    images = choose_format(settings, native_hw, found.channels, labels.classes, widths, device)
+    scan = scan_folder(folder, settings, cache, reporter)
+    labels, remarks = scan.labels, scan.remarks
+    widths = find_widths(pairs, scan.shapes_hw, labels, [mask for _image, mask in scan.hashes], cache, reporter.report)
+    native_hw = np.array(scan.shapes_hw, np.int64)
+    images = choose_format(settings, native_hw, scan.channels, labels.classes, widths, device)
     sizing = Sizing(images.size, images.resize != "squash", images.channels)
     reporter.begin(_("reading images"), len(pairs))
-    store = open_store(pairs, found.shapes_hw, sizing, labels, found.hashes, cache, reporter.count, reporter.report)
+    store = open_store(pairs, scan.shapes_hw, sizing, labels, scan.hashes, cache, reporter.count, reporter.report)
     reporter.end()
     empty = np.flatnonzero(store.class_pixels[:, : labels.classes].sum(axis=1) == 0)
     if len(empty):
@@ -442,7 +440,9 @@ def open_folder(
     if (folds := settings.data.folds) is not None:
         splits = splits if tested else tuple[SplitName, ...]("train" for _split in splits)
         own_folds = cut_folds(names, splits, groups, duplicates, settings.train.seed, folds).tolist()
-        splits = tuple("test" if own == 0 else "val" if own == fold else "train" for own in own_folds)
+        splits = tuple(
+            "test" if image_fold == 0 else "val" if image_fold == fold else "train" for image_fold in own_folds
+        )
     if skipped or folder.skipped:
         count = len(skipped) + len({name for name, _problem in folder.skipped})
         remarks.append(
@@ -463,8 +463,8 @@ def open_folder(
         sizing,
         remarks,
         tuple(skipped),
-        found.headers,
-        found.label_scan,
+        scan.headers,
+        scan.label_scan,
         fold,
         tuple(own_folds),
     )
@@ -478,8 +478,10 @@ def find_missing_classes(
     where = [
         {split for split, count in zip(splits, row, strict=True) if count} for row in pixels.T[: len(names)].tolist()
     ]
-    untrained = [name for name, found in zip(names, where, strict=True) if found and "train" not in found]
-    return untrained, [name for name, found in zip(names, where, strict=True) if found == {"train"}]
+    untrained = [
+        name for name, present_in in zip(names, where, strict=True) if present_in and "train" not in present_in
+    ]
+    return untrained, [name for name, present_in in zip(names, where, strict=True) if present_in == {"train"}]
 
 
 def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], splits: Sequence[SplitName]) -> list[str]:
@@ -489,7 +491,7 @@ def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], splits: S
         (_("classes missing from the training split ({count}): {names}; to learn them, move images there"), untrained),
         (_("classes that occur only in the training split ({count}): {names}; they have no score"), unscored),
     )
-    return [line.format(count=len(some), names=enumerate_names(some)) for line, some in lines if some]
+    return [line.format(count=len(missing), names=enumerate_names(missing)) for line, missing in lines if missing]
 
 
 @dataclass(frozen=True)

@@ -208,10 +208,10 @@ def _position(response: Any) -> tuple[int | None, int | None]:
     if response.status == 200:
         length = response.headers.get("Content-Length", "")
         return None, int(length) if length.isdecimal() else None
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-    if response.status != 206 or found is None:
+    content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+    if response.status != 206 or content_range is None:
         raise _RefusedError(_("HTTP {code} instead of the file").format(code=response.status))
-    return int(found[1]), int(found[2])
+    return int(content_range[1]), int(content_range[2])
 
 
 def _receive(response: Any, part: _Part, have: int, total: int | None, remote: Remote, reporter: Reporter) -> None:

@@ -24,7 +24,7 @@ def find_normal_range(pieces: Iterable[NDArray[Any]], channels: int) -> NDArray[
         channels: C.
     """
     counts, middle = np.zeros((channels, _BINS), np.int64), np.full(channels, np.nan, np.float32)
-    for piece in (some for some in pieces if len(some)):
+    for piece in filter(len, pieces):
         if np.isnan(middle).any():  # the bins are narrowest near 0, so the median is subtracted
             middle = np.median(piece, axis=0).astype(np.float32)
         for channel in range(channels):
@@ -32,13 +32,13 @@ def find_normal_range(pieces: Iterable[NDArray[Any]], channels: int) -> NDArray[
                 values = np.ascontiguousarray(piece[:, channel], np.float32) - middle[channel]
             counts[channel] += np.bincount(values.view(np.uint32) >> 16, minlength=_BINS)
     edges = (np.arange(_BINS, dtype=np.uint32) << 16).view(np.float32)
-    bounds = [_bounds(edges[own > 0].astype(np.float64), own[own > 0]) for own in counts]
+    bounds = [_bounds(edges[histogram > 0].astype(np.float64), histogram[histogram > 0]) for histogram in counts]
     return np.array(bounds).T + np.nan_to_num(middle)
 
 
-def name_values(found: Iterable[NDArray[Any]]) -> tuple[str, str]:
+def name_values(extremes: Iterable[NDArray[Any]]) -> tuple[str, str]:
     """(readable list of the most common values, which may end in dots; the most common one in full precision)."""
-    values, counts = np.unique(np.concatenate([*found]), return_counts=True)
+    values, counts = np.unique(np.concatenate([*extremes]), return_counts=True)
     common = np.sort(values[np.argsort(-counts, kind="stable")[:_SHOWN_VALUES]])
     shown = [*(f"{value:.6g}" for value in common), *["..."] * (len(values) > len(common))]
     return ", ".join(shown), f"{values[counts.argmax()]:.9g}"

@@ -56,23 +56,25 @@ class Foreground:
         """(k, 2) pixels of each foreground class in an image; computed on first use."""
         if item not in self._known:
             mask = self._mask(item)
-            found = []
-            for number in self._classes:
+            candidates = []
+            for class_index in self._classes:
                 step = max(1, _PART_PIXELS // mask.shape[1])
                 parts = [mask[start : start + step] for start in range(0, len(mask), step)]
-                counts = [int(np.count_nonzero(part == number)) for part in parts]
+                counts = [int(np.count_nonzero(part == class_index)) for part in parts]
                 total = sum(counts)
                 ranks = np.arange(total)
                 if total > self._count:
-                    chosen = draw_uniform(self._seed, "candidates", np.array([item]), self._count, number)[0]
+                    chosen = draw_uniform(self._seed, "candidates", np.array([item]), self._count, class_index)[0]
                     ranks = (chosen * total).astype(np.int64)
                 positions, before = np.empty(len(ranks), np.int64), 0
                 for row, part, count in zip(range(0, len(mask), step), parts, counts, strict=True):
                     here = (ranks >= before) & (ranks < before + count)
                     if here.any():
-                        positions[here] = row * mask.shape[1] + np.flatnonzero(part == number)[ranks[here] - before]
+                        positions[here] = (
+                            row * mask.shape[1] + np.flatnonzero(part == class_index)[ranks[here] - before]
+                        )
                     before += count
                 if len(positions):
-                    found.append(np.stack(np.divmod(positions, mask.shape[1]), axis=1).astype(np.int32))
-            self._known[item] = found
+                    candidates.append(np.stack(np.divmod(positions, mask.shape[1]), axis=1).astype(np.int32))
+            self._known[item] = candidates
         return self._known[item]

@@ -158,29 +158,29 @@ def _find_copy(wanted: NamedSet, target: Path, name: str, in_cache: bool) -> Pat
     """
     tops = [target / wanted.folder, target, target.parent / wanted.folder, target.parent]
     folders = [inner for top in tops for inner in (top / wanted.top, top)]
-    found = next((folder for folder in folders if all((folder / part).is_dir() for part in wanted.contents)), None)
-    if found and in_cache and found.is_relative_to(tops[0]):
-        return None if _missing(wanted, found) or _is_changed(tops[0]) else found
-    if found and (missing := _missing(wanted, found)):
+    copy = next((folder for folder in folders if all((folder / part).is_dir() for part in wanted.contents)), None)
+    if copy and in_cache and copy.is_relative_to(tops[0]):
+        return None if _missing(wanted, copy) or _is_changed(tops[0]) else copy
+    if copy and (missing := _missing(wanted, copy)):
         raise DataError(
             _(
                 "{folder} is an incomplete copy of {name}: {missing}; delete it, choose another --root, or use it "
                 "as a folder: ubend fit {folder}"
-            ).format(folder=found, name=name, missing=", ".join(missing)),
-            path=found,
+            ).format(folder=copy, name=name, missing=", ".join(missing)),
+            path=copy,
             key="contents",
         )
-    return found
+    return copy
 
 
 def _missing(wanted: NamedSet, folder: Path) -> list[str]:
     """What is missing from a copy of the data set; additional files are allowed."""
     lacking = []
     for part, (suffix, count) in wanted.contents.items():
-        found = sum(path.suffix == suffix and path.name[0] != "." for path in (folder / part).glob("*"))
-        if found < count:
+        present = sum(path.suffix == suffix and path.name[0] != "." for path in (folder / part).glob("*"))
+        if present < count:
             what = _("{found} of {count} files {kind} in {part}/")
-            lacking.append(what.format(found=found, count=count, kind=suffix, part=part))
+            lacking.append(what.format(found=present, count=count, kind=suffix, part=part))
     return lacking
 
 
@@ -220,8 +220,8 @@ def _download_set(name: str, wanted: NamedSet, target: Path, in_cache: bool, rep
             reporter.report(_("waiting for another process that is downloading {name}").format(name=name))
             acquired = lock.acquire()
         with acquired:
-            if found := _find_copy(wanted, target, name, in_cache):  # made by the other process
-                return found
+            if copy := _find_copy(wanted, target, name, in_cache):  # made by the other process
+                return copy
             if in_cache and (target / wanted.folder).exists():
                 line = _("note: {name} in the cache was damaged and is downloaded again ({path})")
                 reporter.report(line.format(name=name, path=target / wanted.folder))
@@ -239,9 +239,9 @@ def _download_set(name: str, wanted: NamedSet, target: Path, in_cache: bool, rep
             ),
             path=target,
         ) from error
-    found = _find_copy(wanted, target, name, in_cache)
-    assert found is not None  # it was complete when it was moved
-    return found
+    copy = _find_copy(wanted, target, name, in_cache)
+    assert copy is not None  # it was complete when it was moved
+    return copy
 
 
 def _delete_own(archives: list[Path], target: Path, in_cache: bool) -> None:

@@ -75,8 +75,11 @@ def find_widths(
         folder = common_folder(path for pair, _shape in chosen for path in (pair.image, *pair.mask.files))
         return {"folder": folder, "classes": list(widths), "widths": np.array(list(widths.values())).reshape(-1, 2)}
 
-    found = cached_arrays(cache, contents, WIDTHS_SUFFIX, ("classes", "widths"), measure, log)
-    return {str(name): Width(*map(float, own)) for name, own in zip(found["classes"], found["widths"], strict=True)}
+    measured = cached_arrays(cache, contents, WIDTHS_SUFFIX, ("classes", "widths"), measure, log)
+    return {
+        str(name): Width(*map(float, median_widths))
+        for name, median_widths in zip(measured["classes"], measured["widths"], strict=True)
+    }
 
 
 def _measure_sample(chosen: Sequence[tuple[Pair, tuple[int, int]]], labels: LabelMap) -> dict[str, Width]:
@@ -84,14 +87,14 @@ def _measure_sample(chosen: Sequence[tuple[Pair, tuple[int, int]]], labels: Labe
 
     def measure(pair: Pair, shape_hw: tuple[int, int]) -> tuple[NDArray[Any], ...]:
         try:
-            found = read_class_map(pair, shape_hw, labels)
+            class_map = read_class_map(pair, shape_hw, labels)
         except DataError:  # reported with all others when the images are decoded
             return np.zeros(0, np.uint8), np.zeros(0), np.zeros(0), np.zeros(256, np.int64)
-        classes, widths = measure_widths(_take_square(found.classes, int(found.pixels[:IGNORED].argmax())))
-        return classes, widths, widths / found.classes.size**0.5, found.pixels
+        classes, widths = measure_widths(_take_square(class_map.classes, int(class_map.pixels[:IGNORED].argmax())))
+        return classes, widths, widths / class_map.classes.size**0.5, class_map.pixels
 
     with ThreadPoolExecutor(threads()) as pool:
-        columns = zip(*pool.map(lambda one: measure(*one), chosen), strict=True)
+        columns = zip(*pool.map(lambda item: measure(*item), chosen), strict=True)
     classes, native, relative, pixels = (np.concatenate(column) for column in columns)
     background = background_class(labels.names)
     if background is None:
@@ -134,5 +137,7 @@ def describe_narrow(widths: Mapping[str, Width], size: int | None) -> list[str]:
         "note: narrow objects become too narrow to be learnt well: {objects} (median width, in the images -> at "
         "{size} px); train with `ubend fit ... {cure}`"
     )
-    objects = ", ".join(f"{name} {own.native_px:.1f} -> {size * own.relative:.1f} px" for name, own in narrow.items())
+    objects = ", ".join(
+        f"{name} {width.native_px:.1f} -> {size * width.relative:.1f} px" for name, width in narrow.items()
+    )
     return [line.format(objects=objects, size=size, cure=cure)]

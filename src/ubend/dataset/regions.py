@@ -98,7 +98,10 @@ def region_canvas(crop_hw: tuple[int, int], settings: AugmentPlan, largest_hw: N
     deviation = drawn if settings.elastic_px is None else settings.elastic_px
     bend = 2 * (_ELASTIC_DEVIATIONS * deviation + _BEND_PX + 1)
     height, width = crop_hw
-    sides = [(np.cos(turns) * one + np.sin(turns) * other).max() for one, other in ((height, width), (width, height))]
+    sides = [
+        (np.cos(turns) * side_px + np.sin(turns) * other_side).max()
+        for side_px, other_side in ((height, width), (width, height))
+    ]
     high, wide = (
         min(math.ceil(zoom * side + bend), int(maximum)) for side, maximum in zip(sides, largest_hw, strict=True)
     )

@@ -132,21 +132,21 @@ def _grow_cells(random: np.random.Generator, size_px: int) -> _Cells:
     """Place cells in colonies: most new cells are placed next to an existing one."""
     wanted = max(3, round(size_px**2 / 1000 * random.uniform(0.33, 0.62)))
     margin = 10.0  # px by which a centre may be outside, so that the image border cuts cells
-    found: list[tuple[float, float, float]] = []  # y, x, radius in px
+    placed: list[tuple[float, float, float]] = []  # y, x, radius in px
     for _attempt in range(60 * wanted):
         radius = random.uniform(13, 21)
         y, x = random.uniform(-margin, size_px + margin, 2)
-        if found and random.random() < 0.93:
-            other_y, other_x, other = found[random.integers(len(found))]
+        if placed and random.random() < 0.93:
+            other_y, other_x, other = placed[random.integers(len(placed))]
             angle, gap = random.uniform(0, 2 * np.pi), random.uniform(0.80, 0.98) * (radius + other)
             y, x = other_y + gap * np.sin(angle), other_x + gap * np.cos(angle)
         inside = -margin < y < size_px + margin and -margin < x < size_px + margin
-        apart = [np.hypot(y - v, x - u) / (radius + r) for v, u, r in found]
+        apart = [np.hypot(y - v, x - u) / (radius + r) for v, u, r in placed]
         if not inside or min(apart, default=1) < 0.79:
             continue
         if sum(a < 1 for a in apart) != 1 or random.random() < 0.2:  # compact colonies rather than chains
-            found.append((float(y), float(x), radius))
-        if len(found) == wanted:
+            placed.append((float(y), float(x), radius))
+        if len(placed) == wanted:
             break
 
     yy, xx = np.mgrid[0:size_px, 0:size_px].astype(np.float64)
@@ -155,7 +155,7 @@ def _grow_cells(random: np.random.Generator, size_px: int) -> _Cells:
     labels = np.zeros((size_px, size_px), dtype=np.int64)
     depth = np.zeros((size_px, size_px))  # px inside the outline; a shared pixel goes to the cell with more
     bulge, nuclei = np.zeros_like(depth), np.zeros_like(depth)
-    for label, (y, x, radius) in enumerate(found, 1):
+    for label, (y, x, radius) in enumerate(placed, 1):
         reach = int(1.7 * radius) + 8
         top, left = max(0, int(y) - reach), max(0, int(x) - reach)
         window = np.s_[top : max(0, int(y) + reach), left : max(0, int(x) + reach)]
@@ -183,7 +183,7 @@ def _grow_cells(random: np.random.Generator, size_px: int) -> _Cells:
             far = np.hypot((along - centre[0]) / squash, (across - centre[1]) * squash)
             nucleus = np.maximum(nucleus, np.clip(size - far + 0.5, 0, 1))
         nuclei[window][wins] = nucleus[wins]
-    return _Cells(labels, bulge, nuclei, len(found))
+    return _Cells(labels, bulge, nuclei, len(placed))
 
 
 def _contour(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -233,13 +233,13 @@ _STAINS: tuple[tuple[Color, Color, Color], ...] = (
 def _take_up_dye(random: np.random.Generator, cells: _Cells, contour: NDArray[np.bool_]) -> tuple[Field, Field, Field]:
     """Amount of dye in cytoplasm, membrane and nucleus: three fields, about 1 where a cell is well stained."""
     size_px = len(contour)
-    own = np.exp(random.normal(0, 0.5, cells.count + 1))
-    own[random.random(cells.count + 1) < 0.28] *= 0.18  # pale cells: visible only by their outline
-    own[0] = 0.0
+    dye = np.exp(random.normal(0, 0.5, cells.count + 1))
+    dye[random.random(cells.count + 1) < 0.28] *= 0.18  # pale cells: visible only by their outline
+    dye[0] = 0.0
     grain = 0.6 * _noise(random, size_px, 3) + 0.6 * _noise(random, size_px, 6) + 0.5 * _noise(random, size_px, 12)
-    body = own[cells.labels] * np.exp(0.42 * grain) * (0.35 + 0.65 * cells.bulge)
+    body = dye[cells.labels] * np.exp(0.42 * grain) * (0.35 + 0.65 * cells.bulge)
     granules = np.clip(_noise(random, size_px, 2.2) - 1.9, 0, None) * (cells.bulge > 0.45)
-    body = ndimage.gaussian_filter(body + 1.6 * np.sqrt(own)[cells.labels] * granules, 0.7)
+    body = ndimage.gaussian_filter(body + 1.6 * np.sqrt(dye)[cells.labels] * granules, 0.7)
 
     # membranes are stained unevenly along their length; between two cells, both contribute
     strength = np.exp(random.normal(0, 0.28, cells.count + 1))

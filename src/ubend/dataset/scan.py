@@ -130,8 +130,8 @@ def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:
     }
     parts = []
     for kind, count in Counter(kinds).most_common():
-        some: list[str] = [names[i] for i, own in enumerate(kinds) if own == kind]
-        examples = ", ".join([*some[:_NAMED], "..."] if count > _NAMED else some)
+        of_kind: list[str] = [names[i] for i, image_kind in enumerate(kinds) if image_kind == kind]
+        examples = ", ".join([*of_kind[:_NAMED], "..."] if count > _NAMED else of_kind)
         kind_name = kind_names.get(kind) or _("with {channels} channels").format(channels=kind)
         parts.append(_("{count} {kind} ({examples})").format(count=count, kind=kind_name, examples=examples))
     return ", ".join(parts)
@@ -214,8 +214,8 @@ def cached_arrays(
     """
     path = cache / (hashlib.blake2b(repr(contents).encode(), digest_size=12).hexdigest() + suffix)
     try:
-        with path.open("rb") as file, np.load(file) as found:
-            return {name: found[name] for name in names}
+        with path.open("rb") as file, np.load(file) as stored:
+            return {name: stored[name] for name in names}
     except FileNotFoundError:
         pass
     except Exception:  # damaged zip files and NumPy arrays raise many kinds of errors
@@ -257,7 +257,7 @@ def scan_masks_uncached(
 ) -> LabelScan:
     """`scan_masks` without a cache."""
     bad: dict[str, list[str]] = {}
-    found: list[tuple[Any, ...]] = []
+    rows: list[tuple[Any, ...]] = []
 
     def look(number: int) -> tuple[Any, ...] | DataError:
         try:
@@ -270,14 +270,14 @@ def scan_masks_uncached(
             if isinstance(facts, DataError):
                 bad[pairs[done - 1].name] = facts.problems
             else:
-                found.append(facts)
+                rows.append(facts)
             report(done, len(pairs))
     if bad:
         raise PairError(bad)
-    columns = list(zip(*found, strict=True))
-    colored, with_palette, lossy = (np.array(some, np.bool_) for some in columns[:3])
+    columns = list(zip(*rows, strict=True))
+    colored, with_palette, lossy = (np.array(column, np.bool_) for column in columns[:3])
     values, pixels, shown = map(np.concatenate, columns[3:6])
-    covered = [(mask, *pair, count) for mask, some in enumerate(columns[6]) for pair, count in some.items()]
+    covered = [(mask, *pair, count) for mask, column in enumerate(columns[6]) for pair, count in column.items()]
     starts = np.cumsum([0, *map(len, columns[3])], dtype=np.int64)
     table = np.array(covered, np.int64).reshape(-1, 4)
     return LabelScan(colored, with_palette, lossy, starts, values, pixels, shown, table)
@@ -382,4 +382,4 @@ def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str,
         return problems
 
     with ThreadPoolExecutor(threads()) as pool:
-        return {pair.name: found for pair, found in zip(pairs, pool.map(look, pairs), strict=True) if found}
+        return {pair.name: damage for pair, damage in zip(pairs, pool.map(look, pairs), strict=True) if damage}

@@ -75,22 +75,24 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     lively = np.flatnonzero(grey.std(axis=1) >= _MIN_CONTRAST)
     unit = grey[lively]
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)  # now a dot product is a correlation
-    own = unit - unit.sum(axis=0) / max(1, len(unit))
-    own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-6)
+    details = unit - unit.sum(axis=0) / max(1, len(unit))
+    details /= np.maximum(np.linalg.norm(details, axis=1, keepdims=True), 1e-6)
     square = thumbnails.shape[1:]
     coarse = _coarsen(unit, square[0])
     step = max(16, _BLOCK_CELLS // count)
     for view in range(VIEWS):
-        turned, turned_own = (turn(rows.reshape(-1, *square), view).reshape(rows.shape) for rows in (unit, own))
+        turned, turned_details = (turn(rows.reshape(-1, *square), view).reshape(rows.shape) for rows in (unit, details))
         turned_coarse = _coarsen(turned, square[0])
         for start in range(0, len(lively), step):
             rows = slice(start, start + step)  # compared with all from `start` on: the upper triangle is enough
             likely = np.flatnonzero(coarse[rows] @ turned_coarse[start:].T >= THRESHOLD - _ROUNDING)
             left, right = np.divmod(likely, len(lively) - start)
-            found = _multiply(unit[rows], turned[start:], left, right)
-            alike = found >= THRESHOLD
-            left, right, found = left[alike], right[alike], found[alike]
-            near = (_multiply(own[rows], turned_own[start:], left, right) >= OWN_THRESHOLD) | (found >= _SAME)
+            similarity = _multiply(unit[rows], turned[start:], left, right)
+            alike = similarity >= THRESHOLD
+            left, right, similarity = left[alike], right[alike], similarity[alike]
+            near = (_multiply(details[rows], turned_details[start:], left, right) >= OWN_THRESHOLD) | (
+                similarity >= _SAME
+            )
             left, right = left[near], right[near]
             # Joined after each block, so that a folder of copies of one image does not need N^2 links.
             groups = _join(groups, lively[start + left], lively[start + right])
@@ -184,8 +186,8 @@ def split_pairs(
         )
     if cut:
         source = [i for i in order if splits[i] == "train"]
-        own = duplicates.max(initial=0) + 1 + np.arange(len(names))
-        alone = np.where([group is None for group in groups], duplicates, own)
+        single = duplicates.max(initial=0) + 1 + np.arange(len(names))
+        alone = np.where([group is None for group in groups], duplicates, single)
         apart = _join_groups(groups, alone)
         if len({*units[source]}) <= len(cut) < len({*apart[source]}):
             units, duplicates = apart, alone
@@ -253,12 +255,12 @@ def cut_folds(
             ).format(folds=folds, units=len(members), count=sum(map(len, members.values()))),
             key="data.folds",
         )
-    found, sizes = np.zeros(len(names), np.int64), [0] * folds
+    fold_of, sizes = np.zeros(len(names), np.int64), [0] * folds
     for unit in sorted(members.values(), key=lambda unit: (-len(unit), _draw(seed, names[unit[0]]))):
         smallest = sizes.index(min(sizes))
-        found[unit] = smallest + 1
+        fold_of[unit] = smallest + 1
         sizes[smallest] += len(unit)
-    return found
+    return fold_of
 
 
 def _given_splits(names: Sequence[str], given: Sequence[SplitName | None]) -> set[SplitName]:
@@ -345,15 +347,15 @@ def _join_groups(groups: Sequence[str | None], duplicates: NDArray[np.int64]) ->
 
 def _join(groups: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
     """(N,) group numbers in [0, N) -> the same after joining the groups of images left[k] and right[k]."""
-    found, left, right = np.arange(len(groups)), groups[left], groups[right]  # found: smallest known linked group
-    while (apart := found[left] != found[right]).any():
+    smallest, left, right = np.arange(len(groups)), groups[left], groups[right]  # found: smallest known linked group
+    while (apart := smallest[left] != smallest[right]).any():
         left, right = left[apart], right[apart]
-        minimum = np.minimum(found[left], found[right])
-        np.minimum.at(found, found[left], minimum)
-        np.minimum.at(found, found[right], minimum)
-        while (found[found] != found).any():  # follows long chains in steps of doubling length
-            found = found[found]
-    return found[groups]
+        minimum = np.minimum(smallest[left], smallest[right])
+        np.minimum.at(smallest, smallest[left], minimum)
+        np.minimum.at(smallest, smallest[right], minimum)
+        while (smallest[smallest] != smallest).any():  # follows long chains in steps of doubling length
+            smallest = smallest[smallest]
+    return smallest[groups]
 
 
 def _renumber(groups: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -373,23 +375,23 @@ def find_straddling(
         splits, labels: of each image; None: no label.
     """
     first: dict[int | str | None, int] = {}
-    found: dict[int | str | None, tuple[int, int]] = {}
+    straddling: dict[int | str | None, tuple[int, int]] = {}
     for i in order:
         j = first.setdefault(labels[i], i)
         if labels[i] is not None and splits[i] != splits[j]:
-            found.setdefault(labels[i], (j, i))
-    return list(found.values())
+            straddling.setdefault(labels[i], (j, i))
+    return list(straddling.values())
 
 
 def _remark_straddling(
     order: list[int], names: Sequence[str], splits: Sequence[SplitName], labels: Sequence[int | str | None], remark: str
 ) -> list[str]:
     """The remark, with count and an example, if images with the same label are in more than one split."""
-    found = find_straddling(order, splits, labels)
-    if not found:
+    straddling = find_straddling(order, splits, labels)
+    if not straddling:
         return []
-    j, i = found[0]
+    j, i = straddling[0]
     example = _("{one} ({split}) and {other} ({other_split})").format(
         one=names[j], split=splits[j], other=names[i], other_split=splits[i]
     )
-    return [remark.format(count=len(found), example=example)]
+    return [remark.format(count=len(straddling), example=example)]

@@ -157,9 +157,9 @@ def list_stores(cache: Path) -> list[tuple[Path, int]]:
 
     Only paths named as ubend names them are listed, so that nothing else is deleted, whatever UBEND_CACHE is set to.
     """
-    found = [p for p in cache.glob("*") if _STORE_NAME.fullmatch(_SUFFIX.sub("", p.name))]
-    found = sorted(found, key=lambda p: p.stat().st_mtime)
-    return [(p, sum(f.stat().st_size for f in (p, *p.rglob("*")) if f.is_file())) for p in found]
+    stores = [p for p in cache.glob("*") if _STORE_NAME.fullmatch(_SUFFIX.sub("", p.name))]
+    stores = sorted(stores, key=lambda p: p.stat().st_mtime)
+    return [(p, sum(f.stat().st_size for f in (p, *p.rglob("*")) if f.is_file())) for p in stores]
 
 
 def describe_kept(path: Path) -> tuple[str, str]:
@@ -280,7 +280,10 @@ def hash_pairs(pairs: Sequence[Pair], file_cache: FileCache | None = None) -> li
         list(pool.map(digest, [path for path, file in files.items() if file.digest is None]))
     if unreadable:
         files_of = {pair.name: (pair.image, *pair.mask.files) for pair in pairs}
-        bad = {name: [unreadable[path] for path in own if path in unreadable] for name, own in files_of.items()}
+        bad = {
+            name: [unreadable[path] for path in pair_files if path in unreadable]
+            for name, pair_files in files_of.items()
+        }
         raise PairError({name: problems for name, problems in bad.items() if problems})
     digest_of = {path: file.digest or "" for path, file in files.items()}
     masks = hash_masks((pair.mask for pair in pairs), digest_of)
@@ -344,7 +347,7 @@ def _build(
                 thumbnails[part] = _thumbnails(small)
                 for pixels, out in zip(small, outs, strict=True):
                     out[:] = pixels
-            for number in (one for one in part if one not in bad):
+            for number in (item for item in part if item not in bad):
                 try:
                     mask = read_class_map(pairs[number], native_hw, labels)
                     if number in invalid:
@@ -425,14 +428,14 @@ def read_class_map(pair: Pair, image_hw: tuple[int, int], labels: LabelMap) -> C
     if mask_values.values.shape != tuple(image_hw):
         raise DataError(mask_size_problem(pair, mask_values.values.shape, image_hw))
     try:
-        found = labels.translate(mask_values)
+        class_map = labels.translate(mask_values)
     except DataError as error:
         raise DataError(
             _("{path}: {reason}").format(path=pair.mask.path, reason=error), path=pair.mask.path, key=error.key
         ) from error
-    if len(found.unknown_values):
-        raise DataError(unknown_values_problem(pair, found.unknown_values, labels))
-    return found
+    if len(class_map.unknown_values):
+        raise DataError(unknown_values_problem(pair, class_map.unknown_values, labels))
+    return class_map
 
 
 def ignore_invalid(mask: ClassMap, invalid: NDArray[np.bool_] | None, pair: Pair) -> ClassMap:
@@ -500,10 +503,10 @@ def _check_sums(folder: Path) -> dict[str, list[int]]:
 
     with ThreadPoolExecutor(threads()) as pool:
         sums = list(pool.map(check, pieces))
-    found = {name: [size] for name, size in sizes.items()}
+    sums_of = {name: [size] for name, size in sizes.items()}
     for (path, _start), value in zip(pieces, sums, strict=True):
-        found[path.name].append(value)
-    return found
+        sums_of[path.name].append(value)
+    return sums_of
 
 
 def _reserve(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> "np.memmap[Any, Any]":

@@ -70,8 +70,8 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], None], limits: L
         with _explain_damage(), archive.open("rb") as packed:
             maximum = min(limits.size, max(_FREE_BYTES, limits.ratio * archive.stat().st_size))
             entries = _zip_entries(packed, maximum) if archive.suffix == ".zip" else _tar_entries(packed, maximum)
-            for number, (name, source) in enumerate(entries, 1):
-                if number > limits.entries:
+            for count, (name, source) in enumerate(entries, 1):
+                if count > limits.entries:
                     raise _UnsafeError(_("it has more than {count} entries").format(count=limits.entries), "entries")
                 target = folder.joinpath(*_safe_parts(name, source is not None, seen))
                 with explain_write_errors(target):

@@ -22,8 +22,8 @@ def draw_calibration(bins: Sequence[Mapping[str, float | None]]) -> str:
     FigureCanvasAgg(figure)
     axis = figure.add_axes((0.15, 0.14, 0.82, 0.82))
     axis.plot([0, 1], [0, 1], color="#666666", linestyle="--", linewidth=1)
-    filled = [one for one in bins if one["pixels"]]
-    sure, right, pixels = ([one[key] or 0.0 for one in filled] for key in ("confidence", "accuracy", "pixels"))
+    filled = [bin_ for bin_ in bins if bin_["pixels"]]
+    sure, right, pixels = ([bin_[key] or 0.0 for bin_ in filled] for key in ("confidence", "accuracy", "pixels"))
     most = max(pixels, default=1)
     axis.plot(sure, right, color="#0072b2", linewidth=1.6)
     sizes = [(_SMALLEST + (_LARGEST - _SMALLEST) * (count / most) ** 0.5) ** 2 for count in pixels]

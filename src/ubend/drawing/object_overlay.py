@@ -44,8 +44,8 @@ def draw_objects(image: NDArray[np.uint8], ids: NDArray[np.uint32]) -> Image.Ima
     page = Image.fromarray(_draw_outlines(np.array(page), large, len(areas), width))
     draw, font = ImageDraw.Draw(page), load_font(int(np.clip(side * scale * _TEXT_SHARE, *_TEXT_PX)))
     taken = large > 0
-    for number, box in enumerate(ndimage.find_objects(large.astype(np.int64)), 1):
-        _write_number(draw, large[box] == number, box, str(number), font, taken)
+    for object_id, box in enumerate(ndimage.find_objects(large.astype(np.int64)), 1):
+        _write_number(draw, large[box] == object_id, box, str(object_id), font, taken)
     return page
 
 

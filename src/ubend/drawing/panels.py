@@ -79,8 +79,8 @@ def draw_grid(
     top = gap
     for head, left, width in zip(heads, lefts, widths, strict=False):
         first = head_lines - len(head)  # headings are aligned at the bottom
-        for number, text in enumerate(head, first):
-            draw.text((left + width / 2, top + line * (number + 0.5) - 2), text, fill=_INK, font=font, anchor="mm")
+        for line_number, text in enumerate(head, first):
+            draw.text((left + width / 2, top + line * (line_number + 0.5) - 2), text, fill=_INK, font=font, anchor="mm")
     top += line * head_lines
     for index, (row, row_height) in enumerate(zip(cells, heights, strict=True)):
         for cell, left, width in zip(row, lefts, widths, strict=False):

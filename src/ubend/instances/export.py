@@ -30,7 +30,7 @@ _LARGE_UNITS = {"um": "mm", "m": "km"}  # unit of a pixel's side -> unit of dens
 
 
 def measure(
-    path: Path, image: NDArray[Any], found: Objects, names: Sequence[str], pixel: PixelSize | None
+    path: Path, image: NDArray[Any], objects: Objects, names: Sequence[str], pixel: PixelSize | None
 ) -> list[Row]:
     """Measure each object of an image; returns a row for each, in the order of their ids.
 
@@ -48,12 +48,12 @@ def measure(
     from skimage.measure import regionprops
 
     rows = []
-    for part in regionprops(found.ids.astype(np.int64), intensity_image=image):
+    for part in regionprops(objects.ids.astype(np.int64), intensity_image=image):
         (middle_y, middle_x), (top, left, bottom, right) = part.centroid, part.bbox
         row: Row = {
             "file": str(path),
             "id": int(part.label),
-            "class": names[found.classes[part.label - 1]],
+            "class": names[objects.classes[part.label - 1]],
             "area_px": int(part.area),
             "perimeter_px": _figure(part.perimeter),
             "row": _figure(middle_y),
@@ -152,35 +152,35 @@ Entry = dict[str, Any]
 def list_categories(names: Sequence[str]) -> list[Entry]:
     """The categories of COCO: the classes of objects, numbered 1, 2, ... in the order of the class table."""
     kinds = [names[index] for index in object_classes(names)]
-    return [{"id": number, "name": name, "supercategory": "", "isthing": 1} for number, name in enumerate(kinds, 1)]
+    return [{"id": category, "name": name, "supercategory": "", "isthing": 1} for category, name in enumerate(kinds, 1)]
 
 
-def describe_image(number: int, path: Path, size_hw: tuple[int, int]) -> Entry:
-    """An entry of COCO's list of images; `number` counts from 0, and the id is `number` + 1."""
-    return {"id": number + 1, "file_name": path.name, "height": size_hw[0], "width": size_hw[1]}
+def describe_image(index: int, path: Path, size_hw: tuple[int, int]) -> Entry:
+    """An entry of COCO's list of images; `index` counts from 0, and the id is `index` + 1."""
+    return {"id": index + 1, "file_name": path.name, "height": size_hw[0], "width": size_hw[1]}
 
 
 def describe_instances(
-    found: Objects, outlines: "Sequence[Polygon | MultiPolygon]", names: Sequence[str]
+    objects: Objects, outlines: "Sequence[Polygon | MultiPolygon]", names: Sequence[str]
 ) -> list[Entry]:
     """The COCO annotations of one image, without their ids.
 
     An object is written as polygons if pycocotools converts them back to exactly its pixels, otherwise as run lengths.
 
     Args:
-        found: the objects.
+        objects: the objects.
         outlines: from `trace`.
         names: class names.
     """
-    entries, height, width = _describe_segments(found, names), *found.ids.shape
-    for number, (entry, outline, box) in enumerate(zip(entries, outlines, find_boxes(found.ids), strict=True), 1):
-        entry["segmentation"] = _segment(found.ids[box] == number, outline, box, (height, width))
+    entries, height, width = _describe_segments(objects, names), *objects.ids.shape
+    for object_id, (entry, outline, box) in enumerate(zip(entries, outlines, find_boxes(objects.ids), strict=True), 1):
+        entry["segmentation"] = _segment(objects.ids[box] == object_id, outline, box, (height, width))
     return entries
 
 
-def describe_panoptic(found: Objects, names: Sequence[str]) -> list[Entry]:
+def describe_panoptic(objects: Objects, names: Sequence[str]) -> list[Entry]:
     """The COCO `segments_info` of one image; a segment's id is the object's id."""
-    return [{"id": number} | entry for number, entry in enumerate(_describe_segments(found, names), 1)]
+    return [{"id": object_id} | entry for object_id, entry in enumerate(_describe_segments(objects, names), 1)]
 
 
 def write_panoptic(path: Path, ids: NDArray[np.uint32]) -> None:
@@ -203,7 +203,7 @@ def trace(ids: NDArray[np.uint32]) -> "list[Polygon | MultiPolygon]":
         Valid polygons of object 1, 2, ...: x is the column and y the row, 0 is the outer edge of the first pixel;
         vertices are only where the outline turns.
     """
-    return [_trace_one(ids[box] == number, box) for number, box in enumerate(find_boxes(ids), 1)]
+    return [_trace_one(ids[box] == object_id, box) for object_id, box in enumerate(find_boxes(ids), 1)]
 
 
 def _trace_one(region: NDArray[np.bool_], box: tuple[slice, slice]) -> "Polygon | MultiPolygon":
@@ -236,10 +236,10 @@ def write_geojson(
     import shapely
 
     features = []
-    for number, (outline, own) in enumerate(zip(outlines, properties, strict=True), 1):
+    for object_id, (outline, measures) in enumerate(zip(outlines, properties, strict=True), 1):
         shape = outline if transform is None else shapely.transform(outline, lambda xy: _to_map(xy, transform))
         geometry = shapely.geometry.mapping(shapely.orient_polygons(shape))
-        features.append({"type": "Feature", "id": number, "properties": dict(own), "geometry": geometry})
+        features.append({"type": "Feature", "id": object_id, "properties": dict(measures), "geometry": geometry})
     whole: Entry = {"type": "FeatureCollection", "features": features}
     if transform is not None and transform.epsg is not None:
         whole["crs"] = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{transform.epsg}"}}
@@ -251,9 +251,9 @@ def _to_map(xy: NDArray[np.float64], transform: GeoTransform) -> NDArray[np.floa
     return np.stack([a * xy[:, 0] + b * xy[:, 1] + c, d * xy[:, 0] + e * xy[:, 1] + f], axis=1)
 
 
-def _describe_segments(found: Objects, names: Sequence[str]) -> list[Entry]:
-    categories = {index: number for number, index in enumerate(object_classes(names), 1)}
-    areas = np.bincount(found.ids.reshape(-1), minlength=len(found.classes) + 1)[1:]
+def _describe_segments(objects: Objects, names: Sequence[str]) -> list[Entry]:
+    categories = {index: category for category, index in enumerate(object_classes(names), 1)}
+    areas = np.bincount(objects.ids.reshape(-1), minlength=len(objects.classes) + 1)[1:]
     return [
         {
             "category_id": categories[int(index)],
@@ -261,7 +261,7 @@ def _describe_segments(found: Objects, names: Sequence[str]) -> list[Entry]:
             "bbox": [left.start, top.start, left.stop - left.start, top.stop - top.start],
             "iscrowd": 0,
         }
-        for index, area, (top, left) in zip(found.classes, areas, find_boxes(found.ids), strict=True)
+        for index, area, (top, left) in zip(objects.classes, areas, find_boxes(objects.ids), strict=True)
     ]
 
 
@@ -276,9 +276,11 @@ def _segment(
     parts = list(getattr(outline, "geoms", [outline]))
     corners = [np.array(part.exterior.coords[:-1]) for part in parts]
     corner = box[1].start, box[0].start
-    drawn = coco.merge(coco.frPyObjects([(one - corner).ravel().tolist() for one in corners], *region.shape))
+    drawn = coco.merge(
+        coco.frPyObjects([(corner_yx - corner).ravel().tolist() for corner_yx in corners], *region.shape)
+    )
     if np.array_equal(decode_rle({"size": region.shape, "counts": drawn["counts"].decode("ascii")}), region):
-        return [one.ravel().tolist() for one in corners]
+        return [corner_yx.ravel().tolist() for corner_yx in corners]
     whole = np.zeros(size_hw, np.uint8, order="F")
     whole[box] = region
     runs = coco.encode(whole)

@@ -65,14 +65,14 @@ def separate(mask: NDArray[np.uint8], names: Sequence[str], method: Method, min_
         SettingError: `contour` without a contour class, or with several classes of objects.
     """
     if method == "contour":
-        found = _grow_into_contour(mask, names)
+        ids = _grow_into_contour(mask, names)
     else:
-        found = np.zeros(mask.shape, np.int64)
+        ids = np.zeros(mask.shape, np.int64)
         for index in object_classes(names):
             region = mask == index
             labels = _label(region) if method == "parts" else _split_by_distance(region)
-            found[region] = labels[region] + found.max()
-    return _number(found, mask, object_classes(names), min_area)
+            ids[region] = labels[region] + ids.max()
+    return _number(ids, mask, object_classes(names), min_area)
 
 
 def object_classes(names: Sequence[str]) -> list[int]:
@@ -115,9 +115,9 @@ def _without_fragments(insides: NDArray[np.int64], regions: NDArray[np.int64]) -
     # the edge of the image does not count as a border: objects cut by it may be thick
     depth_px = ndimage.distance_transform_edt(insides > 0)
     numbers = np.arange(insides.max() + 1)
-    own, region = ndimage.maximum(depth_px, insides, numbers), ndimage.maximum(regions, insides, numbers)
+    depths, region = ndimage.maximum(depth_px, insides, numbers), ndimage.maximum(regions, insides, numbers)
     deepest = ndimage.maximum(depth_px, regions, np.arange(regions.max() + 1))
-    kept = own >= _FRAGMENT * deepest[region]
+    kept = depths >= _FRAGMENT * deepest[region]
     return np.where(kept[insides], insides, 0)
 
 
@@ -140,17 +140,17 @@ def _split_by_distance(region: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _watershed(height: NDArray[np.float64], seeds: NDArray[np.int64], region: NDArray[np.bool_]) -> NDArray[np.int64]:
     from skimage.segmentation import watershed
 
-    found: NDArray[np.int64] = watershed(height, seeds, connectivity=_CORNERS, mask=region)
-    return found
+    basins: NDArray[np.int64] = watershed(height, seeds, connectivity=_CORNERS, mask=region)
+    return basins
 
 
-def _number(found: NDArray[np.int64], mask: NDArray[np.uint8], kinds: Sequence[int], min_area: int) -> Objects:
+def _number(labels: NDArray[np.int64], mask: NDArray[np.uint8], kinds: Sequence[int], min_area: int) -> Objects:
     """Number the objects in reading order, without small ones; an object's class is that of most of its pixels."""
-    numbers, first, place, areas = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
+    numbers, first, place, areas = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
     kept = (numbers > 0) & (areas >= min_area)
     order = np.flatnonzero(kept)[np.argsort(first[kept], kind="stable")]
     new = np.zeros(len(numbers), np.uint32)
     new[order] = np.arange(1, len(order) + 1)
-    ids = new[place].reshape(found.shape)
+    ids = new[place].reshape(labels.shape)
     votes = np.stack([np.bincount(ids[mask == index], minlength=len(order) + 1) for index in kinds])
     return Objects(ids, np.array(kinds, np.uint8)[votes.argmax(axis=0)][1:])

@@ -45,17 +45,17 @@ def find_truth(folder: Path, images: Mapping[Path, tuple[int, int]], names: Sequ
                 key="--truth",
             )
     problems: list[str] = []
-    found: dict[Path, Files] = {}
+    files_of: dict[Path, Files] = {}
     for image, size_hw in images.items():
-        found[image] = {}
+        files_of[image] = {}
         for index, class_folder in places.items():
             try:
-                found[image][index] = _find_file(class_folder, image, size_hw)
+                files_of[image][index] = _find_file(class_folder, image, size_hw)
             except DataError as error:
                 problems += error.problems
     if problems:
         raise DataError(problems)
-    return found
+    return files_of
 
 
 def _find_file(class_folder: Path, image: Path, size_hw: tuple[int, int]) -> Path:
@@ -94,9 +94,9 @@ def read_truth(files: Files) -> Objects:
     """
     ids, classes = np.zeros((0, 0), np.uint32), list[int]()
     for index, path in files.items():
-        own = _read_ids(path)
-        ids = ids if ids.size else np.zeros(own.shape, np.uint32)
-        if (ids[own > 0] > 0).any():
+        layer = _read_ids(path)
+        ids = ids if ids.size else np.zeros(layer.shape, np.uint32)
+        if (ids[layer > 0] > 0).any():
             raise DataError(
                 _(
                     "{path}: some of its objects overlap those of another class; each pixel can belong to one object"
@@ -104,8 +104,8 @@ def read_truth(files: Files) -> Objects:
                 path=path,
                 key="--truth",
             )
-        ids[own > 0] = own[own > 0] + len(classes)
-        classes += [index] * int(own.max(initial=0))
+        ids[layer > 0] = layer[layer > 0] + len(classes)
+        classes += [index] * int(layer.max(initial=0))
     return Objects(ids, np.array(classes, np.uint8))
 
 
@@ -153,12 +153,14 @@ def score(qualities: Mapping[Path, Sequence[Quality]], names: Sequence[str]) -> 
         names: class names.
     """
     kinds = object_classes(names)
-    total = {names[i]: sum((own[i] for own in qualities.values()), Quality()) for i in kinds}
+    total = {names[i]: sum((image_quality[i] for image_quality in qualities.values()), Quality()) for i in kinds}
     summary = {}
     for index, (name, quality) in zip(kinds, total.items(), strict=True):
-        errors = np.array([own[index].count_error for own in qualities.values()])
+        errors = np.array([image_quality[index].count_error for image_quality in qualities.values()])
         summary[name] = _figures(quality) | {"mean_absolute_count_error": round(float(np.abs(errors).mean()), 6)}
-    each = {str(path): {names[i]: _figures(own[i]) for i in kinds} for path, own in qualities.items()}
+    each = {
+        str(path): {names[i]: _figures(image_quality[i]) for i in kinds} for path, image_quality in qualities.items()
+    }
     return {"pictures": len(qualities), "classes": summary, "per_picture": each}
 
 
@@ -183,10 +185,10 @@ def score_lines(scores: Scores) -> list[str]:
     wide = max(5, *(len(name) for name in scores["classes"]))
     heads = ["PQ", "SQ", "RQ = F1", _("true"), _("found"), _("error"), _("error per image")]
     lines = [" " * (wide + 2) + "".join(f"{head:>{max(9, len(head) + 2)}}" for head in heads)]
-    for name, own in scores["classes"].items():
-        ratios = ["-" if own[key] is None else f"{own[key]:.4f}" for key in ("pq", "sq", "rq")]
-        counts = [str(own["true"]), str(own["found"]), f"{own['count_error']:+d}"]
-        cells = [*ratios, *counts, f"{own['mean_absolute_count_error']:.2f}"]
+    for name, figures in scores["classes"].items():
+        ratios = ["-" if figures[key] is None else f"{figures[key]:.4f}" for key in ("pq", "sq", "rq")]
+        counts = [str(figures["true"]), str(figures["found"]), f"{figures['count_error']:+d}"]
+        cells = [*ratios, *counts, f"{figures['mean_absolute_count_error']:.2f}"]
         row = "".join(f"{cell:>{max(9, len(head) + 2)}}" for cell, head in zip(cells, heads, strict=True))
         lines.append(f"  {name:<{wide}}{row}")
     return lines

@@ -123,12 +123,12 @@ def _orientation(file: Image.Image, stream: BinaryIO) -> int:
 def _may_be_turned(stream: BinaryIO) -> bool:
     """Whether a PNG has EXIF or XMP; these may follow the pixels, which Pillow would decode to find out."""
     before, text = stream.tell(), (b"tEXt", b"zTXt", b"iTXt")  # used by ImageMagick and Adobe
-    found = any(
+    has_tag = any(
         kind == b"eXIf" or (kind in text and content.startswith((b"Raw profile type ", b"XML:")))
         for kind, content, _start, _end in _png_chunks(stream)
     )
     stream.seek(before)  # where Pillow continues to read
-    return found
+    return has_tag
 
 
 def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes, int, int]]:
@@ -236,11 +236,11 @@ def _read_palette(file: Image.Image) -> NDArray[np.uint8]:
 
 def _describe_size(error: Image.DecompressionBombError) -> str:
     """The size of a too large image, and the limit: our message, or Pillow's, reworded."""
-    found = re.match(r"Image size \((\d+) pixels\)", str(error))
-    if found is None:
+    match = re.match(r"Image size \((\d+) pixels\)", str(error))
+    if match is None:
         return str(error)
     line = _("{pixels:.0f} megapixels; at most {maximum:.0f} megapixels")
-    return line.format(pixels=int(found[1]) / 1e6, maximum=MAX_PIXELS / 1e6)
+    return line.format(pixels=int(match[1]) / 1e6, maximum=MAX_PIXELS / 1e6)
 
 
 @contextmanager

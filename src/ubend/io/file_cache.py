@@ -89,11 +89,11 @@ class FileCache:
         except OSError:
             return CachedFile(None)
         stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-        found = self._files.get(name)
-        if found is None or found.stamp != stamp:
-            found = self._files[name] = CachedFile(stamp, looked_ns=looked_ns)
+        cached = self._files.get(name)
+        if cached is None or cached.stamp != stamp:
+            cached = self._files[name] = CachedFile(stamp, looked_ns=looked_ns)
         self._used.add(name)
-        return found
+        return cached
 
     def save(self) -> None:
         """Save the entries of files whose later changes will be detected; not of files with a time in the future.

@@ -178,13 +178,13 @@ def read_resized(
     with without_warnings():  # once for all
         for index, (path, out) in enumerate(zip(paths, native, strict=True)):
             try:
-                found = read_into(out, path)
+                invalid_pixels = read_into(out, path)
             except DataError as error:
                 out[:] = 0
                 bad[index] = error.problems
                 continue
-            if found is not None:
-                invalid[index] = found
+            if invalid_pixels is not None:
+                invalid[index] = invalid_pixels
     return resize_arrays(native, size_hw), bad, invalid, [hash_pixels(image) for image in native]
 
 
@@ -206,25 +206,25 @@ def read_into(out: NDArray[Any], path: Path) -> NDArray[np.bool_] | None:
     return loaded.invalid
 
 
-def depth_problem(path: Path, found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
+def depth_problem(path: Path, dtype: np.dtype[Any], wanted: np.dtype[Any]) -> str:
     """The message for an image whose bit depth differs from the others'."""
     line = _("{path}: a {found} image in a data set of {dtype} images; save all images with the same bit depth")
-    if found.kind == "f":
+    if dtype.kind == "f":
         line = _(
             "{path}: an image with float or signed values in a data set of {dtype} images; save all images with the "
             "same bit depth"
         )
-    return Problem(line.format(path=path, found=found, dtype=wanted), path, "dtype")
+    return Problem(line.format(path=path, found=dtype, dtype=wanted), path, "dtype")
 
 
 def fit_channels(image: NDArray[Any], channels: int) -> NDArray[Any] | None:
     """(H, W, C) -> (H, W, channels): repeats grey, or takes the luma of colour (ITU-R 601); None: not possible."""
-    found = image.shape[2]
-    if channels == found:
+    present = image.shape[2]
+    if channels == present:
         return image
-    if (found, channels) == (1, 3):
+    if (present, channels) == (1, 3):
         return np.repeat(image, 3, axis=2)
-    if (found, channels) == (3, 1):
+    if (present, channels) == (3, 1):
         if image.dtype == np.uint8:
             return np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))[:, :, None]
         luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)

@@ -140,24 +140,24 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
         numbers = np.arange(math.prod(grid)).reshape(grid)
         wanted = range(top // high, -(-(top + len(out)) // high))
         with explain_decode_errors(self.path):
-            for number in numbers.take(wanted, page.axes.index("Y")).ravel().tolist():
-                self._decode(page, axes, number, top, out)
+            for chunk in numbers.take(wanted, page.axes.index("Y")).ravel().tolist():
+                self._decode(page, axes, chunk, top, out)
 
-    def _decode(self, page: Any, axes: str, number: int, top: int, out: NDArray[Any]) -> None:
+    def _decode(self, page: Any, axes: str, chunk: int, top: int, out: NDArray[Any]) -> None:
         """Copy the overlap of a tile or strip with the rows from `top` into `out`."""
         with self._lock:
-            self._stream.seek(page.dataoffsets[number])
-            data = self._stream.read(page.databytecounts[number])
+            self._stream.seek(page.dataoffsets[chunk])
+            data = self._stream.read(page.databytecounts[chunk])
         tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.jpegtables else {}
         try:
-            if len(data) != page.databytecounts[number]:
+            if len(data) != page.databytecounts[chunk]:
                 raise ValueError(_("the end is missing"))
             # An empty tile is an area without data, as written by GDAL.
-            part, place, shape = page.decode(data or None, number, **tables)
+            part, place, shape = page.decode(data or None, chunk, **tables)
         except ImportError:
             raise
         except Exception as error:  # decoders raise many kinds of errors
-            row = np.unravel_index(number, page.chunked)[page.axes.index("Y")] * _chunk_height(page)
+            row = np.unravel_index(chunk, page.chunked)[page.axes.index("Y")] * _chunk_height(page)
             reason = " ".join(str(error).split())
             raise ValueError(_("the tile or strip at row {row}: {reason}").format(row=row, reason=reason)) from error
         if part is not None:

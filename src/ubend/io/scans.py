@@ -218,7 +218,7 @@ class NiftiScan(Scan):
                 "{path}: the voxel size is {sform} according to the header's sform, but {pixdim} according to its "
                 "pixdim; correct one of them"
             )
-            shown = (" x ".join(f"{side:.4g}" for side in some) for some in (sides, zooms))
+            shown = (" x ".join(f"{side:.4g}" for side in lengths) for lengths in (sides, zooms))
             raise DataError(
                 line.format(path=path, **dict(zip(("sform", "pixdim"), shown, strict=True))), path=path, key="pixdim"
             )
@@ -334,9 +334,9 @@ class DicomSeries(Scan):
         from pydicom.uid import generate_uid
 
         series = generate_uid()
-        for number, (file, index) in enumerate(zip(self._files, self._as_stored(mask), strict=True), start=1):
-            dataset = _mask_of(file, index, series, number)
-            write_file(path / f"{number:04d}.dcm", partial(dataset.save_as, enforce_file_format=True))
+        for instance, (file, index) in enumerate(zip(self._files, self._as_stored(mask), strict=True), start=1):
+            dataset = _mask_of(file, index, series, instance)
+            write_file(path / f"{instance:04d}.dcm", partial(dataset.save_as, enforce_file_format=True))
 
 
 def _read_pixels(path: Path, file: Any) -> NDArray[Any]:
@@ -379,7 +379,7 @@ _KEPT = (
 )
 
 
-def _mask_of(file: Any, index: NDArray[np.uint8], series: str, number: int) -> Any:
+def _mask_of(file: Any, index: NDArray[np.uint8], series: str, instance: int) -> Any:
     from pydicom.dataset import Dataset
     from pydicom.uid import SecondaryCaptureImageStorage
 
@@ -387,7 +387,7 @@ def _mask_of(file: Any, index: NDArray[np.uint8], series: str, number: int) -> A
     made.update({file[keyword].tag: file[keyword] for keyword in _KEPT if keyword in file})
     made.SOPClassUID, made.SeriesInstanceUID = SecondaryCaptureImageStorage, series
     made.Modality, made.ConversionType, made.SeriesDescription = "OT", "WSD", "ubend mask"
-    made.SeriesNumber, made.InstanceNumber = int(file.get("SeriesNumber") or 0) + 1000, number
+    made.SeriesNumber, made.InstanceNumber = int(file.get("SeriesNumber") or 0) + 1000, instance
     made.set_pixel_data(index, "MONOCHROME2", 8)
     return made
 

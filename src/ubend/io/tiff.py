@@ -159,9 +159,9 @@ def match_nodata(pixels: NDArray[Any], nodata: float, alpha: bool) -> NDArray[np
     return np.asarray(same.any(axis=2) if one_is_enough else same.all(axis=2))
 
 
-def union_invalid(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+def union_invalid(first: NDArray[np.bool_] | None, second: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
     """The union of two masks of invalid pixels."""
-    return other if one is None else one if other is None else one | other
+    return second if first is None else first if second is None else first | second
 
 
 def find_mask(tiff: "tifffile.TiffFile", shape_hw: tuple[int, int]) -> "tifffile.TiffPage | None":

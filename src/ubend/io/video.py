@@ -61,11 +61,11 @@ def open_video(path: Path) -> Video:
     except OSError as error:
         raise _no_video(path, reason(error)) from error
     args = ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_streams", "-show_format", "-of", "json"]
-    found = subprocess.run([*args, _url(path)], capture_output=True, text=True, check=False)
-    streams = json.loads(found.stdout or "{}").get("streams", [])
-    if found.returncode or not streams:
-        raise _no_video(path, found.stderr or _("it contains no video stream, perhaps only sound"))
-    stream, container = streams[0], json.loads(found.stdout).get("format", {})
+    probe = subprocess.run([*args, _url(path)], capture_output=True, text=True, check=False)
+    streams = json.loads(probe.stdout or "{}").get("streams", [])
+    if probe.returncode or not streams:
+        raise _no_video(path, probe.stderr or _("it contains no video stream, perhaps only sound"))
+    stream, container = streams[0], json.loads(probe.stdout).get("format", {})
     rate = _fraction(stream.get("avg_frame_rate")) or _fraction(stream.get("r_frame_rate")) or Fraction(25)
     stated = _count(stream.get("nb_frames"))
     seconds = _fraction(stream.get("duration")) or _fraction(container.get("duration"))
@@ -114,8 +114,8 @@ class VideoReader:
             _ffmpeg(args, "stdout", end, folder) as pipe,
         ):
             while (frame := _read_ppm(pipe)) is not None:
-                found = _read_ticks(times)
-                ticks = max(ticks + 1, round(ticks + _TICKS / video.rate) if found is None else found)
+                stamp = _read_ticks(times)
+                ticks = max(ticks + 1, round(ticks + _TICKS / video.rate) if stamp is None else stamp)
                 position = round(ticks * video.rate / _TICKS) + 1
                 yield ticks / _TICKS, frame
 
@@ -209,8 +209,8 @@ def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:
 def _read_ticks(times: IO[bytes]) -> int | None:
     """Read the next time stamp from ffmpeg's filter `metadata`; None: unknown."""
     while line := times.readline():
-        if found := re.match(rb"frame:.*\bpts:(-?\d+)", line):
-            return int(found[1])
+        if match := re.match(rb"frame:.*\bpts:(-?\d+)", line):
+            return int(match[1])
         if line.startswith(b"frame:"):
             return None
     return None

@@ -112,7 +112,7 @@ class LabelMap:
     @cached_property
     def _known(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         """All known label values, ascending, and their class index."""
-        index = {value: number for number, values in enumerate(self.codes) for value in values}
+        index = {value: class_index for class_index, values in enumerate(self.codes) for value in values}
         index |= dict.fromkeys(self.ignored, IGNORED)
         values = np.array(sorted(index), np.int32)
         return values, np.array([index[int(value)] for value in values], np.uint8)
@@ -123,12 +123,12 @@ class LabelMap:
         position = np.searchsorted(known, values).clip(max=len(known) - 1)
         exact = known[position] == values
         out = np.where(exact, index[position], IGNORED if self.others is None else self.others).astype(np.uint8)
-        found = exact | (self.others is not None)
+        has_class = exact | (self.others is not None)
         if self.reach and not exact.all():
             unknown = np.flatnonzero(~exact)
             nearest, near = self._nearest(values[unknown])
-            out[unknown[near]], found[unknown[near]] = index[nearest[near]], True
-        return out, found
+            out[unknown[near]], has_class[unknown[near]] = index[nearest[near]], True
+        return out, has_class
 
     def _nearest(self, values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """(position of the nearest known label value, whether it is within `reach`) for each label value."""
@@ -137,13 +137,13 @@ class LabelMap:
         points = self._points(known)
         step = max(1, 2**20 // len(known))  # bounded memory
         for start in range(0, len(values), step):
-            some = slice(start, start + step)
-            distance = np.linalg.norm(self._points(values[some])[:, None] - points[None], axis=2)
+            chunk = slice(start, start + step)
+            distance = np.linalg.norm(self._points(values[chunk])[:, None] - points[None], axis=2)
             first = distance.argmin(axis=1)
             shortest = distance[np.arange(len(first)), first]
             elsewhere = np.where(index[None] == index[first][:, None], np.inf, distance).min(axis=1)
-            nearest[some] = first
-            near[some] = (shortest <= self.reach) & ((2 * shortest < elsewhere) | (self.reach >= ANY_DISTANCE))
+            nearest[chunk] = first
+            near[chunk] = (shortest <= self.reach) & ((2 * shortest < elsewhere) | (self.reach >= ANY_DISTANCE))
         return nearest, near
 
     def _points(self, values: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -159,9 +159,9 @@ class LabelMap:
         """
         mask_values = mask_values.of_kind(self.kind)
         present, counts = count_label_values(mask_values.values)
-        index, found = self.classify(present)
+        index, known = self.classify(present)
         pixels = np.bincount(index, counts, 256).astype(np.int64)
-        return ClassMap(replace_values(mask_values.values, present, index), present[~found], pixels)
+        return ClassMap(replace_values(mask_values.values, present, index), present[~known], pixels)
 
     def in_order_of(self, names: tuple[str, ...], colors: tuple[tuple[int, int, int], ...]) -> "LabelMap":
         """The same label values in the class order of a model; classes are matched by name.

@@ -145,12 +145,12 @@ def _without_strays(tally: Tally) -> list[int]:
         DataError: two nearly equal colours are both common.
     """
     points, main = _points(tally.codes), list[int]()
-    for number in np.argsort(-tally.pixels, kind="stable").tolist():
-        near = [i for i in main if np.linalg.norm(points[i] - points[number]) <= ROUNDING_REACH]
+    for candidate in np.argsort(-tally.pixels, kind="stable").tolist():
+        near = [i for i in main if np.linalg.norm(points[i] - points[candidate]) <= ROUNDING_REACH]
         if not near:
-            main.append(number)
-        elif tally.pixels[number] > _STRAY_SHARE * tally.pixels[near[0]]:
-            pair = sorted((int(tally.codes[near[0]]), int(tally.codes[number])))
+            main.append(candidate)
+        elif tally.pixels[candidate] > _STRAY_SHARE * tally.pixels[near[0]]:
+            pair = sorted((int(tally.codes[near[0]]), int(tally.codes[candidate])))
             raise DataError(
                 _(
                     "the masks contain nearly equal colours: {pair} among {table}; if each is a class, name all: "
@@ -192,13 +192,13 @@ def _main_colors(tally: Tally) -> list[int]:
 def _between(points: NDArray[np.float64], ends: list[int], reach: float) -> NDArray[np.bool_]:
     """(K,) whether each of (K, 3) colours is within `reach` of an end, or of the line between two ends."""
     corners = [_points(np.array(value, np.int32)) for value in ends]
-    found = np.zeros(len(points), np.bool_)
+    is_between = np.zeros(len(points), np.bool_)
     for index, end in enumerate(corners):
         for other in corners[index:]:
-            along, left = other - end, np.flatnonzero(~found)
+            along, left = other - end, np.flatnonzero(~is_between)
             fraction = ((points[left] - end) @ along / max(1.0, float(along @ along))).clip(0, 1)
-            found[left] = np.linalg.norm(points[left] - end - fraction[:, None] * along, axis=1) <= reach
-    return found
+            is_between[left] = np.linalg.norm(points[left] - end - fraction[:, None] * along, axis=1) <= reach
+    return is_between
 
 
 def _near(points: NDArray[np.float64], values: list[int], reach: float) -> NDArray[np.bool_]:
@@ -221,10 +221,10 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
     total = float(pixels.sum())
     doubtful = []
     for value in main:
-        others, own = [other for other in main if other != value], _near(points, [value], MAIN_DISTANCE)
+        others, near_value = [other for other in main if other != value], _near(points, [value], MAIN_DISTANCE)
         if (
             _between(_points(np.array([value])), others, _BLEND_DISTANCE)[0]
-            and pixels[own].sum() < _BLENDS_SHARE * total
+            and pixels[near_value].sum() < _BLENDS_SHARE * total
         ):
             doubtful.append(value)
     main = [value for value in main if value not in doubtful]
@@ -386,19 +386,19 @@ def _describe_covered(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     tally = label_scan.tally("value")
     left = np.bincount(labels.classify(tally.codes)[0], tally.pixels, 256)
     texts, lost = list[str](), dict[str, list[str]]()
-    for one, other in sorted({*zip(below.tolist(), above.tolist(), strict=True)}):
-        if one == other or IGNORED in (one, other):
+    for lower, upper_class in sorted({*zip(below.tolist(), above.tolist(), strict=True)}):
+        if lower == upper_class or IGNORED in (lower, upper_class):
             continue
-        here = label_scan.covered[(below == one) & (above == other)]
-        name, upper, pixels = labels.names[one], labels.names[other], int(here[:, 3].sum())
-        whole = left[one] + label_scan.covered[(below == one) & (above != one), 3].sum()
+        here = label_scan.covered[(below == lower) & (above == upper_class)]
+        name, upper, pixels = labels.names[lower], labels.names[upper_class], int(here[:, 3].sum())
+        whole = left[lower] + label_scan.covered[(below == lower) & (above != lower), 3].sum()
         line = ngettext(
             "{upper} on {name} in {count} image, {share:.1%} of its pixels",
             "{upper} on {name} in {count} images, {share:.1%} of its pixels",
             len(np.unique(here[:, 0])),
         )
         texts.append(line.format(upper=upper, name=name, count=len(np.unique(here[:, 0])), share=pixels / whole))
-        if not left[one]:
+        if not left[lower]:
             lost.setdefault(name, []).append(upper)
     if lost:
         name, others = next(iter(lost.items()))
@@ -549,8 +549,11 @@ def _count_objects(label_scan: LabelScan, values: list[int]) -> bool:
     """Whether the values are object ids (1, 2, ..., k in each mask, with varying k)."""
     if len(values) <= _FEW_CLASSES or not _is_run(values):
         return False
-    objects = [some[some > 0].tolist() for some in np.split(label_scan.codes, label_scan.starts[1:-1])]
-    return all(_is_run([0, *own]) for own in objects) and len({len(own) for own in objects}) > 2
+    objects = [codes[codes > 0].tolist() for codes in np.split(label_scan.codes, label_scan.starts[1:-1])]
+    return (
+        all(_is_run([0, *codes_of_mask]) for codes_of_mask in objects)
+        and len({len(codes_of_mask) for codes_of_mask in objects}) > 2
+    )
 
 
 def _find_colors(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:
@@ -580,7 +583,9 @@ def _find_colors(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
     if names is None:
         remarks.append(
             _('the classes are named by their colours; name them yourself: --values "{table}"').format(
-                table=",".join(f"#{some[0]:06x}={name}" for some, name in zip(labels.codes, labels.names, strict=True))
+                table=",".join(
+                    f"#{codes[0]:06x}={name}" for codes, name in zip(labels.codes, labels.names, strict=True)
+                )
             )
         )
     return labels, remarks
@@ -622,9 +627,9 @@ def _snapped(label_scan: LabelScan, labels: LabelMap) -> list[str]:
         DataError: they are too many to be noise.
     """
     tally, remarks = label_scan.tally(labels.kind), list[str]()
-    index, found = labels.classify(tally.codes)
-    found &= ~np.isin(tally.codes, [value for values in (*labels.codes, labels.ignored) for value in values])
-    moved, lost = found & (index != IGNORED), found & (index == IGNORED)
+    index, known_values = labels.classify(tally.codes)
+    known_values &= ~np.isin(tally.codes, [value for values in (*labels.codes, labels.ignored) for value in values])
+    moved, lost = known_values & (index != IGNORED), known_values & (index == IGNORED)
     total = int(tally.pixels.sum())
     if moved.any() and labels.reach:
         remarks.append(
@@ -647,7 +652,7 @@ def _snapped(label_scan: LabelScan, labels: LabelMap) -> list[str]:
                     share=share,
                     classes=labels.describe(),
                     table=value_table(tally[lost], labels.kind, total),
-                    cure=",".join(f"#{some[0]:06x}={name}" for some, name in known),
+                    cure=",".join(f"#{values_of[0]:06x}={name}" for values_of, name in known),
                 ),
                 key="data.values",
             )
@@ -663,8 +668,8 @@ def find_unknown_values(label_scan: LabelScan, labels: LabelMap) -> dict[int, ND
     """Index of a mask -> its label values that are not in the class table (-1: of another kind)."""
     entries = label_scan.entries(labels.kind)
     unique, inverse = np.unique(entries, return_inverse=True)
-    _index, found = labels.classify(unique.astype(np.int32))
-    unknown = ~found[inverse]
-    own = label_scan.mask_of[unknown]
-    numbers, first = np.unique(own, return_index=True)
+    _index, known = labels.classify(unique.astype(np.int32))
+    unknown = ~known[inverse]
+    mask_numbers = label_scan.mask_of[unknown]
+    numbers, first = np.unique(mask_numbers, return_index=True)
     return dict(zip(numbers.tolist(), np.split(entries[unknown], first[1:]), strict=True)) if len(numbers) else {}

@@ -88,8 +88,8 @@ def count_label_values(values: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray
         present = np.flatnonzero(counts)
         return present.astype(np.int32), counts[present]
     starts, lengths = _runs(values)
-    found, inverse = np.unique(values.reshape(-1)[starts], return_inverse=True)
-    return found.astype(np.int32), np.bincount(inverse, lengths, len(found)).astype(np.int64)
+    run_values, inverse = np.unique(values.reshape(-1)[starts], return_inverse=True)
+    return run_values.astype(np.int32), np.bincount(inverse, lengths, len(run_values)).astype(np.int64)
 
 
 def replace_values(
@@ -192,8 +192,8 @@ class Tally:
     codes: NDArray[np.int32]
     pixels: NDArray[np.int64]
 
-    def __getitem__(self, some: NDArray[Any]) -> "Tally":
-        return Tally(self.codes[some], self.pixels[some])
+    def __getitem__(self, selection: NDArray[Any]) -> "Tally":
+        return Tally(self.codes[selection], self.pixels[selection])
 
 
 def value_table(tally: Tally, kind: ValueKind, total: int | None = None) -> str:

@@ -152,7 +152,7 @@ def _colored(colors: NDArray[np.int32], lossy: bool) -> LabelArray:
         grey = bool(spread.max(initial=0) <= _GREY_TOLERANCE)
     else:
         # red equals green equals blue; a few pixels usually decide
-        grey = not any(((some >> 8 ^ some) & 0xFFFF).any() for some in (colors[::8, ::8], colors))
+        grey = not any(((pixels >> 8 ^ pixels) & 0xFFFF).any() for pixels in (colors[::8, ::8], colors))
     if grey:
         green = (colors >> 8 & 255).astype(np.uint8)  # closest to the luma, in JPEG
         return LabelArray(green, "value", None, lossy)

@@ -27,8 +27,8 @@ def match_classes(labels: LabelMap, model: LabelMap, occurring: Collection[int],
     Raises:
         DataError: a class that the model does not have; `--values` resolves it.
     """
-    target_of = {number: _find(name, labels, model) for number, name in enumerate(labels.names)}
-    unknown = {number for number in occurring if target_of[number] is None}
+    target_of = {class_index: _find(name, labels, model) for class_index, name in enumerate(labels.names)}
+    unknown = {class_index for class_index in occurring if target_of[class_index] is None}
     if unknown and labels.classes == model.classes == 2 and _GENERATED_NAME in (labels.names, model.names):
         first = background_class(labels.names), background_class(model.names)
         if first[0] is not None and first[1] is not None:
@@ -42,11 +42,11 @@ def match_classes(labels: LabelMap, model: LabelMap, occurring: Collection[int],
                 "the model does not have the classes {unknown}; its classes are {known}. Give the model's class "
                 'for each label value, or ignored: --values "{cure}"'
             ).format(
-                unknown=", ".join(labels.names[number] for number in sorted(unknown)),
+                unknown=", ".join(labels.names[class_index] for class_index in sorted(unknown)),
                 known=", ".join(model.names),
                 cure=",".join(
-                    f"{format_values([value], labels.kind)}={_name(target_of[number], model)}"
-                    for number, values in enumerate(labels.codes)
+                    f"{format_values([value], labels.kind)}={_name(target_of[class_index], model)}"
+                    for class_index, values in enumerate(labels.codes)
                     for value in values
                 ),
             ),
@@ -54,9 +54,9 @@ def match_classes(labels: LabelMap, model: LabelMap, occurring: Collection[int],
         )
     values: list[list[int]] = [[] for _name in model.names]
     ignored = list(labels.ignored)
-    for number, target in target_of.items():
+    for class_index, target in target_of.items():
         if target is not None:
-            (ignored if target == IGNORED else values[target]).extend(labels.codes[number])
+            (ignored if target == IGNORED else values[target]).extend(labels.codes[class_index])
     others = labels.others if labels.others in (None, IGNORED) else target_of[labels.others]
     return LabelMap(
         model.names, labels.kind, tuple(map(tuple, values)), model.colors, tuple(ignored), labels.reach, others
@@ -98,11 +98,11 @@ def drop_absent(label_scan: LabelScan, model: LabelMap) -> LabelMap:
 
     Returned unchanged if fewer than two classes occur, since this says nothing about the others.
     """
-    index, found = model.classify(np.unique(label_scan.entries(model.kind)))
-    occurring = set(index[found].tolist()) - {IGNORED}
+    index, known = model.classify(np.unique(label_scan.entries(model.kind)))
+    occurring = set(index[known].tolist()) - {IGNORED}
     if len(occurring) < 2:
         return model
-    return replace(model, codes=tuple(some if n in occurring else () for n, some in enumerate(model.codes)))
+    return replace(model, codes=tuple(values if n in occurring else () for n, values in enumerate(model.codes)))
 
 
 def _name(target: int | None, model: LabelMap) -> str:
@@ -113,7 +113,7 @@ def _find(name: str, labels: LabelMap, model: LabelMap) -> int | None:
     """The index of the model's class with this name; None: there is none."""
     if name in model.names:
         return model.names.index(name)
-    ours, theirs = ([one.strip().casefold() for one in names] for names in (model.names, labels.names))
+    ours, theirs = ([name_.strip().casefold() for name_ in names] for names in (model.names, labels.names))
     plain = name.strip().casefold()
     if ours.count(plain) == theirs.count(plain) == 1:
         return ours.index(plain)
@@ -127,13 +127,22 @@ def _joined(labels: LabelMap, model: LabelMap, target_of: dict[int, int | None],
     others.
     """
 
-    def meant(number: int) -> set[int]:
-        index, found = model.classify(np.array(labels.codes[number], np.int32))
-        return set(index.tolist()) if found.all() else {-1}
+    def meant(class_index: int) -> set[int]:
+        index, known_values = model.classify(np.array(labels.codes[class_index], np.int32))
+        return set(index.tolist()) if known_values.all() else {-1}
 
-    known = [number for number, target in target_of.items() if target is not None and labels.codes[number]]
-    if not known or any(meant(number) != {target_of[number]} for number in known):
+    known = [
+        class_index for class_index, target in target_of.items() if target is not None and labels.codes[class_index]
+    ]
+    if not known or any(meant(class_index) != {target_of[class_index]} for class_index in known):
         return {}
-    targets = {number: meant(number) for number in unknown}
-    several = {number for number, values in enumerate(model.codes) if len(values) > 1} | {IGNORED, model.others}
-    return {number: some.pop() for number, some in targets.items() if len(some) == 1 and some <= several}
+    targets = {class_index: meant(class_index) for class_index in unknown}
+    several = {class_index for class_index, values in enumerate(model.codes) if len(values) > 1} | {
+        IGNORED,
+        model.others,
+    }
+    return {
+        class_index: targets_of.pop()
+        for class_index, targets_of in targets.items()
+        if len(targets_of) == 1 and targets_of <= several
+    }

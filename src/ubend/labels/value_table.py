@@ -43,7 +43,7 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
             if word == "*":
                 rest = name
                 continue
-            kind, found = _parse_values(word)
+            kind, numbers = _parse_values(word)
         except ValueError as error:
             raise SettingError(
                 _(
@@ -54,11 +54,11 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
                 key="data.values",
             ) from error
         kinds.add(kind)
-        values.setdefault(name, []).extend(found)
+        values.setdefault(name, []).extend(numbers)
     ignored = tuple(values.pop("ignored", ()))
     if rest is not None and rest not in RESERVED_NAMES:
         values.setdefault(str(rest), [])
-    every = [value for some in [*values.values(), ignored] for value in some]
+    every = [value for group in [*values.values(), ignored] for value in group]
     if len(kinds) != 1 or len(values) < 2 or len(set(every)) < len(every):
         raise SettingError(
             _(
@@ -77,7 +77,7 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
     kind = kinds.pop()
     names = tuple(values)
     others = names.index(rest) if rest in names else (IGNORED if rest in ("ignored", "near") else None)
-    table = tuple(tuple(some) for some in values.values())
+    table = tuple(tuple(group) for group in values.values())
     reach = {"nearest": ANY_DISTANCE, "near": NOISE_REACH, None: ROUNDING_REACH if kind == "color" else 0}.get(rest, 0)
     return LabelMap(names, kind, table, draw_colors(names, table, kind), ignored, reach, others)
 

@@ -112,13 +112,13 @@ def _parse_class_dict(text: str) -> ClassTable:
     rows = [row for row in csv.reader(io.StringIO(text), delimiter=";" if ";" in first else ",") if any(row)]
     head = [cell.strip().casefold() for cell in rows[0]] if rows else []
     columns = [
-        next((number for number, cell in enumerate(head) if cell in words), -1)
+        next((column for column, cell in enumerate(head) if cell in words), -1)
         for words in (("name", "class", "label", "class_name"), ("r", "red"), ("g", "green"), ("b", "blue"))
     ]
     if -1 in columns or any(len(row) <= max(columns) for row in rows):
         raise ValueError("a column is missing")
     names = tuple(row[columns[0]].strip() for row in rows[1:])
-    return ClassTable(names, None, tuple(_color([row[number] for number in columns[1:]]) for row in rows[1:]))
+    return ClassTable(names, None, tuple(_color([row[column] for column in columns[1:]]) for row in rows[1:]))
 
 
 def _color(cells: list[str]) -> tuple[int, int, int]:

@@ -131,10 +131,10 @@ def _read_file(path: Path, file: _File, values: dict[str, int], collection: Coll
         else:
             value = values.get(names[annotation.category_id], 0)
             size = sizes[annotation.image_id]
-            if (one := _make_shape(annotation, value, size, location, problems)) is not None:
-                drawn[annotation.image_id].append(one)
-                if one[1].rle is not None and size is None:
-                    sizes[annotation.image_id] = one[1].rle["size"]
+            if (drawn_shape := _make_shape(annotation, value, size, location, problems)) is not None:
+                drawn[annotation.image_id].append(drawn_shape)
+                if drawn_shape[1].rle is not None and size is None:
+                    sizes[annotation.image_id] = drawn_shape[1].rle["size"]
             else:
                 damaged.add(annotation.image_id)
     for entry in file.images:

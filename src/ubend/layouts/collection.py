@@ -102,16 +102,16 @@ def load_json(path: Path, shape: TypeAdapter[T], problems: Problems) -> T | None
         problems.add("annotation file", f"{problems.shorten(path)} ({reason(error)})")
     except ValidationError as error:
         deepest: dict[tuple[int | str, ...], ErrorDetails] = {}
-        for one in error.errors(include_url=False, include_input=False):
-            if one["type"] == "json_invalid":
-                problems.add("annotation file", f"{problems.shorten(path)} ({one['msg']})")
+        for failure in error.errors(include_url=False, include_input=False):
+            if failure["type"] == "json_invalid":
+                problems.add("annotation file", f"{problems.shorten(path)} ({failure['msg']})")
                 return None
-            best = deepest.setdefault(tuple(one["loc"][:3]), one)
-            if len(one["loc"]) > len(best["loc"]):  # of several alternatives for an entry, the best match
-                deepest[tuple(one["loc"][:3])] = one
-        for place, one in deepest.items():  # spelled `annotations[17].segmentation`
+            best = deepest.setdefault(tuple(failure["loc"][:3]), failure)
+            if len(failure["loc"]) > len(best["loc"]):  # of several alternatives for an entry, the best match
+                deepest[tuple(failure["loc"][:3])] = failure
+        for place, failure in deepest.items():  # spelled `annotations[17].segmentation`
             spelled = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".") or "-"
-            problems.add("annotation entry", f"{problems.shorten(path)}: {spelled}: {validation_reason(one)}")
+            problems.add("annotation entry", f"{problems.shorten(path)}: {spelled}: {validation_reason(failure)}")
     return None
 
 
@@ -209,16 +209,16 @@ class Collection:
         pieces = [p for p in unicodedata.normalize("NFC", stated).replace("\\", "/").split("/") if p.strip(". ")]
         name = pieces[-1].lower() if pieces else ""
         bare = _UPLOAD.sub("", name)
-        found = self._by_name.get(name) or self._by_name.get(bare) or self._by_bare.get(bare, [])
-        if len(found) > 1:
-            exact = {source.parent.joinpath(*pieces), self.root.joinpath(*pieces)} & set(found)
+        candidates = self._by_name.get(name) or self._by_name.get(bare) or self._by_bare.get(bare, [])
+        if len(candidates) > 1:
+            exact = {source.parent.joinpath(*pieces), self.root.joinpath(*pieces)} & set(candidates)
             split = split_of_path(source, self.root)
-            ranks = {path: self._rank(path, pieces, split) for path in exact or found}
-            found = [path for path, rank in ranks.items() if rank == max(ranks.values())]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(self.problems.shorten(path) for path in found)
+            ranks = {path: self._rank(path, pieces, split) for path in exact or candidates}
+            candidates = [path for path, rank in ranks.items() if rank == max(ranks.values())]
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
+            names = ", ".join(self.problems.shorten(path) for path in candidates)
             self.problems.add("image unclear", f"{stated} ({names})")
         elif name and not name.endswith(IMAGE_SUFFIXES) and "." in name:
             self.problems.add("foreign", stated)

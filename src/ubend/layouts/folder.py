@@ -131,10 +131,10 @@ def _find_layout(root: Path) -> tuple[Path, Layout]:
     level = [root]
     for _depth in range(_LEVELS_DOWN + 1):
         # Reversed, so that the first of several fitting layouts is kept.
-        found = {location: layout for location in level for layout in reversed(_LAYOUTS) if layout.fits(location)}
-        if found:
-            _refuse_several(root, list(found))
-            return found.popitem()
+        layouts = {location: layout for location in level for layout in reversed(_LAYOUTS) if layout.fits(location)}
+        if layouts:
+            _refuse_several(root, list(layouts))
+            return layouts.popitem()
         level = [below for location in level for below in subfolders(location).values()]
     return _unwrap(root), TREE
 
@@ -147,7 +147,7 @@ def _refuse_several(root: Path, locations: list[Path]) -> None:
     """
     if locations == [root]:
         return  # everything below belongs to it
-    outside = {found.path.parent for found in walk(root)} - {root}
+    outside = {file.path.parent for file in walk(root)} - {root}
     outside = {path for path in outside if not any(path.is_relative_to(location) for location in locations)}
     beside = {root / path.relative_to(root).parts[0] for path in outside}
     several = [

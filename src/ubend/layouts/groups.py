@@ -110,22 +110,22 @@ def _originals(stems: Sequence[str]) -> list[str]:
 
     An image without such an original is its own. An image and its copies are in one folder.
     """
-    every, found = set(stems), list[tuple[str, str]]()
+    every, divisions = set(stems), list[tuple[str, str]]()
     for stem in stems:
         start = stem.rfind("/") + 1
         cuts = (start + gap.start() for gap in re.finditer(r"[\W_]+", stem[start:]))
         cut = next((cut for cut in cuts if stem[:cut] in every and re.search(r"[^\W\d_]", stem[cut:])), len(stem))
-        found.append((stem[:cut], re.sub(r"\d+$", "", stem[cut:])))
-    rests = Counter(rest for _stem, rest in set(found))
-    return [name if rests[rest] > 1 else stem for stem, (name, rest) in zip(stems, found, strict=True)]
+        divisions.append((stem[:cut], re.sub(r"\d+$", "", stem[cut:])))
+    rests = Counter(rest for _stem, rest in set(divisions))
+    return [name if rests[rest] > 1 else stem for stem, (name, rest) in zip(stems, divisions, strict=True)]
 
 
 def _name_groups(stems: Sequence[str]) -> list[str | None]:
     """The group of each file name; None if it has none, or lacks the word most common in such names."""
-    found = [_name_group(stem) for stem in stems]
-    words = Counter(word for name in found if name for word in name[1])
+    named = [_name_group(stem) for stem in stems]
+    words = Counter(word for name in named if name for word in name[1])
     common = max(words, key=lambda word: words[word], default="")
-    return [name[0] if name and common in name[1] else None for name in found]
+    return [name[0] if name and common in name[1] else None for name in named]
 
 
 def _name_group(stem: str) -> tuple[str, set[str]] | None:
@@ -133,8 +133,8 @@ def _name_group(stem: str) -> tuple[str, set[str]] | None:
     words = list(re.finditer(r"[^\W_]+", stem))
     numbers = [bool(re.search(r"\d$", word.group())) for word in words]
     seen, start = list[str](), 0
-    for position, found in enumerate(words):
-        word = found.group()
+    for position, match in enumerate(words):
+        word = match.group()
         matched = re.fullmatch(r"([^\W\d_]*)(\d+)", word) or re.fullmatch(r"([^\W\d_]*[^\W\d_A-Z])([A-Z])", word)
         letters, number = matched.groups() if matched else (word, "")
         stands_after = bool(letters) or (position > 0 and words[position - 1].group().isalpha())
@@ -142,6 +142,6 @@ def _name_group(stem: str) -> tuple[str, set[str]] | None:
         others = sum(numbers) - numbers[position]
         if number and stands_after and others and not _DATE.fullmatch(number):
             if seen[-1] not in _CLASS_WORDS | _MEMBER_WORDS:
-                return stem[start : found.end()], set(seen)
+                return stem[start : match.end()], set(seen)
             start = words[position + 1].start() if position + 1 < len(words) else 0
     return None

@@ -54,14 +54,14 @@ def list_images(paths: Iterable[Path | str]) -> list[Path]:
     """
     images: list[Path] = []
     lines = (_read_lines() if str(path) == "-" else [str(path)] for path in paths)
-    for path in (Path(line.rstrip("\r\n")) for some in lines for line in some if line.strip()):
+    for path in (Path(line.rstrip("\r\n")) for lines_of in lines for line in lines_of if line.strip()):
         if os.path.isdir(path):
-            found = list[Path]()
+            inside = list[Path]()
             with suppress(OSError):
-                found = images_in(path)
-            images += found or [path]  # a folder without images is reported later: the other paths may be good
+                inside = images_in(path)
+            images += inside or [path]  # a folder without images is reported later: the other paths may be good
         elif not os.path.lexists(path) and (matched := expand_pattern(path)):
-            images += [one for one in matched if os.path.isfile(one)]
+            images += [path_ for path_ in matched if os.path.isfile(path_)]
         else:
             images.append(path)  # a missing file is reported when it is read
     if not images:

@@ -109,16 +109,16 @@ def _read_tasks(root: Path, collection: Collection) -> list[tuple[Path, _Task, _
 def _fits_masks(root: Path) -> bool:
     """Whether there are masks named after tasks, and an export that says which images these belong to."""
     exported = any(guess_kind(path) == "labelstudio" for path in find_jsons(root))
-    return exported and any(TASK_MASK.fullmatch(found.stem) for found in walk(root))
+    return exported and any(TASK_MASK.fullmatch(file.stem) for file in walk(root))
 
 
 def _read_masks(root: Path, problems: Problems) -> LayoutResult:
     """Read all tasks with mask files, one per label; tasks annotated as empty are all background."""
     collection = Collection(root, problems)
     masks: dict[tuple[str, str], list[tuple[str, Path]]] = {}  # task and annotation -> label and file
-    for found in walk(root):
-        if name := TASK_MASK.fullmatch(found.stem):
-            masks.setdefault((name["task"], name["annotation"]), []).append((name["tag"], found.path))
+    for mask_file in walk(root):
+        if name := TASK_MASK.fullmatch(mask_file.stem):
+            masks.setdefault((name["task"], name["annotation"]), []).append((name["tag"], mask_file.path))
     tags = {tag for files in masks.values() for tag, _path in files}
     classes, values = number_classes(sorted(tags, key=natural_key), problems)
     known = set[str]()

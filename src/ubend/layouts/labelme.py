@@ -64,8 +64,8 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
             else:
                 shapes.append(Shape(values[shape.label], (outline,)))
         # The image of the same name next to it, since people rename both together; else the stated one.
-        own = beside.get(path.with_suffix(""), [])
-        image = own[0] if len(own) == 1 else collection.find(file.imagePath or path.stem, path)
+        same_stem = beside.get(path.with_suffix(""), [])
+        image = same_stem[0] if len(same_stem) == 1 else collection.find(file.imagePath or path.stem, path)
         if image is not None:
             height, width = file.imageHeight, file.imageWidth
             mask = DrawnMask(path, tuple(shapes), (height, width) if height and width else None)

@@ -65,7 +65,7 @@ def _has_masks_beside(root: Path) -> bool:
 
 def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
     """Separate images from masks by file name, where folders do not; adds a problem if this is ambiguous."""
-    masks, images = _divide(items, lambda item: item.found.suffix == ".npy" or mentions(item.stem, "mask"))
+    masks, images = _divide(items, lambda item: item.file.suffix == ".npy" or mentions(item.stem, "mask"))
     if images and masks:
         return Sides(images, masks)
     images, masks = _divide(items, lambda item: mentions(item.stem, "image"))
@@ -97,13 +97,13 @@ def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sid
         return Sides([], [])
     named = [side_of_affix("".join(affix)) for _some, affix in groups]
     if named[0] == named[1]:
-        alike = [_look_like_masks(some) for some, _affix in groups]
+        alike = [_look_like_masks(side_items) for side_items, _affix in groups]
     else:
         alike = [named[0] == "mask" or named[1] == "image", named[1] == "mask" or named[0] == "image"]
     if alike[0] != alike[1]:
         ours, theirs = groups if alike[1] else groups[::-1]
         return Sides(ours[0], theirs[0], (ours[1], theirs[1]))
-    first, second = (_pattern(root, some) for some, _affix in groups)
+    first, second = (_pattern(root, side_items) for side_items, _affix in groups)
     problems.add_line(
         _(
             "{root} has two images for each name, {first} and {second}, and neither name says mask; state which "
@@ -138,14 +138,17 @@ def _two_groups(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
     None if there is no such split, or more than one.
     """
     stems = {(item.split, item.folders, item.stem) for item in items}
-    candidates = [_group(items, lambda item: (item.found.suffix, item.stem), None)]
+    candidates = [_group(items, lambda item: (item.file.suffix, item.stem), None)]
     candidates += [
         _group(items, partial(_cut_words, count=count, end=end), end) for count in (1, 2, 3) for end in (0, -1)
     ]
     candidates += [_group(items, partial(_cut_extension, stems=stems, end=end), end) for end in (0, -1)]
-    found = [groups for groups in candidates if groups]
-    divisions = {frozenset(frozenset(item.found.path for item in some) for some, _affix in groups) for groups in found}
-    return found[0] if len(divisions) == 1 else None
+    divisible = [groups for groups in candidates if groups]
+    divisions = {
+        frozenset(frozenset(item.file.path for item in group_items) for group_items, _affix in groups)
+        for groups in divisible
+    }
+    return divisible[0] if len(divisions) == 1 else None
 
 
 def _two_folders(items: Sequence[Item]) -> Sides | None:
@@ -168,7 +171,7 @@ def _describe_several(root: Path, items: Sequence[Item]) -> str:
     """A message for images with several candidate masks each (`NAME_1stHO`, `NAME_2ndHO`); "" if there are none."""
     kinds: dict[str, list[Item]] = defaultdict(list)
     for item in items:
-        kinds[item.found.suffix].append(item)
+        kinds[item.file.suffix].append(item)
     if len(kinds) != 2:
         return ""
     images, others = sorted(kinds.values(), key=len)
@@ -176,9 +179,9 @@ def _describe_several(root: Path, items: Sequence[Item]) -> str:
     for claims in match(images, others).claims.values():
         for claim in claims:
             rests[claim.rest].append(claim.mask)
-    if not images or len(rests) < 2 or any(len(some) != len(images) for some in rests.values()):
+    if not images or len(rests) < 2 or any(len(group_items) != len(images) for group_items in rests.values()):
         return ""
-    first, *more = (_pattern(root, some) for _rest, some in sorted(rests.items()))
+    first, *more = (_pattern(root, group_items) for _rest, group_items in sorted(rests.items()))
     return _(
         "{root} has several other files for each image: {names}; state which are the masks: --images '{images}' "
         "--masks '{first}'"
@@ -223,18 +226,18 @@ def _group(
         groups[words[0]][item.split, item.folders, words[1]] = item
     if len(groups) != 2:
         return None
-    (one, first), (two, second) = sorted(groups.items())
+    (first_affix, first), (second_affix, second) = sorted(groups.items())
     if first.keys() != second.keys() or 2 * len(first) != len(items) or (end is not None and len(first) < 2):
         return None
-    affixes: list[Affix] = [("", ""), ("", "")] if end is None else [(one, ""), (two, "")]
-    affixes = [("", one), ("", two)] if end == -1 else affixes
+    affixes: list[Affix] = [("", ""), ("", "")] if end is None else [(first_affix, ""), (second_affix, "")]
+    affixes = [("", first_affix), ("", second_affix)] if end == -1 else affixes
     return (list(first.values()), affixes[0]), ([second[core] for core in first], affixes[1])
 
 
 def _look_like_masks(items: Sequence[Item]) -> bool:
     """Whether a sample of the files is lossless with few distinct values."""
-    some = [items[i] for i in sorted({0, len(items) // 2, len(items) - 1})][:_LOOKED_AT]
-    return all(_holds_few_values(item.found.path) for item in some)
+    sampled = [items[i] for i in sorted({0, len(items) // 2, len(items) - 1})][:_LOOKED_AT]
+    return all(_holds_few_values(item.file.path) for item in sampled)
 
 
 def _holds_few_values(path: Path) -> bool:
@@ -256,26 +259,26 @@ def _shared_start(names: Sequence[str]) -> str:
 
 def _pattern(root: Path, items: Sequence[Item]) -> str:
     """A glob pattern that matches the files of a group: `scans/*_raw.png`."""
-    stems, suffixes = [item.stem for item in items], {item.found.suffix for item in items}
+    stems, suffixes = [item.stem for item in items], {item.file.suffix for item in items}
     before = re.sub(r"[^\W_]*$", "", _shared_start(stems)) if len(stems) > 1 else ""
     after = re.sub(r"^[^\W_]*(?=[\W_])", "", _shared_start([stem[::-1] for stem in stems])[::-1])
-    deep = "**/" if any(item.found.folders for item in items) else ""
-    suffix = items[0].found.path.suffix if len(suffixes) == 1 else ".*"
+    deep = "**/" if any(item.file.folders for item in items) else ""
+    suffix = items[0].file.path.suffix if len(suffixes) == 1 else ".*"
     return f"{root.as_posix()}/{deep}{before}*{after}{suffix}"
 
 
-def _classify(found: FoundFile) -> tuple[Side | None, Item]:
+def _classify(file: FoundFile) -> tuple[Side | None, Item]:
     """The side of a file, and its item; the nearest folders decide side and split."""
     side: Side | None = None
     split: SplitName | None = None
     others: list[str] = []
-    for name in reversed(found.folders):
+    for name in reversed(file.folders):
         meaning = folder_meaning(name)
         if meaning is None or (meaning[0] and side not in (None, meaning[0])) or (meaning[1] and split and side):
             others.append(name)
             continue
         side, split = side or meaning[0], split or meaning[1]
-    return side, Item(found, split, tuple(reversed(others)), found.stem)
+    return side, Item(file, split, tuple(reversed(others)), file.stem)
 
 
 def _read_tree(root: Path, problems: Problems) -> LayoutResult:
@@ -283,11 +286,11 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     sides: dict[Side | None, list[Item]] = {"image": [], "mask": [], None: []}
     foreign: list[tuple[Side | None, Item]] = []
     beside: list[Item] = []  # Cellpose's files, which are in the image folders
-    for found in walk(root):
-        side, item = _classify(found)
-        if side == "image" and is_cellpose(found.path):
+    for file in walk(root):
+        side, item = _classify(file)
+        if side == "image" and is_cellpose(file.path):
             beside.append(item)
-        elif found.suffix in (IMAGE_SUFFIXES if side == "image" else MASK_SUFFIXES):
+        elif file.suffix in (IMAGE_SUFFIXES if side == "image" else MASK_SUFFIXES):
             sides[side].append(item)
         else:
             foreign.append((side, item))
@@ -305,7 +308,7 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
         remarks += _report_others(root, others, problems)
     elif masks and others:
         images = others
-    elif others and images and any(item.found.folders for item in others):
+    elif others and images and any(item.file.folders for item in others):
         _report_unclear_folders(root, images, others, problems)
         return LayoutResult([])
     else:
@@ -320,7 +323,7 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
         layout = _("images and masks in one folder, separated by their names")
     for side, item in foreign:
         if side or not by_folders:
-            problems.add("foreign", item.found.path)
+            problems.add("foreign", item.file.path)
     if not images or not masks:
         return LayoutResult([])
     images, masks = _without_wrapper(images, masks)
@@ -333,13 +336,13 @@ def _without_wrapper(*sides: Sequence[Item]) -> list[list[Item]]:
     """The items without the leading folders common to all of them, such as an archive's top folder."""
     every = [item.folders for items in sides for item in items]
     shared = sum(1 for _same in takewhile(lambda names: len(set(names)) == 1, zip(*every, strict=False)))
-    return [[Item(i.found, i.split, i.folders[shared:], i.stem) for i in items] for items in sides]
+    return [[Item(i.file, i.split, i.folders[shared:], i.stem) for i in items] for items in sides]
 
 
 def _report_two_words(items: Sequence[Item], problems: Problems) -> None:
     """Add a problem for two folders of one split in the same place, such as `val` and `valid`."""
     words: dict[tuple[Path, SplitName], dict[str, str]] = {}
-    for folders, path in {(item.found.folders, item.found.path.parent) for item in items}:
+    for folders, path in {(item.file.folders, item.file.path.parent) for item in items}:
         for level, name in enumerate(folders):
             meaning = folder_meaning(name)
             if meaning and meaning[1]:
@@ -357,9 +360,9 @@ def _report_others(root: Path, others: Sequence[Item], problems: Problems) -> li
     """
     loose: dict[str, None] = {}
     for item in others:
-        parent = item.found.path.parent
+        parent = item.file.path.parent
         if parent == root:
-            loose[item.found.path.name] = None
+            loose[item.file.path.name] = None
         elif parent.name.casefold() == OBJECT_IDS:
             loose[f"{parent.relative_to(root).as_posix()}/"] = None
         else:
@@ -370,8 +373,10 @@ def _report_others(root: Path, others: Sequence[Item], problems: Problems) -> li
 
 def _report_unclear_folders(root: Path, images: Sequence[Item], others: Sequence[Item], problems: Problems) -> None:
     """Add the problem that there are image folders, but no other folder is known to contain masks."""
-    paths = ([item.found.path.relative_to(root) for item in items] for items in (images, others))
-    ours, theirs = (sorted({path.parts[0] if path.parent.parts else "." for path in some}) for some in paths)
+    paths = ([item.file.path.relative_to(root) for item in items] for items in (images, others))
+    ours, theirs = (
+        sorted({path.parts[0] if path.parent.parts else "." for path in side_paths}) for side_paths in paths
+    )
     problems.add_line(
         _(
             "{root} has images in {images}, and in {others}, which may or may not be masks; if they are: "
@@ -405,9 +410,9 @@ def read_lists(images: str, masks: str, problems: Problems) -> LayoutResult:
             )
             problems.add_line(line.format(pattern=text), key)
         for item in items:
-            if item.found.suffix not in suffixes:
-                problems.add("foreign", item.found.path)
-    both = {item.found.path for item in image_items} & {item.found.path for item in mask_items}
+            if item.file.suffix not in suffixes:
+                problems.add("foreign", item.file.path)
+    both = {item.file.path for item in image_items} & {item.file.path for item in mask_items}
     if both:
         problems.add_line(
             ngettext(
@@ -445,11 +450,11 @@ def _expand(pattern: str, problems: Problems) -> list[Item]:
     """The files in a folder, or matched by a pattern."""
     root, full = fixed_folder(pattern), Path(pattern).expanduser().absolute()
     if full.is_dir():
-        found: list[FoundFile | None] = [*walk(root)]
+        files_found: list[FoundFile | None] = [*walk(root)]
     else:
         files = (path for path in expand_pattern(full) if path.is_file())
-        found = [as_found(path, path.parent.relative_to(root).parts) for path in files]
-    return [_classify(one)[1] for one in found if one]
+        files_found = [as_found(path, path.parent.relative_to(root).parts) for path in files]
+    return [_classify(file)[1] for file in files_found if file]
 
 
 def _pattern_affix(pattern: str) -> Affix:

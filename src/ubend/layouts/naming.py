@@ -107,8 +107,8 @@ def folder_meaning(name: str) -> tuple[Side | None, SplitName | None, str] | Non
 
 def pieces(stem: str) -> tuple[list[str], list[int]]:
     """The words of a name in lower case, and where each begins: `Cat_mask 1` -> cat, mask, 1."""
-    found = list(re.finditer(r"[^\W_]+", stem))
-    return [word.group().casefold() for word in found], [word.start() for word in found]
+    words = list(re.finditer(r"[^\W_]+", stem))
+    return [word.group().casefold() for word in words], [word.start() for word in words]
 
 
 def bare_stems(stem: str, side: Side) -> Iterator[str]:
@@ -122,7 +122,7 @@ def bare_stems(stem: str, side: Side) -> Iterator[str]:
         if alone.fullmatch(stem):
             yield ""
             return
-        shorter = stem[found.end() :] if (found := before.match(stem)) else after.sub("", stem)
+        shorter = stem[match.end() :] if (match := before.match(stem)) else after.sub("", stem)
         if shorter == stem:
             return
         stem = shorter

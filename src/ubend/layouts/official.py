@@ -110,8 +110,8 @@ def _index(folder: Path, above: str = "") -> dict[str, list[Path]]:
     for entry in entries(folder):
         if entry.is_dir():
             index |= _index(Path(entry.path), f"{above}{entry.name}/")
-        elif (found := as_found(Path(entry.path), ())) and found.suffix in IMAGE_SUFFIXES:
-            index.setdefault(above + found.stem, []).append(found.path)
+        elif (file := as_found(Path(entry.path), ())) and file.suffix in IMAGE_SUFFIXES:
+            index.setdefault(above + file.stem, []).append(file.path)
     return index
 
 
@@ -176,9 +176,9 @@ def _read_drive(root: Path, problems: Problems) -> LayoutResult:
 def _numbered(folder: Path, problems: Problems) -> dict[str, FoundFile]:
     """First word of the file name -> file."""
     files: dict[str, FoundFile] = {}
-    for found in walk(folder):
-        if files.setdefault(found.stem.split("_")[0], found) is not found:
-            problems.add("two images", found.path)
+    for file in walk(folder):
+        if files.setdefault(file.stem.split("_")[0], file) is not file:
+            problems.add("two images", file.path)
     return files
 
 
@@ -200,7 +200,7 @@ def _read_cities(root: Path, problems: Problems) -> LayoutResult:
     the scored classes numbered from 0, and 255 for all others.
     """
     folders, every = subfolders(root), list[dict[tuple[str, ...], FoundFile]]()
-    stems = [found.stem for found in walk(folders["gtfine"])]
+    stems = [file.stem for file in walk(folders["gtfine"])]
     mask_end = next((end for end in _CITY_MASKS if any(stem.endswith(end) for stem in stems)), None)
     if mask_end is None:
         line = _(
@@ -210,9 +210,11 @@ def _read_cities(root: Path, problems: Problems) -> LayoutResult:
         problems.add_line(line.format(folder=place, ids=ends[0], train_ids=ends[1]), "no masks")
         return LayoutResult([])
     for folder, end in (("leftimg8bit", _CITY_IMAGE), ("gtfine", mask_end)):
-        files = [found for found in walk(folders[folder]) if found.stem.endswith(end)]
-        every.append({(*found.folders, found.stem.removesuffix(end)): found for found in files})
-    images, masks = ({key: some[key] for key in some if _city_split(key) != "test"} for some in every)
+        files = [file for file in walk(folders[folder]) if file.stem.endswith(end)]
+        every.append({(*file.folders, file.stem.removesuffix(end)): file for file in files})
+    images, masks = (
+        {key: files_by_key[key] for key in files_by_key if _city_split(key) != "test"} for files_by_key in every
+    )
     pairs = [
         Pair("/".join(key), image.path, FileMask(mask.path), _city_split(key), None)
         for key, image, mask in _in_both(images, masks, problems)

@@ -41,20 +41,20 @@ class Item:
     """An image file or a mask file.
 
     Attributes:
-        found: the file.
+        file: the file.
         split: named by its folders; None: none is.
         folders: its folders that name neither side nor split, such as `patient1`.
         stem: the name used for matching.
     """
 
-    found: FoundFile
+    file: FoundFile
     split: SplitName | None
     folders: tuple[str, ...]
     stem: str
 
     @property
     def name(self) -> str:
-        return "/".join([*([self.split] if self.split else []), *self.folders, self.found.stem])
+        return "/".join([*([self.split] if self.split else []), *self.folders, self.file.stem])
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class Claim:
         mask: the mask.
         rest: the part of its name that the image's name does not have.
         folder: the folder that only masks have: `car` in `masks/car/1.png`; "": none.
-        own: it is in a folder used by its image only.
+        has_own_folder: it is in a folder used by its image only.
     """
 
     mask: Item
     rest: str = ""
     folder: str = ""
-    own: bool = False
+    has_own_folder: bool = False
 
 
 @dataclass
@@ -104,7 +104,7 @@ def match(
     matching = _match(images, masks, affixes, sure, loose=False)
     if not matching.claims and any(item.folders for item in masks):
         loose = _match(images, masks, affixes, sure, loose=True)
-        if not (loose.orphans or loose.twins) and all(len(some) == 1 for some in loose.claims.values()):
+        if not (loose.orphans or loose.twins) and all(len(claims) == 1 for claims in loose.claims.values()):
             return loose
     return matching
 
@@ -130,14 +130,14 @@ def _match(
     for original, normal_mask in zip(masks, normal_masks, strict=True):
         mask = replace(normal_mask, stem=_cut(normal_mask.stem, after))
         if claim := index.find(mask):
-            number, rest, folder, own = claim
-            matching.claims.setdefault(number, []).append(Claim(original, rest, folder, own))
-            rivals.setdefault(number, set()).update(index.rivals(mask, number))
+            image_index, rest, folder, has_own_folder = claim
+            matching.claims.setdefault(image_index, []).append(Claim(original, rest, folder, has_own_folder))
+            rivals.setdefault(image_index, set()).update(index.rivals(mask, image_index))
         else:
             matching.orphans.append(original)
-    for number, others in rivals.items():
+    for image_index, others in rivals.items():
         if any(other not in matching.claims for other in others):  # `x_mask` may belong to `x`, which has no other mask
-            matching.orphans += [claim.mask for claim in matching.claims.pop(number)]
+            matching.orphans += [claim.mask for claim in matching.claims.pop(image_index)]
     return matching
 
 
@@ -173,8 +173,8 @@ class _Index:
     def find(self, mask: Item) -> tuple[int, str, str, bool] | None:
         """(index of the image, rest, folder, own) of a mask; None: it matches no image, or several."""
         key = (mask.split, mask.folders)
-        if (number := self._named(key, mask.stem)) is not None:
-            return number, "", "", False
+        if (image := self._named(key, mask.stem)) is not None:
+            return image, "", "", False
         if mask.folders:
             alone = [*self.exact.get(key, {}).items()]
             above = self.exact.get((mask.split, mask.folders[:-1]), {})
@@ -182,43 +182,43 @@ class _Index:
                 return alone[0][1], mask.stem, "", True
             if mask.folders[-1] in above:
                 return above[mask.folders[-1]], mask.stem, "", True
-        if found := self._extended(key, mask.stem):
-            return *found, "", False
+        if extended := self._extended(key, mask.stem):
+            return *extended, "", False
         claims = []
         for level, folder in enumerate(mask.folders):
             without = (mask.split, mask.folders[:level] + mask.folders[level + 1 :])
-            if (number := self._named(without, mask.stem)) is not None:
-                claims.append((number, "", folder, False))
-            elif found := self._extended(without, mask.stem):
-                claims.append((*found, folder, False))
+            if (image := self._named(without, mask.stem)) is not None:
+                claims.append((image, "", folder, False))
+            elif extended := self._extended(without, mask.stem):
+                claims.append((*extended, folder, False))
         return claims[0] if len(claims) == 1 else None
 
-    def rivals(self, mask: Item, number: int) -> set[int]:
+    def rivals(self, mask: Item, image: int) -> set[int]:
         """The other images whose name equals the mask's after removing words for masks."""
         names = self.exact.get((mask.split, mask.folders), {})
-        return {names[stem] for stem in bare_stems(mask.stem, "mask") if stem in names} - {number}
+        return {names[stem] for stem in bare_stems(mask.stem, "mask") if stem in names} - {image}
 
     def _named(self, key: _Key, stem: str) -> int | None:
         """The image with this name, ignoring words for masks and images around it."""
         exact, bare = self.exact.get(key, {}), self.bare.get(key, {})
         names = [stem] if stem in exact else list(bare_stems(stem, "mask"))
-        number = next((exact[name] for name in names if name in exact), None)
-        return number if number is not None else next((bare[name] for name in names if name in bare), None)
+        image = next((exact[name] for name in names if name in exact), None)
+        return image if image is not None else next((bare[name] for name in names if name in bare), None)
 
     def _extended(self, key: _Key, stem: str) -> tuple[int, str] | None:
         """(index of the image whose name this one begins or ends with, the rest of the name)."""
         exact, bare = self.exact.get(key, {}), self.bare.get(key, {})
-        found: dict[int, tuple[int, str]] = {}
+        lengths: dict[int, tuple[int, str]] = {}
         for name in bare_stems(stem, "mask"):
             _words, starts = pieces(name)
             for start in starts[1:]:
                 first, second = name[:start].rstrip(_BETWEEN), name[start:]
                 for piece, rest in ((first, second), (second, first)):
-                    number = exact.get(piece, bare.get(piece))
-                    if number is not None and len(piece) >= found.get(number, (0, ""))[0]:
-                        found[number] = (len(piece), rest)
-        longest = max((size for size, _rest in found.values()), default=0)
-        fitting = [(number, rest) for number, (size, rest) in found.items() if size == longest]
+                    image = exact.get(piece, bare.get(piece))
+                    if image is not None and len(piece) >= lengths.get(image, (0, ""))[0]:
+                        lengths[image] = (len(piece), rest)
+        longest = max((size for size, _rest in lengths.values()), default=0)
+        fitting = [(image, rest) for image, (size, rest) in lengths.items() if size == longest]
         return fitting[0] if len(fitting) == 1 else None
 
 
@@ -267,7 +267,7 @@ def _common_affixes(
 
 def _beyond(affix: Affix, other: Affix) -> Affix:
     """An affix without what both have in common: `cell_1` and `cell_1_raw` differ only by `_raw`."""
-    before, after = ("" if own == theirs else own for own, theirs in zip(affix, other, strict=True))
+    before, after = ("" if end == theirs else end for end, theirs in zip(affix, other, strict=True))
     return before, after
 
 
@@ -331,44 +331,50 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
     claims, remarks = _without_overlays(matching.claims)
     claims, message = _without_cellpose(claims)
     remarks += message
-    labels = {number: [_label(claim) for claim in some] for number, some in claims.items()}
+    labels = {image: [_label(claim) for claim in of_image] for image, of_image in claims.items()}
     orphans = list(matching.orphans)
-    if all(len(some) == 1 for some in claims.values()):
-        for number in set() if sure else _find_odd_masks(claims):
-            orphans.append(claims.pop(number)[0].mask)
-        reading = LayoutResult(_pairs(matching, {n: FileMask(some[0].mask.found.path) for n, some in claims.items()}))
+    if all(len(of_image) == 1 for of_image in claims.values()):
+        for image in set() if sure else _find_odd_masks(claims):
+            orphans.append(claims.pop(image)[0].mask)
+        reading = LayoutResult(
+            _pairs(matching, {n: FileMask(of_image[0].mask.file.path) for n, of_image in claims.items()})
+        )
     elif words := _class_words(labels):
         reading = _by_class(matching, claims, labels, words)
-    elif words := _class_words(wide := {n: [_label(claim, wide=True) for claim in some] for n, some in claims.items()}):
+    elif words := _class_words(
+        wide := {n: [_label(claim, wide=True) for claim in of_image] for n, of_image in claims.items()}
+    ):
         reading = _by_class(matching, claims, wide, words)
     elif _are_objects(claims, labels):
-        layers = {n: [Layer(path, 1) for path in sorted(claim.mask.found.path for claim in claims[n])] for n in claims}
+        layers = {n: [Layer(path, 1) for path in sorted(claim.mask.file.path for claim in claims[n])] for n in claims}
         count = sum(map(len, claims.values()))
         layout = _("several masks for one image, one per object ({count} in all)").format(count=count)
-        pairs = _pairs(matching, {number: LayeredMask(tuple(some)) for number, some in layers.items()})
+        pairs = _pairs(matching, {image: LayeredMask(tuple(of_image)) for image, of_image in layers.items()})
         reading = LayoutResult(pairs, ("background", "foreground"), (0, 1), layout=layout)
     else:
-        for number, some in claims.items():
-            if len(some) > 1:
-                names = sorted((problems.shorten(claim.mask.found.path) for claim in some), key=natural_key)
-                problems.add("two masks", f"{matching.images[number].name} ({', '.join(names)})")
-        reading = LayoutResult(_pairs(matching, {n: FileMask(some[0].mask.found.path) for n, some in claims.items()}))
-    for number, first in matching.twins:
-        names = [matching.images[i].found.path.name for i in (first, number)]
+        for image, of_image in claims.items():
+            if len(of_image) > 1:
+                names = sorted((problems.shorten(claim.mask.file.path) for claim in of_image), key=natural_key)
+                problems.add("two masks", f"{matching.images[image].name} ({', '.join(names)})")
+        reading = LayoutResult(
+            _pairs(matching, {n: FileMask(of_image[0].mask.file.path) for n, of_image in claims.items()})
+        )
+    for image, first in matching.twins:
+        names = [matching.images[i].file.path.name for i in (first, image)]
         problems.add("two images", f"{matching.images[first].name} ({', '.join(names)})")
     beside, message = _companions(matching, claims)
     remarks += message
     _report_orphans(matching, claims, orphans, beside, problems)
-    for number, some in claims.items():
-        for path in (matching.images[number].found.path, *(claim.mask.found.path for claim in some)):
+    for image, of_image in claims.items():
+        for path in (matching.images[image].file.path, *(claim.mask.file.path for claim in of_image)):
             if is_empty(path):
                 problems.add("empty", path)
     return replace(reading, remarks=(*remarks, *reading.remarks))
 
 
 def _pairs(matching: Matching, masks: Mapping[int, Mask]) -> list[Pair]:
-    items = ((matching.images[number], matching.claims[number][0].mask, mask) for number, mask in masks.items())
-    return [Pair(item.name, item.found.path, mask, item.split or first.split, None) for item, first, mask in items]
+    items = ((matching.images[image], matching.claims[image][0].mask, mask) for image, mask in masks.items())
+    return [Pair(item.name, item.file.path, mask, item.split or first.split, None) for item, first, mask in items]
 
 
 def _label(claim: Claim, *, wide: bool = False) -> _Label:
@@ -388,8 +394,8 @@ def _label(claim: Claim, *, wide: bool = False) -> _Label:
 def _without_overlays(claims: Mapping[int, list[Claim]]) -> tuple[dict[int, list[Claim]], list[str]]:
     """(masks without files such as `NAME_overlay.png`, remarks), if every image still has a mask."""
     kept = {
-        number: [claim for claim in some if _label(claim).word.casefold() not in OVERLAY_WORDS]
-        for number, some in claims.items()
+        image: [claim for claim in of_image if _label(claim).word.casefold() not in OVERLAY_WORDS]
+        for image, of_image in claims.items()
     }
     dropped = sum(map(len, claims.values())) - sum(map(len, kept.values()))
     if not dropped or not all(kept.values()):
@@ -403,7 +409,7 @@ def _without_overlays(claims: Mapping[int, list[Claim]]) -> tuple[dict[int, list
 
 def _without_cellpose(claims: dict[int, list[Claim]]) -> tuple[dict[int, list[Claim]], list[str]]:
     """(masks without Cellpose's `NAME_seg.npy`, remarks), if every image still has a mask."""
-    kept = {n: [claim for claim in some if not is_cellpose(claim.mask.found.path)] for n, some in claims.items()}
+    kept = {n: [claim for claim in of_image if not is_cellpose(claim.mask.file.path)] for n, of_image in claims.items()}
     dropped = sum(map(len, claims.values())) - sum(map(len, kept.values()))
     if not dropped or not all(kept.values()):
         return claims, []
@@ -417,33 +423,37 @@ def cellpose_line(count: int) -> str:
 
 def _find_odd_masks(claims: Mapping[int, Sequence[Claim]]) -> set[int]:
     """Indices of images whose mask has an unusual rest; it may belong to another image."""
-    rests = {number: (some[0].folder, some[0].rest) for number, some in claims.items() if not some[0].own}
+    rests = {
+        image: (of_image[0].folder, of_image[0].rest)
+        for image, of_image in claims.items()
+        if not of_image[0].has_own_folder
+    }
     if len(set(rests.values())) < 2:
         return set()
     usual = ("", "") if ("", "") in rests.values() else Counter(rests.values()).most_common(1)[0][0]
-    return {number for number, rest in rests.items() if rest != usual}
+    return {image for image, rest in rests.items() if rest != usual}
 
 
 def _class_words(labels: Mapping[int, Sequence[_Label]]) -> list[str]:
     """The words that name classes, if the same ones recur in most images; otherwise none."""
-    found = Counter(word for some in labels.values() for word in {label.word for label in some})
-    several = sum(len({label.word for label in some}) > 1 for some in labels.values())
-    counts = {len(label.number.split("_")) if label.number else 0 for some in labels.values() for label in some}
+    word_counts = Counter(word for of_image in labels.values() for word in {label.word for label in of_image})
+    several = sum(len({label.word for label in of_image}) > 1 for of_image in labels.values())
+    counts = {len(label.number.split("_")) if label.number else 0 for of_image in labels.values() for label in of_image}
     unclear = (
-        any(not word or word.isdigit() for word in found)
+        any(not word or word.isdigit() for word in word_counts)
         or len(counts) > 1  # `a_car` and `a_1_car` may belong to two images
-        or len(found) < 2
-        or min(found.values()) < 2
+        or len(word_counts) < 2
+        or min(word_counts.values()) < 2
         or 2 * several <= len(labels)
-        or any(len(set(some)) < len(some) for some in labels.values())
+        or any(len(set(of_image)) < len(of_image) for of_image in labels.values())
     )
-    return [] if unclear else sorted(found, key=natural_key)
+    return [] if unclear else sorted(word_counts, key=natural_key)
 
 
 def _are_objects(claims: Mapping[int, Sequence[Claim]], labels: Mapping[int, Sequence[_Label]]) -> bool:
     """Whether masks are single objects: numbered, or in a folder per image under ids that do not recur."""
-    flat = [label for some in labels.values() for label in some]
-    if any(len(set(some)) < len(some) for some in labels.values()):
+    flat = [label for of_image in labels.values() for label in of_image]
+    if any(len(set(of_image)) < len(of_image) for of_image in labels.values()):
         return False
     numbered = [label for label in flat if label.number]
     kinds = {(label.word, label.number.count("_")) for label in numbered}  # `a_1` and `a_b_1` may belong to two images
@@ -452,12 +462,16 @@ def _are_objects(claims: Mapping[int, Sequence[Claim]], labels: Mapping[int, Seq
     if kinds == {("", 0)} and not any(label.word for label in flat):  # `a_mask`, `a_mask_1`: the first has no number
         return all(
             mentions(claim.mask.stem, "mask") and claim.mask.stem.endswith(label.number)
-            for number, some in claims.items()
-            for claim, label in zip(some, labels[number], strict=True)
+            for image, of_image in claims.items()
+            for claim, label in zip(of_image, labels[image], strict=True)
         )
     words = Counter(label.word for label in flat if not label.number)
     ids = all(any(map(str.isdigit, word)) for word in words)
-    return ids and all(claim.own for some in claims.values() for claim in some) and max(words.values(), default=1) == 1
+    return (
+        ids
+        and all(claim.has_own_folder for of_image in claims.values() for claim in of_image)
+        and max(words.values(), default=1) == 1
+    )
 
 
 def _by_class(
@@ -470,10 +484,10 @@ def _by_class(
     names = [word for word in words if word.casefold() not in _BACKGROUND_WORDS]
     value = {word: names.index(word) + 1 if word in names else 0 for word in words}
     masks = {}
-    for number, some in claims.items():
-        files = (claim.mask.found.path for claim in some)
-        layers = sorted(zip((value[label.word] for label in labels[number]), files, strict=True))
-        masks[number] = LayeredMask(tuple(Layer(path, worth) for worth, path in layers))
+    for image, of_image in claims.items():
+        files = (claim.mask.file.path for claim in of_image)
+        layers = sorted(zip((value[label.word] for label in labels[image]), files, strict=True))
+        masks[image] = LayeredMask(tuple(Layer(path, worth) for worth, path in layers))
     names = [_as_written(name, claims) for name in names]
     layout = _("several masks for one image, one per class ({names})").format(names=", ".join(names))
     return LayoutResult(_pairs(matching, masks), ("background", *names), tuple(range(len(names) + 1)), layout=layout)
@@ -482,9 +496,9 @@ def _by_class(
 def _as_written(word: str, claims: Mapping[int, Sequence[Claim]]) -> str:
     """A class name spelled as in most files."""
     spellings: Counter[str] = Counter()
-    for some in claims.values():
-        for claim in some:
-            text = "/".join((*claim.mask.folders, claim.mask.found.stem))
+    for of_image in claims.values():
+        for claim in of_image:
+            text = "/".join((*claim.mask.folders, claim.mask.file.stem))
             spellings.update(set(re.findall(re.escape(word).replace("_", r"[\W_]+"), text, re.IGNORECASE)))
     return spellings.most_common(1)[0][0] if spellings else word
 
@@ -495,17 +509,17 @@ def _companions(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> tu
     An example is `NAME_superpixels.png` next to `NAME.jpg`, if all images without a mask end in this word and there
     are at least half as many as images with a mask.
     """
-    twins = {number for number, _first in matching.twins}
-    lonely = [number for number in range(len(matching.images)) if number not in claims and number not in twins]
-    owners = {(item.split, item.folders, item.stem) for item in (matching.images[number] for number in claims)}
+    twins = {image for image, _first in matching.twins}
+    lonely = [image for image in range(len(matching.images)) if image not in claims and image not in twins]
+    owners = {(item.split, item.folders, item.stem) for item in (matching.images[image] for image in claims)}
     words: set[str] = set()
-    for item in (matching.images[number] for number in lonely):
-        cuts = (found.start() for found in re.finditer(r"[\W_]+", item.stem))
+    for item in (matching.images[image] for image in lonely):
+        cuts = (match.start() for match in re.finditer(r"[\W_]+", item.stem))
         words.add(next((item.stem[cut:] for cut in cuts if (item.split, item.folders, item.stem[:cut]) in owners), ""))
     word = words.pop() if len(words) == 1 else ""
     if len(lonely) < 2 or 2 * len(lonely) < len(claims) or not re.search(r"[^\W\d_]", word):
         return set(), []
-    suffix = matching.images[lonely[0]].found.path.suffix
+    suffix = matching.images[lonely[0]].file.path.suffix
     line = _("images without masks that share a name with another image are skipped ({count}): NAME{word}")
     return set(lonely), [line.format(count=len(lonely), word=word + suffix)]
 
@@ -518,21 +532,21 @@ def _report_orphans(
     problems: Problems,
 ) -> None:
     """Add problems for images without masks and masks without images, with a suggestion if a name is similar."""
-    settled = {number for number, _first in matching.twins} | claims.keys() | beside
-    lonely = [image for number, image in enumerate(matching.images) if number not in settled]
-    splits = {matching.images[number].split for number in claims}
+    settled = {index for index, _first in matching.twins} | claims.keys() | beside
+    lonely = [image for index, image in enumerate(matching.images) if index not in settled]
+    splits = {matching.images[index].split for index in claims}
     images, masks = _by_loose_name(lonely), _by_loose_name(orphans)
     for item in lonely:
         near = _near(item, masks, problems)
         if claims and item.split and item.split not in splits and not near:
-            problems.add("split without masks", item.found.path.parent)
+            problems.add("split without masks", item.file.path.parent)
         else:
-            problems.add("no mask", problems.shorten(item.found.path) + near)
+            problems.add("no mask", problems.shorten(item.file.path) + near)
     for item in orphans:
-        if TASK_MASK.fullmatch(item.found.stem):
-            problems.add("task masks", item.found.path)
+        if TASK_MASK.fullmatch(item.file.stem):
+            problems.add("task masks", item.file.path)
             continue
-        problems.add("no image", problems.shorten(item.found.path) + _near(item, images, problems))
+        problems.add("no image", problems.shorten(item.file.path) + _near(item, images, problems))
 
 
 def _by_loose_name(items: Sequence[Item]) -> dict[str, list[Item]]:
@@ -544,5 +558,5 @@ def _by_loose_name(items: Sequence[Item]) -> dict[str, list[Item]]:
 
 def _near(item: Item, others: Mapping[str, Sequence[Item]], problems: Problems) -> str:
     """` (did you mean X?)` if exactly one other file has a similar name; otherwise ""."""
-    near = [problems.shorten(other.found.path) for other in others.get(loose_key(item.stem), ())]
+    near = [problems.shorten(other.file.path) for other in others.get(loose_key(item.stem), ())]
     return _(" (did you mean {name}?)").format(name=near[0]) if len(near) == 1 else ""

@@ -64,9 +64,9 @@ class Problems:
         """
         lines = list(self.lines)
         for kind, sentence in _sentences().items():
-            if found := self.names.get(kind):
-                names = enumerate_names(sorted(dict.fromkeys(found), key=natural_key))
-                lines.append(Problem(sentence.format(names=names, count=len(set(found))), self.root, kind))
+            if named := self.names.get(kind):
+                names = enumerate_names(sorted(dict.fromkeys(named), key=natural_key))
+                lines.append(Problem(sentence.format(names=names, count=len(set(named))), self.root, kind))
         if lines:
             raise DataError([*lines, *more], path=self.root)
 

@@ -33,9 +33,9 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
         problems.add("split file", lacks)
         return pairs
     known: dict[str, set[int]] = {}
-    for number, pair in enumerate(pairs):
+    for index, pair in enumerate(pairs):
         for spelling in _spellings(pair, problems.root):
-            known.setdefault(spelling, set()).add(number)
+            known.setdefault(spelling, set()).add(index)
     given: dict[int, tuple[SplitName | None, str | None]] = {}
     for cells in filter(any, rows[1:]):
         row = dict(zip(header, (csv_cell(cell.strip()) for cell in cells), strict=False))
@@ -46,11 +46,11 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
             problems.add("split word", f"{name}: {word or '-'}")
         if len(fitting) != 1:
             problems.add("split unclear" if fitting else "split unknown", name or "-")
-        for number in fitting:
-            if given.setdefault(number, value) != value and len(fitting) == 1:
+        for index in fitting:
+            if given.setdefault(index, value) != value and len(fitting) == 1:
                 problems.add("split twice", name)
-    for number, pair in enumerate(pairs):
-        if number not in given:
+    for index, pair in enumerate(pairs):
+        if index not in given:
             problems.add("split missing", pair.name)
     return [
         replace(p, split=given[i][0] if has_split else p.split, group=given[i][1] if has_group else p.group)

@@ -50,9 +50,9 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         DataError: it cannot be read.
     """
     try:
-        with os.scandir(folder) as found:
+        with os.scandir(folder) as listing:
             kept = (
-                e for e in found if e.name[0] != "." and not is_system(e.name) and not (e.is_dir() and is_result(e))
+                e for e in listing if e.name[0] != "." and not is_system(e.name) and not (e.is_dir() and is_result(e))
             )
             return sorted(kept, key=lambda entry: entry.name)
     except OSError as error:
@@ -90,8 +90,8 @@ def is_result(folder: os.DirEntry[str]) -> bool:
 def skipped_folders(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> tuple[list[Path], list[Path]]:
     """(system folders, result folders) at any depth, which `entries` skips; for the arguments see `walk`."""
     system, results, inside = list[Path](), list[Path](), list[Path]()
-    with contextlib.suppress(OSError), os.scandir(folder) as some:
-        for entry in some:
+    with contextlib.suppress(OSError), os.scandir(folder) as listing:
+        for entry in listing:
             if entry.is_dir():
                 if is_system(entry.name):
                     system.append(Path(entry.path))
@@ -107,8 +107,8 @@ def skipped_folders(folder: Path, above: frozenset[tuple[int, int]] = frozenset(
 
 def expand_pattern(pattern: Path) -> list[Path]:
     """The paths that match a pattern, sorted, without those in system folders that the pattern does not name."""
-    found = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
-    return [path for path in found if not any(map(is_system, {*path.parts} - {*pattern.parts}))]
+    paths = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
+    return [path for path in paths if not any(map(is_system, {*path.parts} - {*pattern.parts}))]
 
 
 def subfolders(folder: Path) -> dict[str, Path]:
@@ -118,8 +118,8 @@ def subfolders(folder: Path) -> dict[str, Path]:
 
 def describe_content(folder: Path) -> str:
     """The content of a folder in words: `images/, notes.txt`; folders and files other than images first."""
-    found = sorted(entries(folder), key=lambda entry: (as_found(Path(entry.path), ()) is not None, entry.name))
-    return enumerate_names([entry.name + "/" * entry.is_dir() for entry in found]) or _("nothing")
+    listed = sorted(entries(folder), key=lambda entry: (as_found(Path(entry.path), ()) is not None, entry.name))
+    return enumerate_names([entry.name + "/" * entry.is_dir() for entry in listed]) or _("nothing")
 
 
 def walk(folder: Path, names: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()) -> list[FoundFile]:
@@ -134,8 +134,8 @@ def walk(folder: Path, names: tuple[str, ...] = (), above: frozenset[tuple[int, 
     for entry in entries(folder) if here not in above else ():
         if entry.is_dir():
             files += walk(Path(entry.path), (*names, _composed(entry.name)), above | {here})
-        elif found := as_found(Path(entry.path), names):
-            files.append(found)
+        elif file := as_found(Path(entry.path), names):
+            files.append(file)
     return files
 
 

@@ -58,17 +58,17 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
         problems.add("no image", path)
     used = {line[1] for lines in texts.values() for line in lines if line}
     if names is None:
-        names = {number: f"class {number}" for number in sorted(used)}
+        names = {category: f"class {category}" for category in sorted(used)}
         collection.remarks.append(_("no class names in data.yaml; classes are named by their numbers"))
-    classes, values = number_classes((names[number] for number in sorted(names)), problems)
+    classes, values = number_classes((names[category] for category in sorted(names)), problems)
     for image, path in text_files.items():
         shapes = []
         lines = texts.get(path, [])
-        for location, number, polygon in filter(None, lines):
-            if number not in names:
-                problems.add("unknown category", f"{location} ({number})")
+        for location, category, polygon in filter(None, lines):
+            if category not in names:
+                problems.add("unknown category", f"{location} ({category})")
             else:
-                shapes.append(Shape(values[names[number]], (polygon,), relative=True))
+                shapes.append(Shape(values[names[category]], (polygon,), relative=True))
         collection.add(image, DrawnMask(path if path in texts else image, tuple(shapes)), damaged=None in lines)
     if without := len(text_files.keys()) - len(set(text_files.values()) & texts.keys()):
         sentence = _("images without a text file, all background: {count}")
@@ -79,7 +79,7 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
 def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[float, ...]] | None]:
     """(location, class number, polygon) of each line; None, and a problem, for a line that cannot be read."""
     name = problems.shorten(path)
-    found: list[tuple[str, int, tuple[float, ...]] | None] = []
+    shapes: list[tuple[str, int, tuple[float, ...]] | None] = []
     try:
         lines = regular_file(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -104,8 +104,8 @@ def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[fl
             problems.add("not normalised", location)
         else:
             read = (location, int(words[0]), polygon)
-        found.append(read)
-    return found
+        shapes.append(read)
+    return shapes
 
 
 def _read_names(root: Path, problems: Problems) -> dict[int, str] | None:
@@ -146,10 +146,10 @@ def parse_names(text: str) -> dict[int, str]:
         problem = getattr(error, "problem", None) or _("nested too deeply")
         raise ValueError(problem) from error
     names = _merge(_merge(content).get("names")) if isinstance(content, dict) else None
-    found = dict(names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ()))
-    if not all(isinstance(name, str) and str(number).isdecimal() for number, name in found.items()):
+    named = dict(names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ()))
+    if not all(isinstance(name, str) and str(category).isdecimal() for category, name in named.items()):
         raise ValueError(_("names must be a list of class names, or class numbers with their names"))
-    return {int(number): name.strip() for number, name in found.items() if name.strip()}
+    return {int(category): name.strip() for category, name in named.items() if name.strip()}
 
 
 def _merge(table: Any) -> Any:
@@ -161,11 +161,11 @@ def _merge(table: Any) -> Any:
     if not isinstance(table, dict) or "<<" not in table:
         return table
     brought = table["<<"] if isinstance(table["<<"], list) else [table["<<"]]
-    if not all(isinstance(some, dict) for some in brought):
+    if not all(isinstance(merged, dict) for merged in brought):
         raise ValueError(_("the merge key << must contain mappings"))
-    once = {id(some): some for some in reversed(brought)}  # each once: a short text can refer to one very often
-    own = {key: value for key, value in table.items() if key != "<<"}
-    return {key: value for some in (*once.values(), own) for key, value in some.items()}
+    once = {id(merged): merged for merged in reversed(brought)}  # each once: a short text can refer to one very often
+    own_keys = {key: value for key, value in table.items() if key != "<<"}
+    return {key: value for merged in (*once.values(), own_keys) for key, value in merged.items()}
 
 
 YOLO = Layout(lambda: _("YOLO: images/, and labels/ with text files of polygons"), _fits, _read)

@@ -67,20 +67,20 @@ def count_boundaries(
     """
     if pred.shape != target.shape or pred.ndim != 2:
         raise ValueError(f"pred has the shape {pred.shape}, target {target.shape}; they must be equal, and (H, W)")
-    true, found = (_split_outline(labels, target, classes) for labels in (target, pred))
+    true, predicted = (_split_outline(labels, target, classes) for labels in (target, pred))
     diagonal = float(np.hypot(pred.shape[0] * spacing[0], pred.shape[1] * spacing[1]))
     near, distances, hausdorff = np.zeros((2, classes), np.int64), np.zeros(classes), np.full(classes, np.nan)
-    for index, (a, b) in enumerate(zip(true, found, strict=True)):
+    for index, (a, b) in enumerate(zip(true, predicted, strict=True)):
         if len(a) and len(b):
             both = _distances(a, b, (1.0, 1.0))
-            near[:, index] = [(some <= tolerance_px).sum() for some in both]
+            near[:, index] = [(distances_px <= tolerance_px).sum() for distances_px in both]
             if spacing != (1.0, 1.0):
                 both = _distances(a, b, spacing)
-            distances[index] = sum(float(some.sum()) for some in both)
-            hausdorff[index] = max(float(np.percentile(some, _PERCENTILE)) for some in both)
+            distances[index] = sum(float(distances_px.sum()) for distances_px in both)
+            hausdorff[index] = max(float(np.percentile(distances_px, _PERCENTILE)) for distances_px in both)
         elif len(a) or len(b):
             distances[index], hausdorff[index] = diagonal * (len(a) + len(b)), diagonal
-    sizes = np.array([[len(points) for points in points_of] for points_of in (true, found)], np.int64)
+    sizes = np.array([[len(points) for points in points_of] for points_of in (true, predicted)], np.int64)
     return BoundaryCounts(sizes[0], sizes[1], near[0], near[1], distances, hausdorff)
 
 

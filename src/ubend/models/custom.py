@@ -56,12 +56,12 @@ class CustomNetwork(SegmentationNet):
         logits = self.module(normalised)
         wanted = (image.shape[0], self.classes, *normalised.shape[-2:])
         if not isinstance(logits, Tensor) or logits.shape != wanted:
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             line = _(
                 "network: returns {found} for images of shape {given}; it must return logits of shape {wanted} "
                 "(N, classes, H, W)"
             )
-            line = line.format(found=found, given=tuple(normalised.shape), wanted=wanted)
+            line = line.format(found=shape, given=tuple(normalised.shape), wanted=wanted)
             raise SettingError(line, key="network")
         return logits[..., :height, :width]
 

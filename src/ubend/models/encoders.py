@@ -82,8 +82,8 @@ class EncodedUNet(SegmentationNet):
         self.encoder_name = encoder
         self.levels = tuple(level for level in known if level <= depth)
         self.encoder = make_encoder(encoder, channels, len(self.levels), pretrained)
-        own = isinstance(self.encoder, EfficientNetLite)
-        self.is_stochastic, self.can_capture = not own, own  # some of timm's encoders use dropout or drop path
+        is_lite = isinstance(self.encoder, EfficientNetLite)
+        self.is_stochastic, self.can_capture = not is_lite, is_lite  # some of timm's encoders use dropout or drop path
         self.stem: ConvBlock | None = None
         if self.skips[0] and 0 not in known:
             self.stem = ConvBlock(channels, width)
@@ -121,8 +121,8 @@ class EncodedUNet(SegmentationNet):
         return next(name for name, parameter in self.named_parameters() if parameter is weight)
 
     def describe(self) -> list[str]:
-        own = isinstance(self.encoder, EfficientNetLite)
-        line = _("encoder: {name}") if own else _("encoder: {name} (timm)")
+        is_lite = isinstance(self.encoder, EfficientNetLite)
+        line = _("encoder: {name}") if is_lite else _("encoder: {name} (timm)")
         return [*super().describe(), line.format(name=self.encoder_name)]
 
 
@@ -163,14 +163,14 @@ def describe_encoder(name: str) -> dict[int, int]:
         raise SettingError(
             _("model.encoder: timm has no {name}; {cure}").format(name=name, cure=cure), key="model.encoder"
         )
-    found: dict[int, int] = {}
+    channels_of: dict[int, int] = {}
     try:
         with torch.device("meta"):
             net = timm.create_model(name, features_only=True).eval()
             for map_ in net(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX)):
-                found[(_PROBE_PX // map_.shape[2]).bit_length() - 1] = map_.shape[1]
-        fits = list(found.values()) == net.feature_info.channels()
-        fits &= [2**level for level in found] == net.feature_info.reduction()
+                channels_of[(_PROBE_PX // map_.shape[2]).bit_length() - 1] = map_.shape[1]
+        fits = list(channels_of.values()) == net.feature_info.channels()
+        fits &= [2**level for level in channels_of] == net.feature_info.reduction()
     except (AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
         fits = False  # timm's families raise different errors if they have no feature maps, or a fixed image size
     if not fits:
@@ -181,7 +181,7 @@ def describe_encoder(name: str) -> dict[int, int]:
             ).format(name=name),
             key="model.encoder",
         )
-    return found
+    return channels_of
 
 
 def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = False) -> nn.Module:
@@ -250,8 +250,8 @@ def _refuse_damaged(name: str) -> None:
     """
     for path, digest in _list_downloaded(_load_timm().get_pretrained_cfg(name)):
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if not found.startswith(digest):
+            file_digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if not file_digest.startswith(digest):
             line = _(
                 "{path}: damaged weights of {name} (its SHA-256 does not begin with {digest}); delete it, and it "
                 "will be downloaded again"
@@ -272,8 +272,8 @@ def _list_downloaded(config: Any) -> Iterator[tuple[Path, str]]:
                     yield path, path.name
     elif config.url:
         path = Path(torch.hub.get_dir(), "checkpoints", Path(config.url).name)
-        if (found := re.search(r"-([0-9a-f]{8,})\.", path.name)) and path.is_file():
-            yield path, found[1]
+        if (match := re.search(r"-([0-9a-f]{8,})\.", path.name)) and path.is_file():
+            yield path, match[1]
 
 
 def _make_lite(name: str, channels: int, maps: int, pretrained: bool | Path) -> EfficientNetLite:

@@ -261,14 +261,14 @@ def read_header(path: Path, text: str) -> tuple[Header, dict[str, Any]]:
         if len(text) > _MAX_CHARACTERS:
             raise ValueError(f"{len(text)} characters of header")
         entry = json.loads(text)
-        found = entry["format"]
-        if found == FORMAT - 1:
+        version = entry["format"]
+        if version == FORMAT - 1:
             entry = upgrade_entry(entry)
-        elif isinstance(found, int) and found != FORMAT:
+        elif isinstance(version, int) and version != FORMAT:
             line = _("{path}: written by an older version of ubend (format {format}); train the model again")
-            if found > FORMAT:
+            if version > FORMAT:
                 line = _("{path}: written by a newer version of ubend (format {format}); run `pip install -U ubend`")
-            raise ModelFileError(line.format(path=path, format=found), path=path, key="format")
+            raise ModelFileError(line.format(path=path, format=version), path=path, key="format")
         return TypeAdapter(Header).validate_json(json.dumps(entry)), entry
     except DataError as error:
         raise _refusal(path, "labels.names", str(error)) from error
@@ -322,8 +322,8 @@ def _check_tensors(
     path: Path, file: Any, wanted: Mapping[str, Tensor], refusal: Callable[[Path, str, str], ModelFileError]
 ) -> None:
     """Refuse a file whose tensors differ from those of the network in name, shape or dtype, without reading them."""
-    found = set(file.keys())
-    for name in sorted(found ^ set(wanted)):
+    names_in_file = set(file.keys())
+    for name in sorted(names_in_file ^ set(wanted)):
         raise refusal(path, name, _("is missing") if name in wanted else _("is not in the network"))
     for name, tensor in wanted.items():
         stored = file.get_slice(name)

@@ -98,7 +98,7 @@ class _CutoutJob(ImageJob):
         return [self.out / f"{self.paths[number].stem}.png"]
 
     def size(self, number: int) -> float:
-        return _BYTES_PER_PIXEL * math.prod(self.found[number].size_hw)
+        return _BYTES_PER_PIXEL * math.prod(self.usable[number].size_hw)
 
     def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
         assert result.prob is not None

@@ -71,7 +71,7 @@ class FileJob(ABC, Generic[_Facts]):
         done: message at the end.
         record: of the folder; None: there is none. Set by `run_jobs`.
         together: names of the summary files.
-        found: number of an input -> result of `inspect`; usable inputs only.
+        usable: number of an input -> result of `inspect`; usable inputs only.
         todo: numbers of the inputs whose files are to be made.
         wrong: number of an input -> its problems; it has no output files.
         damaged: number of an input -> its problems; the readable part of it has output files.
@@ -82,7 +82,7 @@ class FileJob(ABC, Generic[_Facts]):
 
     def __init__(self, masks: MaskPredictor, paths: Sequence[Path], out: Path, *, resume: bool = False) -> None:
         self.masks, self.paths, self.out, self.resume = masks, paths, out, resume
-        self.found: dict[int, _Facts] = {}
+        self.usable: dict[int, _Facts] = {}
         self.todo: list[int] = []
         self.wrong: dict[int, list[str]] = {}
         self.damaged: dict[int, list[str]] = {}
@@ -136,19 +136,19 @@ class FileJob(ABC, Generic[_Facts]):
             OutputError: an output exists already (with `resume`: one that this command did not write), or is an input.
         """
         inspected = dict(self.map_inputs(self.inspect, range(len(self.paths))))
-        self.found = {number: facts for number, facts in inspected.items() if self._has_good_names(number, facts)}
-        if not self.found:
+        self.usable = {number: facts for number, facts in inspected.items() if self._has_good_names(number, facts)}
+        if not self.usable:
             return []
-        files = [(self.paths[number], self.files(number)) for number in self.found]
+        files = [(self.paths[number], self.files(number)) for number in self.usable]
         refuse_shared(files, now(self.what))
         refuse_inputs(self.paths, (path for _input, own in files for path in own))
         groups = [*(own for _input, own in files), *([self._summaries] if self.together else [])]
         if not self.resume:
             own = self.record is not None and not any(map(self.record.foreign, groups))
             refuse_existing([path for group in groups for path in group], resumable=own)
-        is_done = dict(self.map_inputs(lambda number: self.resume and self.is_done(number), [*self.found]))
+        is_done = dict(self.map_inputs(lambda number: self.resume and self.is_done(number), [*self.usable]))
         sizes = dict(self.map_inputs(self.size, [number for number, done in is_done.items() if not done]))
-        self.found = {number: facts for number, facts in self.found.items() if number not in self.wrong}
+        self.usable = {number: facts for number, facts in self.usable.items() if number not in self.wrong}
         self.todo = [*sizes]
         if self.resume and self.record is not None:
             rewritten = [*map(self.files, self.todo), *groups[len(files) :]]
@@ -158,7 +158,7 @@ class FileJob(ABC, Generic[_Facts]):
 
     def _has_good_names(self, number: int, facts: _Facts) -> bool:
         """Whether an input's output files can have their names; if not, that is its problem."""
-        self.found[number] = facts
+        self.usable[number] = facts
         for path in self.files(number):
             if is_too_long(path):
                 line = _("{path}: the name of its result, {name}, is too long for a file; rename the input")
@@ -172,15 +172,15 @@ class FileJob(ABC, Generic[_Facts]):
 
     def write(self, reporter: Reporter) -> list[Path]:
         """Predict and write all inputs in `todo`; returns the first file of each input, including existing ones."""
-        there = len(self.found) - len(self.todo)
+        there = len(self.usable) - len(self.todo)
         if there and self.there:
             reporter.report(now(self.there).format(count=there))
         if self._remade:
             message = _("note: {count} of the files are recreated: their input has changed, or they are incomplete")
             reporter.report(message.format(count=self._remade))
-        clear_leftovers(path for number in self.found for path in self.files(number))
+        clear_leftovers(path for number in self.usable for path in self.files(number))
         self.make(reporter)
-        numbers = [number for number in self.found if number not in self.wrong]
+        numbers = [number for number in self.usable if number not in self.wrong]
         if numbers:
             if self.record is not None and self.together:
                 self.record.begin(self._summaries, {})
@@ -276,7 +276,7 @@ class ImageJob(FileJob[Header]):
         return header
 
     def notes(self) -> list[str]:
-        return describe_channels([self.found[number] for number in self.todo], self.masks.channels)
+        return describe_channels([self.usable[number] for number in self.todo], self.masks.channels)
 
     @abstractmethod
     def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
@@ -295,7 +295,7 @@ class ImageJob(FileJob[Header]):
                 self.write_one(number, result, image)
                 self.note_done(number)
 
-        there = len(self.found) - len(self.todo)
+        there = len(self.usable) - len(self.todo)
         reporter.begin(now(self.title), there + len(numbers), there)
         written = prefetch(
             write, self._predict_each(numbers), lambda predicted: self._bytes(predicted[0][0]) + predicted[1].bytes
@@ -332,7 +332,7 @@ class ImageJob(FileJob[Header]):
 
     def _read(self, number: int) -> tuple[LoadedImage, NDArray[Any]]:
         """An image for the models and for `write_one`; the same pixels if both take the same channels."""
-        path, header, channels = self.paths[number], self.found[number], self.masks.channels
+        path, header, channels = self.paths[number], self.usable[number], self.masks.channels
         self.note_source(number)
         given, shown = read_with_channels(path, (channels, None if self.as_stored else channels))
         if given.pixels.shape[:2] != header.size_hw or given.pixels.dtype != header.dtype:
@@ -342,7 +342,7 @@ class ImageJob(FileJob[Header]):
 
     def _bytes(self, number: int) -> int:
         """Upper limit of the bytes of an image in memory."""
-        header = self.found[number]
+        header = self.usable[number]
         return header.bytes(self.masks.channels + (header.channels if self.as_stored else 0))
 
 

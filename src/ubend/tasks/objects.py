@@ -201,18 +201,18 @@ class _ObjectJob(ImageJob):
             find_truth(folder, {}, self._names)  # a missing folder is not the problem of an image
 
             def find(number: int) -> dict[Path, Files]:
-                return find_truth(folder, {self.paths[number]: self.found[number].size_hw}, self._names)
+                return find_truth(folder, {self.paths[number]: self.usable[number].size_hw}, self._names)
 
-            for _number, files in self.map_inputs(find, [*self.found]):
+            for _number, files in self.map_inputs(find, [*self.usable]):
                 self._truth |= files
-            self.found = {number: header for number, header in self.found.items() if number not in self.wrong}
-            self.todo = [number for number in self.todo if number in self.found]
-            if self._split_lookup and self.found and all(map(self._is_training_image, self.found)):
-                names = [self.paths[number].name for number in self.found]
+            self.usable = {number: header for number, header in self.usable.items() if number not in self.wrong}
+            self.todo = [number for number in self.todo if number in self.usable]
+            if self._split_lookup and self.usable and all(map(self._is_training_image, self.usable)):
+                names = [self.paths[number].name for number in self.usable]
                 raise DataError(
                     only_training_images(names, _("name other images, or leave out --truth")), key="--truth"
                 )
-        return requirements if self.found else []
+        return requirements if self.usable else []
 
     def _is_training_image(self, number: int) -> bool:
         try:
@@ -318,7 +318,7 @@ class _ObjectJob(ImageJob):
             )
 
     def _write_exports(self, kept: dict[int, _ImageObjects]) -> None:
-        images = [describe_image(number, self.paths[number], self.found[number].size_hw) for number in kept]
+        images = [describe_image(number, self.paths[number], self.usable[number].size_hw) for number in kept]
         if "coco" in self._exports:
             entries = [{"image_id": number + 1} | entry for number, own in kept.items() for entry in own.instances]
             numbered = [{"id": index} | entry for index, entry in enumerate(entries, 1)]

@@ -100,22 +100,22 @@ class MaskImageJob(ImageJob):
             return False
         mask = self.files(number)[0]
         if mask.suffix != ".tif":
-            return read_header(mask).size_hw == self.found[number].size_hw
+            return read_header(mask).size_hw == self.usable[number].size_hw
         with TiffRowReader(mask) as rows_reader:
-            return rows_reader.size_hw == self.found[number].size_hw
+            return rows_reader.size_hw == self.usable[number].size_hw
 
     def size(self, number: int) -> float:
         values = BYTES_PER_VALUE[self._prob] * self._labels.classes if self._prob is not None else 0.0
         mask = _MASK_BYTES_PER_PIXEL if self._tiffs[number].by_rows else _BYTES_PER_PIXEL
-        return (mask + values) * self.found[number].pixels
+        return (mask + values) * self.usable[number].pixels
 
     def make(self, reporter: Reporter) -> None:
         by_rows = [number for number in self.todo if self._tiffs[number].by_rows]
         in_memory = sorted({*self.todo} - {*by_rows})
         for number in in_memory:
-            if self.found[number].pixels > _LARGE_PIXELS:
+            if self.usable[number].pixels > _LARGE_PIXELS:
                 message = _("note: {path} has {count:.0f} megapixels and is held in memory as a whole")
-                reporter.report(message.format(path=self.paths[number], count=self.found[number].pixels / 1e6))
+                reporter.report(message.format(path=self.paths[number], count=self.usable[number].pixels / 1e6))
         self.predict_in_memory(in_memory, reporter)
         for number in by_rows:
             with self.collect_problems(number):
@@ -133,7 +133,7 @@ class MaskImageJob(ImageJob):
         overlay = overlay_mask(to_rgb(image), mask, labels.colors, background=background_class(labels.names))
         target, *beside = self.files(number)
         save_png(Image.fromarray(overlay), beside[-1])
-        size_hw = self.found[number].size_hw
+        size_hw = self.usable[number].size_hw
         if prob is not None and self._prob is not None:
             write_probabilities(beside[0], size_hw, [prob], labels.names, self._prob, tiff.georeference)
         if tiff.georeference:

@@ -64,7 +64,7 @@ class ScanJob(FileJob[None]):
 
     def make(self, reporter: Reporter) -> None:
         """Predict the scans that have no complete mask yet; measure and report all of them."""
-        for number in self.found:
+        for number in self.usable:
             with self.collect_problems(number):
                 is_new = number in self.todo
                 if is_new:

@@ -60,7 +60,7 @@ class VideoJob(FileJob[Video]):
 
     def _predict(self, number: int, reporter: Reporter) -> Problem | None:
         """Write the files of a video; returns its problems."""
-        video, (mask, overlay, table) = self.found[number], self.files(number)
+        video, (mask, overlay, table) = self.usable[number], self.files(number)
         labels, rows = self.masks.labels, list[list[str | int]]()
         reader = VideoReader(video)
         reporter.begin(_("predicting"), video.frames or 0)
