@@ -131,7 +131,7 @@ def test_outlines_of_perfect_answers(tmp_path: Path) -> None:
     assert whole["per_picture"]["2"]["hausdorff_95"] == {"background": 0.0, "b": None}
     assert whole["calibration"]["expected_error"] == 0.0
     wrong = evaluate_pairs(Banded(labels, pairs, wrong=True), pairs)
-    assert wrong["boundary"]["in_one_of_two"] == {"background": 1, "b": 1}
+    assert wrong["boundary"]["in_truth_or_prediction_only"] == {"background": 1, "b": 1}
     assert wrong["calibration"]["expected_error"] == 1.0
 
 

@@ -20,7 +20,7 @@ from support.exports import NEEDS_EXPORT, make_bundle, make_bytes, make_graph, o
 from support.refusal import check, invoke, raises, refused_once
 from support.training import Listener
 from ubend.core.errors import MissingPackageError, ModelFileError, OutputError, SettingError
-from ubend.exporting import core, proof
+from ubend.exporting import network_graph, proof
 from ubend.inference.ensemble import load
 from ubend.inference.predictor import Predictor
 from ubend.models.custom import CustomNetwork
@@ -226,7 +226,7 @@ def test_half_precision(good: Path, exported: Path, tmp_path: Path) -> None:
 
 def spoil(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
     """Exports get other weights than the model has."""
-    real = core.export_core
+    real = network_graph.trace_network
 
     def export_other(net: SegmentationNet) -> Any:
         other = real(net)
@@ -236,7 +236,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1 + by), tensor.name))
         return other
 
-    monkeypatch.setattr("ubend.tasks.export.export_core", export_other)
+    monkeypatch.setattr("ubend.tasks.export.trace_network", export_other)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -15,7 +15,13 @@ from skimage.segmentation import find_boundaries
 
 from ubend.labels.class_table import IGNORED
 from ubend.metrics import boundary
-from ubend.metrics.boundary import BoundaryCounts, boundary_f1, count_boundaries, in_one_of_two, surface_distance
+from ubend.metrics.boundary import (
+    BoundaryCounts,
+    boundary_f1,
+    count_boundaries,
+    in_truth_xor_prediction,
+    surface_distance,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what torchmetrics says while it is imported is not ours to fix
@@ -73,7 +79,7 @@ def test_distance_maps_agree(case: Case, tolerance: float, spacing: Spacing) -> 
         if sum(there) == 1:
             want = 0.0, diagonal, diagonal
         np.testing.assert_allclose((f1[cls], counts.hausdorff[cls], mean[cls]), want, atol=1e-9)
-        assert in_one_of_two(counts)[cls] == (sum(there) == 1)
+        assert in_truth_xor_prediction(counts)[cls] == (sum(there) == 1)
 
 
 @given(cases())

@@ -722,8 +722,8 @@ def _conditions(
     return models[0], Conditions(models[1:], tta, _texts(threshold), areas, holes, tiles, overlap)
 
 
-def _as_list(some: Path | str | Sequence[Path | str]) -> Sequence[Path | str]:
-    return [some] if isinstance(some, Path | str) else list(some)
+def _as_list(paths: Path | str | Sequence[Path | str]) -> Sequence[Path | str]:
+    return [paths] if isinstance(paths, Path | str) else list(paths)
 
 
 def _texts(value: Any) -> list[str]:

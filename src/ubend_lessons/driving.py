@@ -23,7 +23,7 @@ CLASSES: dict[str, tuple[int, int, int]] = {
     "car": (64, 0, 128),
     "person": (64, 64, 0),
 }
-_PARTS = ("train", "train", "train", "train", "val", "test")  # splits of the scenes, in turn
+_SPLITS = ("train", "train", "train", "train", "val", "test")  # splits of the scenes, in turn
 _Box = tuple[float, float, float, float]
 
 
@@ -114,7 +114,7 @@ def draw_streets(folder: Path, count: int = 96, height_px: int = 96, seed: int =
     colors = np.array(list(CLASSES.values()), np.uint8)
     for index in range(count):
         image, mask = draw_street(seed, index, height_px)
-        split = _PARTS[index % len(_PARTS)]
+        split = _SPLITS[index % len(_SPLITS)]
         for place, pixels in ((split, image), (f"{split}_labels", colors[mask])):
             suffix = "_L" if place.endswith("_labels") else ""
             drawing = Image.fromarray(pixels)

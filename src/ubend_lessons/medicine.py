@@ -26,7 +26,7 @@ from ubend.io.scans import NIFTI_SUFFIXES, read_scan
 CLASSES = ("background", "organ", "lesion")
 SPACING_MM = (5.0, 3.0, 3.0)  # of drawn volumes: from slice to slice, row to row, column to column
 _MAX_SLICES = 24  # slices taken from a scan, of those with a label
-_PARTS = ("train", "train", "train", "train", "val", "test")  # splits of the patients, in turn
+_SPLITS = ("train", "train", "train", "train", "val", "test")  # splits of the patients, in turn
 
 
 def draw_volume(seed: int, number: int, slices: int, size_px: int) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
@@ -94,7 +94,7 @@ def draw_slices(folder: Path, patients: int = 18, slices: int = 6, size_px: int 
     rows = []
     for index in range(patients):
         values, mask = draw_volume(seed, index, slices, size_px)
-        rows += _write_scan(folder, f"patient{index:02d}", values, mask, _PARTS[index % len(_PARTS)])
+        rows += _write_scan(folder, f"patient{index:02d}", values, mask, _SPLITS[index % len(_SPLITS)])
     _write_lists(folder, rows, CLASSES)
 
 
@@ -125,7 +125,7 @@ def cut_scans(scans: Path, folder: Path) -> None:
             raise DataError(_("{path}: its labels have another shape").format(path=path), path=path, key="shape")
         marked = np.flatnonzero((truth > 0).any(axis=(1, 2)))
         kept = marked[np.unique(np.linspace(0, len(marked) - 1, _MAX_SLICES).astype(int))] if len(marked) else marked
-        split = ("val", "test")[index] if index < 2 else _PARTS[index % len(_PARTS)]
+        split = ("val", "test")[index] if index < 2 else _SPLITS[index % len(_SPLITS)]
         mask = truth[kept].astype(np.uint8)
         highest = max(highest, int(mask.max(initial=0)))
         rows += _write_scan(folder, scan.name, scan.slices[kept], mask, split)

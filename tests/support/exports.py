@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from ubend.exporting.core import export_core
 from ubend.exporting.graph import build_graph, to_bytes
+from ubend.exporting.network_graph import trace_network
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle
@@ -46,7 +46,7 @@ def make_bundle(net: SegmentationNet, dtype: str = "uint8", **stored: Any) -> Bu
 
 def make_graph(bundle: Bundle) -> Any:
     """An `onnx.ModelProto`, as `ubend export` makes it."""
-    cores = [export_core(member) for member in bundle.model.parts().members]
+    cores = [trace_network(member) for member in bundle.model.parts().members]
     return build_graph(bundle.model, cores, bundle.dtype, tiles=bundle.keeps_scale)
 
 

@@ -67,8 +67,8 @@ class _Group(MainGroup):
         import difflib
 
         names = {known: known for known in self.list_commands(ctx)} | _SYNONYMS
-        found = difflib.get_close_matches(name.lower(), names, 1)
-        return names[found[0]] if found else None
+        similar = difflib.get_close_matches(name.lower(), names, 1)
+        return names[similar[0]] if similar else None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[training.ARGUMENTS] = list(args)

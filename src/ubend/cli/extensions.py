@@ -34,7 +34,7 @@ def find_extensions() -> dict[str, Extension]:
     importing that module and searching with it would take a quarter of the CPU time of `ubend --help`.
     Packages in zip archives and eggs are not found.
     """
-    found: dict[str, Extension] = {}
+    extensions: dict[str, Extension] = {}
     packages: set[str] = set()
     for folder in sys.path:
         for metadata in _list_metadata(folder):
@@ -43,8 +43,8 @@ def find_extensions() -> dict[str, Extension]:
             if normalized not in packages:  # otherwise an earlier folder hides it
                 packages.add(normalized)
                 for name, value in _read_entries(os.path.join(folder, metadata, "entry_points.txt")):
-                    found.setdefault(name, Extension(name, value, package))
-    return found
+                    extensions.setdefault(name, Extension(name, value, package))
+    return extensions
 
 
 def _list_metadata(folder: str) -> list[str]:

@@ -20,7 +20,7 @@ key     the setting, flag, column or field that it is about: the dotted name of 
 Both are None if not applicable. Each line of a DataError has its own `path` and `key`, see `Problem`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _Value = TypeVar("_Value")
+_ALIKE, _NAMED = 3, 10  # lines that differ only in their file are shown as one if there are more; names shown of it
 _PACKAGES = {"yaml": "pyyaml", "PIL": "pillow", "skimage": "scikit-image"}  # modules -> packages whose names differ
 
 
@@ -82,11 +83,26 @@ class DataError(UbendError):
         listed = [_problem(line, path, key) for line in lines]
         heading = _("{count} problems:").format(count=len(listed))
         super().__init__(
-            str(listed[0]) if len(listed) == 1 else "\n  - ".join([heading, *listed]),
+            str(listed[0]) if len(listed) == 1 else "\n  - ".join([heading, *_group_alike(listed)]),
             path=_shared(line.path for line in listed) if path is None else path,
             key=_shared(line.key for line in listed) if key is None else key,
         )
         self.problems: list[str] = list(listed)
+
+
+def _group_alike(lines: Sequence[Problem]) -> Iterator[str]:
+    """The lines, where those that differ only in their file are one line with the names of the other files."""
+    groups: dict[str, list[Problem]] = {}
+    for line in lines:
+        groups.setdefault(line.removeprefix(str(line.path)), []).append(line)
+    for alike in groups.values():
+        if len(alike) <= _ALIKE or alike[0].path is None:
+            yield from alike
+            continue
+        names = [line.path.name for line in alike[1:] if line.path is not None]
+        rest = _("the same in {count} other files: {names}")
+        shown = ", ".join([*names[:_NAMED], "..."] if len(names) > _NAMED else names)
+        yield f"{alike[0]}\n    {rest.format(count=len(names), names=shown)}"
 
 
 class PairError(DataError):

@@ -99,6 +99,13 @@ def identity_params(count: int, channels: int) -> WarpParams:
     )
 
 
+# What the columns of the uniform draws are for; another number or order would change all trainings.
+_WARP_DRAWS = (
+    *("angle", "scale", "stretch", "flip y", "flip x", "shift y", "shift x", "has elastic", "gamma", "contrast"),
+    *("brightness", "saturation", "blur", "has blur", "noise", "has noise", "noise y", "noise x", "unused", "unused 2"),
+)
+
+
 def sample_warps(
     settings: AugmentPlan,
     seed: int,
@@ -119,21 +126,21 @@ def sample_warps(
             the crop is placed at random.
     """
     n = len(positions)
-    u = draw_uniform(seed, "warp", positions, 20)
-    signed = 2.0 * u - 1.0
+    u = dict(zip(_WARP_DRAWS, draw_uniform(seed, "warp", positions, len(_WARP_DRAWS)).T, strict=True))
+    signed = {name: 2.0 * values - 1.0 for name, values in u.items()}
     side = np.sqrt(np.prod(np.minimum(shapes_hw, np.array(canvas_hw)), axis=1))
 
-    angle = np.deg2rad(settings.rotation_deg) * signed[:, 0]
-    zoom = np.exp(-settings.scale * signed[:, 1])  # source px per output px: small enlarges
-    stretch = np.exp(0.5 * settings.stretch * signed[:, 2])
-    flip_y = np.where((u[:, 3] < settings.flip_share) & (settings.orientation == "free"), -1.0, 1.0)
-    flip_x = np.where(u[:, 4] < settings.flip_share, -1.0, 1.0)
+    angle = np.deg2rad(settings.rotation_deg) * signed["angle"]
+    zoom = np.exp(-settings.scale * signed["scale"])  # source px per output px: small enlarges
+    stretch = np.exp(0.5 * settings.stretch * signed["stretch"])
+    flip_y = np.where((u["flip y"] < settings.flip_share) & (settings.orientation == "free"), -1.0, 1.0)
+    flip_x = np.where(u["flip x"] < settings.flip_share, -1.0, 1.0)
     cos, sin = np.cos(angle), np.sin(angle)
     rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
     affine = rotation * np.stack([flip_y * zoom * stretch, flip_x * zoom / stretch], -1)[:, None, :]
 
     room = np.maximum(0, shapes_hw - np.array(canvas_hw)) / 2.0 + settings.shift * side[:, None]
-    offset = signed[:, 5:7] * room  # from the image's centre to the crop's
+    offset = np.stack([signed["shift y"], signed["shift x"]], -1) * room  # from the image's centre to the crop's
     if shown is not None:
         forced = ~np.isnan(shown[:, 0])
         offset[forced] = _offset_to_show(
@@ -143,21 +150,21 @@ def sample_warps(
     grid = draw_normal(seed, "elastic", positions, 2 * ELASTIC_POINTS**2)
     deviation = settings.elastic * side if settings.elastic_px is None else np.full(n, settings.elastic_px)
     grid = grid.reshape(n, 2, ELASTIC_POINTS, ELASTIC_POINTS) * deviation[:, None, None, None]
-    grid *= (u[:, 7] < settings.elastic_share)[:, None, None, None]
+    grid *= (u["has elastic"] < settings.elastic_share)[:, None, None, None]
 
     gain = 2.0 * draw_uniform(seed, "gain", positions, channels) - 1.0
     return WarpParams(
         affine=affine.astype(np.float32),
         offset_yx=offset.astype(np.float32),
         elastic=grid.astype(np.float32),
-        gamma=np.exp(settings.gamma * signed[:, 8]).astype(np.float32),
-        contrast=np.exp(settings.contrast * signed[:, 9]).astype(np.float32),
-        brightness=(settings.brightness * signed[:, 10]).astype(np.float32),
+        gamma=np.exp(settings.gamma * signed["gamma"]).astype(np.float32),
+        contrast=np.exp(settings.contrast * signed["contrast"]).astype(np.float32),
+        brightness=(settings.brightness * signed["brightness"]).astype(np.float32),
         gain=np.exp(settings.color * (channels > 1) * gain).astype(np.float32),
-        saturation=np.exp(settings.saturation * signed[:, 11]).astype(np.float32),
-        blur_px=(settings.blur_px * u[:, 12] * (u[:, 13] < settings.blur_share)).astype(np.float32),
-        noise=(settings.noise * u[:, 14] * (u[:, 15] < settings.noise_share)).astype(np.float32),
-        noise_yx=np.floor(_NOISE_SIDE * u[:, 16:18]).astype(np.float32),
+        saturation=np.exp(settings.saturation * signed["saturation"]).astype(np.float32),
+        blur_px=(settings.blur_px * u["blur"] * (u["has blur"] < settings.blur_share)).astype(np.float32),
+        noise=(settings.noise * u["noise"] * (u["has noise"] < settings.noise_share)).astype(np.float32),
+        noise_yx=np.floor(_NOISE_SIDE * np.stack([u["noise y"], u["noise x"]], -1)).astype(np.float32),
     )
 
 

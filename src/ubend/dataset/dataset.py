@@ -436,12 +436,12 @@ def open_folder(
         settings.data.val_share,
         settings.data.test_share,
     )
-    splits, fold, own_folds = split.splits, settings.data.held_out, list[int]()
+    splits, fold, fold_of = split.splits, settings.data.held_out, list[int]()
     if (folds := settings.data.folds) is not None:
         splits = splits if tested else tuple[SplitName, ...]("train" for _split in splits)
-        own_folds = cut_folds(names, splits, groups, duplicates, settings.train.seed, folds).tolist()
+        fold_of = cut_folds(names, splits, groups, duplicates, settings.train.seed, folds).tolist()
         splits = tuple(
-            "test" if image_fold == 0 else "val" if image_fold == fold else "train" for image_fold in own_folds
+            "test" if image_fold == 0 else "val" if image_fold == fold else "train" for image_fold in fold_of
         )
     if skipped or folder.skipped:
         count = len(skipped) + len({name for name, _problem in folder.skipped})
@@ -454,19 +454,19 @@ def open_folder(
         )
     remarks = [*remarks, *split.remarks, *_describe_missing(labels.names, store.class_pixels, splits)]
     return Dataset(
-        folder,
-        store,
-        labels,
-        splits,
-        widths,
-        images,
-        sizing,
-        remarks,
-        tuple(skipped),
-        scan.headers,
-        scan.label_scan,
-        fold,
-        tuple(own_folds),
+        folder=folder,
+        store=store,
+        labels=labels,
+        splits=splits,
+        widths=widths,
+        images=images,
+        sizing=sizing,
+        remarks=remarks,
+        skipped=tuple(skipped),
+        headers=scan.headers,
+        label_scan=scan.label_scan,
+        fold=fold,
+        folds=tuple(fold_of),
     )
 
 

@@ -38,12 +38,12 @@ class SplitLookup:
         Args:
             pixels: (H, W, C) as `read_image` gives it, with the models' channels.
         """
-        found: set[SplitName] = set()
+        matches: set[SplitName] = set()
         for channels, splits in self._models:
             if (fitted := fit_channels(pixels, channels)) is not None:
                 number = hash_pixels(fitted)
-                found |= {split for split, hashes in splits.items() if number in hashes}
-        return next((split for split in SPLITS if split in found), None)
+                matches |= {split for split, hashes in splits.items() if number in hashes}
+        return next((split for split in SPLITS if split in matches), None)
 
 
 def describe_seen(split_lookup: SplitLookup, left_out: Sequence[str], validation: int) -> list[str]:

@@ -97,7 +97,7 @@ class Comparison:
                     "p": pair.p,
                     "p_equal": pair.p_equal,
                     "classes": {name: interval.to_json() for name, interval in pair.classes.items()},
-                    **{way: [vars(one) for one in getattr(pair, way)] for way in ("better_by_a", "better_by_b")},
+                    **{way: [vars(image) for image in getattr(pair, way)] for way in ("better_by_a", "better_by_b")},
                 }
                 for pair in self.pairs
             ],
@@ -139,25 +139,25 @@ def read_scores(path: Path) -> Scores:
     raise OutputError(line.format(path=file, reason=" ".join(cause.split())), path=file)
 
 
-def compare_scores(found: Mapping[str, Scores], margin: float = MARGIN) -> Comparison:
+def compare_scores(scores_of: Mapping[str, Scores], margin: float = MARGIN) -> Comparison:
     """Compare models on the same images, each with each.
 
     Args:
-        found: name -> scores of each model.
+        scores_of: name -> scores of each model.
         margin: the largest difference of Dice that does not matter, 0 < margin < 1.
     Raises:
         DataError: their images, masks or classes are not the same.
         SettingError: fewer than two models, or the margin is out of range.
     """
-    if len(found) < 2:
+    if len(scores_of) < 2:
         raise SettingError(_("nothing to compare: name at least two different runs or files of scores"), key="runs")
     if not 0 < margin < 1:
         line = _("--margin {margin}: give a difference of Dice above 0 and below 1")
         raise SettingError(line.format(margin=margin), key="--margin")
-    hashed = all("images" in scores.data for scores in found.values())
-    (first, *_others), keys = found, {name: find_images(scores, hashed) for name, scores in found.items()}
-    classes = [*found[first].data["native"]["predicted_share"]]
-    for name, scores in found.items():
+    hashed = all("images" in scores.data for scores in scores_of.values())
+    (first, *_others), keys = scores_of, {name: find_images(scores, hashed) for name, scores in scores_of.items()}
+    classes = [*scores_of[first].data["native"]["predicted_share"]]
+    for name, scores in scores_of.items():
         _refuse_other_images(first, name, keys[first], keys[name])
         if {*scores.data["native"]["predicted_share"]} != {*classes}:
             line = _("{a} and {b} have different classes ({ours} and {theirs}), so their scores cannot be compared")
@@ -165,10 +165,17 @@ def compare_scores(found: Mapping[str, Scores], margin: float = MARGIN) -> Compa
             raise DataError(line.format(a=first, b=name, ours=", ".join(classes), theirs=theirs), key="classes")
     order, background = sorted(keys[first]), background_class(classes)
     kept = [name for index, name in enumerate(classes) if index != background]
-    dice = {name: _dice(scores, [keys[name][key] for key in order], kept) for name, scores in found.items()}
-    groups = next((own for own in (_groups(found[name], keys[name], order) for name in found) if any(own)), None)
+    dice = {name: _dice(scores, [keys[name][key] for key in order], kept) for name, scores in scores_of.items()}
+    groups = next(
+        (
+            group_column
+            for group_column in (_groups(scores_of[name], keys[name], order) for name in scores_of)
+            if any(group_column)
+        ),
+        None,
+    )
     intervals = dict(zip(dice, mean_intervals([*dice.values()], groups), strict=True))
-    ranked = sorted(found, key=lambda name: -np.nan_to_num(intervals[name].mean))
+    ranked = sorted(scores_of, key=lambda name: -np.nan_to_num(intervals[name].mean))
     pairs = [*combinations(ranked, 2)]
     differences = adjust([compare_means(dice[a], dice[b], groups, margin) for a, b in pairs])
     image_names = [keys[first][key] for key in order]
@@ -191,14 +198,14 @@ def find_images(scores: Scores, hashed: bool) -> dict[ImageKey, str]:
         hashed: by its contents and those of its mask; else by its name, as where files of earlier versions and of
             baselines hold no hashes.
     """
-    found = dict[ImageKey, str]()
+    names_of = dict[ImageKey, str]()
     for name in sorted(scores.data["per_picture"]):
         about = scores.data["images"][name] if hashed else {"image_hash": name, "mask_hash": ""}
         copies = 0
-        while (key := (about["image_hash"], about["mask_hash"], copies)) in found:
+        while (key := (about["image_hash"], about["mask_hash"], copies)) in names_of:
             copies += 1
-        found[key] = name
-    return found
+        names_of[key] = name
+    return names_of
 
 
 def image_dice(dice: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -219,7 +226,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
         lines.append(verdict_line(pair, comparison.margin))
         for better, images in ((pair.a, pair.better_by_a), (pair.b, pair.better_by_b)):
             if images:
-                named = ", ".join(f"{one.name} ({one.a:.2f}, {one.b:.2f})" for one in images)
+                named = ", ".join(f"{image.name} ({image.a:.2f}, {image.b:.2f})" for image in images)
                 lines.append(
                     "  " + _("images on which {better} is better: {images}").format(better=better, images=named)
                 )
@@ -255,7 +262,7 @@ def show_interval(interval: Interval, sign: str = "") -> str:
     """The mean and the ends of its interval, with three digits; `sign` "+" also shows the sign, for a difference."""
     if math.isnan(interval.mean):
         return "-"
-    mean, *ends = (f"{one:{sign}.3f}" for one in (interval.mean, *interval.shown) if not math.isnan(one))
+    mean, *ends = (f"{bound:{sign}.3f}" for bound in (interval.mean, *interval.shown) if not math.isnan(bound))
     return _("{mean} ({low} to {high})").format(mean=mean, low=ends[0], high=ends[1]) if ends else mean
 
 
@@ -266,7 +273,10 @@ def _refuse_other_images(a: str, b: str, ours: Mapping[ImageKey, str], theirs: M
     if {key[::2] for key in ours} == {key[::2] for key in theirs}:
         line = _("{a} and {b} were scored on the same images with different masks, so they cannot be compared")
         raise DataError(line.format(a=a, b=b), key="images")
-    only = [sorted(one[key] for key in one.keys() - other.keys()) for one, other in ((ours, theirs), (theirs, ours))]
+    only = [
+        sorted(names_of[key] for key in names_of.keys() - others.keys())
+        for names_of, others in ((ours, theirs), (theirs, ours))
+    ]
     counts = [
         f"{len(names)} ({', '.join([*names[:3], *(['...'] if len(names) > 3 else [])])})" for names in only if names
     ]
@@ -281,7 +291,7 @@ def _refuse_other_images(a: str, b: str, ours: Mapping[ImageKey, str], theirs: M
 def _dice(scores: Scores, names: Sequence[str], classes: Sequence[str]) -> NDArray[np.float64]:
     """(N, C) Dice of these images and classes, NaN where undefined."""
     rows = scores.data["per_picture"]
-    return np.array([[rows[name]["dice"][one] for one in classes] for name in names], np.float64)
+    return np.array([[rows[name]["dice"][class_name] for class_name in classes] for name in names], np.float64)
 
 
 def _groups(scores: Scores, names: Mapping[ImageKey, str], order: Sequence[ImageKey]) -> list[str | None]:
@@ -307,5 +317,5 @@ def _pair(
 
     columns = {name: compare_means(dice[a][:, n], dice[b][:, n], groups).interval for n, name in enumerate(classes)}
     verdict = difference.verdict()
-    found = difference.interval, difference.p, difference.p_equal, verdict
-    return ModelPair(a, b, *found, columns, changed(gain), changed(-gain))
+    results = difference.interval, difference.p, difference.p_equal, verdict
+    return ModelPair(a, b, *results, columns, changed(gain), changed(-gain))

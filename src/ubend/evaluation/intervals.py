@@ -140,10 +140,10 @@ def mean_intervals(
         upper: the largest possible value of each score; None: unlimited. The smallest is 0.
     """
     limits = [1.0] * len(scores) if upper is None else upper
-    found, grouped = resample(scores, groups)
+    resamples, grouped = resample(scores, groups)
     return [
-        _interval(one, grouped, least=0.0, greatest=np.inf if high is None else high)
-        for one, high in zip(found, limits, strict=True)
+        _interval(column, grouped, least=0.0, greatest=np.inf if high is None else high)
+        for column, high in zip(resamples, limits, strict=True)
     ]
 
 
@@ -156,17 +156,19 @@ def compare_means(a: Scores, b: Scores, groups: Groups | None = None, margin: fl
         groups: see `mean_intervals`.
         margin: the largest difference that does not matter.
     """
-    (found,), grouped = resample([np.stack([a.reshape(len(a), -1), b.reshape(len(b), -1)], axis=1)], groups)
+    (resamples,), grouped = resample([np.stack([a.reshape(len(a), -1), b.reshape(len(b), -1)], axis=1)], groups)
     # symmetric, unlike the interval of a mean: most images differ by nearly nothing and few by much, on either side
     return Difference(
-        _interval(found, grouped, difference_ends), _p(found, 0.0), max(_p_beyond(found, m) for m in (margin, -margin))
+        _interval(resamples, grouped, difference_ends),
+        _p(resamples, 0.0),
+        max(_p_beyond(resamples, m) for m in (margin, -margin)),
     )
 
 
 def adjust(differences: Sequence[Difference]) -> list[Difference]:
     """Several comparisons with the p-values that `holm` gives; their intervals are not changed."""
-    p, p_equal = (holm([getattr(one, name) for one in differences]) for name in ("p", "p_equal"))
-    return [replace(one, p=p[n], p_equal=p_equal[n]) for n, one in enumerate(differences)]
+    p, p_equal = (holm([getattr(difference, name) for difference in differences]) for name in ("p", "p_equal"))
+    return [replace(difference, p=p[n], p_equal=p_equal[n]) for n, difference in enumerate(differences)]
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -188,14 +190,14 @@ def resample(scores: Sequence[Scores], groups: Groups | None = None) -> tuple[li
     images = len(scores[0]) if scores else 0
     unit, grouped = _number_units(groups, images)
     units = int(unit.max()) + 1 if images else 0
-    sums = [_UnitSums(one, unit, units) for one in scores]
-    whole = [one.estimate(np.ones((1, units))) for one in sums]
+    sums = [_UnitSums(unit_sums, unit, units) for unit_sums in scores]
+    whole = [unit_sums.estimate(np.ones((1, units))) for unit_sums in sums]
     step = max(1, _CELLS // max(1, units))
     parts: list[list[tuple[Any, Any]]] = [[] for _one in sums]
     for start in range(0, RESAMPLES if units > 1 else 0, step):
         weights = _weights(units, start, min(start + step, RESAMPLES))
-        for part, one in zip(parts, sums, strict=True):
-            part.append(one.estimate(weights)[:2])
+        for part, unit_sums in zip(parts, sums, strict=True):
+            part.append(unit_sums.estimate(weights)[:2])
     out = []
     for part, (mean, error, influence) in zip(parts, whole, strict=True):
         means, errors = (np.concatenate(arrays) for arrays in zip(*part, strict=True)) if part else (np.zeros(0),) * 2
@@ -256,61 +258,61 @@ def _weights(units: int, start: int, stop: int) -> NDArray[np.float64]:
     return np.bincount(drawn.reshape(-1), minlength=len(rows) * units).reshape(-1, units).astype(np.float64)
 
 
-def mean_ends(found: Resamples) -> NDArray[np.float64]:
+def mean_ends(resamples: Resamples) -> NDArray[np.float64]:
     """How many standard errors the two ends of the 95% interval of a mean are below it: equal-tailed, and with fewer
     than `_FEW` units never narrower than Student's t."""
-    ends: NDArray[np.float64] = np.quantile(found.studentised(), [1 - ALPHA / 2, ALPHA / 2])
-    units = len(found.influence)
+    ends: NDArray[np.float64] = np.quantile(resamples.studentised(), [1 - ALPHA / 2, ALPHA / 2])
+    units = len(resamples.influence)
     if units < _FEW:
         t = float(stats.t.ppf(1 - ALPHA / 2, units - 1))
         ends = np.array([max(ends[0], t), min(ends[1], -t)])
     return ends
 
 
-def difference_ends(found: Resamples) -> NDArray[np.float64]:
+def difference_ends(resamples: Resamples) -> NDArray[np.float64]:
     """The same for a difference: symmetric."""
-    half = float(np.quantile(np.abs(found.studentised()), 1 - ALPHA)) * _widening(found)
+    half = float(np.quantile(np.abs(resamples.studentised()), 1 - ALPHA)) * _widening(resamples)
     return half * np.array([1.0, -1.0])
 
 
-def _widening(found: Resamples) -> float:
+def _widening(resamples: Resamples) -> float:
     """The factor on the standard error of a difference."""
-    return 1 + _WIDER / len(found.influence)
+    return 1 + _WIDER / len(resamples.influence)
 
 
 def _interval(
-    found: Resamples,
+    resamples: Resamples,
     grouped: bool,
     kind: Callable[[Resamples], NDArray[np.float64]] = mean_ends,
     least: float = -np.inf,
     greatest: float = np.inf,
 ) -> Interval:
-    units = len(found.influence)
+    units = len(resamples.influence)
     few = units < (_ROUGH_GROUPS if grouped else _ROUGH_IMAGES)
-    if units < 2 or np.isnan(found.mean):
-        return Interval(found.mean, math.nan, math.nan, math.nan, math.nan, units, True)
-    t = float(stats.t.ppf(1 - ALPHA / 2, units - 1)) * found.error
-    ends = [found.mean - t, found.mean + t] * 2
-    if not found.is_flat:
-        ends[:2] = (found.mean - kind(found) * found.error).tolist()
+    if units < 2 or np.isnan(resamples.mean):
+        return Interval(resamples.mean, math.nan, math.nan, math.nan, math.nan, units, True)
+    t = float(stats.t.ppf(1 - ALPHA / 2, units - 1)) * resamples.error
+    ends = [resamples.mean - t, resamples.mean + t] * 2
+    if not resamples.is_flat:
+        ends[:2] = (resamples.mean - kind(resamples) * resamples.error).tolist()
     low, high, t_low, t_high = np.clip(ends, least, greatest).tolist()
-    return Interval(found.mean, low, high, t_low, t_high, units, few or found.is_flat)
+    return Interval(resamples.mean, low, high, t_low, t_high, units, few or resamples.is_flat)
 
 
-def _p(found: Resamples, bound: float) -> float:
+def _p(resamples: Resamples, bound: float) -> float:
     """The two-sided p-value of a true mean of `bound`; below ALPHA if the interval excludes it."""
-    units, away = len(found.influence), abs(found.mean - bound)
+    units, away = len(resamples.influence), abs(resamples.mean - bound)
     if units < 2 or np.isnan(away):
         return 1.0
-    if found.error == 0:  # every unit has the same difference
+    if resamples.error == 0:  # every unit has the same difference
         return float(away < 1e-12)  # what is left of equal scores by rounding
-    if found.is_flat:
-        return float(2 * stats.t.sf(away / found.error, units - 1))
-    beyond = (np.abs(found.studentised()) >= away / (found.error * _widening(found))).sum()
-    return (1 + int(beyond)) / (1 + len(found.means))
+    if resamples.is_flat:
+        return float(2 * stats.t.sf(away / resamples.error, units - 1))
+    beyond = (np.abs(resamples.studentised()) >= away / (resamples.error * _widening(resamples))).sum()
+    return (1 + int(beyond)) / (1 + len(resamples.means))
 
 
-def _p_beyond(found: Resamples, bound: float) -> float:
+def _p_beyond(resamples: Resamples, bound: float) -> float:
     """The one-sided p-value of a true mean that is at least as far from 0 as `bound`, on the same side."""
-    inside = found.mean < bound if bound > 0 else found.mean > bound
-    return _p(found, bound) / 2 if inside else 1 - _p(found, bound) / 2
+    inside = resamples.mean < bound if bound > 0 else resamples.mean > bound
+    return _p(resamples, bound) / 2 if inside else 1 - _p(resamples, bound) / 2

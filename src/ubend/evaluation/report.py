@@ -161,8 +161,8 @@ class Scores:
 
 def _size_scores(data: Mapping[str, Any]) -> SizeScores:
     def averages(measure: str) -> Averages:
-        found = data[measure]
-        return Averages(_per_class(found["per_image"]), _per_class(found["pooled"]))
+        by_averaging = data[measure]
+        return Averages(_per_class(by_averaging["per_image"]), _per_class(by_averaging["pooled"]))
 
     return SizeScores(
         averages("dice"),
@@ -289,8 +289,8 @@ def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
     intervals, boundary = scores["intervals"], scores["boundary"]
     names = measure_names(boundary["tolerance_px"])
     unit = show_unit(boundary["unit"])
-    found = {name: intervals[name][row] for name in names}
-    cells = {name: show_mean(value, name in DISTANCES) for name, value in found.items()}
+    row_intervals = {name: intervals[name][row] for name in names}
+    cells = {name: show_mean(value, name in DISTANCES) for name, value in row_intervals.items()}
     cells |= {name: f"{cells[name]} {unit}" for name in DISTANCES}
     over = _("{count} images") if intervals["over"] == "images" else _("{count} groups")
     line = _("per image, {row}, with 95% intervals over {units}:").format(
@@ -299,7 +299,7 @@ def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
     overlap = ", ".join(f"{names[name]} {cells[name]}" for name in ("dice", "iou", "precision", "recall"))
     outlines = ", ".join(f"{names[name]} {cells[name]}" for name in ("boundary_f1", *DISTANCES))
     lines = [line, f"  {overlap}", f"  {outlines}"]
-    if any(value is not None and value["rough"] for value in found.values()):
+    if any(value is not None and value["rough"] for value in row_intervals.values()):
         lines.append(
             "  " + _("rough, by Student's t: fewer than 50 images or 20 groups, or nearly all scores are equal")
         )
@@ -314,7 +314,9 @@ def show_mean(value: Mapping[str, Any] | None, is_distance: bool = False) -> str
     if value is None:
         return "-"
     ends = [value["t_low"], value["t_high"]] if value["rough"] else [value["low"], value["high"]]
-    mean, *shown = (f"{one:.3g}" if is_distance else f"{one:.3f}" for one in (value["mean"], *ends) if one is not None)
+    mean, *shown = (
+        f"{bound:.3g}" if is_distance else f"{bound:.3f}" for bound in (value["mean"], *ends) if bound is not None
+    )
     return _("{mean} ({low} to {high})").format(mean=mean, low=shown[0], high=shown[1]) if shown else mean
 
 

@@ -36,7 +36,7 @@ from ubend.metrics.boundary import (
     BoundaryCounts,
     boundary_f1,
     count_boundaries,
-    in_one_of_two,
+    in_truth_xor_prediction,
     surface_distance,
 )
 from ubend.metrics.calibration import BINS, count_calibration_batch, expected_calibration_error
@@ -274,10 +274,10 @@ class _Counts:
         """(n, C, C) confusions, (n,) cross entropies and (n, BINS, 3) calibration of these images, summed over the
         pixels of each."""
         if self._waiting:
-            for sums, some in zip(
+            for sums, tensors in zip(
                 (self._confusions, self._losses, self._calibration), zip(*self._waiting, strict=True), strict=True
             ):
-                np.add.at(sums, self._numbers, torch.cat(some).cpu().numpy())
+                np.add.at(sums, self._numbers, torch.cat(tensors).cpu().numpy())
             self._numbers, self._waiting = [], []
         return self._confusions[numbers], self._losses[numbers], self._calibration[numbers]
 
@@ -327,14 +327,14 @@ def _class_mean(labels: LabelMap) -> ClassMean:
 def _summarise_boundary(counts: BoundaryCounts, labels: LabelMap, unit: str) -> dict[str, Any]:
     """The boundary measures of (N, C) counts."""
     classes, total = _class_mean(labels), BoundaryCounts(*(array.sum(axis=0) for array in counts))
-    worst = in_one_of_two(counts).sum(axis=0) * classes.mapped
+    worst = in_truth_xor_prediction(counts).sum(axis=0) * classes.mapped
     return {
         "tolerance_px": TOLERANCE_PX,
         "unit": unit,
         "f1": classes.summarise(boundary_f1(counts), boundary_f1(total)).to_json(labels.names),
         "hausdorff_95": classes.summarise(counts.hausdorff, worst="highest").to_json(labels.names),
         "surface_distance": classes.summarise(surface_distance(counts), worst="highest").to_json(labels.names),
-        "in_one_of_two": dict(zip(class_keys(labels.names), worst.tolist(), strict=True)),
+        "in_truth_or_prediction_only": dict(zip(class_keys(labels.names), worst.tolist(), strict=True)),
     }
 
 
@@ -360,11 +360,11 @@ def _intervals(per_image: dict[str, NDArray[np.float64]], pairs: Sequence[Pair],
         columns += [*scored.T, scored[:, classes.mapped], scored[:, classes.foreground]]
         limits += [None if name in DISTANCES else 1.0] * len(keys)
     groups = [pair.group for pair in pairs]
-    found = mean_intervals(columns, groups, limits)
-    plain = (interval.to_json() for interval in found)
+    intervals = mean_intervals(columns, groups, limits)
+    plain = (interval.to_json() for interval in intervals)
     out: dict[str, Any] = {name: {key: next(plain) for key in keys} for name in per_image}
     over = "images" if all(group is None for group in groups) else "groups"
-    return {"over": over, "count": found[0].units, **out}
+    return {"over": over, "count": intervals[0].units, **out}
 
 
 def _per_image(per_image: dict[str, NDArray[np.float64]], pairs: Sequence[Pair], labels: LabelMap) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ubend._version import __version__
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.exporting.core import CORE_INPUT, CORE_OUTPUT, fold_constants
+from ubend.exporting.network_graph import CORE_INPUT, CORE_OUTPUT, fold_constants
 from ubend.models.exported import ENTRY, INPUT, OUTPUTS, import_package
 from ubend.models.onnx_scan import MAX_BYTES, OPSET
 from ubend.models.segmentation_net import SegmentationNet
@@ -77,7 +77,7 @@ def build_graph(net: SegmentationNet, cores: Sequence[Any], dtype: str, *, tiles
 
     Args:
         net: the model.
-        cores: `export_core` of each of `net.parts().members`.
+        cores: `trace_network` of each of `net.parts().members`.
         dtype: of the images: uint8, uint16 or float32.
         tiles: whether images come with their margin, if the network takes one; else they are mirrored here.
     Raises:

@@ -135,8 +135,8 @@ def load(
                 "{first} has the classes {known}, but {path} has {found}; models that are averaged need the "
                 "same classes in the same order"
             )
-            known, found = (", ".join(one.labels.names) for one in (predictors[0], predictor))
-            line = line.format(first=paths[0], path=path, known=known, found=found)
+            first_names, class_names = (", ".join(p.labels.names) for p in (predictors[0], predictor))
+            line = line.format(first=paths[0], path=path, known=first_names, found=class_names)
             raise ModelFileError(line, path=path, key="classes")
         if predictor.bundle.dtype != predictors[0].bundle.dtype:
             line = _(

@@ -30,7 +30,7 @@ class ExtremeValues:
     """
 
     def __init__(self, *bundles: Bundle) -> None:
-        bundle = max(bundles, key=lambda one: one.sizing.channels)
+        bundle = max(bundles, key=lambda bundle_: bundle_.sizing.channels)
         net = bundle.model
         self._mean, self._std = (
             values.detach().flatten().cpu().numpy().astype(np.float64) for values in (net.mean, net.std)

@@ -255,7 +255,7 @@ class Predictor:
                     yield waiting.pop(size)
             maximum = _HELD_BYTES if self.tiling is None else _GROUPS * self._batch_pixels * self._pixel_bytes
             if held_bytes >= maximum:  # memory is used up, although no batch is full: predict the largest
-                group = waiting.pop(max(waiting, key=lambda one: len(waiting[one]) * math.prod(one)))
+                group = waiting.pop(max(waiting, key=lambda input_hw: len(waiting[input_hw]) * math.prod(input_hw)))
                 held_bytes -= sum(tile.held_bytes for tile in group)
                 yield group
         yield from waiting.values()
@@ -335,10 +335,10 @@ class Predictor:
                 yield part
         for ((h, w), native_hw), slots in alike.items():
             maximum = max(1, _NATIVE_VALUES // (logits.shape[1] * math.prod(native_hw)))
-            for some in (slots[start : start + maximum] for start in range(0, len(slots), maximum)):
-                adjacent = some[-1] - some[0] + 1 == len(some)
-                values = logits[some[0] : some[-1] + 1] if adjacent else logits[some]
-                numbers = [tiles[slot].row.image for slot in some]
+            for chunk in (slots[start : start + maximum] for start in range(0, len(slots), maximum)):
+                adjacent = chunk[-1] - chunk[0] + 1 == len(chunk)
+                values = logits[chunk[0] : chunk[-1] + 1] if adjacent else logits[chunk]
+                numbers = [tiles[slot].row.image for slot in chunk]
                 yield Logits(numbers, native_hw, slice(0, native_hw[0]), values[..., :h, :w])
 
 
@@ -375,9 +375,9 @@ def fetch(
             made = [*make(logits.native()), logits.values.isfinite().all()]
         if logits.values.device.type != "cuda":
             _refuse_not_finite(bool(made.pop()))
-            yield logits, [one.cpu().numpy() for one in made]
+            yield logits, [tensor.cpu().numpy() for tensor in made]
             continue
-        buffers = [copy(one) for one in made]
+        buffers = [copy(tensor) for tensor in made]
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(torch.cuda.current_stream(logits.values.device))
         waiting.append((logits, buffers, done))

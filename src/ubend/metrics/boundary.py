@@ -99,7 +99,7 @@ def surface_distance(counts: BoundaryCounts) -> NDArray[np.float64]:
     return _divide(counts.distances, counts.truth + counts.predicted)
 
 
-def in_one_of_two(counts: BoundaryCounts) -> NDArray[np.bool_]:
+def in_truth_xor_prediction(counts: BoundaryCounts) -> NDArray[np.bool_]:
     """(..., C) whether the class is in only one of truth and prediction."""
     return np.not_equal(counts.truth > 0, counts.predicted > 0)
 

@@ -15,13 +15,13 @@ def compare(
 ) -> Comparison:
     """Compare models on the same images; for arguments and errors see `ubend.compare`, where `out` is `json`."""
     refuse_existing([] if out is None else [Path(out)])
-    found = {
+    scores_of = {
         _("scores {number}").format(number=number) if isinstance(run, Scores) else str(run): (
             run if isinstance(run, Scores) else read_scores(Path(run))
         )
         for number, run in enumerate(runs, start=1)
     }
-    comparison = compare_scores(found, margin)
+    comparison = compare_scores(scores_of, margin)
     if out is not None:
         write_json(Path(out), comparison.to_dict())
     return comparison

@@ -189,8 +189,8 @@ def extend_colors(image: NDArray[np.uint8], alpha: NDArray[np.float32]) -> NDArr
     if solid.any() and edge.any():
         rows, columns = ndimage.distance_transform_edt(~solid, return_distances=False, return_indices=True)
         nearest = image[rows[edge], columns[edge]].astype(np.float32)
-        own = alpha[edge][:, None] ** 2  # with alpha itself, half of the halo remained
-        out[edge] = np.rint(own * image[edge] + (1 - own) * nearest)
+        weight = alpha[edge][:, None] ** 2  # with alpha itself, half of the halo remained
+        out[edge] = np.rint(weight * image[edge] + (1 - weight) * nearest)
     return out
 
 

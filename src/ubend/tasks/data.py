@@ -114,12 +114,12 @@ def describe_data(
 
 def _write_data_files(settings: Settings, data: Dataset, out: Path) -> str:
     """The section `data` of the settings as TOML, in which the scan's findings replace open settings."""
-    found: Mapping[str, Any] = {
+    described: Mapping[str, Any] = {
         "data.split": str((out / "split.csv").resolve()),
         "data.values": write_table(data.labels),
         "data.channels": data.store.channels,
     }
-    return dump_toml(change_settings(settings, found), ("data",))
+    return dump_toml(change_settings(settings, described), ("data",))
 
 
 def _digest(text: str) -> str:

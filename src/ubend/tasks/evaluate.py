@@ -76,13 +76,15 @@ def evaluate(
     split_lookup, skip_bad = SplitLookup([predictor.bundle]), bool(options.get("skip_bad"))
 
     def score(
-        found: Folder, skipped: Sequence[tuple[Pair, list[str]]]
+        data_folder: Folder, skipped: Sequence[tuple[Pair, list[str]]]
     ) -> tuple[dict[str, Any], SplitName | None, list[str]]:
-        chosen, pairs = choose_subset(found.pairs, subset, split_lookup)
-        labels = match_folder(found, settings, predictor.labels, pairs)
+        chosen, pairs = choose_subset(data_folder.pairs, subset, split_lookup)
+        labels = match_folder(data_folder, settings, predictor.labels, pairs)
         filtered = _WithoutTrainingImages(predictor, split_lookup, pairs, chosen)
         scores = evaluate_pairs(filtered, pairs, labels, skip_bad=skip_bad, select=filtered.select)
-        left_out = {name: [problem] for name, problem in found.skipped} | {pair.name: cause for pair, cause in skipped}
+        left_out = {name: [problem] for name, problem in data_folder.skipped} | {
+            pair.name: cause for pair, cause in skipped
+        }
         left_out |= scores.pop("skipped", {})
         scores |= {"skipped": left_out} if left_out else {}
         scored = [pair for pair in pairs if pair.name in scores["per_picture"]]
@@ -151,9 +153,9 @@ def _scored_split(splits: Iterable[SplitName | None]) -> SplitName | None:
 
 def _no_images(split: SplitName | None, splits: Iterable[SplitName | None]) -> DataError:
     there = ", ".join(sorted({name for name in splits if name}))
-    line = _("no images in the subset {subset}; available: {found}")
+    line = _("no images in the split {subset}; available: {found}")
     if not there:
-        line = _("no images in the subset {subset}: the folder states no splits; leave out --subset, or give --split")
+        line = _("no images in the split {subset}: the folder states no splits; leave out --subset, or give --split")
     return DataError(line.format(subset=split, found=there), key="--subset")
 
 

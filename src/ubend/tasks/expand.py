@@ -20,13 +20,13 @@ def expand_input(path: Path, reporter: Reporter) -> list[Path]:
         Of a pattern, the files that match; of a folder without images, its scans and videos; else the path itself.
     """
     if not os.path.lexists(path):
-        return [one for one in expand_pattern(path) if os.path.isfile(one) or is_scan(one)] or [path]
+        return [inner for inner in expand_pattern(path) if os.path.isfile(inner) or is_scan(inner)] or [path]
     say_deeper([path], reporter)
     others = list[Path]()
     if os.path.isdir(path) and not is_scan(path):
         with suppress(OSError):  # reported when the folder is read
-            inside = sorted(one for one in path.iterdir() if one.name[0] != ".")
-            others = [one for one in inside if is_scan(one) or is_video(one)]
+            inside = sorted(inner for inner in path.iterdir() if inner.name[0] != ".")
+            others = [inner for inner in inside if is_scan(inner) or is_video(inner)]
     if others and images_in(path):
         message = ngettext(
             "note: {count} scan or video in {folder} is skipped, because the folder contains images; name it",
@@ -43,8 +43,8 @@ def say_deeper(paths: Iterable[Path | str], reporter: Reporter) -> None:
     for folder in (Path(path) for path in paths if os.path.isdir(path) and not is_scan(Path(path))):
         deeper = 0
         with suppress(OSError):  # reported when the folder is read
-            inside = (one for one in folder.iterdir() if one.is_dir() and one.name[0] != ".")
-            deeper = sum(bool(images_in(one)) and not is_scan(one) for one in inside)
+            inside = (inner for inner in folder.iterdir() if inner.is_dir() and inner.name[0] != ".")
+            deeper = sum(bool(images_in(inner)) and not is_scan(inner) for inner in inside)
         if deeper:
             message = ngettext(
                 "note: {count} folder of images in {folder} is skipped; to include it, name it, or '{folder}/**'",

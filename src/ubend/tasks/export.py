@@ -14,8 +14,8 @@ from ubend.core.errors import OutputError, SettingError, UbendError
 from ubend.core.files import EXPORTED_SUFFIX, model_path, refuse_existing, write_file
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
-from ubend.exporting.core import export_core
 from ubend.exporting.graph import build_graph, to_bytes, to_half
+from ubend.exporting.network_graph import trace_network
 from ubend.exporting.proof import TestImage, draw_images, prove, read_images, refuse_different
 from ubend.inference.predictor import Predictor
 from ubend.models.exported import CONTRACT, Contract, Tiles, describe_proof, import_package, open_exported
@@ -72,7 +72,7 @@ def export(
     contract = describe(path, bundle, precision)
     graph = build_graph(
         bundle.model,
-        [export_core(member) for member in bundle.model.parts().members],
+        [trace_network(member) for member in bundle.model.parts().members],
         bundle.dtype,
         tiles=contract.tiles.px > 0,
     )

@@ -141,11 +141,11 @@ class FileJob(ABC, Generic[_Facts]):
             return []
         files = [(self.paths[number], self.files(number)) for number in self.usable]
         refuse_shared(files, now(self.what))
-        refuse_inputs(self.paths, (path for _input, own in files for path in own))
-        groups = [*(own for _input, own in files), *([self._summaries] if self.together else [])]
+        refuse_inputs(self.paths, (path for _input, outputs in files for path in outputs))
+        groups = [*(outputs for _input, outputs in files), *([self._summaries] if self.together else [])]
         if not self.resume:
-            own = self.record is not None and not any(map(self.record.foreign, groups))
-            refuse_existing([path for group in groups for path in group], resumable=own)
+            outputs = self.record is not None and not any(map(self.record.foreign, groups))
+            refuse_existing([path for group in groups for path in group], resumable=outputs)
         is_done = dict(self.map_inputs(lambda number: self.resume and self.is_done(number), [*self.usable]))
         sizes = dict(self.map_inputs(self.size, [number for number, done in is_done.items() if not done]))
         self.usable = {number: facts for number, facts in self.usable.items() if number not in self.wrong}
@@ -325,9 +325,15 @@ class ImageJob(FileJob[Header]):
             with self.collect_problems(numbers[0]):
                 raise failure
         else:
-            for number in (one for one in started or numbers if one not in finished):
+            for number in (input_number for input_number in started or numbers if input_number not in finished):
                 yield from self._predict_each([number])
-            if started and (rest := [one for one in numbers if one not in started and one not in self.wrong]):
+            if started and (
+                rest := [
+                    input_number
+                    for input_number in numbers
+                    if input_number not in started and input_number not in self.wrong
+                ]
+            ):
                 yield from self._predict_each(rest)
 
     def _read(self, number: int) -> tuple[LoadedImage, NDArray[Any]]:

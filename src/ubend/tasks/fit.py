@@ -94,7 +94,7 @@ class _Session:
         show: display each epoch's panel.
         resumed: whether this resumes a run.
         initial: the model to initialise from, if any.
-        own: the user's own network and loss.
+        own_parts: the user's own network and loss.
     """
 
     run: RunFolder
@@ -103,7 +103,7 @@ class _Session:
     show: bool
     resumed: bool = False
     initial: InitialModel | None = None
-    own: OwnParts = NO_PARTS
+    own_parts: OwnParts = NO_PARTS
 
 
 def fit(
@@ -144,7 +144,7 @@ def fit(
             ).format(count=gpus),
             key="--gpus",
         )
-    own = take_own_parts(flags)
+    own_parts = take_own_parts(flags)
     if out is not None and process_rank().is_first:
         RunFolder(Path(out)).refuse_existing_results()
     with join_group() as group, _rank_reporter(group, reporter) as log, explain_out_of_memory(_no_memory()):
@@ -152,7 +152,9 @@ def fit(
             requested = read_user_settings(folder, recipe, config, settings, flags, log)
         run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(requested.settings))))
         with locked(run.path) if group.is_first else nullcontext():
-            return _fit(_Session(run, group, log, show, initial=requested.initial, own=own), requested.settings)
+            return _fit(
+                _Session(run, group, log, show, initial=requested.initial, own_parts=own_parts), requested.settings
+            )
 
 
 def resume(
@@ -190,7 +192,7 @@ def resume(
         with locked(folder.path) if group.is_first else nullcontext(), explain_out_of_memory(_no_memory()):
             if group.is_first:
                 folder.clear_leftovers()
-            return _fit(_Session(folder, group, log, show, resumed=True, own=OwnParts(network, loss)), settings)
+            return _fit(_Session(folder, group, log, show, resumed=True, own_parts=OwnParts(network, loss)), settings)
 
 
 def _rank_reporter(group: ProcessGroup, reporter: Reporter | None) -> Reporter:
@@ -205,7 +207,7 @@ def _no_memory() -> str:
 
 def _fit(session: _Session, settings: Settings) -> FitResult:
     """Run all stages in order."""
-    session.own.check(settings)
+    session.own_parts.check(settings)
     run, group, reporter = session.run, session.group, session.reporter
     prepare_process(settings.train.deterministic)
     device = group.pick_device(settings.device)
@@ -220,7 +222,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     if group.is_first:
         report_quick_checks(reporter, found.data, settings)
     prepared = prepare(found.data, plan, device, (group.rank, group.count), accelerate_augmentation(augment))
-    built = build(found.data, plan, device, group, pretrained=fresh, own=session.own)
+    built = build(found.data, plan, device, group, pretrained=fresh, own_parts=session.own_parts)
     if plan.train.border_weight:
         reporter.report(describe_objects(found.data))
     if note := prepared.validation.note():
@@ -249,7 +251,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         if training.state.progress.stopped:
             reporter.report(_("stopped early: {reason}").format(reason=training.state.progress.stopped))
         saver.begin(partial(_draw_curves, run, found.data, training.state))
-        predictor = Predictor(load_bundle(run.model_path, session.own.network), device)
+        predictor = Predictor(load_bundle(run.model_path, session.own_parts.network), device)
         scores = evaluate(run, found.data, plan, predictor, reporter)
     write_report(run.path, predictor=predictor)
     return FitResult(run.path, Scores(scores))
@@ -381,7 +383,7 @@ def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, d
     run.create()
     run.started.touch()
     run.state_path.unlink(missing_ok=True)  # left by a killed start
-    weights = initial, plan.model.weights, session.own.network
+    weights = initial, plan.model.weights, session.own_parts.network
     if plan.model.pretrained or any(one is not None for one in weights):
         save_state(run.state_path, state)  # --resume then works from the first step, without the initial model
     facts = {

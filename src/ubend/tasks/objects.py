@@ -229,28 +229,28 @@ class _ObjectJob(ImageJob):
     def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
         path, spatial, exports = self.paths[number], self._spatial[number], self._exports
         ids_path, overlay_path, table_path, *others = self.files(number)
-        found = separate(result.mask, self._names, self._method, self._counting.min_area)
+        objects = separate(result.mask, self._names, self._method, self._counting.min_area)
         valid_px = int((result.mask != IGNORED).sum())
-        rows = measure(path, image, found, self._names, spatial.pixel)
+        rows = measure(path, image, objects, self._names, spatial.pixel)
         kept = _ImageObjects(rows, summarize(path, rows, self._names, valid_px, spatial.pixel))
         if self._truth:
             kept.split = self._split_lookup.find_split(image)
         if self._truth and kept.split != "train":
             truth = keep_valid(read_truth(self._truth[path]), result.mask != IGNORED)
             kept.odd_truth = looks_like_mask(truth)
-            kept.qualities = compare_objects(found.ids, found.classes, truth.ids, truth.classes, len(self._names))
-        outlines = trace(found.ids) if {"coco", "geojson"} & set(exports) else []
+            kept.qualities = compare_objects(objects.ids, objects.classes, truth.ids, truth.classes, len(self._names))
+        outlines = trace(objects.ids) if {"coco", "geojson"} & set(exports) else []
         if "coco" in exports:
-            kept.instances = describe_instances(found, outlines, self._names)
+            kept.instances = describe_instances(objects, outlines, self._names)
         if "geojson" in exports:
-            own = [{key: value for key, value in row.items() if key != "file"} for row in rows]
-            write_geojson(others[0], outlines, own, spatial.transform)
+            measures = [{key: value for key, value in row.items() if key != "file"} for row in rows]
+            write_geojson(others[0], outlines, measures, spatial.transform)
         if "panoptic" in exports:
-            kept.segments = describe_panoptic(found, self._names)
-            write_panoptic(others[-1], found.ids)
-        save_png(draw_objects(to_rgb(image), found.ids), overlay_path)
+            kept.segments = describe_panoptic(objects, self._names)
+            write_panoptic(others[-1], objects.ids)
+        save_png(draw_objects(to_rgb(image), objects.ids), overlay_path)
         write_table(table_path, rows, self._channels, [spatial.pixel])
-        small = found.ids.astype(np.uint16) if found.ids.max(initial=0) < 2**16 else found.ids
+        small = objects.ids.astype(np.uint16) if objects.ids.max(initial=0) < 2**16 else objects.ids
         write_file(
             ids_path, lambda temporary: tifffile.imwrite(temporary, small, compression="zlib", extratags=spatial.tags)
         )
@@ -260,12 +260,12 @@ class _ObjectJob(ImageJob):
         """Write the summary files."""
         kept = {number: self._kept[number] for number in numbers}
         pixels = [self._spatial[number].pixel for number in numbers]
-        write_table(self.out / _TABLE, [row for own in kept.values() for row in own.rows], self._channels, pixels)
+        write_table(self.out / _TABLE, [row for result in kept.values() for row in result.rows], self._channels, pixels)
         self._write_exports(kept)
-        write_summary(self.out / _SUMMARY, [row for own in kept.values() for row in own.summary], pixels)
+        write_summary(self.out / _SUMMARY, [row for result in kept.values() for row in result.summary], pixels)
         for line in self._summary_lines(list(kept.values())):
             reporter.report(line)
-        self._warn_merged([own.rows for own in kept.values()], reporter)
+        self._warn_merged([result.rows for result in kept.values()], reporter)
         count = sum(pixel is not None for pixel in pixels)
         if count and self._counting.pixel_size is None:
             reporter.report(
@@ -282,8 +282,8 @@ class _ObjectJob(ImageJob):
         """One line for each class of objects, over all images."""
         lines = []
         for index, name in enumerate(self._names[index] for index in object_classes(self._names)):
-            counts = [int(own.summary[index]["count"]) for own in kept]
-            areas = [int(row["area_px"]) for own in kept for row in own.rows if row["class"] == name]
+            counts = [int(result.summary[index]["count"]) for result in kept]
+            areas = [int(row["area_px"]) for result in kept for row in result.rows if row["class"] == name]
             message = _(
                 "{name}: objects {count}, images {images} ({minimum} to {maximum} objects per image, "
                 "median {median:g}); median area {area:.10g} px; counts of each image: {table}"
@@ -320,7 +320,9 @@ class _ObjectJob(ImageJob):
     def _write_exports(self, kept: dict[int, _ImageObjects]) -> None:
         images = [describe_image(number, self.paths[number], self.usable[number].size_hw) for number in kept]
         if "coco" in self._exports:
-            entries = [{"image_id": number + 1} | entry for number, own in kept.items() for entry in own.instances]
+            entries = [
+                {"image_id": number + 1} | entry for number, result in kept.items() for entry in result.instances
+            ]
             numbered = [{"id": index} | entry for index, entry in enumerate(entries, 1)]
             write_coco(self.out / _COCO, images, numbered, self._names)
         if "panoptic" in self._exports:
@@ -328,20 +330,20 @@ class _ObjectJob(ImageJob):
                 {
                     "image_id": number + 1,
                     "file_name": self.files(number)[-1].name,
-                    "segments_info": own.segments,
+                    "segments_info": result.segments,
                 }
-                for number, own in kept.items()
+                for number, result in kept.items()
             ]
             write_coco(self.out / _PANOPTIC, images, segments, self._names)
 
     def _write_scores(self, kept: dict[int, _ImageObjects], reporter: Reporter) -> None:
-        left_out = [self.paths[number].name for number, own in kept.items() if own.split == "train"]
-        kept = {number: own for number, own in kept.items() if own.split != "train"}
-        for line in describe_seen(self._split_lookup, left_out, sum(own.split == "val" for own in kept.values())):
+        left_out = [self.paths[number].name for number, result in kept.items() if result.split == "train"]
+        kept = {number: result for number, result in kept.items() if result.split != "train"}
+        for line in describe_seen(self._split_lookup, left_out, sum(result.split == "val" for result in kept.values())):
             reporter.report(line)
         if not kept:  # all others failed
             return
-        qualities = {self.paths[number]: own.qualities for number, own in kept.items()}
+        qualities = {self.paths[number]: result.qualities for number, result in kept.items()}
         scores = {"method": self._method, "min_area": self._counting.min_area, **score(qualities, self._names)}
         write_json(self.out / _SCORES, scores)
         reporter.report(
@@ -353,7 +355,7 @@ class _ObjectJob(ImageJob):
         )
         for line in score_lines(scores):
             reporter.report(line)
-        if all(own.odd_truth for own in kept.values()):
+        if all(result.odd_truth for result in kept.values()):
             reporter.report(
                 _(
                     "WARNING: in every true image, one id occurs in several places; --truth needs one id per object, "

@@ -214,7 +214,7 @@ def predict_paths(
         SettingError: an option does not fit the model or the paths.
         DataError, OutputError: see `run_jobs`; or nothing to predict.
     """
-    named, out = [one for path in paths for one in expand_input(Path(path), reporter)], Path(out)
+    named, out = [expanded for path in paths for expanded in expand_input(Path(path), reporter)], Path(out)
     scans = [path for path in named if is_scan(path)]
     videos = [path for path in named if is_video(path)]
     images = [path for path in named if path not in (*scans, *videos)]

@@ -105,9 +105,9 @@ def read_folder(settings: Settings, folder: Path | str | None = None) -> DataFol
         whole = Path(folder or path).absolute()
         return Path(folder) / path.relative_to(whole) if folder and path.is_relative_to(whole) else path
 
-    def read(found: Folder, skipped: list[tuple[Pair, list[str]]]) -> DataFolder:
-        label_scan = scan_folder(found, settings, default_cache(), Reporter())
-        left_out = [problem for _name, problem in found.skipped] + [line for _pair, cause in skipped for line in cause]
+    def read(usable: Folder, skipped: list[tuple[Pair, list[str]]]) -> DataFolder:
+        label_scan = scan_folder(usable, settings, default_cache(), Reporter())
+        left_out = [problem for _name, problem in usable.skipped] + [line for _pair, cause in skipped for line in cause]
         pairs = (
             DataPair(
                 pair.name,
@@ -116,7 +116,7 @@ def read_folder(settings: Settings, folder: Path | str | None = None) -> DataFol
                 pair.group,
                 partial(read_class_map, pair, size_hw, label_scan.labels),
             )
-            for pair, size_hw in zip(found.pairs, label_scan.shapes_hw, strict=True)
+            for pair, size_hw in zip(usable.pairs, label_scan.shapes_hw, strict=True)
         )
         return DataFolder(label_scan.labels.names, (*label_scan.remarks, *left_out), tuple(pairs))
 

@@ -206,5 +206,5 @@ def _opens(path: Path) -> bool:
 def _stripped(value: Any) -> Any:
     """The value as JSON reads it back, without the keys that may differ."""
     if isinstance(value, Mapping):
-        return {key: _stripped(one) for key, one in value.items() if key not in _FREE}
-    return [_stripped(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: _stripped(item) for key, item in value.items() if key not in _FREE}
+    return [_stripped(item) for item in value] if isinstance(value, list | tuple) else value

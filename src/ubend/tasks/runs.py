@@ -120,13 +120,13 @@ def _read_test(scores: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, fro
     if interval is not None:
         interval = {key: interval[key] for key in ("mean", "low", "high", "t_low", "t_high", "rough")}
     images = scores.get("images", {}).values()
-    return interval, frozenset(f"{one['image_hash']} {one['mask_hash']}" for one in images)
+    return interval, frozenset(f"{image['image_hash']} {image['mask_hash']}" for image in images)
 
 
-def _rank(found: Sequence[tuple[Path, RunSummary]]) -> list[str]:
+def _rank(summaries: Sequence[tuple[Path, RunSummary]]) -> list[str]:
     """A line for each set of test images that several runs of the same classes were scored on, the best run first."""
     alike = dict[tuple[frozenset[str], tuple[str, ...]], list[tuple[float, Path]]]()
-    for path, run in found:
+    for path, run in summaries:
         if run.test_images and run.mean is not None:
             alike.setdefault((run.test_images, tuple(run.test_dice or ())), []).append((-run.mean["mean"], path))
     lines = []
@@ -160,20 +160,20 @@ def list_runs(folder: Path) -> list[str]:
         raise OutputError(
             _("{path}: no run in this folder; create one with `ubend fit`").format(path=folder), path=folder
         )
-    found: list[tuple[Path, RunSummary]] = []
+    runs: list[tuple[Path, RunSummary]] = []
     damaged: list[str] = []
     for path in paths:
         try:
-            found.append((path, read_summary(path)))
+            runs.append((path, read_summary(path)))
         except UbendError as error:
             damaged.append(str(error))
-    found.sort(key=lambda one: one[1].started.timestamp(), reverse=True)
+    runs.sort(key=lambda entry: entry[1].started.timestamp(), reverse=True)
     heads = [_("run"), _("date"), _("data"), _("epochs"), _("size"), _("seed"), _("validation"), _("test")]
-    table = [heads, *([path.resolve().name, *_cells(summary)] for path, summary in found)]
-    lines = align(table, right=3) if found else []
-    if found:
+    table = [heads, *([path.resolve().name, *_cells(summary)] for path, summary in runs)]
+    lines = align(table, right=3) if runs else []
+    if runs:
         line = _("scores: Dice, mean over images and over the classes without the background, with its 95% interval")
-        lines += [line, *_rank(found)]
+        lines += [line, *_rank(runs)]
     return [*lines, *damaged]
 
 
@@ -236,5 +236,5 @@ def read_dice(value: Any) -> Dice:
         ValueError, TypeError, AttributeError: the entry does not contain scores.
     """
     means = ("mean", "mean_foreground")
-    dice = {str(name): None if one is None else float(one) for name, one in value.items() if name not in means}
-    return {name: None if one is None or math.isnan(one) else one for name, one in dice.items()}
+    dice = {str(name): None if score is None else float(score) for name, score in value.items() if name not in means}
+    return {name: None if score is None or math.isnan(score) else score for name, score in dice.items()}

@@ -39,9 +39,9 @@ def draw_samples(settings: Settings, out: Path | str, *, count: int = 8, show: b
     """
     refuse_existing([Path(out)])
 
-    def draw(found: Folder, _skipped: list[tuple[Pair, list[str]]]) -> Path:
-        label_scan = scan_folder(found, settings, default_cache(), Reporter())
-        return draw_pairs(found.pairs, label_scan.labels, label_scan.channels, Path(out), count=count, show=show)
+    def draw(usable: Folder, _skipped: list[tuple[Pair, list[str]]]) -> Path:
+        label_scan = scan_folder(usable, settings, default_cache(), Reporter())
+        return draw_pairs(usable.pairs, label_scan.labels, label_scan.channels, Path(out), count=count, show=show)
 
     return read_usable(settings, draw)
 

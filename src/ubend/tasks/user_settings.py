@@ -162,7 +162,7 @@ def _read_rest(
         explicit: flags and settings, by dotted key.
     """
     given = dict(flatten(read_config(config)))
-    named = {key: one[key] for one in (described, explicit) for key in _PLACE if one.get(key) is not None}
+    named = {key: table[key] for table in (described, explicit) for key in _PLACE if table.get(key) is not None}
     if named.keys().isdisjoint(("data.folder", "data.images")):
         return given
     is_same = all(key in given and _absolute(str(given[key])) == _absolute(value) for key, value in named.items())

@@ -47,18 +47,18 @@ def build(
     group: ProcessGroup = ALONE,
     *,
     pretrained: bool = True,
-    own: OwnParts = NO_PARTS,
+    own_parts: OwnParts = NO_PARTS,
 ) -> ModelSetup:
     """Build network, optimizer and loss. Weights are initialised on the CPU, so all devices and processes start equal.
 
     Args:
         pretrained: load the pretrained weights that the plan names; False: a checkpoint will replace the weights.
-        own: the user's network and loss, which replace those of the plan.
+        own_parts: the user's network and loss, which replace those of the plan.
     Raises:
         SettingError: a setting, or the user's network or loss, does not fit the number of channels or classes.
     """
-    model = _initialise_network(data, plan, pretrained, own).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loss = own.try_out(model, make_loss(data, plan, device))
+    model = _initialise_network(data, plan, pretrained, own_parts).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss = own_parts.try_out(model, make_loss(data, plan, device))
     ema: nn.Module = copy.deepcopy(model).requires_grad_(False) if plan.train.ema_decay else model
     if plan.train.sync_batch_norm and group.count > 1:
         from ubend.training.sync_batch_norm import synchronise_batch_norm  # imports torch's compiler: 1.3 s or more
@@ -92,7 +92,7 @@ def build(
     return ModelSetup(TrainingState(model, ema, optimizer, sums, Progress()), loss, bundle)
 
 
-def _initialise_network(data: Dataset, plan: Plan, pretrained: bool, own: OwnParts) -> Network:
+def _initialise_network(data: Dataset, plan: Plan, pretrained: bool, own_parts: OwnParts) -> Network:
     channels, classes = data.store.channels, data.labels.classes
     mean, std = data.mean_std()
     if plan.data.mean is not None and plan.data.std is not None:
@@ -111,7 +111,7 @@ def _initialise_network(data: Dataset, plan: Plan, pretrained: bool, own: OwnPar
     weights = pretrained_weights(plan.model) if pretrained else False
     shape = shape_from_settings(plan.model, channels, classes, plan.model.width)
     more: dict[str, Any] = {"pretrained": weights} if weights else {}
-    more |= {} if own.network is None else {"module": own.network}
+    more |= {} if own_parts.network is None else {"module": own_parts.network}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.train.seed)
         return make_network(shape, mean=mean, std=std, **more)

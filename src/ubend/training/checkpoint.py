@@ -64,7 +64,7 @@ class RunningStatistics:
         buffers = list(model.buffers())
         kinds = {buffer.dtype for buffer in buffers}
         self._buffers = [[buffer for buffer in buffers if buffer.dtype == kind] for kind in kinds]
-        self._copies = [[buffer.clone() for buffer in some] for some in self._buffers]
+        self._copies = [[buffer.clone() for buffer in of_model] for of_model in self._buffers]
 
     def keep(self) -> None:
         for copies, buffers in zip(self._copies, self._buffers, strict=True):

@@ -86,16 +86,16 @@ class ProcessGroup(ProcessRank):
         if self.count == 1:
             return
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-            some = [tensor for tensor in tensors if tensor.dtype == dtype]
-            flat = torch.empty(sum(tensor.numel() for tensor in some), dtype=dtype, device=some[0].device)
+            of_dtype = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.empty(sum(tensor.numel() for tensor in of_dtype), dtype=dtype, device=of_dtype[0].device)
             parts, start = [], 0
-            for tensor in some:  # in memory order, so that all are copied in one launch
+            for tensor in of_dtype:  # in memory order, so that all are copied in one launch
                 parts.append(flat.as_strided(tensor.size(), tensor.stride(), start))
                 start += tensor.numel()
-            torch._foreach_copy_(parts, some)
+            torch._foreach_copy_(parts, of_dtype)
             with explain_lost_peers():
                 dist.all_reduce(flat)
-            torch._foreach_copy_(some, parts)
+            torch._foreach_copy_(of_dtype, parts)
 
     @contextmanager
     def first_rank_first(self) -> Iterator[None]:
@@ -187,12 +187,12 @@ class Vote:
         self._ranks = group
         self._travelling: tuple[dist.Work, Tensor] | None = None
 
-    def any(self, own: bool) -> bool:
-        """Give this rank's vote; returns whether any vote of the previous call was True (single process: `own`)."""
+    def any(self, vote: bool) -> bool:
+        """Give this rank's vote; returns whether any vote of the previous call was True (single process: `vote`)."""
         if self._ranks.count == 1:
-            return own
+            return vote
         before = self.close()
-        votes = torch.tensor([int(own)])
+        votes = torch.tensor([int(vote)])
         with explain_lost_peers():
             work = dist.all_reduce(votes, dist.ReduceOp.MAX, self._ranks.host, async_op=True)
         assert work is not None

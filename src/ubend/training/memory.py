@@ -38,16 +38,16 @@ class LimitedMemoryRuntime(Runtime):
         return sums
 
     def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        found: list[tuple[Tensor, Tensor]] = []
+        pieces: list[tuple[Tensor, Tensor]] = []
         while len(items):
             part = items[: self.training.state.progress.validation_batch]
             measured = attempt(self.runtime.measure, part)
             if measured is None:
                 self._halve_validation_batch(len(part))
                 continue
-            found.append(measured)
+            pieces.append(measured)
             items = items[len(part) :]
-        sums, confusions = zip(*found, strict=True)
+        sums, confusions = zip(*pieces, strict=True)
         return torch.stack(sums).sum(dim=0), torch.cat(confusions)
 
     def _halve_micro_batch(self) -> None:

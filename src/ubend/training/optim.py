@@ -99,8 +99,8 @@ def ema_decay(step: int, decay: float) -> float:
 @torch.no_grad()
 def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
     """ema = decay * ema + (1 - decay) * model, for weights and batch norm statistics."""
-    own, theirs = list(_float_state(ema)), list(_float_state(model))
-    torch._foreach_lerp_(own, theirs, 1.0 - decay)
+    averaged, current = list(_float_state(ema)), list(_float_state(model))
+    torch._foreach_lerp_(averaged, current, 1.0 - decay)
 
 
 def _float_state(model: nn.Module) -> Iterable[Tensor]:

@@ -73,7 +73,7 @@ class OwnParts:
                 _call("network", line, model, image)
         if self.loss is None:
             return loss
-        own = CustomLoss("ce", loss.class_weights, self.loss)
+        custom = CustomLoss("ce", loss.class_weights, self.loss)
         logits = torch.zeros(2, model.classes, height, width, device=device, requires_grad=True)
         target = (torch.arange(width, device=device) % model.classes).to(torch.uint8).repeat(2, height, 1)
         target[:, 0] = IGNORED
@@ -81,8 +81,8 @@ class OwnParts:
             "loss: fails on a small batch ({reason}); it is called with logits (N, K, H, W), target (N, H, W) int64 "
             "(255: not scored) and weights (N, H, W), and must return a scalar"
         )
-        _call("loss", line, own.sum, logits, target)
-        return own
+        _call("loss", line, custom.sum, logits, target)
+        return custom
 
 
 NO_PARTS = OwnParts()
@@ -136,17 +136,17 @@ class CustomLoss(Loss):
     def sum(self, logits: Tensor, target: Tensor, pixel_weights: Tensor | None = None) -> LossSums:
         """The function's value times the number of images."""
         hot = one_hot(target, logits.shape[1]).float()
-        own = hot.new_ones(hot.shape[1]) if self.class_weights is None else self.class_weights
-        weights = torch.einsum("nchw,c->nhw", hot, own)
+        class_weights = hot.new_ones(hot.shape[1]) if self.class_weights is None else self.class_weights
+        weights = torch.einsum("nchw,c->nhw", hot, class_weights)
         if pixel_weights is not None:
             weights = weights + hot.sum(dim=1) * pixel_weights
         value = self.function(logits.float(), target.long(), weights)
         if not isinstance(value, Tensor) or value.ndim or (logits.requires_grad and not value.requires_grad):
-            found = (
+            shape = (
                 _("a tensor of shape {shape}").format(shape=tuple(value.shape)) if isinstance(value, Tensor) else None
             )
             line = _("loss: returns {found}; it must return a scalar tensor with a gradient")
-            raise SettingError(line.format(found=found or type(value).__name__), key="loss")
+            raise SettingError(line.format(found=shape or type(value).__name__), key="loss")
         total = value.float() * len(target)
         return LossSums(total, torch.zeros_like(total))
 

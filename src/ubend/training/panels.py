@@ -58,7 +58,7 @@ class EpochDrawing:
         statistics = batch_statistics(state.ema) if warming_up else nullcontext()
         with statistics, torch.inference_mode(), training.autocast():
             parts = torch.split(image.float(), validation_batch(training))
-            guesses = [training.forward_ema(some).argmax(dim=1).to(torch.uint8) for some in parts]
+            guesses = [training.forward_ema(batch).argmax(dim=1).to(torch.uint8) for batch in parts]
         index, truth = torch.cat(guesses).cpu().numpy(), target.cpu().numpy()
         epoch = state.progress.history[-1]["epoch"]
         heading = _("prediction after epoch {epoch}")
@@ -69,7 +69,7 @@ class EpochDrawing:
             colors, rows, labels = data.labels.colors, [], []
             for slot, item in enumerate(items):
                 h, w = validation.shapes_hw[item]
-                masks = [color_mask(one[slot, :h, :w], colors) for one in (index, truth)]
+                masks = [color_mask(indices[slot, :h, :w], colors) for indices in (index, truth)]
                 rows.append([to_rgb(validation.image(int(item))), *masks])
                 labels.append(data.folder.pairs[int(validation.numbers[item])].name)
             panel = draw_grid(

@@ -69,12 +69,12 @@ def shape_settings(initial: InitialModel, given: Mapping[str, Any]) -> dict[str,
         "model.upsampling": net.upsampling,
     }
     for key, theirs in shape.items():
-        own = given.get(key)
-        if own is not None and (tuple(own) if isinstance(own, list) else own) != theirs:
+        value = given.get(key)
+        if value is not None and (tuple(value) if isinstance(value, list) else value) != theirs:
             raise SettingError(
                 _(
                     "{key} = {own}, but the model {path} has {theirs}; leave this setting out, or train without --from"
-                ).format(key=key, own=own, path=initial.path, theirs=_("none") if theirs is None else theirs),
+                ).format(key=key, own=value, path=initial.path, theirs=_("none") if theirs is None else theirs),
                 path=initial.path,
                 key=key,
             )
@@ -97,15 +97,15 @@ def initialise_from(initial: InitialModel, state: TrainingState, classes: Sequen
     first = initial.bundle.model.first_weight()
     rows = match_classes(labels.names, classes)
     for net in (state.model, state.ema):
-        for name, own in net.state_dict().items():
+        for name, tensor in net.state_dict().items():
             if name in _HEAD:
                 for row, source in enumerate(rows):
                     if source is not None:
-                        own[row].copy_(theirs[name][source])
+                        tensor[row].copy_(theirs[name][source])
             elif name == first:
-                own.copy_(fit_channels(theirs[name], own.shape[1]))
+                tensor.copy_(fit_channels(theirs[name], tensor.shape[1]))
             elif name not in _NORMALISATION:
-                own.copy_(theirs[name])
+                tensor.copy_(theirs[name])
     return _report(initial, classes, rows, theirs[first].shape[1], int(state.model.state_dict()[first].shape[1]))
 
 

@@ -33,7 +33,7 @@ class _Tiles(nn.Module):
         return self.net.forward_tiles(image)
 
 
-def export_core(net: SegmentationNet) -> Any:
+def trace_network(net: SegmentationNet) -> Any:
     """The graph of one network: an `onnx.ModelProto` of plain nodes and of tensors whose bytes are in it.
 
     Its input is (N, C, h, w) float32 raw values with sides of k * `input_multiple` + `edge_px` + 2 * `margin`, its
