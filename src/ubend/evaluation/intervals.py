@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from ubend.core.counter_rng import draw_uniform
 from ubend.metrics.summary import none_for_nan
@@ -264,7 +264,7 @@ def mean_ends(resamples: Resamples) -> NDArray[np.float64]:
     ends: NDArray[np.float64] = np.quantile(resamples.studentised(), [1 - ALPHA / 2, ALPHA / 2])
     units = len(resamples.influence)
     if units < _FEW:
-        t = float(stats.t.ppf(1 - ALPHA / 2, units - 1))
+        t = float(special.stdtrit(units - 1, 1 - ALPHA / 2))
         ends = np.array([max(ends[0], t), min(ends[1], -t)])
     return ends
 
@@ -291,7 +291,7 @@ def _interval(
     few = units < (_ROUGH_GROUPS if grouped else _ROUGH_IMAGES)
     if units < 2 or np.isnan(resamples.mean):
         return Interval(resamples.mean, math.nan, math.nan, math.nan, math.nan, units, True)
-    t = float(stats.t.ppf(1 - ALPHA / 2, units - 1)) * resamples.error
+    t = float(special.stdtrit(units - 1, 1 - ALPHA / 2)) * resamples.error
     ends = [resamples.mean - t, resamples.mean + t] * 2
     if not resamples.is_flat:
         ends[:2] = (resamples.mean - kind(resamples) * resamples.error).tolist()
@@ -307,7 +307,7 @@ def _p(resamples: Resamples, bound: float) -> float:
     if resamples.error == 0:  # every unit has the same difference
         return float(away < 1e-12)  # what is left of equal scores by rounding
     if resamples.is_flat:
-        return float(2 * stats.t.sf(away / resamples.error, units - 1))
+        return float(2 * special.stdtr(units - 1, -away / resamples.error))
     beyond = (np.abs(resamples.studentised()) >= away / (resamples.error * _widening(resamples))).sum()
     return (1 + int(beyond)) / (1 + len(resamples.means))
 

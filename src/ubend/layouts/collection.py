@@ -46,7 +46,7 @@ def annotation_folders(root: Path, depth: int = 2) -> Iterator[Path]:
 
 
 def _jsons(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in entries(folder) if entry.name.lower().endswith(".json")]
+    return [Path(entry.path) for entry in entries(folder, lambda entry: entry.name.lower().endswith(".json"))]
 
 
 def holds(root: Path, kind: AnnotationKind) -> bool:

@@ -5,6 +5,7 @@ import glob
 import os
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,17 +44,18 @@ class FoundFile:
     suffix: str
 
 
-def entries(folder: Path) -> list[os.DirEntry[str]]:
+def entries(folder: Path, wanted: Callable[[os.DirEntry[str]], bool] | None = None) -> list[os.DirEntry[str]]:
     """The content of a folder, sorted, without hidden files (`.DS_Store`, `._x`), system files and results of ubend.
 
+    Args:
+        wanted: which entries are wanted, asked before anything else; None: all.
     Raises:
         DataError: it cannot be read.
     """
     try:
         with os.scandir(folder) as listing:
-            kept = (
-                e for e in listing if e.name[0] != "." and not is_system(e.name) and not (e.is_dir() and is_result(e))
-            )
+            visible = (e for e in filter(wanted, listing) if e.name[0] != ".")
+            kept = (e for e in visible if not is_system(e.name) and not (e.is_dir() and is_result(e)))
             return sorted(kept, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(
@@ -113,7 +115,7 @@ def expand_pattern(pattern: Path) -> list[Path]:
 
 def subfolders(folder: Path) -> dict[str, Path]:
     """Name in lower case -> subfolder."""
-    return {entry.name.casefold(): Path(entry.path) for entry in entries(folder) if entry.is_dir()}
+    return {entry.name.casefold(): Path(entry.path) for entry in entries(folder, os.DirEntry.is_dir)}
 
 
 def describe_content(folder: Path) -> str:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from ubend.labels.class_table import IGNORED
 
@@ -123,6 +122,8 @@ def _distances(
             away[tuple((points - corner).T)] = False
             maps.append(ndimage.distance_transform_edt(away, sampling=spacing))
         return maps[0][tuple((a - corner).T)], maps[1][tuple((b - corner).T)]
+    from scipy.spatial import cKDTree  # its import takes .1 s or more, which the start of a training need not wait for
+
     # time and memory of a tree depend on the length of the outline, those of a distance map on the area
     trees = [cKDTree(points * np.array(spacing), compact_nodes=False, balanced_tree=False) for points in (a, b)]
     return trees[1].query(trees[0].data)[0], trees[0].query(trees[1].data)[0]
