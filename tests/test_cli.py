@@ -204,6 +204,20 @@ def test_an_unknown_command_names_the_nearest(wrong: str, right: str) -> None:
     assert f"'{right}'" in said.stderr
 
 
+@pytest.mark.parametrize(
+    ("flag", "key"), [("--lr", "train.learning_rate"), ("--weight-decay", "train.weight_decay"), ("--kind", None)]
+)
+def test_a_flag_that_is_a_setting_names_it(flag: str, key: str | None) -> None:
+    output = ubend("fit", "folder", flag, "3", status=2).output
+    assert (f"--set {key}=VALUE" in output) == (key is not None)
+    assert "No such option" in ubend("evaluate", "run", flag, "3", status=2).output
+
+
+def test_a_file_that_is_no_model(folder: Path) -> None:
+    image = next((folder / "images").iterdir())
+    assert "not a model file" in ubend("predict", image, folder, "--out", "nowhere", status=2).output
+
+
 def test_a_renamed_command_names_the_new_one(tmp_path: Path) -> None:
     said = CliRunner().invoke(main, ["samples", str(tmp_path)])
     assert said.exit_code == 2

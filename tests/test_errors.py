@@ -94,3 +94,15 @@ def test_pairs_keep_the_fields_of_their_problems() -> None:
     error = PairError({"a": [line], "b": [line]})
     assert (error.problems, error.path, error.key) == ([line], Path("a.png"), "size")
     assert error.bad == {"a": ["one"], "b": ["one"]}
+
+
+def test_problems_that_differ_in_their_file_alone_are_one_line() -> None:
+    problems = [Problem(f"masks/{i}.png: has 2", Path(f"masks/{i}.png"), "data.values") for i in range(13)]
+    problems.append(Problem("masks/x.png: has 3", Path("masks/x.png"), "data.values"))
+    error = DataError(problems)
+    heading, first, rest, other = str(error).splitlines()
+    assert (heading, first, other) == ("14 problems:", "  - masks/0.png: has 2", "  - masks/x.png: has 3")
+    names = ", ".join(f"{i}.png" for i in range(1, 11))
+    assert rest.strip() == f"the same in 12 other files: {names}, ..."
+    assert error.problems == problems
+    assert "other files" not in str(DataError(problems[:3]))

@@ -78,7 +78,7 @@ def test_distance_maps_agree(case: Case, tolerance: float, spacing: Spacing) -> 
         want = by_distance_maps(case, cls, tolerance, spacing)
         if sum(there) == 1:
             want = 0.0, diagonal, diagonal
-        np.testing.assert_allclose((f1[cls], counts.hausdorff[cls], mean[cls]), want, atol=1e-9)
+        np.testing.assert_allclose((f1[cls], counts.hausdorff_95[cls], mean[cls]), want, atol=1e-9)
         assert in_truth_xor_prediction(counts)[cls] == (sum(there) == 1)
 
 
@@ -100,7 +100,11 @@ def test_scikit_image_finds_the_same_outline() -> None:
         (field > field.mean()).astype(np.uint8), 1
     )  # not at the image's border, which scikit-image leaves out
     counts = count_boundaries(mask, mask, 2)
-    assert counts.truth[1] == counts.predicted[1] == (find_boundaries(mask, connectivity=1, mode="inner") & mask).sum()
+    assert (
+        counts.truth_px[1]
+        == counts.predicted_px[1]
+        == (find_boundaries(mask, connectivity=1, mode="inner") & mask).sum()
+    )
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (2.0, 0.5)])
@@ -118,7 +122,7 @@ def test_monai_agrees(spacing: Spacing) -> None:
             warnings.simplefilter("ignore")  # of MONAI's own deprecations
             want = monai.compute_hausdorff_distance(p, t, percentile=95, **given)[0]
             mean = monai.compute_average_surface_distance(p, t, symmetric=True, **given)[0]
-        np.testing.assert_allclose(counts.hausdorff, want, rtol=1e-5)
+        np.testing.assert_allclose(counts.hausdorff_95, want, rtol=1e-5)
         np.testing.assert_allclose(surface_distance(counts), mean, rtol=1e-5)
 
 
@@ -127,7 +131,7 @@ def test_torchmetrics_and_scipy_agree_on_the_whole_hausdorff_distance(monkeypatc
     rng = np.random.default_rng(2)
     # not at the image's border, where torchmetrics finds no outline
     pred, target = (np.pad(ndimage.gaussian_filter(rng.random((40, 50)), 2) > 0.5, 1) for _mask in range(2))
-    found = count_boundaries(pred.astype(np.uint8), target.astype(np.uint8), 2).hausdorff[1]
+    found = count_boundaries(pred.astype(np.uint8), target.astype(np.uint8), 2).hausdorff_95[1]
     points = [np.argwhere(outline(mask)) for mask in (pred, target)]
     assert found == max(directed_hausdorff(*points)[0], directed_hausdorff(*points[::-1])[0])
     p, t = (torch.from_numpy(mask[None, None].astype(np.int64)) for mask in (pred, target))
@@ -139,12 +143,17 @@ def test_degenerate_masks() -> None:
     """Neither: undefined. One of the two: the worst. Both everywhere: the image's border, which agrees."""
     none, full = np.zeros((3, 4), np.uint8), np.ones((3, 4), np.uint8)
     nothing = count_boundaries(none, none, 2)
-    assert np.isnan([boundary_f1(nothing)[1], nothing.hausdorff[1], surface_distance(nothing)[1]]).all()
+    assert np.isnan([boundary_f1(nothing)[1], nothing.hausdorff_95[1], surface_distance(nothing)[1]]).all()
     for pred, target in ((none, full), (full, none)):
         counts = count_boundaries(pred, target, 2, spacing=(10.0, 10.0))
-        assert (boundary_f1(counts)[1], counts.hausdorff[1], surface_distance(counts)[1]) == (0.0, 50.0, 50.0)
+        assert (boundary_f1(counts)[1], counts.hausdorff_95[1], surface_distance(counts)[1]) == (0.0, 50.0, 50.0)
     both = count_boundaries(full, full, 2)
-    assert (both.truth[1], boundary_f1(both)[1], both.hausdorff[1], surface_distance(both)[1]) == (10, 1.0, 0.0, 0.0)
+    assert (both.truth_px[1], boundary_f1(both)[1], both.hausdorff_95[1], surface_distance(both)[1]) == (
+        10,
+        1.0,
+        0.0,
+        0.0,
+    )
     unscored = count_boundaries(full, np.full((3, 4), IGNORED, np.uint8), 2)
     assert np.isnan(boundary_f1(unscored)).all()
 

@@ -34,7 +34,7 @@ def added_up(axis: Axis) -> np.ndarray:
 
 def cut(plan: TilePlan, image: Tensor, row: int, column: int) -> Tensor:
     """(C, H, W) -> the tile as the network is given it, by the plan's own indices."""
-    return image[:, plan.rows.needed(row)][:, :, plan.columns.needed(column)]
+    return image[:, plan.rows.input_indices(row)][:, :, plan.columns.input_indices(column)]
 
 
 def blend(plan: TilePlan, image: Tensor, network: nn.Module) -> tuple[Tensor, list[slice]]:
@@ -72,15 +72,15 @@ def test_tiles_lie_where_they_should(plan: TilePlan, data: st.DataObject) -> Non
         assert axis.starts[0] == 0
         assert all(b > a for a, b in zip(axis.starts, axis.starts[1:], strict=False))
         assert axis.tile - math.gcd(*axis.starts, axis.tile) < axis.side, "no more than the image, rounded up"
-        done = [axis.finished(number) for number in range(len(axis.starts))]
+        done = [axis.completed(number) for number in range(len(axis.starts))]
         assert [one.start for one in done[1:]] == [one.stop for one in done[:-1]]
         assert (done[0].start, done[-1].stop) == (0, axis.side)
         number = data.draw(st.integers(0, len(axis.starts) - 1))
-        needed = axis.needed(number)
+        needed = axis.input_indices(number)
         assert len(needed) == axis.tile + 2 * axis.margin
         assert needed.min() >= 0
         assert needed.max() < axis.side
-        every = axis.needed_by_all()
+        every = axis.input_indices_of_all()
         np.testing.assert_array_equal(needed, every[axis.starts[number] :][: len(needed)])
         assert len(every) == axis.starts[-1] + len(needed)
         within = np.arange(axis.starts[number], min(axis.side, axis.starts[number] + axis.tile))
@@ -100,8 +100,8 @@ def test_every_pixel_has_one_tile_with_a_margin() -> None:
     axis = Tiling(64, margin=12).plan((200, 1)).rows
     assert axis.starts == (0, 64, 128, 144)
     assert set(np.unique(axis.weights)) == {0, 1}
-    np.testing.assert_array_equal(axis.needed(0)[:14], [12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 1])
-    np.testing.assert_array_equal(axis.needed(3)[-22:-16], [198, 199, 198, 197, 196, 195])
+    np.testing.assert_array_equal(axis.input_indices(0)[:14], [12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 1])
+    np.testing.assert_array_equal(axis.input_indices(3)[-22:-16], [198, 199, 198, 197, 196, 195])
 
 
 @settings(max_examples=60)

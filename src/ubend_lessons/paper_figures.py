@@ -135,7 +135,7 @@ def draw_tiles(image: NDArray[Any], depth: int, tile_px: int) -> Image.Image:
     """
     margin = valid_margin(depth)
     plan = Tiling(tile_px, multiple=1 << depth, margin=margin, edge=EDGE_PX).plan(image.shape[:2])
-    rows, columns = plan.rows.needed_by_all(), plan.columns.needed_by_all()
+    rows, columns = plan.rows.input_indices_of_all(), plan.columns.input_indices_of_all()
     whole = to_rgb(image[rows[:, None], columns])
     own = np.s_[margin : margin + image.shape[0], margin : margin + image.shape[1]]
     pale = (whole * 0.55 + 255 * 0.45).astype(np.uint8)  # the mirrored border

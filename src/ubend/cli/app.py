@@ -86,6 +86,8 @@ class _Group(MainGroup):
             code = _SOME_FAILED if isinstance(error, FilesError) else 2
             exit_at_once(code)
             ctx.exit(code)
+        except click.NoSuchOption as error:
+            raise _name_setting(error) from None
         except (click.exceptions.Exit, click.ClickException, BrokenPipeError):  # handled by click
             raise
         except OSError as error:
@@ -108,6 +110,17 @@ class _Group(MainGroup):
                 traceback.print_exc()
                 exit_at_once(1)
             raise
+
+
+def _name_setting(error: click.NoSuchOption) -> click.UsageError:
+    """The error for an unknown flag of `fit`; one that is called like a setting is explained."""
+    from ubend.core.settings import find_setting
+
+    key = find_setting(error.option_name.lstrip("-").replace("-", "_"))
+    if key is None or error.ctx is None or error.ctx.info_name != "fit":
+        return error
+    line = _("no flag {flag}; it is a setting: --set {key}=VALUE").format(flag=error.option_name, key=key)
+    return click.UsageError(line, error.ctx)
 
 
 @click.group(

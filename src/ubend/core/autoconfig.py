@@ -105,7 +105,7 @@ def choose_format(
     elif data.channels is None:
         kinds = {1: _("all images are grey"), 3: _("the images are read in colour")}
         reason = kinds.get(channels) or _("all images have that many channels")
-        choices.append(Choice("data.channels", channels, reason.format(count=len(native_hw))))
+        choices.append(Choice("data.channels", channels, reason))
     if data.resize == "native":
         crop, chosen = _native_crop(settings, native_hw, device)
         return ImageFormat(data.channels or channels, None, crop, "native", (*choices, *chosen))
@@ -136,7 +136,7 @@ def find_narrow(widths: Mapping[str, Width], size: int) -> dict[str, Width]:
     }
 
 
-def wide_enough(width: Width) -> int:
+def find_sufficient_size(width: Width) -> int:
     """The least `data.size`, a multiple of 16 px, at which objects are 10 px wide, or as wide as in the originals."""
     return 16 * math.ceil(min(_NARROW_PX, width.native_px) / width.relative / 16 - 0.01)  # a hundredth: rounding errors
 
@@ -151,10 +151,10 @@ def _spare_narrow(
     narrow = {name: width for name, width in find_narrow(widths, size).items() if width.native_px >= _MIN_PX}
     if settings.recipe != "modern" or settings.data.resize or settings.data.crop or not narrow:
         return None
-    name, width = max(narrow.items(), key=lambda item: (wide_enough(item[1]), -item[1].native_px))
+    name, width = max(narrow.items(), key=lambda item: (find_sufficient_size(item[1]), -item[1].native_px))
     reason = _("objects of class {name} (median width {native:.1f} px) would be {narrow:.1f} px wide at {size} px")
     shrunk = reason.format(name=name, native=width.native_px, narrow=size * width.relative, size=size)
-    wide, maximum = wide_enough(width), _WIDE_CPU if device == "cpu" else _WIDE_GPU
+    wide, maximum = find_sufficient_size(width), _WIDE_CPU if device == "cpu" else _WIDE_GPU
     side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
     if wide <= min(maximum, 16 * math.ceil(side / 16)):
         reason = _("{shrunk}; here they are {wide:.1f} px wide")
@@ -214,14 +214,14 @@ def resolve(settings: Settings, facts: Facts) -> Plan:
         rule(draft, facts)
     model, images = draft.settings.model, facts.images
     known = {key: value for key, value in flatten(draft.settings.model_dump()) if value is not None}
-    unused = {**_UNUSED, "model.skips": (True,) * (model.depth or UNET_DEPTH)}
+    unused = {**_PLACEHOLDERS, "model.skips": (True,) * (model.depth or UNET_DEPTH)}
     format_values = {"data.channels": images.channels, "data.size": images.size, "data.crop": images.crop}
     rest = {"train.micro_batch": draft.settings.train.batch, "choices": draft.choices}
     return validate(Plan, nest({**unused, **rest, **known, **format_values}))
 
 
-# Values of settings that are not used in a training.
-_UNUSED: dict[str, Any] = {
+# Values that a plan needs for settings without effect in a training, which no rule chooses.
+_PLACEHOLDERS: dict[str, Any] = {
     "augment.orientation": "free",
     "augment.rotation_deg": 180.0,
     "data.foreground_share": 0.0,
@@ -233,7 +233,7 @@ _UNUSED: dict[str, Any] = {
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def _tutorial_job(draft: Draft, facts: Facts) -> None:
+def _tutorial_task(draft: Draft, facts: Facts) -> None:
     """The tutorial's two tasks: pets (colour, no augmentation), polyps (2 classes, grey, frozen copies)."""
     if draft.settings.recipe != "tutorial":
         return
@@ -418,7 +418,7 @@ def _ema_decay(draft: Draft, facts: Facts) -> None:
     draft.choose("train.ema_decay", decay, reason.format(count=min(steps, 1 / (1 - decay)), steps=steps))
 
 
-_MEAN_RATE = 1e-3  # where the loss is a mean over the pixels; also of SGD with momentum .99 (docs/experiments.md)
+_RATE_OF_MEAN_LOSS = 1e-3  # of a loss that is a mean over the pixels; also for SGD with momentum .99 (experiments.md)
 
 
 def _learning_rate(draft: Draft, facts: Facts) -> None:
@@ -431,15 +431,15 @@ def _learning_rate(draft: Draft, facts: Facts) -> None:
         return
     if train.loss != "ce-sum" or train.optimizer != "sgd":
         reason = _("suits a loss that is a mean over the pixels, and Adam")
-        draft.choose("train.learning_rate", _MEAN_RATE, reason)
+        draft.choose("train.learning_rate", _RATE_OF_MEAN_LOSS, reason)
         return
     pixels = facts.training_pixels // max(1, facts.training)
     if facts.images.crop is not None:
         pixels = min(pixels, facts.images.crop**2)
     pixels *= train.batch or 1
     reason = _("the loss is a sum: {rate:g}, which suits its mean, divided by the {pixels:,} pixels of a step")
-    rate = float(f"{_MEAN_RATE / max(1, pixels):.3g}")
-    draft.choose("train.learning_rate", rate, reason.format(rate=_MEAN_RATE, pixels=pixels))
+    rate = float(f"{_RATE_OF_MEAN_LOSS / max(1, pixels):.3g}")
+    draft.choose("train.learning_rate", rate, reason.format(rate=_RATE_OF_MEAN_LOSS, pixels=pixels))
 
 
 def _precision(draft: Draft, facts: Facts) -> None:
@@ -449,7 +449,7 @@ def _precision(draft: Draft, facts: Facts) -> None:
 
 # In this order: later rules read what earlier ones chose.
 RULES: tuple[Callable[[Draft, Facts], None], ...] = (
-    _tutorial_job,
+    _tutorial_task,
     _normalisation,
     _orientation,
     _width,

@@ -545,6 +545,12 @@ _RENAMED = {
 _SHORT_NAMES = {"lr": "train.learning_rate", "wd": "train.weight_decay"}  # as in many other programs
 
 
+def find_setting(name: str) -> str | None:
+    """The dotted name of the setting that has this last part (`weight_decay`), or short name (`lr`); None: none has."""
+    named = [key for key in known_keys() if key.rpartition(".")[2] == name]
+    return _SHORT_NAMES.get(name) or (named[0] if len(named) == 1 else None)
+
+
 def _check_keys(given: Mapping[str, Any]) -> None:
     known = known_keys()
     for key in given:

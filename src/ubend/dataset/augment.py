@@ -24,9 +24,10 @@ from ubend.labels.class_table import IGNORED
 
 ELASTIC_POINTS = 5  # points per side of the coarse displacement field
 _BLUR_REACH = 3  # px; the kernel has 2 * 3 + 1 taps: three standard deviations of the default, 1 px
-# A pixel that the crop must show is placed at most this far from the crop's centre, as a fraction of half its side:
-# usually, and near the image border. The rest is a margin for the elastic field.
-_SHOWN_WITHIN, _SHOWN_AT_MAX = 0.5, 0.75
+# How far from the crop's centre a pixel that it must show may be placed, as a fraction of half the crop's side, so that
+# the elastic field does not push it out.
+_SHOWN_WITHIN = 0.5
+_SHOWN_WITHIN_AT_BORDER = 0.75  # where the crop would otherwise leave the image
 _NOISE_SIDE = 256  # px; side of the noise field from which images take their noise
 
 Augment = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of `augment`
@@ -131,13 +132,15 @@ def sample_warps(
     side = np.sqrt(np.prod(np.minimum(shapes_hw, np.array(canvas_hw)), axis=1))
 
     angle = np.deg2rad(settings.rotation_deg) * signed["angle"]
-    zoom = np.exp(-settings.scale * signed["scale"])  # source px per output px: small enlarges
+    source_px_per_px = np.exp(-settings.scale * signed["scale"])
     stretch = np.exp(0.5 * settings.stretch * signed["stretch"])
     flip_y = np.where((u["flip y"] < settings.flip_share) & (settings.orientation == "free"), -1.0, 1.0)
     flip_x = np.where(u["flip x"] < settings.flip_share, -1.0, 1.0)
     cos, sin = np.cos(angle), np.sin(angle)
     rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
-    affine = rotation * np.stack([flip_y * zoom * stretch, flip_x * zoom / stretch], -1)[:, None, :]
+    affine = (
+        rotation * np.stack([flip_y * source_px_per_px * stretch, flip_x * source_px_per_px / stretch], -1)[:, None, :]
+    )
 
     room = np.maximum(0, shapes_hw - np.array(canvas_hw)) / 2.0 + settings.shift * side[:, None]
     offset = np.stack([signed["shift y"], signed["shift x"]], -1) * room  # from the image's centre to the crop's
@@ -183,7 +186,7 @@ def _offset_to_show(
     position = shown[:, 2:] * _SHOWN_WITHIN * canvas_hw / 2
     centre = np.clip(pixel - np.einsum("nij,nj->ni", affine, position), -room, room)
     position = np.linalg.solve(affine, (pixel - centre)[:, :, None])[:, :, 0]
-    reach = _SHOWN_AT_MAX * canvas_hw / 2
+    reach = _SHOWN_WITHIN_AT_BORDER * canvas_hw / 2
     return np.asarray(pixel - np.einsum("nij,nj->ni", affine, np.clip(position, -reach, reach)))
 
 
@@ -338,13 +341,13 @@ def change_colors(image: Tensor, params: DeviceWarpParams, low: Tensor, high: Te
         grey = x.mean(dim=1, keepdim=True)
         x = grey + each(params.saturation) * (x - grey)
 
-    def add_noise(noisy: Tensor, which: Tensor | slice) -> Tensor:
+    def add_noise(chosen: Tensor, which: Tensor | slice) -> Tensor:
         sides = zip(params.noise_yx[which].long().unbind(1), x.shape[-2:], noise.shape[-2:], strict=True)
         rows, columns = ((first[:, None] + torch.arange(s, device=x.device)) % wrap for first, s, wrap in sides)
         windows = noise[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
-        return noisy + each(params.noise[which]) * windows
+        return chosen + each(params.noise[which]) * windows
 
-    x = _change_some(x, params.blur_px, lambda noisy, which: _blur(noisy, params.blur_px[which]))
+    x = _change_some(x, params.blur_px, lambda chosen, which: _blur(chosen, params.blur_px[which]))
     x = _change_some(x, params.noise, add_noise)
     return x.clamp(0, 1) * (high - low) + low
 

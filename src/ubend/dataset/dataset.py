@@ -447,8 +447,8 @@ def open_folder(
         count = len(skipped) + len({name for name, _problem in folder.skipped})
         remarks.append(
             ngettext(
-                "{count} bad file or pair is skipped; it is listed in skipped.csv",
-                "{count} bad files or pairs are skipped; they are listed in skipped.csv",
+                "{count} bad file or pair is skipped; a run lists it in skipped.csv",
+                "{count} bad files or pairs are skipped; a run lists them in skipped.csv",
                 count,
             ).format(count=count)
         )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ubend.core.autoconfig import find_narrow, wide_enough
+from ubend.core.autoconfig import find_narrow, find_sufficient_size
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
 from ubend.core.plan import Width
@@ -131,7 +131,7 @@ def describe_narrow(widths: Mapping[str, Width], size: int | None) -> list[str]:
     narrow = find_narrow(widths, size) if size is not None else {}
     if size is None or not narrow:
         return []
-    enough = max(map(wide_enough, narrow.values()))
+    enough = max(map(find_sufficient_size, narrow.values()))
     cure = "--patches" if enough > _LARGER * size else f"--size {enough}"
     line = _(
         "note: narrow objects become too narrow to be learnt well: {objects} (median width, in the images -> at "

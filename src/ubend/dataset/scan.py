@@ -343,7 +343,7 @@ def unknown_values_problem(pair: Pair, values: NDArray[np.int32], labels: LabelM
         )
         return Problem(other.format(mask=pair.mask.path, known=labels.describe()), pair.mask.path, "data.values")
     line = _(
-        "{mask}: has {values}, not among the classes {known}; fix the mask, or say what they mean with --values"
+        "{mask}: has {values}, which is no class of {known}; fix the mask, or name all its values with --values"
     ).format(mask=pair.mask.path, values=format_values(values.tolist(), labels.kind, 8), known=labels.describe())
     return Problem(line, pair.mask.path, "data.values")
 

@@ -91,14 +91,14 @@ def describe_few(count: int, split: SplitName | None) -> list[str]:
     if count >= _FEW_IMAGES:
         return []
     line = ngettext(
-        "note: scores of only {count} {split} image are a rough estimate for other images",
-        "note: scores of only {count} {split} images are a rough estimate for other images",
+        "note: scores of only {count} {split} image are a rough estimate for new images",
+        "note: scores of only {count} {split} images are a rough estimate for new images",
         count,
     )
     if split is None:
         line = ngettext(
-            "note: scores of only {count} image are a rough estimate for other images",
-            "note: scores of only {count} images are a rough estimate for other images",
+            "note: scores of only {count} image are a rough estimate for new images",
+            "note: scores of only {count} images are a rough estimate for new images",
             count,
         )
     return [line.format(count=count, split=split)]

@@ -30,9 +30,10 @@ ALPHA = 0.05
 MARGIN = 0.01  # difference of scores in 0..1 within which two models count as equal
 RESAMPLES = 2000  # measured, 100 images with a mean Dice of 0.91: other draws move the ends by 0.001 to 0.002
 _ROUGH_IMAGES, _ROUGH_GROUPS = 50, 20  # with fewer, an interval covers the true mean less often than 95%
-# measured, experiments.md, "Which interval": without them, intervals of a mean over 50 images or 20 groups are too
-# narrow if most images are good and few are bad, and differences are found where there are none
-_FEW, _WIDER = 100, 2.0
+# Corrections for few units (images or groups): otherwise intervals are too narrow if most images are good and few are
+# bad, and differences are found where there are none. Measured: experiments.md, "Which interval".
+_T_BELOW_UNITS = 100  # a mean's interval is never narrower than Student's t
+_DIFFERENCE_WIDENING = 2.0  # a difference's standard error is multiplied by 1 + this / units
 _FLAT = 0.01  # with a larger share of resamples without spread, the bootstrap is not used
 _CELLS = 2**21  # resampling weights in memory at once: 16 MiB
 
@@ -137,7 +138,8 @@ def mean_intervals(
     Args:
         scores: each (N,) or (N, C), NaN where undefined.
         groups: (N,) the group of each image; None: the image is its own group. Without groups, images are resampled.
-        upper: the largest possible value of each score; None: unlimited. The smallest is 0.
+        upper: the largest possible value of each score, where None is unlimited; without this argument all are 1. The
+            smallest is 0.
     """
     limits = [1.0] * len(scores) if upper is None else upper
     resamples, grouped = resample(scores, groups)
@@ -190,7 +192,7 @@ def resample(scores: Sequence[Scores], groups: Groups | None = None) -> tuple[li
     images = len(scores[0]) if scores else 0
     unit, grouped = _number_units(groups, images)
     units = int(unit.max()) + 1 if images else 0
-    sums = [_UnitSums(unit_sums, unit, units) for unit_sums in scores]
+    sums = [_UnitSums(score, unit, units) for score in scores]
     whole = [unit_sums.estimate(np.ones((1, units))) for unit_sums in sums]
     step = max(1, _CELLS // max(1, units))
     parts: list[list[tuple[Any, Any]]] = [[] for _one in sums]
@@ -259,11 +261,11 @@ def _weights(units: int, start: int, stop: int) -> NDArray[np.float64]:
 
 
 def mean_ends(resamples: Resamples) -> NDArray[np.float64]:
-    """How many standard errors the two ends of the 95% interval of a mean are below it: equal-tailed, and with fewer
-    than `_FEW` units never narrower than Student's t."""
+    """(2,) by how many standard errors the mean is above the lower and the upper end of its 95% interval (the second is
+    negative): equal-tailed, and with few units never narrower than Student's t."""
     ends: NDArray[np.float64] = np.quantile(resamples.studentised(), [1 - ALPHA / 2, ALPHA / 2])
     units = len(resamples.influence)
-    if units < _FEW:
+    if units < _T_BELOW_UNITS:
         t = float(special.stdtrit(units - 1, 1 - ALPHA / 2))
         ends = np.array([max(ends[0], t), min(ends[1], -t)])
     return ends
@@ -277,7 +279,7 @@ def difference_ends(resamples: Resamples) -> NDArray[np.float64]:
 
 def _widening(resamples: Resamples) -> float:
     """The factor on the standard error of a difference."""
-    return 1 + _WIDER / len(resamples.influence)
+    return 1 + _DIFFERENCE_WIDENING / len(resamples.influence)
 
 
 def _interval(

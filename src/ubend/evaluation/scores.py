@@ -181,7 +181,7 @@ def evaluate_pairs(
         "precision": precision_from_confusion(confusions),
         "recall": recall_from_confusion(confusions),
         "boundary_f1": boundary_f1(boundary),
-        "hausdorff_95": boundary.hausdorff,
+        "hausdorff_95": boundary.hausdorff_95,
         "surface_distance": surface_distance(boundary),
     }
     scores |= {"intervals": _intervals(per_image, pairs, known), "per_picture": _per_image(per_image, pairs, known)}
@@ -332,7 +332,7 @@ def _summarise_boundary(counts: BoundaryCounts, labels: LabelMap, unit: str) -> 
         "tolerance_px": TOLERANCE_PX,
         "unit": unit,
         "f1": classes.summarise(boundary_f1(counts), boundary_f1(total)).to_json(labels.names),
-        "hausdorff_95": classes.summarise(counts.hausdorff, worst="highest").to_json(labels.names),
+        "hausdorff_95": classes.summarise(counts.hausdorff_95, worst="highest").to_json(labels.names),
         "surface_distance": classes.summarise(surface_distance(counts), worst="highest").to_json(labels.names),
         "in_truth_or_prediction_only": dict(zip(class_keys(labels.names), worst.tolist(), strict=True)),
     }

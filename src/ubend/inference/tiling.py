@@ -74,18 +74,18 @@ class Axis:
     margin: int
     weights: NDArray[np.float32]
 
-    def needed(self, number: int) -> NDArray[np.int64]:
+    def input_indices(self, number: int) -> NDArray[np.int64]:
         """(tile + 2 * margin,) input pixel indices of a tile.
 
         Outside the image the edge is repeated, as in the network's own padding; with a margin, the image is reflected.
         """
-        return self._inside(self.starts[number], self.starts[number])
+        return self._clamp_or_reflect(self.starts[number], self.starts[number])
 
-    def needed_by_all(self) -> NDArray[np.int64]:
+    def input_indices_of_all(self) -> NDArray[np.int64]:
         """Input pixel indices from the first to the last tile; those of tile i begin at `starts[i]`."""
-        return self._inside(self.starts[0], self.starts[-1])
+        return self._clamp_or_reflect(self.starts[0], self.starts[-1])
 
-    def _inside(self, first: int, last: int) -> NDArray[np.int64]:
+    def _clamp_or_reflect(self, first: int, last: int) -> NDArray[np.int64]:
         positions = np.arange(first - self.margin, last + self.tile + self.margin)
         if not self.margin:
             return positions.clip(0, self.side - 1)
@@ -93,7 +93,7 @@ class Axis:
         positions %= there_and_back
         return np.minimum(positions, there_and_back - positions).clip(0, self.side - 1)
 
-    def finished(self, number: int) -> slice:
+    def completed(self, number: int) -> slice:
         """The pixels completed by this tile, which no later tile covers."""
         last = number + 1 == len(self.starts)
         return slice(self.starts[number], self.side if last else self.starts[number + 1])
@@ -149,7 +149,7 @@ class Tiling:
 
     @lru_cache(maxsize=256)  # noqa: B019 - few and small
     def plan(self, size_hw: tuple[int, int]) -> TilePlan:
-        """The tiles of an image of (H, W) px, each at least 1."""
+        """The tiles of an image of (h, w) px, each at least 1."""
         return TilePlan(self._plan_axis(size_hw[0]), self._plan_axis(size_hw[1]))
 
     def _plan_axis(self, side: int) -> Axis:
@@ -157,7 +157,7 @@ class Tiling:
         maximum = max(multiple, _round_up(self.tile_px - edge, multiple))
         padded = _round_up(max(0, side - edge), multiple)
         tile = min(padded, maximum) + edge
-        room = (padded + edge - tile) // multiple
+        room = (padded + edge - tile) // multiple  # for the first pixel of a tile, in steps of `multiple`
         step = max(1, math.floor((1 - (0 if self.margin else self.overlap)) * tile / multiple))
         gaps = math.ceil(room / step)
         if self.margin:
@@ -219,10 +219,10 @@ def read_row(row: TileRow) -> tuple[TileRow, NDArray[Any]]:
     """The row, and its (height of a tile, width of the row, channels) pixels: uint8 or float32."""
     rows, columns = row.plan.rows, row.plan.columns
     if rows.margin:
-        wanted = rows.needed(row.number)
+        wanted = rows.input_indices(row.number)
         top, bottom = int(wanted.min()), int(wanted.max()) + 1
-        pixels = row.source.read(top, bottom)[wanted - top][:, columns.needed_by_all()]
-    else:  # without margin only the last row and column are repeated, which is 40 times as fast
+        pixels = row.source.read(top, bottom)[wanted - top][:, columns.input_indices_of_all()]
+    else:  # slices, and repeated last rows and columns: 40 times as fast as fancy indexing
         top, width = rows.starts[row.number], columns.starts[-1] + columns.tile
         pixels = row.source.read(top, min(top + rows.tile, rows.side))
         h, w = pixels.shape[:2]
@@ -252,7 +252,7 @@ class Blender:
         """Add a tile; tiles must come from left to right and from top to bottom.
 
         Args:
-            logits: (C, T, T) logits of the tile, float32.
+            logits: (C, height, width) logits of the tile, float32.
         Returns:
             After the last tile of a row, the completed rows and their (C, rows, w) logits, valid until the next
             `add` overwrites them (a copy would double the memory); otherwise None.
@@ -269,6 +269,6 @@ class Blender:
         self._sums[:, :, start : start + columns.tile].addcmul_(logits, weight)
         if column + 1 < len(columns.starts):
             return None
-        done = rows.finished(row)
+        done = rows.completed(row)
         self._finished = done.stop - done.start
         return done, self._sums[:, : self._finished, : columns.side]

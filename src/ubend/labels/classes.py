@@ -324,7 +324,8 @@ def find_classes(label_scan: LabelScan, hints: LabelHints) -> tuple[LabelMap, li
     if hints.table is None:
         _refuse_other_lossless(label_scan, labels)
     stray = _describe_stray(label_scan, labels) if hints.table is None and hints.names is None else []
-    more = (*stray, *_describe_alike(labels), *_describe_covered(label_scan, labels), *_snapped(label_scan, labels))
+    checks = (*_check_overlaps(label_scan, labels), *_check_in_between(label_scan, labels))
+    more = (*stray, *_describe_alike(labels), *checks)
     return labels, [*_describe_absent(label_scan, labels), *remarks, *more]
 
 
@@ -374,7 +375,7 @@ def _describe_alike(labels: LabelMap) -> list[str]:
     return [line.format(names=", ".join(map(repr, alike[:LISTED])), cure=cure)] if alike else []
 
 
-def _describe_covered(label_scan: LabelScan, labels: LabelMap) -> list[str]:
+def _check_overlaps(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     """A remark on classes whose regions overlap.
 
     Raises:
@@ -472,7 +473,7 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
         return make_label_map(values, names), []
     if names is not None and len(names) > len(values) and (numbered := _number_names(names, values)):
         return numbered
-    if len(values) > MAX_FOUND or _count_objects(label_scan, values):
+    if len(values) > MAX_FOUND or _are_object_ids(label_scan, values):
         raise DataError(
             _(
                 'the masks contain {count} different values ({table}): object ids (--values "{objects}"), '
@@ -545,7 +546,7 @@ def _refuse_mixed(label_scan: LabelScan, tally: Tally) -> None:
         )
 
 
-def _count_objects(label_scan: LabelScan, values: list[int]) -> bool:
+def _are_object_ids(label_scan: LabelScan, values: list[int]) -> bool:
     """Whether the values are object ids (1, 2, ..., k in each mask, with varying k)."""
     if len(values) <= _FEW_CLASSES or not _is_run(values):
         return False
@@ -620,7 +621,7 @@ def _refuse_other_lossless(label_scan: LabelScan, labels: LabelMap) -> None:
         )
 
 
-def _snapped(label_scan: LabelScan, labels: LabelMap) -> list[str]:
+def _check_in_between(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     """Remarks on label values between classes.
 
     Raises:

@@ -129,14 +129,15 @@ def _match(
     rivals: dict[int, set[int]] = {}
     for original, normal_mask in zip(masks, normal_masks, strict=True):
         mask = replace(normal_mask, stem=_cut(normal_mask.stem, after))
-        if claim := index.find(mask):
-            image_index, rest, folder, has_own_folder = claim
-            matching.claims.setdefault(image_index, []).append(Claim(original, rest, folder, has_own_folder))
+        if match := index.find(mask, original):
+            image_index, claim = match
+            matching.claims.setdefault(image_index, []).append(claim)
             rivals.setdefault(image_index, set()).update(index.rivals(mask, image_index))
         else:
             matching.orphans.append(original)
     for image_index, others in rivals.items():
-        if any(other not in matching.claims for other in others):  # `x_mask` may belong to `x`, which has no other mask
+        # the images `x` and `x_mask`, and a mask `x_mask`, which may also be that of `x` if `x` has no mask
+        if any(other not in matching.claims for other in others):
             matching.orphans += [claim.mask for claim in matching.claims.pop(image_index)]
     return matching
 
@@ -170,40 +171,44 @@ class _Index:
             if len(self.exact[key]) > 1:
                 bare.pop("", None)  # `image` and `mask` are a pair only if the folder has no other image
 
-    def find(self, mask: Item) -> tuple[int, str, str, bool] | None:
-        """(index of the image, rest, folder, own) of a mask; None: it matches no image, or several."""
+    def find(self, mask: Item, original: Item) -> tuple[int, Claim] | None:
+        """(index of the image, claim) of a mask; None: it matches no image, or several.
+
+        Args:
+            original: the mask as found, which the claim gets.
+        """
         key = (mask.split, mask.folders)
-        if (image := self._named(key, mask.stem)) is not None:
-            return image, "", "", False
+        if (image_index := self._named(key, mask.stem)) is not None:
+            return image_index, Claim(original)
         if mask.folders:
             alone = [*self.exact.get(key, {}).items()]
             above = self.exact.get((mask.split, mask.folders[:-1]), {})
             if len(alone) == 1 and (alone[0][0] == mask.folders[-1] or not bare_stem(alone[0][0], "image")):
-                return alone[0][1], mask.stem, "", True
+                return alone[0][1], Claim(original, mask.stem, has_own_folder=True)
             if mask.folders[-1] in above:
-                return above[mask.folders[-1]], mask.stem, "", True
+                return above[mask.folders[-1]], Claim(original, mask.stem, has_own_folder=True)
         if extended := self._extended(key, mask.stem):
-            return *extended, "", False
+            return extended[0], Claim(original, extended[1])
         claims = []
         for level, folder in enumerate(mask.folders):
             without = (mask.split, mask.folders[:level] + mask.folders[level + 1 :])
-            if (image := self._named(without, mask.stem)) is not None:
-                claims.append((image, "", folder, False))
+            if (image_index := self._named(without, mask.stem)) is not None:
+                claims.append((image_index, Claim(original, folder=folder)))
             elif extended := self._extended(without, mask.stem):
-                claims.append((*extended, folder, False))
+                claims.append((extended[0], Claim(original, extended[1], folder)))
         return claims[0] if len(claims) == 1 else None
 
-    def rivals(self, mask: Item, image: int) -> set[int]:
+    def rivals(self, mask: Item, image_index: int) -> set[int]:
         """The other images whose name equals the mask's after removing words for masks."""
         names = self.exact.get((mask.split, mask.folders), {})
-        return {names[stem] for stem in bare_stems(mask.stem, "mask") if stem in names} - {image}
+        return {names[stem] for stem in bare_stems(mask.stem, "mask") if stem in names} - {image_index}
 
     def _named(self, key: _Key, stem: str) -> int | None:
         """The image with this name, ignoring words for masks and images around it."""
         exact, bare = self.exact.get(key, {}), self.bare.get(key, {})
         names = [stem] if stem in exact else list(bare_stems(stem, "mask"))
-        image = next((exact[name] for name in names if name in exact), None)
-        return image if image is not None else next((bare[name] for name in names if name in bare), None)
+        image_index = next((exact[name] for name in names if name in exact), None)
+        return image_index if image_index is not None else next((bare[name] for name in names if name in bare), None)
 
     def _extended(self, key: _Key, stem: str) -> tuple[int, str] | None:
         """(index of the image whose name this one begins or ends with, the rest of the name)."""
@@ -214,11 +219,11 @@ class _Index:
             for start in starts[1:]:
                 first, second = name[:start].rstrip(_BETWEEN), name[start:]
                 for piece, rest in ((first, second), (second, first)):
-                    image = exact.get(piece, bare.get(piece))
-                    if image is not None and len(piece) >= lengths.get(image, (0, ""))[0]:
-                        lengths[image] = (len(piece), rest)
+                    image_index = exact.get(piece, bare.get(piece))
+                    if image_index is not None and len(piece) >= lengths.get(image_index, (0, ""))[0]:
+                        lengths[image_index] = (len(piece), rest)
         longest = max((size for size, _rest in lengths.values()), default=0)
-        fitting = [(image, rest) for image, (size, rest) in lengths.items() if size == longest]
+        fitting = [(image_index, rest) for image_index, (size, rest) in lengths.items() if size == longest]
         return fitting[0] if len(fitting) == 1 else None
 
 
@@ -331,11 +336,11 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
     claims, remarks = _without_overlays(matching.claims)
     claims, message = _without_cellpose(claims)
     remarks += message
-    labels = {image: [_label(claim) for claim in of_image] for image, of_image in claims.items()}
+    labels = {image_index: [_label(claim) for claim in of_image] for image_index, of_image in claims.items()}
     orphans = list(matching.orphans)
     if all(len(of_image) == 1 for of_image in claims.values()):
-        for image in set() if sure else _find_odd_masks(claims):
-            orphans.append(claims.pop(image)[0].mask)
+        for image_index in set() if sure else _find_odd_masks(claims):
+            orphans.append(claims.pop(image_index)[0].mask)
         reading = LayoutResult(
             _pairs(matching, {n: FileMask(of_image[0].mask.file.path) for n, of_image in claims.items()})
         )
@@ -349,31 +354,36 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
         layers = {n: [Layer(path, 1) for path in sorted(claim.mask.file.path for claim in claims[n])] for n in claims}
         count = sum(map(len, claims.values()))
         layout = _("several masks for one image, one per object ({count} in all)").format(count=count)
-        pairs = _pairs(matching, {image: LayeredMask(tuple(of_image)) for image, of_image in layers.items()})
+        pairs = _pairs(
+            matching, {image_index: LayeredMask(tuple(of_image)) for image_index, of_image in layers.items()}
+        )
         reading = LayoutResult(pairs, ("background", "foreground"), (0, 1), layout=layout)
     else:
-        for image, of_image in claims.items():
+        for image_index, of_image in claims.items():
             if len(of_image) > 1:
                 names = sorted((problems.shorten(claim.mask.file.path) for claim in of_image), key=natural_key)
-                problems.add("two masks", f"{matching.images[image].name} ({', '.join(names)})")
+                problems.add("two masks", f"{matching.images[image_index].name} ({', '.join(names)})")
         reading = LayoutResult(
             _pairs(matching, {n: FileMask(of_image[0].mask.file.path) for n, of_image in claims.items()})
         )
-    for image, first in matching.twins:
-        names = [matching.images[i].file.path.name for i in (first, image)]
+    for image_index, first in matching.twins:
+        names = [matching.images[i].file.path.name for i in (first, image_index)]
         problems.add("two images", f"{matching.images[first].name} ({', '.join(names)})")
     beside, message = _companions(matching, claims)
     remarks += message
     _report_orphans(matching, claims, orphans, beside, problems)
-    for image, of_image in claims.items():
-        for path in (matching.images[image].file.path, *(claim.mask.file.path for claim in of_image)):
+    for image_index, of_image in claims.items():
+        for path in (matching.images[image_index].file.path, *(claim.mask.file.path for claim in of_image)):
             if is_empty(path):
                 problems.add("empty", path)
     return replace(reading, remarks=(*remarks, *reading.remarks))
 
 
 def _pairs(matching: Matching, masks: Mapping[int, Mask]) -> list[Pair]:
-    items = ((matching.images[image], matching.claims[image][0].mask, mask) for image, mask in masks.items())
+    items = (
+        (matching.images[image_index], matching.claims[image_index][0].mask, mask)
+        for image_index, mask in masks.items()
+    )
     return [Pair(item.name, item.file.path, mask, item.split or first.split, None) for item, first, mask in items]
 
 
@@ -394,8 +404,8 @@ def _label(claim: Claim, *, wide: bool = False) -> _Label:
 def _without_overlays(claims: Mapping[int, list[Claim]]) -> tuple[dict[int, list[Claim]], list[str]]:
     """(masks without files such as `NAME_overlay.png`, remarks), if every image still has a mask."""
     kept = {
-        image: [claim for claim in of_image if _label(claim).word.casefold() not in OVERLAY_WORDS]
-        for image, of_image in claims.items()
+        image_index: [claim for claim in of_image if _label(claim).word.casefold() not in OVERLAY_WORDS]
+        for image_index, of_image in claims.items()
     }
     dropped = sum(map(len, claims.values())) - sum(map(len, kept.values()))
     if not dropped or not all(kept.values()):
@@ -424,14 +434,14 @@ def cellpose_line(count: int) -> str:
 def _find_odd_masks(claims: Mapping[int, Sequence[Claim]]) -> set[int]:
     """Indices of images whose mask has an unusual rest; it may belong to another image."""
     rests = {
-        image: (of_image[0].folder, of_image[0].rest)
-        for image, of_image in claims.items()
+        image_index: (of_image[0].folder, of_image[0].rest)
+        for image_index, of_image in claims.items()
         if not of_image[0].has_own_folder
     }
     if len(set(rests.values())) < 2:
         return set()
     usual = ("", "") if ("", "") in rests.values() else Counter(rests.values()).most_common(1)[0][0]
-    return {image for image, rest in rests.items() if rest != usual}
+    return {image_index for image_index, rest in rests.items() if rest != usual}
 
 
 def _class_words(labels: Mapping[int, Sequence[_Label]]) -> list[str]:
@@ -462,8 +472,8 @@ def _are_objects(claims: Mapping[int, Sequence[Claim]], labels: Mapping[int, Seq
     if kinds == {("", 0)} and not any(label.word for label in flat):  # `a_mask`, `a_mask_1`: the first has no number
         return all(
             mentions(claim.mask.stem, "mask") and claim.mask.stem.endswith(label.number)
-            for image, of_image in claims.items()
-            for claim, label in zip(of_image, labels[image], strict=True)
+            for image_index, of_image in claims.items()
+            for claim, label in zip(of_image, labels[image_index], strict=True)
         )
     words = Counter(label.word for label in flat if not label.number)
     ids = all(any(map(str.isdigit, word)) for word in words)
@@ -484,10 +494,10 @@ def _by_class(
     names = [word for word in words if word.casefold() not in _BACKGROUND_WORDS]
     value = {word: names.index(word) + 1 if word in names else 0 for word in words}
     masks = {}
-    for image, of_image in claims.items():
+    for image_index, of_image in claims.items():
         files = (claim.mask.file.path for claim in of_image)
-        layers = sorted(zip((value[label.word] for label in labels[image]), files, strict=True))
-        masks[image] = LayeredMask(tuple(Layer(path, worth) for worth, path in layers))
+        layers = sorted(zip((value[label.word] for label in labels[image_index]), files, strict=True))
+        masks[image_index] = LayeredMask(tuple(Layer(path, worth) for worth, path in layers))
     names = [_as_written(name, claims) for name in names]
     layout = _("several masks for one image, one per class ({names})").format(names=", ".join(names))
     return LayoutResult(_pairs(matching, masks), ("background", *names), tuple(range(len(names) + 1)), layout=layout)
@@ -509,11 +519,17 @@ def _companions(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> tu
     An example is `NAME_superpixels.png` next to `NAME.jpg`, if all images without a mask end in this word and there
     are at least half as many as images with a mask.
     """
-    twins = {image for image, _first in matching.twins}
-    lonely = [image for image in range(len(matching.images)) if image not in claims and image not in twins]
-    owners = {(item.split, item.folders, item.stem) for item in (matching.images[image] for image in claims)}
+    twins = {image_index for image_index, _first in matching.twins}
+    lonely = [
+        image_index
+        for image_index in range(len(matching.images))
+        if image_index not in claims and image_index not in twins
+    ]
+    owners = {
+        (item.split, item.folders, item.stem) for item in (matching.images[image_index] for image_index in claims)
+    }
     words: set[str] = set()
-    for item in (matching.images[image] for image in lonely):
+    for item in (matching.images[image_index] for image_index in lonely):
         cuts = (match.start() for match in re.finditer(r"[\W_]+", item.stem))
         words.add(next((item.stem[cut:] for cut in cuts if (item.split, item.folders, item.stem[:cut]) in owners), ""))
     word = words.pop() if len(words) == 1 else ""

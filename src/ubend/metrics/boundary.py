@@ -22,7 +22,9 @@ from ubend.labels.class_table import IGNORED
 TOLERANCE_PX = 2.0  # of the boundary F1; outlines of one object by two people differ by about this distance
 _PERCENTILE = 95.0  # of the Hausdorff distance
 _BLOCK_PX = 2**22  # pixels processed at once; for larger images, memory grows only with the length of the outlines
-_DENSE = 4  # px of area per px of outline below which distance maps are faster: measured on noise, 352 px, one CPU core
+# With at most so many px of area per px of outline a distance map is faster than a k-d tree. Measured on noise, 352 px,
+# one CPU core.
+_MAX_AREA_PER_OUTLINE_PX = 4
 
 
 class BoundaryCounts(NamedTuple):
@@ -31,19 +33,19 @@ class BoundaryCounts(NamedTuple):
     Of one image, or of several with stacked arrays.
 
     Attributes:
-        truth, predicted: (..., C) int64 number of pixels of the outline.
+        truth_px, predicted_px: (..., C) int64 number of pixels of the outline.
         truth_near, predicted_near: (..., C) int64 number of these pixels within the tolerance of the other outline.
-        distances: (..., C) float64 sum of the distances of all pixels of both outlines to the other outline.
-        hausdorff: (..., C) float64 the larger of the 95th percentiles of the two outlines' distances; NaN if the class
-            is in neither.
+        distance_sum: (..., C) float64 sum of the distances of all pixels of both outlines to the other outline.
+        hausdorff_95: (..., C) float64 the larger of the 95th percentiles of the two outlines' distances; NaN if the
+            class is in neither.
     """
 
-    truth: NDArray[np.int64]
-    predicted: NDArray[np.int64]
+    truth_px: NDArray[np.int64]
+    predicted_px: NDArray[np.int64]
     truth_near: NDArray[np.int64]
     predicted_near: NDArray[np.int64]
-    distances: NDArray[np.float64]
-    hausdorff: NDArray[np.float64]
+    distance_sum: NDArray[np.float64]
+    hausdorff_95: NDArray[np.float64]
 
 
 def count_boundaries(
@@ -59,7 +61,7 @@ def count_boundaries(
         pred: (H, W) class index in [0, classes).
         target: (H, W) class index in [0, classes), or IGNORED: not scored, whatever `pred` says.
         classes: C, at most 255.
-        tolerance_px: largest distance in px at which outlines agree.
+        tolerance_px: largest distance at which outlines agree; in px, also with `spacing`.
         spacing: height and width of a pixel in the unit of the distances.
     Raises:
         ValueError: shapes differ, or are not (H, W).
@@ -88,19 +90,19 @@ def boundary_f1(counts: BoundaryCounts) -> NDArray[np.float64]:
 
     Source: Csurka et al. 2013, What is a good evaluation measure for semantic segmentation?, BMVC.
     """
-    precision, recall = _divide(counts.predicted_near, counts.predicted), _divide(counts.truth_near, counts.truth)
+    precision, recall = _divide(counts.predicted_near, counts.predicted_px), _divide(counts.truth_near, counts.truth_px)
     f1 = np.nan_to_num(_divide(2 * precision * recall, np.nan_to_num(precision + recall)))
-    return np.where(counts.truth + counts.predicted > 0, f1, np.nan)
+    return np.where(counts.truth_px + counts.predicted_px > 0, f1, np.nan)
 
 
 def surface_distance(counts: BoundaryCounts) -> NDArray[np.float64]:
     """(..., C) average symmetric surface distance: the mean distance of all pixels of both outlines to the other."""
-    return _divide(counts.distances, counts.truth + counts.predicted)
+    return _divide(counts.distance_sum, counts.truth_px + counts.predicted_px)
 
 
 def in_truth_xor_prediction(counts: BoundaryCounts) -> NDArray[np.bool_]:
     """(..., C) whether the class is in only one of truth and prediction."""
-    return np.not_equal(counts.truth > 0, counts.predicted > 0)
+    return np.not_equal(counts.truth_px > 0, counts.predicted_px > 0)
 
 
 def _divide(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
@@ -115,7 +117,7 @@ def _distances(
     """(n,) and (m,) distances from each point of an outline to the other outline."""
     corner = np.minimum(a.min(axis=0), b.min(axis=0))
     shape = np.maximum(a.max(axis=0), b.max(axis=0)) - corner + 1
-    if shape.prod() <= min(_BLOCK_PX, _DENSE * (len(a) + len(b))):
+    if shape.prod() <= min(_BLOCK_PX, _MAX_AREA_PER_OUTLINE_PX * (len(a) + len(b))):
         maps = []
         for points in (b, a):
             away = np.ones(shape, bool)

@@ -335,7 +335,10 @@ def _load_timm() -> Any:
         import timm
     except ImportError as error:
         raise MissingPackageError(
-            _("this encoder needs timm; pip install 'ubend[encoders]'"), key="model.encoder"
+            _("encoders other than {names} need timm; pip install 'ubend[encoders]'").format(
+                names=", ".join(efficientnet_lite.VARIANTS)
+            ),
+            key="model.encoder",
         ) from error
     return timm
 

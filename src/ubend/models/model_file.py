@@ -246,6 +246,9 @@ def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
         )
         raise ModelFileError(_("{path}: {reason}").format(path=path, reason=cause), path=path) from error
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if path.suffix.lower() != ".safetensors":
+            line = _("{path}: not a model file; give a run folder, or its model.safetensors, before the images")
+            raise ModelFileError(line.format(path=path), path=path, key="header") from error
         raise _refusal(path, None, next(iter(str(error).splitlines()), type(error).__name__)) from error
     stored = {kept.name: getattr(header, kept.name) for kept in fields(StoredFields)}
     return Bundle(model.eval(), header.labels, header.sizing, **stored)

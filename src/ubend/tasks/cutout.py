@@ -84,13 +84,13 @@ def cut_out_files(
 class _CutoutJob(ImageJob):
     what, title = later("cut-out"), later("cutting out")
     with_prob, as_stored = True, True
-    there = later("cut-outs that exist already and are kept: {count}")
-    done = later("cut-outs in {out}: {count}")
+    exist_message = later("cut-outs that exist already and are kept: {count}")
+    done_message = later("cut-outs in {out}: {count}")
 
     def __init__(
-        self, masks: MaskPredictor, paths: Sequence[Path | str], out: Path, how: _How, *, resume: bool = False
+        self, predictor: MaskPredictor, paths: Sequence[Path | str], out: Path, how: _How, *, resume: bool = False
     ) -> None:
-        super().__init__(masks, paths, out, resume=resume)
+        super().__init__(predictor, paths, out, resume=resume)
         self._weights, self._behind, self._soft_px = how
         self._empty: list[int] = []
 
@@ -110,7 +110,7 @@ class _CutoutJob(ImageJob):
         save_png(Image.fromarray(_composite(colors, alpha, self._behind)), self.files(number)[0])
 
     def finish(self, _numbers: Sequence[int], reporter: Reporter) -> None:
-        sought = ", ".join(self.masks.labels.names[index] for index in self._weights)
+        sought = ", ".join(self.predictor.labels.names[index] for index in self._weights)
         for number in sorted(self._empty):
             message = _("{path}: no pixels of {name} were found; its cut-out is empty")
             reporter.report(message.format(path=self.paths[number], name=sought))

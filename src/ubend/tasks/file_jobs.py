@@ -61,14 +61,14 @@ class FileJob(ABC, Generic[_Facts]):
     """Inputs of one kind and their output files; an error in one input does not stop the others.
 
     Args:
-        masks: the models.
+        predictor: of the models, with conditions.
         paths: the inputs.
         out: the output folder; files in it are not overwritten.
         resume: continue in a folder that has the files of some inputs already; these are kept.
     Attributes:
-        what: description of an output, for the collision message.
-        there: message about existing outputs.
-        done: message at the end.
+        output_name: description of an output, for the collision message.
+        exist_message: message about existing outputs.
+        done_message: message at the end.
         record: of the folder; None: there is none. Set by `run_jobs`.
         together: names of the summary files.
         usable: number of an input -> result of `inspect`; usable inputs only.
@@ -77,11 +77,11 @@ class FileJob(ABC, Generic[_Facts]):
         damaged: number of an input -> its problems; the readable part of it has output files.
     """
 
-    what, there, done = "", "", ""
+    output_name, exist_message, done_message = "", "", ""
     together: Sequence[str] = ()
 
-    def __init__(self, masks: MaskPredictor, paths: Sequence[Path], out: Path, *, resume: bool = False) -> None:
-        self.masks, self.paths, self.out, self.resume = masks, paths, out, resume
+    def __init__(self, predictor: MaskPredictor, paths: Sequence[Path], out: Path, *, resume: bool = False) -> None:
+        self.predictor, self.paths, self.out, self.resume = predictor, paths, out, resume
         self.usable: dict[int, _Facts] = {}
         self.todo: list[int] = []
         self.wrong: dict[int, list[str]] = {}
@@ -128,7 +128,7 @@ class FileJob(ABC, Generic[_Facts]):
     def finish(self, _numbers: Sequence[int], _reporter: Reporter) -> None:
         """Write the summary files of all inputs whose files are written."""
 
-    def look(self) -> list[DiskRequirement]:
+    def inspect_all(self) -> list[DiskRequirement]:
         """Inspect all inputs, before anything is written; returns the required disk space.
 
         Raises:
@@ -136,16 +136,16 @@ class FileJob(ABC, Generic[_Facts]):
             OutputError: an output exists already (with `resume`: one that this command did not write), or is an input.
         """
         inspected = dict(self.map_inputs(self.inspect, range(len(self.paths))))
-        self.usable = {number: facts for number, facts in inspected.items() if self._has_good_names(number, facts)}
+        self.usable = {number: facts for number, facts in inspected.items() if self._check_name_lengths(number, facts)}
         if not self.usable:
             return []
         files = [(self.paths[number], self.files(number)) for number in self.usable]
-        refuse_shared(files, now(self.what))
+        refuse_shared(files, now(self.output_name))
         refuse_inputs(self.paths, (path for _input, outputs in files for path in outputs))
         groups = [*(outputs for _input, outputs in files), *([self._summaries] if self.together else [])]
         if not self.resume:
-            outputs = self.record is not None and not any(map(self.record.foreign, groups))
-            refuse_existing([path for group in groups for path in group], resumable=outputs)
+            can_resume = self.record is not None and not any(map(self.record.foreign, groups))
+            refuse_existing([path for group in groups for path in group], resumable=can_resume)
         is_done = dict(self.map_inputs(lambda number: self.resume and self.is_done(number), [*self.usable]))
         sizes = dict(self.map_inputs(self.size, [number for number, done in is_done.items() if not done]))
         self.usable = {number: facts for number, facts in self.usable.items() if number not in self.wrong}
@@ -156,7 +156,7 @@ class FileJob(ABC, Generic[_Facts]):
         self._remade = sum(any(map(os.path.exists, self.files(number))) for number in self.todo)
         return [DiskRequirement(self.out, int(sum(sizes.values())), _("choose another --out"))]
 
-    def _has_good_names(self, number: int, facts: _Facts) -> bool:
+    def _check_name_lengths(self, number: int, facts: _Facts) -> bool:
         """Whether an input's output files can have their names; if not, that is its problem."""
         self.usable[number] = facts
         for path in self.files(number):
@@ -172,9 +172,9 @@ class FileJob(ABC, Generic[_Facts]):
 
     def write(self, reporter: Reporter) -> list[Path]:
         """Predict and write all inputs in `todo`; returns the first file of each input, including existing ones."""
-        there = len(self.usable) - len(self.todo)
-        if there and self.there:
-            reporter.report(now(self.there).format(count=there))
+        existing = len(self.usable) - len(self.todo)
+        if existing and self.exist_message:
+            reporter.report(now(self.exist_message).format(count=existing))
         if self._remade:
             message = _("note: {count} of the files are recreated: their input has changed, or they are incomplete")
             reporter.report(message.format(count=self._remade))
@@ -187,7 +187,7 @@ class FileJob(ABC, Generic[_Facts]):
             self.finish(numbers, reporter)
             if self.record is not None and self.together:
                 self.record.add(self._summaries, {})
-            reporter.report(now(self.done).format(count=len(numbers), out=self.out))
+            reporter.report(now(self.done_message).format(count=len(numbers), out=self.out))
         return [self.files(number)[0] for number in numbers]
 
     @property
@@ -265,18 +265,20 @@ class ImageJob(FileJob[Header]):
 
     title, with_prob, as_stored = "", False, False
 
-    def __init__(self, masks: MaskPredictor, paths: Iterable[Path | str], out: Path, *, resume: bool = False) -> None:
-        super().__init__(masks, list_images(paths), out, resume=resume)
-        self.extremes = ExtremeValues(*(member.predictor.bundle for member in masks.members))
+    def __init__(
+        self, predictor: MaskPredictor, paths: Iterable[Path | str], out: Path, *, resume: bool = False
+    ) -> None:
+        super().__init__(predictor, list_images(paths), out, resume=resume)
+        self.extremes = ExtremeValues(*(member.predictor.bundle for member in predictor.members))
 
     def inspect(self, number: int) -> Header:
         refuse_folder(self.paths[number])
-        header = read_header(self.paths[number], self.masks.channels)
-        self.masks.refuse_other_kind(self.paths[number], header)
+        header = read_header(self.paths[number], self.predictor.channels)
+        self.predictor.refuse_other_kind(self.paths[number], header)
         return header
 
     def notes(self) -> list[str]:
-        return describe_channels([self.usable[number] for number in self.todo], self.masks.channels)
+        return describe_channels([self.usable[number] for number in self.todo], self.predictor.channels)
 
     @abstractmethod
     def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
@@ -295,12 +297,12 @@ class ImageJob(FileJob[Header]):
                 self.write_one(number, result, image)
                 self.note_done(number)
 
-        there = len(self.usable) - len(self.todo)
-        reporter.begin(now(self.title), there + len(numbers), there)
+        existing = len(self.usable) - len(self.todo)
+        reporter.begin(now(self.title), existing + len(numbers), existing)
         written = prefetch(
             write, self._predict_each(numbers), lambda predicted: self._bytes(predicted[0][0]) + predicted[1].bytes
         )
-        for count, _none in enumerate(written, there + 1):
+        for count, _none in enumerate(written, existing + 1):
             reporter.count(count)
         reporter.end()
 
@@ -315,7 +317,7 @@ class ImageJob(FileJob[Header]):
 
         finished = set[int]()
         try:
-            for key, result in self.masks.predict(given(), with_prob=self.with_prob):
+            for key, result in self.predictor.predict(given(), with_prob=self.with_prob):
                 finished.add(key[0])
                 yield key, result
             return
@@ -338,7 +340,7 @@ class ImageJob(FileJob[Header]):
 
     def _read(self, number: int) -> tuple[LoadedImage, NDArray[Any]]:
         """An image for the models and for `write_one`; the same pixels if both take the same channels."""
-        path, header, channels = self.paths[number], self.usable[number], self.masks.channels
+        path, header, channels = self.paths[number], self.usable[number], self.predictor.channels
         self.note_source(number)
         given, shown = read_with_channels(path, (channels, None if self.as_stored else channels))
         if given.pixels.shape[:2] != header.size_hw or given.pixels.dtype != header.dtype:
@@ -349,7 +351,7 @@ class ImageJob(FileJob[Header]):
     def _bytes(self, number: int) -> int:
         """Upper limit of the bytes of an image in memory."""
         header = self.usable[number]
-        return header.bytes(self.masks.channels + (header.channels if self.as_stored else 0))
+        return header.bytes(self.predictor.channels + (header.channels if self.as_stored else 0))
 
 
 def run_jobs(jobs: Sequence[FileJob[Any]], reporter: Reporter, record: Record | None = None) -> list[Path]:
@@ -375,11 +377,11 @@ def _run_locked(jobs: Sequence[FileJob[Any]], reporter: Reporter, record: Record
         record.read_files()
         for job in jobs:
             job.record = record
-    requirements = [requirement for job in jobs for requirement in job.look()]
+    requirements = [requirement for job in jobs for requirement in job.inspect_all()]
     written: list[Path] = []
     if requirements:
         check_disk_space(requirements)
-        for line in describe_tiling(jobs[0].masks):
+        for line in describe_tiling(jobs[0].predictor):
             reporter.report(line)
         for line in (line for job in jobs for line in job.notes()):
             reporter.report(line)

@@ -129,18 +129,23 @@ class _ImageObjects:
 
 class _ObjectJob(ImageJob):
     what, title = later("ids"), later("finding objects")
-    done = later("images with numbered objects in {out}: {count}")
+    done_message = later("images with numbered objects in {out}: {count}")
 
     def __init__(
-        self, masks: MaskPredictor, paths: Sequence[Path | str], out: Path, counting: CountingOptions, method: Method
+        self,
+        predictor: MaskPredictor,
+        paths: Sequence[Path | str],
+        out: Path,
+        counting: CountingOptions,
+        method: Method,
     ) -> None:
-        super().__init__(masks, paths, out)
+        super().__init__(predictor, paths, out)
         self._counting, self._method, self._exports = counting, method, counting.exports
-        self._names, self._channels = masks.labels.names, masks.channels
+        self._names, self._channels = predictor.labels.names, predictor.channels
         self._spatial: dict[int, SpatialInfo] = {}
         self._replaced: dict[int, PixelSize] = {}  # what files state and --pixel-size overrides
         self._truth: dict[Path, Files] = {}
-        self._split_lookup = SplitLookup([member.predictor.bundle for member in masks.members])
+        self._split_lookup = SplitLookup([member.predictor.bundle for member in predictor.members])
         self._kept: dict[int, _ImageObjects] = {}
         self.together = [
             _TABLE,
@@ -190,13 +195,13 @@ class _ObjectJob(ImageJob):
         files += [self.out / f"{stem}.geojson"] if "geojson" in self._exports else []
         return files + ([self.out / "panoptic" / f"{stem}.png"] if "panoptic" in self._exports else [])
 
-    def look(self) -> list[DiskRequirement]:
+    def inspect_all(self) -> list[DiskRequirement]:
         """In addition, find the true ids (missing ones are a problem of their image).
 
         Raises:
             DataError: all images are training images, so there is nothing to score.
         """
-        requirements, folder = super().look(), self._counting.truth
+        requirements, folder = super().inspect_all(), self._counting.truth
         if folder is not None:
             find_truth(folder, {}, self._names)  # a missing folder is not the problem of an image
 
@@ -216,7 +221,7 @@ class _ObjectJob(ImageJob):
 
     def _is_training_image(self, number: int) -> bool:
         try:
-            image = load_image(self.paths[number], self.masks.channels)
+            image = load_image(self.paths[number], self.predictor.channels)
         except DataError:  # reported when it is predicted
             return False
         return self._split_lookup.find_split(image.pixels) == "train"

@@ -63,28 +63,28 @@ class MaskImageJob(ImageJob):
     """
 
     what, title = later("mask or overlay"), later("predicting")
-    there = later("masks that exist already and are kept: {count}")
-    done = later("masks and overlays in {out}: {count}")
+    exist_message = later("masks that exist already and are kept: {count}")
+    done_message = later("masks and overlays in {out}: {count}")
     together = (SHARES,)
 
     def __init__(
-        self, masks: MaskPredictor, paths: Sequence[Path | str], out: Path, *, prob: ProbKind | None, resume: bool
+        self, predictor: MaskPredictor, paths: Sequence[Path | str], out: Path, *, prob: ProbKind | None, resume: bool
     ) -> None:
-        super().__init__(masks, paths, out, resume=resume)
+        super().__init__(predictor, paths, out, resume=resume)
         self._prob, self.with_prob = prob, prob is not None
-        self._labels = masks.labels
+        self._labels = predictor.labels
         self._tiffs: dict[int, _Tiff] = {}
-        self._shares = ClassShares(masks.labels, out)
+        self._shares = ClassShares(predictor.labels, out)
 
     def inspect(self, number: int) -> Header:
-        path, channels = self.paths[number], self.masks.channels
+        path, channels = self.paths[number], self.predictor.channels
         if not may_be_tiff(path):
             self._tiffs[number] = _Tiff([], False, False)
             return super().inspect(number)
         with TiffRowReader(path, channels) as rows_reader:
             header, georeference = rows_reader.header, rows_reader.georeference
-            self.masks.refuse_other_kind(path, header)
-            by_rows = rows_reader.is_readable and header.pixels > _LARGE_PIXELS and self.masks.by_rows
+            self.predictor.refuse_other_kind(path, header)
+            by_rows = rows_reader.is_readable and header.pixels > _LARGE_PIXELS and self.predictor.by_rows
             self._tiffs[number] = _Tiff(georeference, rows_reader.has_invalid, by_rows)
         return header
 
@@ -146,7 +146,7 @@ class MaskImageJob(ImageJob):
         """Predict and write an image that is too large for memory, by rows."""
         path, tiff, labels = self.paths[number], self._tiffs[number], self._labels
         target, *beside = self.files(number)
-        with TiffRowReader(path, self.masks.channels) as rows_reader:
+        with TiffRowReader(path, self.predictor.channels) as rows_reader:
             size_hw, georeference = rows_reader.size_hw, tiff.georeference
             reporter.begin(_("predicting {name}, rows").format(name=path.name), size_hw[0])
             results = self._predict_rows(number, rows_reader, reporter)
@@ -170,7 +170,7 @@ class MaskImageJob(ImageJob):
     def _predict_rows(self, number: int, rows_reader: TiffRowReader, reporter: Reporter) -> Iterator[MaskResult]:
         """Masks and probabilities of (h, W) rows, from top to bottom."""
         source = TileSource(self.extremes.watch(rows_reader), rows_reader.size_hw, rows_reader.size_hw)
-        for rows, result in self.masks.predict_rows(source, with_prob=self.with_prob):
+        for rows, result in self.predictor.predict_rows(source, with_prob=self.with_prob):
             if (invalid := rows_reader.invalid(rows.start, rows.stop)) is not None:
                 result.mask[invalid] = IGNORED
                 if result.prob is not None:

@@ -33,20 +33,26 @@ class ScanJob(FileJob[None]):
         SettingError: an unknown window; from `look`: a window is required, or not allowed.
     """
 
-    what = later("mask")
-    done = later("masks of scans in {out}: {count}")
+    output_name = later("mask")
+    done_message = later("masks of scans in {out}: {count}")
     together = (_TABLE,)
 
     def __init__(
-        self, masks: MaskPredictor, paths: Sequence[Path], out: Path, *, window: str | None = None, resume: bool = False
+        self,
+        predictor: MaskPredictor,
+        paths: Sequence[Path],
+        out: Path,
+        *,
+        window: str | None = None,
+        resume: bool = False,
     ) -> None:
-        super().__init__(masks, paths, out, resume=resume)
+        super().__init__(predictor, paths, out, resume=resume)
         self._window = None if window is None else parse_intensity_window(window)
         self._rows: dict[int, list[tuple[Any, ...]]] = {}
 
-    def look(self) -> list[DiskRequirement]:
+    def inspect_all(self) -> list[DiskRequirement]:
         self._refuse_unfit()
-        return super().look()
+        return super().inspect_all()
 
     def inspect(self, number: int) -> None:
         """Check that the scan can be read; it is read later."""
@@ -91,13 +97,13 @@ class ScanJob(FileJob[None]):
         write_csv(self.out / _TABLE, [("scan", "class", "voxels", "ml"), *rows])
 
     def _refuse_unfit(self) -> None:
-        bundle = self.masks.bundle
-        if not self.masks.takes_color:
+        bundle = self.predictor.bundle
+        if not self.predictor.takes_color:
             raise DataError(
                 _(
                     "the model was trained on images with {channels} channels, but a scan has one; "
                     "use a model of 1 or 3 channels"
-                ).format(channels=self.masks.channels),
+                ).format(channels=self.predictor.channels),
                 key="data.channels",
             )
         if bundle.dtype == "uint8" and self._window is None:
@@ -138,7 +144,7 @@ class ScanJob(FileJob[None]):
     def _predict(self, scan: Scan, reporter: Reporter) -> NDArray[np.uint8]:
         reporter.begin(_("predicting"), len(scan.slices))
         mask = np.empty(scan.slices.shape, dtype=np.uint8)
-        for done, (number, result) in enumerate(self.masks.predict(enumerate(self._images(scan))), start=1):
+        for done, (number, result) in enumerate(self.predictor.predict(enumerate(self._images(scan))), start=1):
             mask[number] = result.mask
             reporter.count(done)
         reporter.end()
@@ -148,11 +154,11 @@ class ScanJob(FileJob[None]):
         """Each slice as input of the models: (H, W, channels) uint8, or float32 in the scan's units."""
         for values in scan.slices:
             image = values.astype(np.float32) if self._window is None else self._window.apply(values)
-            yield np.repeat(image[:, :, None], self.masks.channels, axis=2)
+            yield np.repeat(image[:, :, None], self.predictor.channels, axis=2)
 
     def _measure(self, scan: Scan, mask: NDArray[np.uint8]) -> list[tuple[Any, ...]]:
         """Rows of `volumes.csv`."""
-        names = self.masks.labels.names
+        names = self.predictor.labels.names
         voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000
         counts = np.bincount(mask.reshape(-1), minlength=len(names))
         return [

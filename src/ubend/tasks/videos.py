@@ -28,17 +28,17 @@ class VideoJob(FileJob[Video]):
     written, and the damage is reported at the end.
     """
 
-    what = later("mask or overlay")
-    done = later("masks and overlays of videos in {out}: {count}")
+    output_name = later("mask or overlay")
+    done_message = later("masks and overlays of videos in {out}: {count}")
 
-    def look(self) -> list[DiskRequirement]:
-        if not self.masks.takes_color or self.masks.bundle.dtype != "uint8":
+    def inspect_all(self) -> list[DiskRequirement]:
+        if not self.predictor.takes_color or self.predictor.bundle.dtype != "uint8":
             message = _(
                 "the model was not trained on 8 bit grey or colour images, so it cannot be "
                 "used on videos; use another model"
             )
             raise DataError(message, key="data.channels")
-        return super().look()
+        return super().inspect_all()
 
     def inspect(self, number: int) -> Video:
         return open_video(self.paths[number])
@@ -61,7 +61,7 @@ class VideoJob(FileJob[Video]):
     def _predict(self, number: int, reporter: Reporter) -> Problem | None:
         """Write the files of a video; returns its problems."""
         video, (mask, overlay, table) = self.usable[number], self.files(number)
-        labels, rows = self.masks.labels, list[list[str | int]]()
+        labels, rows = self.predictor.labels, list[list[str | int]]()
         reader = VideoReader(video)
         reporter.begin(_("predicting"), video.frames or 0)
 
@@ -75,7 +75,7 @@ class VideoJob(FileJob[Video]):
             ):
                 # all frames have one size, so batches fill in order
                 given = ((timed, self._fit(timed[1])) for timed in chain([first], frames))
-                for (seconds, frame), (index, _prob) in self.masks.predict(given):
+                for (seconds, frame), (index, _prob) in self.predictor.predict(given):
                     colored = overlay_mask(frame, index, labels.colors, background=background_class(labels.names))
                     shown.add(seconds, colored)
                     masks.add(seconds, index)
@@ -98,6 +98,6 @@ class VideoJob(FileJob[Video]):
         return Problem(message, video.path, "frames")
 
     def _fit(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        fitted = fit_channels(frame, self.masks.channels)
+        fitted = fit_channels(frame, self.predictor.channels)
         assert fitted is not None
         return fitted

@@ -92,7 +92,7 @@ def training_step(training: Training, batch: Batch, counts: LossCounts) -> Tenso
         (2,) float64 (float32 on MPS): the loss sums of the batch, cross entropy and the Dice term.
     """
     training.state.model.train()
-    total = torch.zeros_like(training.state.sums[:2])  # cross entropy and the Dice term
+    total = training.state.sums.new_zeros(2)
     for micro_batch in batch.split(training.micro_batch):
         with training.autocast():
             logits = training.forward(micro_batch.image)
@@ -179,13 +179,13 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
     while len(progress.history) < plan.epochs and progress.stopped is None:
         epoch = len(progress.history) + 1
         started, first_step, waited_before_s = time.monotonic(), progress.step, training.batches.waited_s
-        stopped = stop.requested()
-        while progress.step < training.steps_until(epoch) and not stopped:
+        interrupted = stop.requested()
+        while progress.step < training.steps_until(epoch) and not interrupted:
             runtime.take_step(progress.step)
             progress.step += 1
             recorder.after_step(training)
-            stopped = stop.requested()
-        if stopped:
+            interrupted = stop.requested()
+        if interrupted:
             break
 
         train_loss = mean_loss(training, state.sums)  # waits for the device
