@@ -133,7 +133,7 @@ def read_scores(path: Path) -> Scores:
     else:
         return Scores(scores)
     line = _(
-        "{path}: no scores to compare ({reason}); name a run folder whose training is finished, or a file that `ubend "
+        "{path}: no scores ({reason}); name a run folder whose training is finished, or a file that `ubend "
         "evaluate MODEL --out FILE` wrote"
     )
     raise OutputError(line.format(path=file, reason=" ".join(cause.split())), path=file)

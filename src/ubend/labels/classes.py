@@ -476,8 +476,9 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
     if len(values) > MAX_FOUND or _are_object_ids(label_scan, values):
         raise DataError(
             _(
-                'the masks contain {count} different values ({table}): object ids (--values "{objects}"), '
-                'resampled masks (--values "{resampled}"), or photographs instead of masks'
+                'the masks contain {count} different values ({table}): object ids (--values "{objects}"; '
+                'touching objects then become one), resampled masks (--values "{resampled}"), or photographs instead '
+                "of masks"
             ).format(
                 count=len(values),
                 table=value_table(tally, "value"),

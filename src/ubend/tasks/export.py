@@ -93,9 +93,9 @@ def export(
     data = to_bytes(graph, contract_text(contract))
     write_file(out, lambda temporary: temporary.write_bytes(data))
     reporter.report(
-        _("exported model: {path} ({size:.1f} MB); docs/deploy.md says how to use it").format(
-            path=out, size=len(data) / 1e6
-        )
+        _(
+            "exported model: {path} ({size:.1f} MB); use it like a run: `ubend predict {path} IMAGES --out masks`"
+        ).format(path=out, size=len(data) / 1e6)
     )
     return out
 

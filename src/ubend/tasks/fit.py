@@ -241,7 +241,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
                 train(runtime, Recorder(run, saver, reporter, drawing, writes=group.is_first), stop)
         except KeyboardInterrupt as interrupt:
             saver.wait()
-            _report_interrupted(session, found.data, training.state)
+            _report_interrupted(session, found.data, training)
             if signal.SIGTERM in interrupt.args:  # re-raise the deferred SIGTERM
                 signal.raise_signal(signal.SIGTERM)
             return FitResult(run.path, None)
@@ -395,16 +395,20 @@ def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, d
     run.begin(plan, data, facts)
 
 
-def _report_interrupted(session: _Session, data: Dataset, state: TrainingState) -> None:
-    run = session.run
+def _report_interrupted(session: _Session, data: Dataset, training: Training) -> None:
+    run, state = session.run, training.state
     if not session.group.is_first:
         return
     _draw_curves(run, data, state)
     if run.model_path.exists():
-        message = _("stopped after step {step}; {model} is usable, and `ubend fit --resume {run}` continues")
+        message = _(
+            "stopped after step {step} of {steps}; {model} can be used as it is, and `ubend fit --resume {run}` "
+            "continues"
+        )
     else:  # a second Ctrl-C, before anything was saved
         message = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` starts again")
-    session.reporter.report(message.format(step=state.progress.step, model=run.model_path, run=run.path))
+    facts = {"step": state.progress.step, "steps": training.steps, "model": run.model_path, "run": run.path}
+    session.reporter.report(message.format(**facts))
 
 
 def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:

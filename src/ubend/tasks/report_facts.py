@@ -304,7 +304,7 @@ def _describe_splits(
     stated = about.get("stated_split")
     lines = []
     if stated is not None:
-        line = _("The folder or the split file states the split.")
+        line = _("The split is that of the folder or of the split file, such as the one that `ubend data` wrote.")
         lines.append(line if stated else _("The split is random, with seed {seed}.").format(seed=seed))
     if any(pair.group for pair, _hashes in rows):
         lines.append(_("Random splits keep all images of a group (patient, video, site) in one split."))
