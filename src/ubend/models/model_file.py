@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ubend.core.errors import Contradiction, DataError, ModelFileError, reason, validation_key, validation_reason
-from ubend.core.files import EXPORTED_SUFFIX, model_path, named_in_utf8, regular_file, write_file
+from ubend.core.files import EXPORTED_SUFFIX, MODEL_FILE, model_path, named_in_utf8, regular_file, write_file
 from ubend.core.i18n import _
 from ubend.core.settings import CUSTOM, AnyNetwork, Orientation, Precision, Upsampling
 from ubend.io.images import Sizing
@@ -239,11 +239,11 @@ def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
             model = make_network(shape, **more)
             model.load_state_dict(tensors)
     except OSError as error:  # not caused by the content of the file
-        cause = (
-            _("no such model file; give a run folder or a model file")
-            if isinstance(error, FileNotFoundError)
-            else reason(error)
-        )
+        cause = reason(error)
+        if isinstance(error, FileNotFoundError):
+            cause = _("no such model file; give a run folder or a model file")
+            if path.name == MODEL_FILE and path.parent.is_dir():
+                cause = _("no such file: this is no run folder, or its training has not saved a model yet")
         raise ModelFileError(_("{path}: {reason}").format(path=path, reason=cause), path=path) from error
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if path.suffix.lower() != ".safetensors":
