@@ -16,8 +16,8 @@ from support.discs import make_discs
 from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
 from ubend.inference.predictor import Logits
-from ubend.inference.tiling import Blender
 from ubend.models.unet import UNet
+from ubend.portable.tiling import Blender
 from ubend.tasks import fit as fit_task
 from ubend.tasks import predict as predict_task
 from ubend.training import build, loop
