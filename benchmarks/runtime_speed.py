@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from timing import make_parser, print_facts, read_facts, spread_words, summarise, write_report
-from ubend.exporting.core import export_core
 from ubend.exporting.graph import build_graph, to_bytes
+from ubend.exporting.network_graph import trace_network
 from ubend.io.images import Sizing, read_image
 from ubend.labels.class_table import make_label_map
 from ubend.models.encoders import EncodedUNet
@@ -34,7 +34,7 @@ def write_model(path: Path, size: int) -> None:
     """A model of `size` px for colour images and two classes, as `ubend export` writes it."""
     net = EncodedUNet("tf_efficientnet_lite0", 3, 2, width=32, mean=[120.0] * 3, std=[60.0] * 3)
     bundle = Bundle(net.eval(), make_label_map([0, 1], ["background", "object"]), Sizing(size, True, 3))
-    graph = build_graph(net, [export_core(net)], "uint8", tiles=False)
+    graph = build_graph(net, [trace_network(net)], "uint8", tiles=False)
     path.write_bytes(to_bytes(graph, contract_text(describe(Path("none"), bundle, "fp32"))))
 
 
