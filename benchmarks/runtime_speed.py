@@ -60,6 +60,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("image", type=Path, help="a colour image of 8 bits")
     parser.add_argument("--runtime", type=Path, default=Path(sys.executable), help="a Python with ubend-runtime")
     parser.add_argument("--size", type=int, default=352, help="of the model, px  [352]")
+    parser.add_argument("--alone", action="store_true", help="without ubend beside it")
     parser.add_argument("--rounds", type=int, default=11, help="after one warm-up  [11]")
     args = parser.parse_args(words)
     facts = read_facts(None)
@@ -74,6 +75,8 @@ def main(words: Sequence[str]) -> None:
             "ubend-runtime": [args.runtime, "-m", "ubend_runtime", *given],
             "ubend": [sys.executable, "-m", "ubend", *given],
         }
+        if args.alone:
+            del commands["ubend"]
         turns = [[time_process(command, folder) for command in commands.values()] for _ in range(args.rounds + 1)][1:]
     rows = []
     for name, times in zip(commands, zip(*turns, strict=True), strict=True):

@@ -41,6 +41,7 @@ class Problem(str):
 
 
 def as_problem(line: str, path: Path | str | None, key: str | None) -> Problem:
+    """The line as a `Problem`; one that is a `Problem` already keeps its own path and key."""
     return line if isinstance(line, Problem) else Problem(line, path, key)
 
 
