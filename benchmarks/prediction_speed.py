@@ -32,11 +32,11 @@ from timing import (
 )
 from ubend.core.device import fastest_precision
 from ubend.inference.predictor import TILE_BATCH_PIXELS, Predictor
-from ubend.inference.tiling import Tiling
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle
 from ubend.models.unet import UNet
+from ubend.portable.tiling import Tiling
 
 CLASSES, OVERLAP = 3, 0.25
 Forward = Callable[[Tensor], Tensor]

@@ -18,9 +18,9 @@ from support.training import FILES
 from ubend.core.errors import DataError
 from ubend.dataset.arrays import arrays_to_files
 from ubend.dataset.store import clear_stores, describe_kept, list_stores
-from ubend.io.decode import read_header
 from ubend.io.images import load_image
 from ubend.labels.mask_files import FileMask, read_label_values
+from ubend.portable.decode import read_header
 from ubend.tasks.evaluate import read_run_pairs
 
 TINY: dict[str, Any] = {"size": 32, "width": 2, "epochs": 1, "batch": 4, "device": "cpu", "classes": "ground,disc"}

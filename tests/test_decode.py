@@ -21,8 +21,8 @@ from support.rasters import DEEP, GREY, RGB, SMOOTH, check, encode_png, turned, 
 from support.refusal import raises
 from support.tally import Tally
 from ubend.core.errors import DataError
-from ubend.io.decode import read_header, read_raster
 from ubend.io.images import load_image, read_image
+from ubend.portable.decode import read_header, read_raster
 
 
 def test_modes_of_png(tmp_path: Path) -> None:

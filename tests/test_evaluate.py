@@ -24,14 +24,14 @@ from ubend.dataset.store import read_class_map
 from ubend.evaluation.report import score_lines
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import Logits, Predictor
-from ubend.inference.tiling import TileSource
-from ubend.io.decode import read_header
 from ubend.io.images import read_image, resize_mask
-from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.pairs import Pair
 from ubend.models.model_file import load_bundle
+from ubend.portable.decode import read_header
+from ubend.portable.raster import Header
+from ubend.portable.tiling import TileSource
 from ubend.tasks.evaluate import evaluate
 from ubend.tasks.fit import fit
 

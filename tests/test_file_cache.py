@@ -21,8 +21,8 @@ from ubend.dataset.dataset import open_dataset
 from ubend.dataset.scan import read_headers
 from ubend.dataset.store import clear_stores, hash_pairs, list_stores
 from ubend.io.file_cache import FILE_CACHE_SUFFIX, CachedFile, FileCache
-from ubend.io.raster import Header
 from ubend.layouts.folder import read_folder
+from ubend.portable.raster import Header
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from ubend.dataset.splits import split_pairs
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
 from ubend.layouts.groups import find_groups
-from ubend.layouts.image_paths import list_images
 from ubend.layouts.pairs import Folder, Pair, SplitName
+from ubend.portable.image_paths import list_images
 
 SYSTEM = ("@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "__MACOSX", ".Trash-1000", "System Volume Information",
           "@Recycle", "#snapshot", ".@__thumb", ".ipynb_checkpoints", "FOUND.000")  # fmt: skip

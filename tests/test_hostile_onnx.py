@@ -17,9 +17,9 @@ from support.exports import NEEDS_EXPORT, make_bundle, make_bytes, onnx, onnxrun
 from support.refusal import check, raises, refused_once
 from ubend.core.errors import ModelFileError
 from ubend.inference.predictor import Predictor
-from ubend.models import onnx_scan
 from ubend.models.exported import open_exported
 from ubend.models.unet import UNet
+from ubend.portable import onnx_scan
 
 pytestmark = NEEDS_EXPORT
 PATH = Path("model.onnx")
@@ -239,9 +239,9 @@ SMALL_MACHINE = """
 import os, sys, pathlib, numpy
 from ubend.core.errors import SettingError
 from ubend.inference.predictor import load
-from ubend.models import exported
+from ubend.portable import session
 
-exported._MEMORY_SHARE = 2**27 / (os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+session._MEMORY_SHARE = 2**27 / (os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 try:
     load(sys.argv[1])(numpy.zeros((9, 9, 3), numpy.uint8))
 except SettingError as error:

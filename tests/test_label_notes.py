@@ -21,13 +21,13 @@ from ubend.core.files import default_cache
 from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, make_settings, parse_assignment
 from ubend.dataset.dataset import open_dataset
-from ubend.inference.input_checks import inspect_file
 from ubend.labels.classes import find_main_values
 from ubend.labels.label_values import Tally
 from ubend.layouts.collection import number_classes
-from ubend.layouts.image_paths import list_images
 from ubend.layouts.problems import Problems
 from ubend.models.model_file import save_bundle
+from ubend.portable.image_paths import list_images
+from ubend.portable.input_checks import inspect_file
 from ubend.tasks.evaluate import evaluate
 from ubend.tasks.user_settings import read_user_settings
 

@@ -21,8 +21,8 @@ import messages
 from support.discs import make_discs
 from support.sentences import Marking, bare_sentences, early_lookups, unmarked
 from ubend.cli.app import main
-from ubend.core import i18n as language
 from ubend.dataset.sample import draw_sample
+from ubend.portable import i18n as language
 from ubend.tasks import demo
 
 ROOT = Path(__file__).parent.parent

@@ -13,12 +13,10 @@ SOURCE = ROOT / "src" / "ubend"
 
 # Importable without torch, package by package and file by file: start-up time depends on it, and a runtime without
 # torch can be built from the first group.
-TORCH_FREE = ["core", "io", "labels", "layouts", "metrics", "drawing", "instances", "cli"]
+TORCH_FREE = ["portable", "core", "io", "labels", "layouts", "metrics", "drawing", "instances", "cli"]
 TORCH_FREE_MODULES = [
     "api",
     "evaluation.report",
-    "models.onnx_scan",
-    "inference.tiling",
     "inference.postprocess",
     "tasks.options",
     "tasks.reading",
@@ -44,6 +42,37 @@ def test_packages_import_nothing() -> None:
     for path in SOURCE.rglob("*/__init__.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(tree)), path
+
+
+NOT_IN_THE_RUNTIME = ["torch", "pydantic", "click", "rich", "scipy", "imagecodecs", "tifffile", "ubend.core"]
+
+
+def test_portable_modules_import_their_neighbours_and_three_libraries() -> None:
+    """By relative imports, so that a copy in another package works; libraries of other formats inside functions."""
+    allowed = {*sys.stdlib_module_names, "numpy", "PIL"}
+    for path in sorted((SOURCE / "portable").glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1, f"{path}:{node.lineno}"
+                assert (SOURCE / "portable" / f"{node.module}.py").is_file(), f"{path}:{node.lineno}"
+        for node in tree.body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert {name.partition(".")[0] for name in names} <= allowed, f"{path}:{node.lineno}"
+
+
+def test_portable_modules_without_the_rest() -> None:
+    names = [path.stem for path in sorted((SOURCE / "portable").glob("[!_]*.py"))]
+    assert "model" in names
+    program = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({NOT_IN_THE_RUNTIME!r}))\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module('ubend.portable.' + name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def names_of_networks() -> set[str]:

@@ -43,7 +43,6 @@ from ubend.inference.ensemble import load
 from ubend.inference.postprocess import parse_areas, parse_thresholds
 from ubend.inference.predictor import Predictor
 from ubend.instances.truth import find_truth, read_truth
-from ubend.io.decode import read_header
 from ubend.io.images import Sizing, read_image
 from ubend.io.scans import parse_intensity_window, read_scan
 from ubend.io.video import open_video
@@ -57,6 +56,7 @@ from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
 from ubend.layouts.pairs import Pair
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
+from ubend.portable.decode import read_header
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.runs import read_summary
 from ubend.tasks.user_settings import parse_skips
@@ -342,7 +342,7 @@ def without(package: str, one: Case) -> Case:
 
 
 CASES |= {
-    "package: imagecodecs": without("imagecodecs", file_of("a.png", np.zeros((4, 4), np.uint8))),
+    "package: imagecodecs": without("imagecodecs", file_of("a.tif", np.zeros((4, 4), np.uint8))),
     "package: nibabel": without("nibabel", file_of("scan.nii", b"", read_scan)),
     "picture: absent": lambda place: read_image(place / "none.png", 3),
     "picture: empty": file_of("a.png", b""),

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -14,8 +15,8 @@ from support.discs import make_discs
 from support.models import save_model
 from support.refusal import TINY, check, invoke, raises, refused_once
 from support.scans import SEEN, write_nifti, write_slice
-from ubend.core.errors import MissingPackageError
-from ubend.io.images import read_image
+from ubend.core.errors import DataError, MissingPackageError
+from ubend.io.images import load_image, read_image
 from ubend.io.row_windows import read_into_array
 from ubend.io.scans import read_scan
 
@@ -26,16 +27,41 @@ def hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
-def test_one_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, pixels = tmp_path / name, np.zeros((16, 16, 3), np.uint8)
-    if path.suffix == ".tif":
-        tifffile.imwrite(path, pixels, compression="lzw", photometric="rgb")
-    else:
-        Image.fromarray(pixels).save(path)
+def test_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((16, 16, 3), np.uint8), compression="lzw", photometric="rgb")
     read_image(path)
     hide(monkeypatch, "imagecodecs")
     with raises(MissingPackageError, **IMAGECODECS):
+        read_image(path)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_pillow_decodes_in_its_place(channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JPEG and PNG of 8 and 16 bits: the same values."""
+    pixels = np.random.default_rng(channels).integers(0, 2**16, (33, 47, channels), np.uint16)
+    paths = [tmp_path / "deep.png", tmp_path / "flat.png", *([tmp_path / "a.jpg"] if channels != 2 else [])]
+    flat = Image.fromarray((pixels >> 8).astype(np.uint8).squeeze(), {4: "CMYK"}.get(channels))
+    paths[0].write_bytes(imagecodecs.png_encode(pixels))
+    paths[1].write_bytes(imagecodecs.png_encode(np.asarray(flat)))
+    for path in paths[2:]:
+        flat.save(path, quality=80)
+    wanted = [load_image(path) for path in paths]
+    assert wanted[0].pixels.dtype == np.uint16
+    hide(monkeypatch, "imagecodecs")
+    for path, image in zip(paths, wanted, strict=True):
+        again = load_image(path)
+        np.testing.assert_array_equal(again.pixels, image.pixels, err_msg=path.name)
+        np.testing.assert_array_equal(again.invalid, image.invalid)
+
+
+@pytest.mark.parametrize("data", ["cut.jpg", "cut.png"])
+def test_pillow_reports_damage_in_its_place(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / data
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-600])
+    hide(monkeypatch, "imagecodecs")
+    with raises(DataError, path=path):
         read_image(path)
 
 
@@ -55,6 +81,9 @@ def test_one_codec_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_commands_say_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with --skip-bad, which would leave out every pair; afterwards the same command works."""
     make_discs(tmp_path / "discs", 6)
+    for path in (tmp_path / "discs").rglob("*.png"):
+        tifffile.imwrite(path.with_suffix(".tif"), np.asarray(Image.open(path)), compression="lzw")
+        path.unlink()
     model = tmp_path / "model.safetensors"
     save_model(model, 3, "uint8")
     predict = ["predict", model, tmp_path / "discs" / "images", "--out", tmp_path / "out", "--device", "cpu"]

@@ -10,10 +10,15 @@ import venv
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from support import ROOT
+from support.exports import NEEDS_EXPORT, make_bundle, make_bytes, settle
 from ubend._version import __version__
+from ubend.models.unet import UNet
 
 pytestmark = pytest.mark.slow
 
@@ -29,11 +34,11 @@ def _run(*words: str | Path, cwd: Path, status: int = 0, packages: str = "") -> 
     return done
 
 
-def _build(kind: str, out: Path) -> Path:
+def _build(kind: str, out: Path, source: Path = ROOT) -> Path:
     pytest.importorskip("build")
     pytest.importorskip("hatchling")
     packages = os.pathsep.join(path for path in sys.path if path and Path(path) != ROOT / "src")
-    _run(sys.executable, "-m", "build", kind, "--no-isolation", "--outdir", out, ROOT, cwd=out, packages=packages)
+    _run(sys.executable, "-m", "build", kind, "--no-isolation", "--outdir", out, source, cwd=out, packages=packages)
     (built,) = out.iterdir()
     return built
 
@@ -61,10 +66,8 @@ def test_contents(wheel: Path) -> None:
     assert "License-Expression: Apache-2.0" in metadata
 
 
-@pytest.fixture(scope="module")
-def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of programs of a new environment that holds the wheel and sees this one's other packages."""
-    place = tmp_path_factory.mktemp("venv")
+def _make_environment(place: Path) -> Path:
+    """The folder of programs of a new environment that sees this one's packages, except ubend."""
     venv.create(place, with_pip=False, symlinks=os.name != "nt")
     base = {"base": str(place), "platbase": str(place)}
     scripts = Path(sysconfig.get_path("scripts", "venv", base))
@@ -72,7 +75,19 @@ def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # plain paths: .pth files in those folders (an editable ubend) are not read from there
     others = [path for path in sys.path if path and any(Path(path).glob("*.dist-info"))]
     (library / "others.pth").write_text("\n".join(others), encoding="utf-8")
-    _run(scripts / "python", "-m", "pip", "install", "--no-deps", "--no-index", "--ignore-installed", wheel, cwd=place)
+    return scripts
+
+
+def _install(scripts: Path, wheel: Path) -> None:
+    words = ("-m", "pip", "install", "--no-deps", "--no-index", "--ignore-installed", wheel)
+    _run(scripts / "python", *words, cwd=scripts)
+
+
+@pytest.fixture(scope="module")
+def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of programs of a new environment that holds the wheel and sees this one's other packages."""
+    scripts = _make_environment(tmp_path_factory.mktemp("venv"))
+    _install(scripts, wheel)
     return scripts
 
 
@@ -113,3 +128,66 @@ def test_tests_of_the_sdist_are_collected(tmp_path: Path) -> None:
     said = _run(sys.executable, *words, cwd=place, packages=str(place / "src")).stdout
     for path in (ROOT / "tests").glob("test_*.py"):
         assert f"tests/{path.name}::" in said
+
+
+@pytest.fixture(scope="module")
+def runtime_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _build("--wheel", tmp_path_factory.mktemp("runtime"), ROOT / "runtime")
+
+
+def _names(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_wheels_have_no_file_in_common(wheel: Path, runtime_wheel: Path) -> None:
+    """And the runtime's has all that the two share."""
+    names = _names(runtime_wheel)
+    assert not names & _names(wheel)
+    assert runtime_wheel.name.startswith(f"ubend_runtime-{__version__}-")
+    shared = {path.name for path in (ROOT / "src" / "ubend" / "portable").glob("*.py")}
+    assert {f"ubend_runtime/portable/{name}" for name in shared} <= names
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"ubend_runtime"}
+    with zipfile.ZipFile(runtime_wheel) as archive:
+        (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
+    needed = re.findall(r"^Requires-Dist: ([a-z]+)[^;\n]*$", metadata, re.M)
+    assert sorted(needed) == ["numpy", "onnxruntime", "pillow"]
+
+
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys(("torch", "ubend", "pydantic", "click", "rich", "scipy", "imagecodecs", "tifffile")))
+import runpy
+sys.argv[0] = "ubend-runtime"
+runpy.run_module("ubend_runtime", run_name="__main__")
+"""
+
+
+@NEEDS_EXPORT
+def test_runtime_alone_with_ubend_and_alone_again(wheel: Path, runtime_wheel: Path, tmp_path: Path) -> None:
+    """It predicts where nothing else of ubend is, and nothing that ubend asks for; neither needs or breaks the
+    other."""
+    torch.manual_seed(2)
+    (tmp_path / "model.onnx").write_bytes(make_bytes(make_bundle(settle(UNet(3, 2, width=2, depth=1)))))
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.jpg")
+    place = tmp_path / "venv"
+    scripts = _make_environment(place)
+    _install(scripts, runtime_wheel)
+    words = ["predict", "model.onnx", "image.jpg", "--out"]
+    _run(scripts / "python", "-c", WITHOUT, *words, "alone", cwd=tmp_path)
+    where = _run(scripts / "python", "-c", "import ubend_runtime as r; print(r.__file__)", cwd=tmp_path).stdout
+    assert Path(where.strip()).is_relative_to(place)
+    _install(scripts, wheel)
+    _run(scripts / "ubend-runtime", *words, "both", cwd=tmp_path)
+    _run(scripts / "ubend", *words, "ubend", cwd=tmp_path)
+    _run(scripts / "python", "-m", "pip", "uninstall", "--yes", "ubend", cwd=tmp_path)
+    _run(scripts / "ubend-runtime", *words, "again", cwd=tmp_path)
+    said = _run(scripts / "ubend-runtime", "info", "nowhere.onnx", cwd=tmp_path, status=2).stderr
+    assert said.strip() == "error: nowhere.onnx: no such model file"
+    masks = {(tmp_path / out / "image.png").read_bytes() for out in ("alone", "both", "ubend", "again")}
+    assert len(masks) == 1
+    _install(scripts, wheel)
+    _run(scripts / "python", "-m", "pip", "uninstall", "--yes", "ubend-runtime", cwd=tmp_path)
+    _run(scripts / "ubend", *words, "last", cwd=tmp_path)
+    assert (tmp_path / "last" / "image.png").read_bytes() in masks

@@ -16,12 +16,12 @@ from support.refusal import raises
 from ubend.core.errors import DataError, ModelFileError, SettingError
 from ubend.inference import predictor as subject
 from ubend.inference import prefetch as ahead
-from ubend.inference.input_checks import refuse_other_kind
 from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import model_size, resize_array
-from ubend.io.raster import Header
 from ubend.models.model_file import save_bundle
+from ubend.portable.input_checks import refuse_other_kind
+from ubend.portable.raster import Header
 
 SIZES = [(40, 48), (17, 31), (1, 1), (33, 64), (3, 200), (40, 48), (64, 33), (32, 32), (7, 7)]
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from support.commands import succeed
 from support.models import make_bundle
-from ubend.io import decode
 from ubend.models.model_file import load_bundle, save_bundle
+from ubend.portable import decode
 
 Counts = tuple[Counter[str], Counter[str]]
 

@@ -20,10 +20,10 @@ from support.discs import make_discs
 from support.refusal import check, raises, refused_once
 from support.training import Listener
 from ubend.cli.app import main
-from ubend.core import i18n
 from ubend.core.errors import OutputError, SettingError
 from ubend.drawing.overlay import ERROR_COLORS, NEAR_COLOR, draw_errors
 from ubend.evaluation.report import show_mean
+from ubend.portable import i18n
 from ubend.tasks.report import write_report
 from ubend.tasks.report_facts import choose_examples
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubend.inference.tiling import Axis, Blender, TilePlan, Tiling
+from ubend.inference.blending import TorchBlender as Blender
 from ubend.models.unet import UNet
+from ubend.portable.tiling import Axis, TilePlan, Tiling
 
 CPU = torch.device("cpu")
 SIDES = st.one_of(st.integers(1, 40), st.integers(1, 700))

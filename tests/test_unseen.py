@@ -24,12 +24,13 @@ from ubend.inference.postprocess import PostprocessOptions, postprocess
 from ubend.inference.predictor import Predictor
 from ubend.instances.instances import Objects
 from ubend.instances.truth import keep_valid
-from ubend.io import images, row_windows
-from ubend.io.decode import read_header
+from ubend.io import row_windows
 from ubend.io.images import load_image, read_image
 from ubend.io.row_windows import TiffRowReader, read_into_array
 from ubend.labels.class_table import IGNORED
 from ubend.models.model_file import Bundle, save_bundle
+from ubend.portable import images
+from ubend.portable.decode import read_header
 
 Pixels = NDArray[Any]
 NODATA = 42113

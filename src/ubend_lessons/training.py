@@ -13,8 +13,8 @@ from ubend.core.errors import DataError, reason
 from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.drawing.panels import show_image
-from ubend.io.decode import without_warnings
 from ubend.labels.class_table import class_colors
+from ubend.portable.decode import without_warnings
 from ubend.training.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from ubend.dataset.prepare import prepare
 from ubend.drawing.panels import show_image
 from ubend.evaluation.scores import DecodedImage, evaluate_pairs
 from ubend.inference.predictor import Predictor
-from ubend.inference.tiling import TileSource
 from ubend.models.model_file import load_bundle, save_bundle
 from ubend.models.unet import UNet
+from ubend.portable.tiling import TileSource
 from ubend.tasks.fit import assemble
 from ubend.training.build import build
 from ubend.training.checkpoint import Saver, save_trained

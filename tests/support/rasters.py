@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ubend.io.decode import read_header
 from ubend.io.images import load_image, read_image
+from ubend.portable.decode import read_header
 
 RGB = np.random.default_rng(0).integers(0, 256, (21, 34, 3)).astype(np.uint8)
 GREY = RGB[:, :, 0].copy()

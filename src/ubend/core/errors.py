@@ -20,89 +20,45 @@ key     the setting, flag, column or field that it is about: the dotted name of 
 Both are None if not applicable. Each line of a DataError has its own `path` and `key`, see `Problem`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from ubend.core.i18n import _, later, now
+from ubend.core.i18n import later, now
+from ubend.portable.errors import (
+    DataError,
+    FilesError,
+    MissingPackageError,
+    ModelFileError,
+    OutputError,
+    Problem,
+    SettingError,
+    UbendError,
+    as_problem,
+    missing_package,
+    reason,
+)
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-_Value = TypeVar("_Value")
-_ALIKE, _NAMED = 3, 10  # lines that differ only in their file are shown as one if there are more; names shown of it
-_PACKAGES = {"yaml": "pyyaml", "PIL": "pillow", "skimage": "scikit-image"}  # modules -> packages whose names differ
-
-
-class UbendError(Exception):
-    """Base class of all errors that a user can fix; `str(error)` can be shown unchanged.
-
-    Attributes:
-        path: the file or folder that it is about.
-        key: the setting, flag, column or field that it is about.
-    """
-
-    _has_lines = False
-
-    def __init__(self, message: str, *, path: Path | str | None = None, key: str | None = None) -> None:
-        super().__init__(message if self._has_lines else message.replace("\n", "\\n"))  # line feeds in names
-        self.path = None if path is None else Path(path)
-        self.key = key
-
-
-class Problem(str):
-    """One line of a DataError: text with the `path` and `key` that it is about, or None."""
-
-    path: Path | None
-    key: str | None
-
-    def __new__(cls, line: str, path: Path | str | None = None, key: str | None = None) -> "Problem":
-        problem = super().__new__(cls, line.replace("\n", "\\n"))  # line feeds in names
-        problem.path = None if path is None else Path(path)
-        problem.key = key
-        return problem
-
-
-def _problem(line: str, path: Path | str | None, key: str | None) -> Problem:
-    return line if isinstance(line, Problem) else Problem(line, path, key)
-
-
-class DataError(UbendError):
-    """Problems of a data set. One problem is one line; several are listed, worst first.
-
-    Attributes:
-        problems: the lines, each a `Problem`. `path` and `key` of the error are set if all lines share them.
-    """
-
-    _has_lines = True
-
-    def __init__(
-        self, problems: str | Sequence[str], *, path: Path | str | None = None, key: str | None = None
-    ) -> None:
-        lines = [problems] if isinstance(problems, str) else problems
-        listed = [_problem(line, path, key) for line in lines]
-        heading = _("{count} problems:").format(count=len(listed))
-        super().__init__(
-            str(listed[0]) if len(listed) == 1 else "\n  - ".join([heading, *_group_alike(listed)]),
-            path=_shared(line.path for line in listed) if path is None else path,
-            key=_shared(line.key for line in listed) if key is None else key,
-        )
-        self.problems: list[str] = list(listed)
-
-
-def _group_alike(lines: Sequence[Problem]) -> Iterator[str]:
-    """The lines, where those that differ only in their file are one line with the names of the other files."""
-    groups: dict[str, list[Problem]] = {}
-    for line in lines:
-        groups.setdefault(line.removeprefix(str(line.path)), []).append(line)
-    for alike in groups.values():
-        if len(alike) <= _ALIKE or alike[0].path is None:
-            yield from alike
-            continue
-        names = [line.path.name for line in alike[1:] if line.path is not None]
-        rest = _("the same in {count} other files: {names}")
-        shown = ", ".join([*names[:_NAMED], "..."] if len(names) > _NAMED else names)
-        yield f"{alike[0]}\n    {rest.format(count=len(names), names=shown)}"
+__all__ = [
+    "Contradiction",
+    "DataError",
+    "FilesError",
+    "MissingPackageError",
+    "ModelFileError",
+    "OutputError",
+    "PairError",
+    "Problem",
+    "SettingError",
+    "TrainingError",
+    "UbendError",
+    "missing_package",
+    "reason",
+    "validation_key",
+    "validation_reason",
+]
 
 
 class PairError(DataError):
@@ -116,30 +72,10 @@ class PairError(DataError):
         self, bad: Mapping[str, Sequence[str]], *, path: Path | str | None = None, key: str | None = None
     ) -> None:
         self.bad: dict[str, list[str]] = {
-            name: [_problem(line, path, key) for line in problems] for name, problems in bad.items()
+            name: [as_problem(line, path, key) for line in problems] for name, problems in bad.items()
         }
         every = list(dict.fromkeys(line for problems in self.bad.values() for line in problems))
         super().__init__(every, path=path, key=key)
-
-
-class FilesError(DataError):
-    """Some of the input files failed; the results of all others are written."""
-
-
-class SettingError(UbendError):
-    """A setting is unknown, out of range, or contradicts another."""
-
-
-class MissingPackageError(SettingError):
-    """A library is not installed or cannot be loaded. It ends the command, since every file would fail."""
-
-
-class OutputError(UbendError):
-    """Something cannot be written, or would be overwritten."""
-
-
-class ModelFileError(UbendError):
-    """A model file cannot be used."""
 
 
 class TrainingError(UbendError):
@@ -152,24 +88,6 @@ class Contradiction(ValueError):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
         self.key = key
-
-
-def _shared(values: Iterable[_Value]) -> _Value | None:
-    every = set(values)
-    return every.pop() if len(every) == 1 else None
-
-
-def missing_package(error: ImportError) -> MissingPackageError:
-    """Make the error for a library that could not be imported; its key is the package to install."""
-    module = (error.name or "ubend").partition(".")[0]  # imagecodecs names no module for a codec that is not built in
-    package = _PACKAGES.get(module, module)
-    line = _("{package} is not installed or cannot be loaded ({reason}); install it with: pip install {package}")
-    return MissingPackageError(line.format(package=package, reason=reason(error)), key=package)
-
-
-def reason(error: Exception) -> str:
-    """The system's message, such as "No such file or directory", or else the error's own text."""
-    return now(getattr(error, "strerror", None) or str(error))
 
 
 # Prefixes of pydantic's error types, specific ones first.

@@ -1,27 +1,10 @@
 """Terminal output with control characters in names escaped, so that the terminal does not execute them."""
 
-import re
-
 import click
 
-# C0, DEL and C1 without line feed and tab; bytes that are not UTF-8; marks that reorder or break a line
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+from ubend.portable.printable import printable, printable_line
 
-
-def printable(text: str) -> str:
-    """The text with control characters, bidirectional marks and undecodable bytes as `\\x1b`, `\\u202e`, `\\xe9`."""
-    return _HIDDEN.sub(lambda match: _escape(ord(match[0])), text)
-
-
-def printable_line(text: str) -> str:
-    """The same for a single line: line feeds are escaped, too."""
-    return printable(text).replace("\n", "\\n")
-
-
-def _escape(code: int) -> str:
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+__all__ = ["echo", "printable", "printable_line"]
 
 
 def echo(text: object, *, err: bool = False) -> None:

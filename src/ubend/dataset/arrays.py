@@ -23,9 +23,9 @@ from ubend.core.errors import DataError
 from ubend.core.files import DiskRequirement, check_disk_space, csv_text, write_text
 from ubend.core.i18n import _
 from ubend.dataset.scan import cache_error
-from ubend.io.raster import MAX_CHANNELS
 from ubend.layouts.naming import SPLIT_WORDS
 from ubend.layouts.split_file import SPLIT_COLUMNS
+from ubend.portable.raster import MAX_CHANNELS
 
 Arrays = NDArray[Any] | Sequence[NDArray[Any]]
 ARRAYS_SUFFIX = ".arrays"

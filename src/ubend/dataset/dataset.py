@@ -39,7 +39,6 @@ from ubend.dataset.splits import cut_folds, find_near_duplicates, split_pairs
 from ubend.dataset.store import Store, hash_pairs, open_store
 from ubend.io.file_cache import FileCache
 from ubend.io.images import Sizing
-from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.labels.classes import LabelHints, find_classes, find_unknown_values
 from ubend.labels.label_values import format_values
@@ -50,6 +49,7 @@ from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
 from ubend.layouts.pairs import Folder, Pair, SplitName
 from ubend.layouts.problems import enumerate_names
 from ubend.layouts.split_file import SPLIT_COLUMNS
+from ubend.portable.raster import Header
 
 _Result = TypeVar("_Result")
 _PIECE_PIXELS = 2**20  # larger images are read in pieces of this size for statistics

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, OutputError, PairError, Problem, reason
 from ubend.core.files import write_file
 from ubend.core.i18n import _, ngettext
-from ubend.io.decode import read_header
 from ubend.io.file_cache import FileCache
 from ubend.io.images import read_image
-from ubend.io.raster import MAX_CHANNELS, Header
 from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import LabelScan as LabelScan
 from ubend.labels.label_values import count_label_values, format_values, pack_colors
 from ubend.labels.mask_files import DrawnMask, read_label_values
 from ubend.layouts.pairs import Pair, common_folder
+from ubend.portable.decode import read_header
+from ubend.portable.raster import MAX_CHANNELS, Header
 
 _NAMED = 3  # examples of each kind
 _Kind = TypeVar("_Kind", int, str)

@@ -42,7 +42,6 @@ from ubend.dataset.scan import (
     threads,
     unknown_values_problem,
 )
-from ubend.io.decode import read_header
 from ubend.io.file_cache import FILE_CACHE_SUFFIX, FileCache
 from ubend.io.images import (
     Sizing,
@@ -56,6 +55,7 @@ from ubend.io.row_windows import read_into_array
 from ubend.labels.class_table import IGNORED, ClassMap, LabelMap
 from ubend.labels.mask_files import DrawnMask, hash_masks, read_label_values
 from ubend.layouts.pairs import Pair, common_folder
+from ubend.portable.decode import read_header
 
 STORE_VERSION = 4
 _IMAGES, _MASKS, _INDEX, _FACTS = "images.bin", "masks.bin", "index.npz", "store.json"

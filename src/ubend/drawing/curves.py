@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ubend.core.files import write_file
 from ubend.core.i18n import _
 from ubend.drawing.encoding import write_svg
-from ubend.io.decode import without_warnings
 from ubend.labels.class_table import class_colors
+from ubend.portable.decode import without_warnings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

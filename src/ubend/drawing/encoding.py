@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.io.decode import without_warnings
+from ubend.portable.decode import without_warnings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,14 +21,11 @@ from ubend.core.i18n import _
 from ubend.dataset.store import ignore_invalid, read_class_map
 from ubend.evaluation.intervals import mean_intervals
 from ubend.evaluation.report import DISTANCES
-from ubend.inference.input_checks import too_large
 from ubend.inference.prediction import class_index
-from ubend.inference.predictor import Logits
+from ubend.inference.predictor import Logits, too_large
 from ubend.inference.prefetch import prefetch
-from ubend.inference.tiling import TileSource
 from ubend.io.images import resize_mask
 from ubend.io.pixel_size import PixelSize, read_spatial_info
-from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.layouts.pairs import Pair
 from ubend.metrics.boundary import (
@@ -49,6 +46,8 @@ from ubend.metrics.overlap import (
     summarise_overlap,
 )
 from ubend.metrics.summary import ClassMean, class_keys, none_for_nan
+from ubend.portable.raster import Header
+from ubend.portable.tiling import TileSource
 from ubend.training.losses import sum_cross_entropy
 
 _CELLS_WAITING = 2**22  # of counts on the device: 32 MiB

@@ -14,9 +14,11 @@ from ubend._version import __version__
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.exporting.network_graph import CORE_INPUT, CORE_OUTPUT, fold_constants
-from ubend.models.exported import ENTRY, INPUT, OUTPUTS, import_package
-from ubend.models.onnx_scan import MAX_BYTES, OPSET
+from ubend.models.exported import import_package
 from ubend.models.segmentation_net import SegmentationNet
+from ubend.portable.contract import ENTRY
+from ubend.portable.onnx_scan import MAX_BYTES, OPSET
+from ubend.portable.session import INPUT, OUTPUTS
 
 _IR_VERSION = 8  # that of opset 18: read by every onnxruntime since 1.14
 _LARGEST_HALF = 65504.0

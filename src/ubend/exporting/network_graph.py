@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.models.exported import import_package
-from ubend.models.onnx_scan import OPSET
 from ubend.models.segmentation_net import SegmentationNet
+from ubend.portable.onnx_scan import OPSET
 
 CORE_INPUT, CORE_OUTPUT = "values", "core_logits"
 

@@ -20,7 +20,6 @@ from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.dataset.store import ignore_invalid, read_class_map
 from ubend.evaluation.intervals import compare_means, mean_intervals
-from ubend.inference.input_checks import inspect_file, take_pixels
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Predictor
 from ubend.io.images import LoadedImage, resize_array
@@ -28,6 +27,7 @@ from ubend.labels.class_table import IGNORED
 from ubend.layouts.pairs import Pair
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.models.model_file import Bundle
+from ubend.portable.input_checks import inspect_file, take_pixels
 
 MAX_IMAGES = 100
 MAX_PIXELS = 8e6  # of the network's input, over all images: two minutes of the tutorial's network on two cores

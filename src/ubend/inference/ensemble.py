@@ -15,13 +15,13 @@ from torch import nn
 from ubend.core.errors import ModelFileError, SettingError
 from ubend.core.i18n import _
 from ubend.core.settings import read_config
-from ubend.inference.input_checks import Image, given_image, take_pixels
 from ubend.inference.prediction import Prediction
 from ubend.inference.predictor import Predictor
 from ubend.inference.predictor import load as load_one
 from ubend.io.images import LoadedImage, fit_channels
 from ubend.labels.class_table import IGNORED
 from ubend.models.model_file import Bundle
+from ubend.portable.input_checks import Image, given_image, take_pixels
 from ubend.training.run_folder import RunFolder
 
 _A = TypeVar("_A", bound=np.generic)

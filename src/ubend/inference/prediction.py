@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ubend.core.errors import OutputError
-from ubend.core.i18n import _
 from ubend.drawing.overlay import overlay_mask
 from ubend.drawing.panels import show_image
-from ubend.io.images import write_mask
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
+from ubend.portable.images import save_mask
 
 _NOTEBOOK_PX = 1024  # longest side of the image in a notebook's output; a 12 Mpix PNG would add 10 MB to the notebook
 
@@ -79,12 +77,7 @@ class Prediction:
         Raises:
             OutputError: the path does not end in .png, or the file cannot be written.
         """
-        path = Path(path)
-        if path.suffix.lower() != ".png":
-            raise OutputError(
-                _("{path}: a mask is saved as PNG; give a name that ends in .png").format(path=path), path=path
-            )
-        write_mask(path, self.mask, self.labels.colors)
+        save_mask(Path(path), self.mask, self.labels.colors)
 
     def show(self) -> None:
         """Show the overlay in the notebook, or in a window; without a display, save it to a file and log its path."""

@@ -19,13 +19,20 @@ from torch import Tensor, nn
 
 from ubend.accel.accelerate import accelerate_inference
 from ubend.core.device import attempt, explain_out_of_memory, fastest_precision, pick_device, send
-from ubend.core.errors import DataError, SettingError
+from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.inference.input_checks import Image, inspect_file, take_pixels, too_large
+from ubend.inference.blending import TorchBlender
 from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.prefetch import prefetch
-from ubend.inference.tiling import (
-    Blender,
+from ubend.io.images import LoadedImage, model_size, resize_array, resize_image
+from ubend.labels.class_table import IGNORED
+from ubend.models.exported import load_model
+from ubend.models.model_file import Bundle
+from ubend.models.networks import Network
+from ubend.portable.input_checks import Image, inspect_file, take_pixels
+from ubend.portable.raster import Header
+from ubend.portable.session import refuse_not_finite
+from ubend.portable.tiling import (
     TilePlan,
     TileRow,
     TileSource,
@@ -34,12 +41,6 @@ from ubend.inference.tiling import (
     plan_whole,
     read_row,
 )
-from ubend.io.images import LoadedImage, model_size, resize_array, resize_image
-from ubend.io.raster import Header
-from ubend.labels.class_table import IGNORED
-from ubend.models.exported import load_model
-from ubend.models.model_file import Bundle
-from ubend.models.networks import Network
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: about 1 GiB of features at width 64
 _BATCH_IMAGES = (32, 128)  # maximum whole images in one forward pass (CPU, GPU); many small ones keep a GPU busy
@@ -233,7 +234,7 @@ class Predictor:
             DataError: from the sources.
             SettingError: out of memory even with a single tile.
         """
-        blenders: dict[int, Blender] = {}
+        blenders: dict[int, TorchBlender] = {}
         for tiles in self._batches(sources):
             yield from self._merge(tiles, self._forward(tiles), blenders)
 
@@ -314,7 +315,7 @@ class Predictor:
         message = _("out of memory with tiles of {size} px; use smaller --tiles, or --device cpu")
         return SettingError(message.format(size=max(tile.row.plan.input_hw)), key="--tiles")
 
-    def _merge(self, tiles: Sequence[_Tile], logits: Tensor, blenders: dict[int, Blender]) -> Iterator[Logits]:
+    def _merge(self, tiles: Sequence[_Tile], logits: Tensor, blenders: dict[int, TorchBlender]) -> Iterator[Logits]:
         """Yield the rows completed by these tiles; whole images are cropped to their size, and grouped by size.
 
         Args:
@@ -326,7 +327,7 @@ class Predictor:
                 alike.setdefault((row.source.size_hw, row.source.native_hw), []).append(slot)
                 continue
             if row.image not in blenders:
-                blenders[row.image] = Blender(row.plan, logits.shape[1], logits.device)
+                blenders[row.image] = TorchBlender(row.plan, logits.shape[1], logits.device)
             done = blenders[row.image].add(row.number, column, logits[slot])
             if done is not None:
                 part = Logits([row.image], row.source.native_hw, done[0], done[1][None])
@@ -367,14 +368,14 @@ def fetch(
         *arrays, finite = [buffer.numpy().copy() for buffer in buffers]
         for buffer in buffers:
             pinned[buffer.shape, buffer.dtype].append(buffer)
-        _refuse_not_finite(bool(finite))
+        refuse_not_finite(bool(finite))
         return logits, arrays
 
     for logits in results:
         with explain_out_of_memory(too_large(logits.native_hw)):
             made = [*make(logits.native()), logits.values.isfinite().all()]
         if logits.values.device.type != "cuda":
-            _refuse_not_finite(bool(made.pop()))
+            refuse_not_finite(bool(made.pop()))
             yield logits, [tensor.cpu().numpy() for tensor in made]
             continue
         buffers = [copy(tensor) for tensor in made]
@@ -385,12 +386,6 @@ def fetch(
             yield wait()
     while waiting:
         yield wait()
-
-
-def _refuse_not_finite(finite: bool) -> None:
-    if not finite:
-        line = _("the model's logits are not finite: the values of the image, or the model's weights, are too large")
-        raise DataError(line, key="value")
 
 
 def _compute(network: Callable[[Tensor], Tensor], precision: torch.dtype, images: Tensor) -> Tensor:
@@ -409,6 +404,13 @@ def load(path: Path | str, device: str | None = None, *, network: nn.Module | No
     """
     with explain_out_of_memory(_("not enough memory for the model; try --device cpu")):
         return Predictor(load_model(Path(path), network), device, **tiling)
+
+
+def too_large(native_hw: tuple[int, int]) -> str:
+    """The message that an image of (height, width) px does not fit in memory."""
+    return _("out of memory with one image of {width}x{height} px; try --device cpu, or a smaller image").format(
+        width=native_hw[1], height=native_hw[0]
+    )
 
 
 def _bytes_given(image: Image) -> int:

@@ -11,8 +11,8 @@ from scipy import ndimage
 from ubend.core.errors import DataError, SettingError
 from ubend.core.i18n import _
 from ubend.instances.instances import Objects, object_classes
-from ubend.io.decode import read_header, read_raster
 from ubend.metrics.panoptic import Quality
+from ubend.portable.decode import read_header, read_raster
 
 _SUFFIXES = (".png", ".tif", ".tiff")
 Files = dict[int, Path]  # class index -> id image

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ubend.core.errors import OutputError
 from ubend.core.files import write_text
-from ubend.io.raster import Header
+from ubend.portable.raster import Header
 
 FILE_CACHE_SUFFIX = ".files.json"
 _VERSION = 2  # to be increased when headers are read differently

@@ -24,9 +24,9 @@ import numpy as np
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.io.decode import explain_decode_errors
 from ubend.io.row_windows import GEO_TAGS, may_be_tiff
-from ubend.io.tiff import open_tiff
+from ubend.portable.decode import explain_decode_errors
+from ubend.portable.tiff import open_tiff
 
 if TYPE_CHECKING:
     import tifffile

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError
 from ubend.core.files import regular_file, write_file
 from ubend.core.i18n import _
-from ubend.io.decode import explain_decode_errors
 from ubend.io.images import LoadedImage, depth_problem, finish_pixels, mean_valid, read_into
-from ubend.io.tiff import (
+from ubend.portable.decode import explain_decode_errors
+from ubend.portable.tiff import (
     NODATA,
     find_mask,
     find_nodata,

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, MissingPackageError, SettingError, missing_package, reason
 from ubend.core.files import regular_file, write_file
 from ubend.core.i18n import _
-from ubend.io.decode import without_warnings
+from ubend.portable.decode import without_warnings
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _NIFTI_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: unknown, metre, mm, micron

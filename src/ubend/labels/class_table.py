@@ -25,11 +25,28 @@ from ubend.labels.label_values import (
     replace_values,
     unpack_color,
 )
+from ubend.portable.class_table import IGNORED, MAX_CLASSES, NAME_PATTERN, background_class
+
+__all__ = [
+    "ANY_DISTANCE",
+    "DEFAULT_COLORS",
+    "IGNORED",
+    "MAX_CLASSES",
+    "NAME_PATTERN",
+    "NOISE_REACH",
+    "RESERVED_NAMES",
+    "ROUNDING_REACH",
+    "ClassMap",
+    "LabelMap",
+    "background_class",
+    "class_colors",
+    "default_colors",
+    "draw_colors",
+    "make_label_map",
+    "name_color",
+]
 
 _SHOWN = 64  # names or label values of a list in a message
-IGNORED = 255  # class index of a pixel that is neither trained on nor scored
-MAX_CLASSES = 254  # a class index is one byte
-NAME_PATTERN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}"  # one line, so as not to break tables and messages
 
 # Default colours of classes: background black, then well-separated hues.
 DEFAULT_COLORS = (
@@ -187,12 +204,6 @@ class LabelMap:
         if self.others is not None and self.others < self.classes:
             texts[self.others] = ", ".join(filter(None, [texts[self.others], _("all others")]))
         return ", ".join(f"{these or '-'} -> {name}" for these, name in zip(texts, self.names, strict=True))
-
-
-def background_class(names: Sequence[str]) -> int | None:
-    """The class named background, if any."""
-    plain = [name.strip().lower() for name in names]
-    return next((plain.index(name) for name in ("background", "bg", "nền") if name in plain), None)
 
 
 def class_colors(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:

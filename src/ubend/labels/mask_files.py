@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
-from ubend.io.decode import explain_decode_errors, read_raster
-from ubend.io.raster import Raster, refuse_large
 from ubend.labels.cellpose import is_cellpose, read_cellpose
 from ubend.labels.label_values import LabelArray, count_label_values, pack_colors, unpack_color
 from ubend.labels.shapes import Canvas, Shape, draw_shapes
+from ubend.portable.decode import explain_decode_errors, read_raster
+from ubend.portable.raster import Raster, refuse_large
 
 _EDGES_SHARE = 0.1  # fraction of the pixels in one object's mask that may be soft edges or noise
 _WHITE = 255  # the value of an object in a JPEG layer, except for noise

@@ -11,10 +11,11 @@ from ubend.core.i18n import _
 from ubend.labels.mask_files import DrawnMask, Layer, LayeredMask
 from ubend.labels.shapes import Shape
 from ubend.layouts.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
-from ubend.layouts.naming import IMAGE_SUFFIXES, TASK_MASK
+from ubend.layouts.naming import TASK_MASK
 from ubend.layouts.pairs import Layout, LayoutResult
 from ubend.layouts.problems import Problems, natural_key
 from ubend.layouts.tree import walk
+from ubend.portable.image_paths import IMAGE_SUFFIXES
 
 _SHAPES = ("polygonlabels", "rectanglelabels", "polygon", "rectangle", "brushlabels", "brush")
 

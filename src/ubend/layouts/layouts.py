@@ -21,20 +21,12 @@ from PIL import Image
 from ubend.core.files import regular_file
 from ubend.core.i18n import _, ngettext
 from ubend.labels.cellpose import is_cellpose
-from ubend.layouts.naming import (
-    IMAGE_SUFFIXES,
-    MASK_SUFFIXES,
-    OBJECT_IDS,
-    Side,
-    folder_meaning,
-    mentions,
-    side_of_affix,
-    squeeze,
-)
+from ubend.layouts.naming import MASK_SUFFIXES, OBJECT_IDS, Side, folder_meaning, mentions, side_of_affix, squeeze
 from ubend.layouts.pairing import Affix, Item, cellpose_line, match, read_matching
 from ubend.layouts.pairs import Layout, LayoutResult, SplitName
 from ubend.layouts.problems import Problems, enumerate_names
-from ubend.layouts.tree import FoundFile, as_found, describe_content, entries, expand_pattern, walk
+from ubend.layouts.tree import FoundFile, as_found, describe_content, entries, walk
+from ubend.portable.image_paths import IMAGE_SUFFIXES, expand_pattern
 
 _LOOKED_AT = 3  # files of each group that are opened
 _FEW_VALUES = 32  # a file with more distinct values is not considered a mask

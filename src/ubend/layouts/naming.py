@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Literal
 
 from ubend.layouts.pairs import SplitName
+from ubend.portable.image_paths import IMAGE_SUFFIXES
 
 Side = Literal["image", "mask"]
 
@@ -15,7 +16,6 @@ SPLIT_WORDS: dict[str, SplitName] = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".gif")
 
 
@@ -26,8 +26,6 @@ def _words(text: str) -> frozenset[str]:
 # Unsupported image formats, which are reported as a problem: skipping them would silently lose data. All other
 # suffixes (.json, .txt, .csv, .mat, .xml, .db, ...) are skipped.
 FOREIGN_SUFFIXES = _words(".gif .dcm .nii .nii.gz .mha .nrrd .npy .npz .jp2 .heic .jfif .pgm .ppm .svg .czi .nd2")
-# Files picked from a folder to predict; each one that cannot be read gets an error line.
-KNOWN_IMAGE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".jp2", ".heic", ".jfif", ".pgm", ".ppm")
 _IMAGE_WORDS = _words(
     "image images img imgs photo photos picture pictures pic pics x original originals input inputs jpegimages"
 )

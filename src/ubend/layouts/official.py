@@ -11,10 +11,11 @@ from PIL import Image
 from ubend.core.files import regular_file
 from ubend.core.i18n import _, ngettext
 from ubend.labels.mask_files import FileMask
-from ubend.layouts.naming import IMAGE_SUFFIXES, SPLIT_WORDS
+from ubend.layouts.naming import SPLIT_WORDS
 from ubend.layouts.pairs import Layout, LayoutResult, Pair, SplitName
 from ubend.layouts.problems import Problems, natural_key
 from ubend.layouts.tree import FoundFile, as_found, entries, is_empty, subfolders, walk
+from ubend.portable.image_paths import IMAGE_SUFFIXES
 
 # The Pascal VOC challenge's classes in the order of their indices; 255 is "void".
 _VOC_NAMES = (

@@ -1,9 +1,7 @@
 """Lists the files below a folder, without those left by operating systems, network storage and notebooks."""
 
 import contextlib
-import glob
 import os
-import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,16 +11,10 @@ from ubend.core.errors import DataError, reason
 from ubend.core.i18n import _
 from ubend.layouts.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES, folder_meaning
 from ubend.layouts.problems import enumerate_names
+from ubend.portable.image_paths import is_system
 
 # Folders and files left by operating systems, network storage and notebooks: thumbnails, deleted files and copies,
 # which look like data. Names that begin with a dot are skipped as well.
-_SYSTEM = re.compile(
-    r"__macosx|__pycache__|(eh)?thumbs\.db|desktop\.ini|lost\+found|found\.\d{3}|@eadir|@tmp|@synoresource|@recycle"
-    r"|@recently-snapshot|#recycle|#snapshot|~snapshot|\$recycle\.bin|recycle[rd]|system volume information"
-    r"|network trash folder|temporary items|\.trash.*|\.@__thumb|\.ipynb_checkpoints|\.snapshots?|\.appledouble"
-    r"|\.thumbnails",
-    re.IGNORECASE,
-)
 
 _DATA_FILES = {"data.toml", "split.csv", "samples.png", "skipped.csv"}  # all that `ubend data` writes
 
@@ -66,11 +58,6 @@ def entries(folder: Path, wanted: Callable[[os.DirEntry[str]], bool] | None = No
         ) from error
 
 
-def is_system(name: str) -> bool:
-    """Whether this is the name of a file or folder left by a system, network storage or notebook."""
-    return _SYSTEM.fullmatch(name) is not None
-
-
 def is_result(folder: os.DirEntry[str]) -> bool:
     """Whether this folder was written by `fit`, `predict` or `data`.
 
@@ -105,12 +92,6 @@ def skipped_folders(folder: Path, above: frozenset[tuple[int, int]] = frozenset(
             more = skipped_folders(path, above | {here})
             system, results = system + more[0], results + more[1]
     return system, results
-
-
-def expand_pattern(pattern: Path) -> list[Path]:
-    """The paths that match a pattern, sorted, without those in system folders that the pattern does not name."""
-    paths = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
-    return [path for path in paths if not any(map(is_system, {*path.parts} - {*pattern.parts}))]
 
 
 def subfolders(folder: Path) -> dict[str, Path]:

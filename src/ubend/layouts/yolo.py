@@ -12,10 +12,10 @@ from ubend.labels.mask_files import DrawnMask
 from ubend.labels.shapes import Shape
 from ubend.layouts.class_files import read_names_text
 from ubend.layouts.collection import Collection, has_masks, number_classes, polygon_problem, side_of, split_of
-from ubend.layouts.naming import IMAGE_SUFFIXES
 from ubend.layouts.pairs import Layout, LayoutResult
 from ubend.layouts.problems import Problems
-from ubend.layouts.tree import entries, is_system, subfolders
+from ubend.layouts.tree import entries, subfolders
+from ubend.portable.image_paths import IMAGE_SUFFIXES, is_system
 
 _BEYOND = 1.0  # how far a polygon may extend beyond the image, in image sizes; beyond that, it is in pixels
 _MAX_DIGITS = 9  # of a class number

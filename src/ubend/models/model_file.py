@@ -29,11 +29,11 @@ from ubend.core.files import EXPORTED_SUFFIX, MODEL_FILE, model_path, named_in_u
 from ubend.core.i18n import _
 from ubend.core.settings import CUSTOM, AnyNetwork, Orientation, Precision, Upsampling
 from ubend.io.images import Sizing
-from ubend.io.raster import MAX_CHANNELS
 from ubend.labels.class_table import IGNORED, MAX_CLASSES, NAME_PATTERN, LabelMap
 from ubend.layouts.pairs import SplitName
 from ubend.models.ensemble_net import MAX_MEMBERS, ViewKind
 from ubend.models.networks import Network, make_network
+from ubend.portable.raster import MAX_CHANNELS
 
 SAME_SCALE = 1.1  # scales that differ by less are considered equal: augmentation zooms by more
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")  # undecodable bytes of file names

@@ -25,15 +25,15 @@ from ubend.evaluation.caveats import (
 )
 from ubend.evaluation.scores import evaluate_pairs, identify_images
 from ubend.inference.extremes import ExtremeValues
-from ubend.inference.input_checks import take_pixels
 from ubend.inference.predictor import Predictor, load
-from ubend.inference.tiling import TileSource
 from ubend.io.images import LoadedImage
-from ubend.io.raster import Header
 from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import format_values
 from ubend.labels.mask_files import mask_from_text
 from ubend.layouts.pairs import Folder, Pair, SplitName
+from ubend.portable.input_checks import take_pixels
+from ubend.portable.raster import Header
+from ubend.portable.tiling import TileSource
 from ubend.tasks.user_settings import read_user_settings
 from ubend.training.run_folder import RunFolder
 

@@ -9,8 +9,7 @@ from ubend.core.i18n import ngettext
 from ubend.core.progress import Reporter
 from ubend.io.scans import is_scan
 from ubend.io.video import VIDEO_SUFFIXES
-from ubend.layouts.image_paths import images_in
-from ubend.layouts.tree import expand_pattern
+from ubend.portable.image_paths import expand_pattern, images_in
 
 
 def expand_input(path: Path, reporter: Reporter) -> list[Path]:

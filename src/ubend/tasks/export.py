@@ -18,8 +18,9 @@ from ubend.exporting.graph import build_graph, to_bytes, to_half
 from ubend.exporting.network_graph import trace_network
 from ubend.exporting.proof import TestImage, draw_images, prove, read_images, refuse_different
 from ubend.inference.predictor import Predictor
-from ubend.models.exported import CONTRACT, Contract, Tiles, describe_proof, import_package, open_exported
+from ubend.models.exported import import_package, open_exported
 from ubend.models.model_file import Bundle, load_bundle, make_entry
+from ubend.portable.contract import CONTRACT, Contract, Tiles, describe_proof
 from ubend.tasks.evaluate import read_run_subset
 from ubend.tasks.runs import read_summary
 from ubend.training.run_folder import RunFolder

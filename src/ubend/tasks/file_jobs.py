@@ -44,12 +44,12 @@ from ubend.core.progress import Reporter
 from ubend.inference.conditions import MaskPredictor, MaskResult
 from ubend.inference.describe import describe_tiling
 from ubend.inference.extremes import ExtremeValues
-from ubend.inference.input_checks import describe_channels
 from ubend.inference.prefetch import prefetch
-from ubend.io.decode import read_header
 from ubend.io.images import LoadedImage, read_with_channels
-from ubend.io.raster import Header
-from ubend.layouts.image_paths import list_images, refuse_folder
+from ubend.portable.decode import read_header
+from ubend.portable.image_paths import list_images, refuse_folder
+from ubend.portable.input_checks import describe_channels
+from ubend.portable.raster import Header
 from ubend.tasks.record import Record, describe_source
 
 _log = logging.getLogger(__name__)

@@ -48,9 +48,9 @@ from ubend.evaluation.caveats import describe_few
 from ubend.evaluation.report import Scores
 from ubend.evaluation.scores import DecodedImage, evaluate_pairs, identify_images
 from ubend.inference.predictor import Predictor
-from ubend.inference.tiling import TileSource
 from ubend.models.encoders import fetch_weights, pretrained_normalisation
 from ubend.models.model_file import load_bundle
+from ubend.portable.tiling import TileSource
 from ubend.tasks.data import report_dataset
 from ubend.tasks.fit_result import FitResult
 from ubend.tasks.report import write_report

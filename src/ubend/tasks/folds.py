@@ -36,12 +36,12 @@ from ubend.evaluation.report import Scores
 from ubend.evaluation.scores import evaluate_pairs, identify_images
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits, Predictor
-from ubend.inference.tiling import TileSource
 from ubend.labels.class_table import background_class
 from ubend.layouts.pairs import Pair
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.models.ensemble_net import EnsembleNet, ViewKind
 from ubend.models.model_file import Bundle, load_bundle, pack_hashes, save_bundle
+from ubend.portable.tiling import TileSource
 from ubend.tasks import fit as one
 from ubend.tasks.data import report_dataset
 from ubend.tasks.fit_result import FitResult

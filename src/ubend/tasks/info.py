@@ -10,6 +10,7 @@ from ubend.core.files import model_path
 from ubend.core.i18n import _, ngettext
 from ubend.labels.label_values import format_values
 from ubend.models.exported import load_model
+from ubend.portable.images import describe_sizing
 from ubend.tasks.runs import Dice, read_dice, read_summary, show_date, show_dice
 from ubend.training.run_folder import RunFolder
 
@@ -22,17 +23,9 @@ def describe_model(path: Path | str) -> list[str]:
     """
     bundle = load_model(Path(path))
     net, labels, sizing = bundle.model, bundle.labels, bundle.sizing
-    if sizing.size_px is None:
-        aspect = _("at native size")
-    elif sizing.keep_aspect:
-        aspect = _("aspect kept, the area of a {size} px square")
-    else:
-        aspect = _("squashed to {size} x {size} px")
     lines = [
         *net.describe(),
-        _("images: {channels} channels, {aspect}").format(
-            channels=sizing.channels, aspect=aspect.format(size=sizing.size_px)
-        ),
+        describe_sizing(sizing.size_px, sizing.keep_aspect, sizing.channels),
         _("normalisation: mean {mean}, standard deviation {std} (inside the model)").format(
             mean=[round(v, 2) for v in net.mean.flatten().tolist()],
             std=[round(v, 2) for v in net.std.flatten().tolist()],

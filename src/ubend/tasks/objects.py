@@ -40,11 +40,11 @@ from ubend.instances.instances import Method, choose_method, object_classes, sep
 from ubend.instances.truth import Files, find_truth, keep_valid, looks_like_mask, read_truth, score, score_lines
 from ubend.io.images import load_image
 from ubend.io.pixel_size import PixelSize, SpatialInfo, read_spatial_info
-from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED
 from ubend.labels.shapes import coco_masks
 from ubend.layouts.pairs import SplitName
 from ubend.metrics.panoptic import Quality, compare_objects
+from ubend.portable.raster import Header
 from ubend.tasks.expand import say_deeper
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 

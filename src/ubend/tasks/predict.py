@@ -15,14 +15,14 @@ from ubend.drawing.overlay import overlay_mask, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.inference.conditions import Conditions, MaskPredictor, MaskResult, load_mask_predictor
 from ubend.inference.describe import describe_masks
-from ubend.inference.tiling import TileSource
-from ubend.io.decode import read_header
 from ubend.io.images import write_mask
 from ubend.io.probabilities import BYTES_PER_VALUE, ProbKind, prob_path, write_probabilities, written_beside
-from ubend.io.raster import Header
 from ubend.io.row_windows import TiffRowReader, may_be_tiff, write_tiff_mask
 from ubend.io.scans import is_scan
 from ubend.labels.class_table import IGNORED, background_class
+from ubend.portable.decode import read_header
+from ubend.portable.raster import Header
+from ubend.portable.tiling import TileSource
 from ubend.tasks.expand import expand_input, is_video
 from ubend.tasks.file_jobs import FileJob, ImageJob, run_jobs
 from ubend.tasks.record import Record

@@ -19,7 +19,7 @@ from ubend._version import __version__
 from ubend.core.errors import DataError, OutputError, reason
 from ubend.core.files import explain_write_errors, read_text, write_json
 from ubend.core.i18n import _
-from ubend.io.decode import without_warnings
+from ubend.portable.decode import without_warnings
 
 _FREE = ("ubend", "path")  # may differ
 

@@ -11,9 +11,9 @@ from ubend.core.errors import DataError
 from ubend.core.files import write_csv
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
-from ubend.io.decode import explain_decode_errors
 from ubend.io.row_windows import TiffRowReader
 from ubend.labels.class_table import IGNORED, LabelMap
+from ubend.portable.decode import explain_decode_errors
 
 SHARES = "shares.csv"
 _ROWS = 1024  # of a written mask, read at once

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.inference.input_checks import given_image
 from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.predictor import Logits
 from ubend.inference.prefetch import prefetch
-from ubend.inference.tiling import TileSource
-from ubend.io.decode import read_header
 from ubend.io.images import LoadedImage, Sizing, load_image, model_size, resize_array
-from ubend.io.raster import Header
 from ubend.labels.class_table import IGNORED, LabelMap
+from ubend.portable.decode import read_header
+from ubend.portable.input_checks import given_image
+from ubend.portable.raster import Header
+from ubend.portable.tiling import TileSource
 from ubend_lessons.baselines.methods import Method, Parameters, count_levels, list_parameters, refuse_missing, segment
 from ubend_lessons.baselines.pixels import Pixels, describe_pixels
 from ubend_lessons.baselines.rule import Kinds, choose_classes, count_kinds, find_kinds, halves, score_classes

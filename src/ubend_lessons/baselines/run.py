@@ -19,11 +19,11 @@ from ubend.drawing.panels import save_png
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits
-from ubend.inference.tiling import TileSource
 from ubend.io.images import read_image, write_mask
-from ubend.io.raster import Header
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import Pair, SplitName
+from ubend.portable.raster import Header
+from ubend.portable.tiling import TileSource
 from ubend.tasks.user_settings import read_user_settings
 from ubend_lessons.baselines.baseline import Baseline, Example, learn_baseline
 from ubend_lessons.baselines.methods import parse_method, refuse_missing

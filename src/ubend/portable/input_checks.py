@@ -3,22 +3,36 @@
 import warnings
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.errors import DataError, Problem
-from ubend.core.i18n import _, ngettext
-from ubend.io.decode import read_header
-from ubend.io.images import LoadedImage, fill_invalid, fit_channels, load_image, straighten
-from ubend.io.raster import Header
-from ubend.models.model_file import Bundle
+from .decode import read_header
+from .errors import DataError, Problem
+from .i18n import _, ngettext
+from .images import LoadedImage, fill_invalid, fit_channels, load_image, straighten
+from .raster import Header
 
 Image = NDArray[Any] | LoadedImage | Path | str
 
 
-def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
+class _HasChannels(Protocol):
+    @property
+    def channels(self) -> int: ...
+
+
+class TakesImages(Protocol):
+    """A model, as far as its images are concerned: their dtype, and the number of their channels."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def sizing(self) -> _HasChannels: ...
+
+
+def refuse_other_kind(path: Path, header: Header, bundle: TakesImages) -> None:
     """Fail if channels or bit depth of an image do not fit the model.
 
     Raises:
@@ -44,7 +58,7 @@ def refuse_other_kind(path: Path, header: Header, bundle: Bundle) -> None:
         raise DataError(problems, path=path)
 
 
-def inspect_file(path: Path, bundle: Bundle) -> Header:
+def inspect_file(path: Path, bundle: TakesImages) -> Header:
     """Read and check the header of an image file.
 
     Raises:
@@ -68,7 +82,7 @@ def given_image(image: NDArray[Any] | LoadedImage) -> LoadedImage:
     return fill_invalid(LoadedImage(values, invalid if invalid.any() else None))
 
 
-def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> LoadedImage:
+def take_pixels(image: Image, bundle: TakesImages, header: Header | None = None) -> LoadedImage:
     """Load an image with the model's channels, at native size, with its invalid pixels.
 
     Args:
@@ -106,7 +120,7 @@ def take_pixels(image: Image, bundle: Bundle, header: Header | None = None) -> L
     return LoadedImage(straighten(image), loaded.invalid)
 
 
-def _refuse_values(image: NDArray[Any], bundle: Bundle) -> None:
+def _refuse_values(image: NDArray[Any], bundle: TakesImages) -> None:
     """Fail if a float array is not finite, or, for models of integer images, is out of range or scaled to 0..1.
 
     Raises:
@@ -189,10 +203,3 @@ def describe_channels(headers: Collection[Header], channels: int) -> list[str]:
 def _warn(lines: list[str]) -> None:
     for line in lines:
         warnings.warn(line.removeprefix("note: "), stacklevel=2)
-
-
-def too_large(native_hw: tuple[int, int]) -> str:
-    """The message that an image of (height, width) px does not fit in memory."""
-    return _("out of memory with one image of {width}x{height} px; try --device cpu, or a smaller image").format(
-        width=native_hw[1], height=native_hw[0]
-    )

@@ -1,7 +1,7 @@
 """Decodes image and mask files, and reads their headers; reports damage in one line.
 
-Pillow opens everything except TIFF and plain JPEG. JPEG and PNG are decoded by imagecodecs: the same libraries and
-pixels as with Pillow, in about half the time, and 16-bit colour PNG keeps its depth.
+Pillow opens everything except TIFF and plain JPEG. JPEG and PNG are decoded by imagecodecs where it is installed: the
+same libraries and pixels as with Pillow, in about half the time. 16-bit colour PNG keeps its depth either way.
 """
 
 import io
@@ -19,16 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ubend.core.errors import DataError, missing_package
-from ubend.core.errors import reason as system_reason
-from ubend.core.files import regular_file
-from ubend.core.i18n import _
-from ubend.io.raster import MAX_PIXELS, Header, Raster, turn_upright
-from ubend.io.tiff import is_tiff, read_tiff, read_tiff_header
+from .errors import DataError, missing_package
+from .errors import reason as system_reason
+from .files import regular_file
+from .i18n import _
+from .raster import MAX_PIXELS, Header, Raster, turn_upright
+from .tiff import is_tiff, read_tiff, read_tiff_header
 
 _ORIENTATION = 0x0112  # EXIF tag
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "F")
 _PNG_GREY_ALPHA = 4
+# PNG's colour type -> Pillow's raw modes that give the high and the low bytes of 16 bits; of grey with alpha all four
+_PNG_BYTES = {2: ("RGB;16B", "RGB;16L"), 4: ("RGBA",), 6: ("RGBA;16B", "RGBA;16L")}
 _HEAD_BYTES = 4096  # the header of a plain JPEG needs 600
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # markers of the size: baseline, extended, progressive
 _JPEG_TABLES = (0xC4, 0xDB, 0xDD, 0xE0, 0xFE)  # Huffman, quantisation, restarts; JFIF, comments
@@ -160,11 +162,28 @@ def _check_png(data: bytes) -> None:
 
 def _decode_png(data: bytes) -> NDArray[Any]:
     """(H, W) or (H, W, C) uint8 or uint16, from the pixel chunks only: libpng prints warnings about others."""
-    import imagecodecs
-
+    try:
+        import imagecodecs
+    except ImportError:
+        return _decode_png_by_pillow(data)
     chunks = _png_chunks(io.BytesIO(data))
     kept = [data[start:end] for kind, _content, start, end in chunks if kind in (b"IHDR", b"IDAT", b"IEND")]
     return np.asarray(imagecodecs.png_decode(b"".join([data[:8], *kept])))
+
+
+def _decode_png_by_pillow(data: bytes) -> NDArray[Any]:
+    """As `_decode_png`. Pillow cuts 16-bit colours to 8 bits: here it decodes the high and the low bytes by turns."""
+    modes = _PNG_BYTES.get(data[25], ()) if data[24] == 16 else ()
+    parts = []
+    for raw_mode in modes or [None]:
+        with Image.open(io.BytesIO(data)) as file:
+            if raw_mode is not None:
+                file.tile = [file.tile[0]._replace(args=raw_mode)]
+            parts.append(np.asarray(file))
+    if not modes:
+        return parts[0]
+    high, low = parts if len(parts) == 2 else (parts[0][:, :, ::2], parts[0][:, :, 1::2])
+    return np.asarray(high.astype(np.uint16) << 8 | low)
 
 
 def _find_plain_jpeg(data: bytes) -> tuple[tuple[int, int, int], int] | None:
@@ -202,15 +221,25 @@ def _decode_jpeg(data: bytes, start: int, out: NDArray[np.uint8] | None = None) 
     Raises:
         ValueError: the end is missing.
     """
-    import imagecodecs
-
     if not data.endswith(b"\xff\xd9") and data.find(b"\xff\xd9", start) < 0:
         raise ValueError(_("the end is missing"))
+    try:
+        import imagecodecs
+    except ImportError:
+        return _decode_jpeg_by_pillow(data)
     if out is None:
         pixels = np.asarray(imagecodecs.jpeg8_decode(data))
         return pixels[:, :, None] if pixels.ndim == 2 else pixels
     imagecodecs.jpeg8_decode(data, out=out[:, :, 0] if out.shape[2] == 1 else out)
     return out
+
+
+def _decode_jpeg_by_pillow(data: bytes) -> NDArray[Any]:
+    """(H, W, C) uint8, the values of libjpeg: Pillow inverts those of four channels."""
+    with Image.open(io.BytesIO(data)) as file:
+        pixels = np.asarray(file)
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return 255 - pixels if pixels.shape[2] == 4 else pixels
 
 
 def _convert(file: Image.Image, alpha: bool) -> Image.Image:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.core.i18n import _
+from .i18n import _
 
 MAX_CHANNELS = 16  # channels of a network's input
 MAX_PIXELS = 178_956_970  # of an image that is decoded as a whole: Pillow's limit, 2 * Image.MAX_IMAGE_PIXELS

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ubend.core.i18n import _
+from .i18n import _
 
 OPSET = 18  # of what we write; OpenVINO, TensorRT and onnxruntime-web know it
 MAX_BYTES = 2**31 - 1  # of a protobuf message

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.errors import DataError
-from ubend.core.i18n import _
-from ubend.io.raster import MAX_CHANNELS, Header, Raster, depth_name, refuse_large, turn_upright
+from .errors import DataError
+from .i18n import _
+from .raster import MAX_CHANNELS, Header, Raster, depth_name, refuse_large, turn_upright
 
 if TYPE_CHECKING:
     import tifffile

@@ -12,14 +12,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 _SIGMA = 1 / 8  # of a tile's side: nnU-Net's
 
@@ -237,18 +233,34 @@ def read_row(row: TileRow) -> tuple[TileRow, NDArray[Any]]:
 
 
 class Blender:
-    """Merges the tiles of one image row by row; keeps only one row of tiles in memory."""
+    """Merges the tiles of one image row by row; keeps only one row of tiles in memory.
 
-    def __init__(self, plan: TilePlan, classes: int, device: "torch.device") -> None:
-        import torch  # lazy import: the rest of this file needs no torch
+    A subclass computes with the arrays of another library: see `_zeros`, `_multiply_add` and `_copy`.
+    """
 
+    def __init__(self, plan: TilePlan, classes: int) -> None:
         self.plan = plan
         width = plan.columns.starts[-1] + plan.columns.tile
-        self._sums = torch.zeros(classes, plan.rows.tile, width, device=device)
+        self._sums = self._zeros((classes, plan.rows.tile, width))
         self._finished = 0  # rows of the sums that were returned; removed by the next `add`
-        self._weights = [torch.from_numpy(axis.weights).to(device) for axis in (plan.rows, plan.columns)]
+        self._weights = [self._convert(axis.weights) for axis in (plan.rows, plan.columns)]
 
-    def add(self, row: int, column: int, logits: "Tensor") -> "tuple[slice, Tensor] | None":
+    def _zeros(self, shape: tuple[int, int, int]) -> Any:
+        """Sums of 0, float32."""
+        return np.zeros(shape, np.float32)
+
+    def _convert(self, weights: NDArray[np.float32]) -> Any:
+        """Weights as an array of the library."""
+        return weights
+
+    def _copy(self, values: Any) -> Any:
+        return values.copy()
+
+    def _multiply_add(self, sums: Any, logits: Any, weight: Any) -> None:
+        """Add logits times their weights to sums, in place."""
+        sums += logits * weight
+
+    def add(self, row: int, column: int, logits: Any) -> tuple[slice, Any] | None:
         """Add a tile; tiles must come from left to right and from top to bottom.
 
         Args:
@@ -260,13 +272,13 @@ class Blender:
         if self._finished:  # move the incomplete rows to the top
             kept = self._sums.shape[1] - self._finished
             rest = self._sums[:, self._finished :]
-            self._sums[:, :kept] = rest.clone() if kept > self._finished else rest  # source and target may overlap
+            self._sums[:, :kept] = self._copy(rest) if kept > self._finished else rest  # both may overlap
             self._sums[:, kept:] = 0
             self._finished = 0
         rows, columns = self.plan.rows, self.plan.columns
         weight = self._weights[0][row, :, None] * self._weights[1][column]
         start = columns.starts[column]
-        self._sums[:, :, start : start + columns.tile].addcmul_(logits, weight)
+        self._multiply_add(self._sums[:, :, start : start + columns.tile], logits, weight)
         if column + 1 < len(columns.starts):
             return None
         done = rows.completed(row)

@@ -1,16 +1,38 @@
 """Expands the paths given on a command line to image files."""
 
+import glob
 import io
 import os
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from ubend.core.errors import DataError
-from ubend.core.i18n import _
-from ubend.layouts.naming import KNOWN_IMAGE_SUFFIXES
-from ubend.layouts.tree import expand_pattern
+from .errors import DataError
+from .i18n import _
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# Files picked from a folder to predict; each one that cannot be read gets an error line.
+KNOWN_IMAGE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".jp2", ".heic", ".jfif", ".pgm", ".ppm")
+_SYSTEM = re.compile(
+    r"__macosx|__pycache__|(eh)?thumbs\.db|desktop\.ini|lost\+found|found\.\d{3}|@eadir|@tmp|@synoresource|@recycle"
+    r"|@recently-snapshot|#recycle|#snapshot|~snapshot|\$recycle\.bin|recycle[rd]|system volume information"
+    r"|network trash folder|temporary items|\.trash.*|\.@__thumb|\.ipynb_checkpoints|\.snapshots?|\.appledouble"
+    r"|\.thumbnails",
+    re.IGNORECASE,
+)
+
+
+def is_system(name: str) -> bool:
+    """Whether this is the name of a file or folder left by a system, network storage or notebook."""
+    return _SYSTEM.fullmatch(name) is not None
+
+
+def expand_pattern(pattern: Path) -> list[Path]:
+    """The paths that match a pattern, sorted, without those in system folders that the pattern does not name."""
+    paths = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
+    return [path for path in paths if not any(map(is_system, {*path.parts} - {*pattern.parts}))]
 
 
 def _read_lines() -> Iterable[str]:

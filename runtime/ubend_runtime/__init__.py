@@ -1,0 +1,27 @@
+"""Masks from models that `ubend export` wrote, without torch: `load("model.onnx")("image.jpg").mask`."""
+
+from .portable.command import main
+from .portable.errors import (
+    DataError,
+    FilesError,
+    MissingPackageError,
+    ModelFileError,
+    OutputError,
+    SettingError,
+    UbendError,
+)
+from .portable.model import Model, Prediction, load
+
+__all__ = [
+    "DataError",
+    "FilesError",
+    "MissingPackageError",
+    "Model",
+    "ModelFileError",
+    "OutputError",
+    "Prediction",
+    "SettingError",
+    "UbendError",
+    "load",
+    "main",
+]

@@ -1,0 +1,7 @@
+"""`python -m ubend_runtime`."""
+
+import sys
+
+from .portable.command import main
+
+sys.exit(main())
