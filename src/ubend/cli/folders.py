@@ -45,12 +45,27 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 @option("--json", "json_path", type=PATH, help=later("JSON file to write, with all findings."))
 @option("--html", "html_path", type=PATH, help=later("HTML page to write, with all findings and thumbnails."))
 @option("--strict", is_flag=True, help=later("Fail on warnings too; exit code 2."))
+@option(
+    "--fix",
+    type=PATH,
+    metavar="OUT",
+    help=later("Folder to create: a repaired copy; only what has a sure repair is changed."),
+)
+@option(
+    "--accept",
+    "accepted",
+    multiple=True,
+    metavar="CHECK[:FILE]",
+    help=later("Accept findings, until their files change; several are possible. Written to FOLDER/data.toml."),
+)
 def doctor(
     folder: Path | None,
     assignments: tuple[str, ...],
     json_path: Path | None,
     html_path: Path | None,
     strict: bool,
+    fix: Path | None,
+    accepted: tuple[str, ...],
     **flags: Any,
 ) -> None:
     from ubend.core.settings import parse_assignment
@@ -63,7 +78,15 @@ def doctor(
         folder, settings=dict(parse_assignment(text) for text in assignments), flags=flags
     ).settings
     with make_reporter() as reporter:
-        examine_data(settings, json_path=json_path, html_path=html_path, strict=strict, reporter=reporter)
+        examine_data(
+            settings,
+            json_path=json_path,
+            html_path=html_path,
+            strict=strict,
+            accepted=accepted,
+            fix=fix,
+            reporter=reporter,
+        )
 
 
 @command(help=later("Draw images of FOLDER with their masks, before training."))

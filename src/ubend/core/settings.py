@@ -36,6 +36,7 @@ AnyNetwork = Literal[NetworkKind, Custom]
 Effort = Literal["quick", "normal", "best"]
 NO_ENCODER = "none"  # as `model.encoder`: the U-Net's own encoder
 UNET_DEPTH = 4  # default number of poolings of the U-Net
+ACCEPTED_KEY = "accepted"  # of a data.toml: findings of `ubend doctor`, see `doctor/accepted.py`; no setting
 
 
 class _Section(BaseModel):
@@ -441,13 +442,15 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The nested settings of a TOML file."""
+    """The nested settings of a TOML file, without accepted findings."""
     try:
-        return tomllib.loads(read_text(path))
+        table = tomllib.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise SettingError(
             _("cannot read settings from {path}: {reason}").format(path=path, reason=reason(error)), path=path
         ) from error
+    table.pop(ACCEPTED_KEY, None)
+    return table
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

@@ -104,7 +104,7 @@ def _find_misfits(inspection: Inspection, fits: list[Fit]) -> list[Finding]:
                     "flipped mask",
                     "error" if one.flip_gain > 2 * flip_bound else "warning",
                     files,
-                    _("the mask fits its image far better {flip}").format(flip=_name_flip(one.flip)),
+                    _("the mask fits its image far better {flip}").format(flip=name_flip(one.flip)),
                     _("look at both; flip or turn the mask, or annotate it again"),
                     {"fit": one.fit, "flip": one.flip, "gain": one.flip_gain, "threshold": flip_bound},
                 )
@@ -158,7 +158,8 @@ def _find_wrongly_empty(inspection: Inspection, fits: list[Fit], empty: NDArray[
     ]
 
 
-def _name_flip(flip: str) -> str:
+def name_flip(flip: str) -> str:
+    """A flip in the chosen language, as the end of a sentence."""
     return {
         "left-right": _("flipped left to right"),
         "up-down": _("flipped upside down"),

@@ -20,7 +20,7 @@ from ubend.layouts.pairs import Folder, Pair
 
 _CHECKS = {  # key of a problem -> check
     "no mask": "image without mask",
-    "part without masks": "image without mask",
+    "split without masks": "image without mask",
     "no image": "mask without image",
     "two masks": "double name",
     "two images": "double name",

@@ -6,6 +6,7 @@ from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
 from ubend.core.settings import Settings
 from ubend.dataset.dataset import Dataset
+from ubend.doctor.accepted import leave_out_accepted
 from ubend.doctor.checks import QUICK, run_checks
 from ubend.doctor.finding import Finding, Grade, count_grades
 from ubend.doctor.inspection import Inspection
@@ -15,8 +16,13 @@ _NAMED = 3  # files of a finding
 
 
 def report_quick_checks(reporter: Reporter, data: Dataset, settings: Settings) -> None:
-    """Run the checks that need no pixels, and report how much they found."""
-    findings = run_checks(Inspection(data, settings), QUICK)
+    """Run the checks that need no pixels, and report how much they found; accepted findings do not count.
+
+    Raises:
+        SettingError: the file of accepted findings is damaged.
+    """
+    inspection = Inspection(data, settings)
+    findings, _accepted = leave_out_accepted(run_checks(inspection, QUICK), inspection)
     counts = count_grades(findings)
     if counts["error"] or counts["warning"]:
         reporter.report(

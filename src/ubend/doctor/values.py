@@ -3,7 +3,8 @@
 Works on the scan of the masks alone, so also where the values do not define the classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,35 @@ from ubend.layouts.pairs import Folder
 _USUAL = 0.5  # share of the masks that hold a value which the others are compared with
 _RARE = 0.15  # share of the masks that hold a value which may be a slip
 _MANY = 8  # odd values: resampling, or noise
-_NEAR_VALUE, _NEAR_COLOR = 2, 32  # distance of a slip
+NEAR_VALUE, NEAR_COLOR = 2, 32  # distance of a slip
 _COMMON_PIXELS = 1e-3  # share of the pixels between two values in JPEG masks that is worth a note
+
+
+@dataclass(frozen=True)
+class KnownValues:
+    """The label values of a set's lossless masks without odd ones, and those that the user or the folder states.
+
+    Attributes:
+        kind: of the values.
+        values: (K,) int32, ascending.
+    """
+
+    kind: ValueKind
+    values: NDArray[np.int32]
+
+
+def find_known_values(label_scan: LabelScan, given: frozenset[int], odd: Collection[int]) -> KnownValues:
+    """The values that the other masks hold.
+
+    Args:
+        label_scan: of all masks.
+        given: label values that the user or the folder states.
+        odd: masks that have other values; these and lossy masks do not count.
+    """
+    kind = label_scan.kind()
+    counts = ~label_scan.lossy & ~np.isin(np.arange(len(label_scan)), list(odd))
+    values = np.unique(label_scan.entries(kind)[counts[label_scan.mask_of]])
+    return KnownValues(kind, np.union1d(values, np.array(sorted(given), np.int32)).astype(np.int32))
 
 
 def check_label_values(inspection: Inspection) -> list[Finding]:
@@ -77,7 +105,7 @@ def _judge(
 ) -> Finding | None:
     """What to say of a mask with rare values; None: they may be a rare class."""
     shown = format_values(strange.tolist(), kind, 8)
-    distance = _distances(strange, known, kind)
+    distance = value_distances(strange, known, kind)
     evidence: dict[str, float | int | str] = {"values": shown, "usual": format_values(known.tolist(), kind, 8)}
     if len(strange) >= _MANY:
         message = _("the mask holds {count} values that the others do not, such as {values}: it was resampled")
@@ -87,7 +115,7 @@ def _judge(
     lacks = not np.isin(known[distance.argmin(axis=1)], own).all()  # it holds these in the place of the known ones
     lacks |= kind == "value" and any(np.isin(own - step, known).all() and 0 not in own for step in (-1, 1))
     gap = kind == "color" or bool((np.diff(np.unique(others)) > 1).any())  # in a row of class numbers, a new one is new
-    if (distance.min(axis=1) <= (_NEAR_COLOR if kind == "color" else _NEAR_VALUE)).all() and (lacks or gap):
+    if (distance.min(axis=1) <= (NEAR_COLOR if kind == "color" else NEAR_VALUE)).all() and (lacks or gap):
         check = "near colour" if kind == "color" else "value off by one"
         message = _("the mask holds {values}, which the others do not, near their {known}")
         text = message.format(values=shown, known=format_values(known.tolist(), kind, 8))
@@ -101,8 +129,8 @@ def _judge(
     return None
 
 
-def _distances(values: NDArray[np.int32], known: NDArray[np.int32], kind: ValueKind) -> NDArray[np.float64]:
-    """(K, M) distances of values, or of colours."""
+def value_distances(values: NDArray[np.int32], known: NDArray[np.int32], kind: ValueKind) -> NDArray[np.float64]:
+    """(K, M) distances of K label values from M: differences of values, Euclidean distances of colours."""
     if kind == "value":
         return np.asarray(np.abs(values[:, None] - known[None]).astype(np.float64))
     points, corners = (np.stack(unpack_color(some), axis=-1).astype(np.float64) for some in (values, known))

@@ -28,6 +28,8 @@ from ubend.layouts.yolo import YOLO
 
 # Tried in this order; the general folder tree (`TREE`) comes last.
 _LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, LABEL_STUDIO_MASKS, COCO, LABELME, LABEL_STUDIO, YOLO)
+# Pairs are found by the names of their files: without the files of one, the others are read as before.
+_FOUND_BY_NAME = (TREE, DRIVE, CITYSCAPES, LABELME)
 _LEVELS_DOWN = 2  # archives unpack to Kvasir-SEG/Kvasir-SEG/images
 _DEEPEST_WRAPPER = 8  # nested single folders; ends loops of links
 
@@ -72,6 +74,15 @@ def read_folder(root: Path, options: ReadOptions = ReadOptions()) -> Folder:
     splits = (folder for name, folder in subfolders(location).items() if name in SPLIT_WORDS)
     reading = replace(reading, layout=description, remarks=(*_skipped_folders([root], root), *reading.remarks))
     return _finish(location, reading, [location, root, *splits], problems, options)
+
+
+def finds_pairs_by_name(root: Path) -> bool:
+    """Whether a folder has no list of its pairs, so that it can be read without some of them.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return _find_layout(root)[1] in _FOUND_BY_NAME
 
 
 def read_pairs(images: str, masks: str, options: ReadOptions = ReadOptions()) -> Folder:

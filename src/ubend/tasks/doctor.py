@@ -1,18 +1,21 @@
 """The dataset doctor: what is wrong with a data set, before it is trained on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ubend.core.device import pick_device, set_up
-from ubend.core.errors import DataError
+from ubend.core.errors import DataError, SettingError
 from ubend.core.files import default_cache, write_json
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
 from ubend.core.settings import Settings
+from ubend.doctor.accepted import FILE_NAME, accept, accepted_path, leave_out_accepted, read_accepted
 from ubend.doctor.checks import QUICK, THOROUGH, run_checks
 from ubend.doctor.finding import Finding, count_grades, sort_findings
 from ubend.doctor.reading import inspect_folder
 from ubend.doctor.report import describe_counts, describe_findings
 from ubend.tasks.data import report_dataset
+from ubend.tasks.doctor_fix import Examination, refuse_unfit, write_repaired
 from ubend.tasks.doctor_page import write_page
 
 
@@ -22,40 +25,51 @@ def examine_data(
     json_path: Path | None = None,
     html_path: Path | None = None,
     strict: bool = False,
+    accepted: Sequence[str] = (),
+    fix: Path | None = None,
     reporter: Reporter | None = None,
 ) -> list[Finding]:
-    """Read a folder as `fit` does, run all checks, and report what they find. The folder is not changed.
+    """Read a folder as `fit` does, run all checks, and report what they find.
 
-    Pairs that cannot be used are findings, and the checks look at the rest.
+    Pairs that cannot be used are findings, and the checks look at the rest. The folder is not changed, except for the
+    accepted findings in its `data.toml`.
 
     Args:
         settings: only the section `data` and the seed are used.
         json_path: a file for all findings, as JSON.
         html_path: a file for all findings with thumbnails, as one HTML page.
         strict: warnings fail too.
+        accepted: findings to accept before the rest is reported, each `CHECK` or `CHECK:FILE`, see `accept`.
+        fix: a folder to create with a repaired copy; the findings that are left in it are reported after those of the
+            original, and decide whether this fails.
     Returns:
-        The findings, errors first.
+        The findings, errors first; with `fix`, those that are left in the copy.
     Raises:
-        DataError: there are errors, or with `strict` warnings; after all was reported.
-        OutputError: the JSON file, the page or the cache cannot be written.
+        DataError: there are errors, or with `strict` warnings; after all was reported. See also `write_repaired`.
+        SettingError: a finding to accept does not exist, or the file of accepted findings is damaged.
+        OutputError: the JSON file, the page, the cache, the accepted findings or the copy cannot be written.
     """
     set_up(pick_device("cpu"), False)
     device = pick_device(settings.device).type
+    read_accepted(accepted_path(settings))  # a damaged file is refused before anything is read
+    if fix is not None:
+        refuse_unfit(settings, fix)
     with reporter or Reporter() as log:
-        inspection, findings = inspect_folder(settings, device, default_cache(), log)
-        if inspection is not None:
-            report_dataset(log, inspection.data)
-            findings = [*findings, *run_checks(inspection, (*QUICK, *THOROUGH))]
-        findings = sort_findings(findings)
-        for line in describe_findings(findings):
-            log.report(line)
+        examination = _examine(settings, device, accepted, log)
+        _report(examination, log)
         if json_path is not None:
-            write_json(json_path, {"version": 1, "findings": [finding.to_dict() for finding in findings]})
-        folder = settings.data.folder or settings.data.images or ""
+            found = [finding.to_dict() for finding in examination.findings]
+            write_json(json_path, {"version": 1, "findings": found})
+        folder = str(settings.data.folder or settings.data.images or "")
         if html_path is not None:
-            write_page(html_path, str(folder), findings, inspection)
-        counts = count_grades(findings)
-        log.report(describe_counts(findings) if findings else _("no findings"))
+            write_page(html_path, folder, examination.findings, examination.inspection)
+        findings = examination.findings
+        if fix is not None:
+            findings = write_repaired(
+                settings, fix, examination, lambda changed: _examine(changed, device, (), log), log
+            )
+            folder = str(fix)
+    counts = count_grades(findings)
     if counts["error"] or (strict and counts["warning"]):
         raise DataError(
             _("{folder}: {counts}; repair the data, or train without what cannot be used (--skip-bad)").format(
@@ -64,3 +78,48 @@ def examine_data(
             path=folder,
         )
     return findings
+
+
+def _examine(settings: Settings, device: str, accepted: Sequence[str], log: Reporter) -> Examination:
+    """Read the folder and run all checks, without those that are accepted."""
+    inspection, problems = inspect_folder(settings, device, default_cache(), log)
+    if inspection is None:
+        if accepted:
+            _refuse_problems(accepted, problems)
+        return Examination(None, sort_findings(problems), 0)
+    findings = run_checks(inspection, (*QUICK, *THOROUGH))
+    if accepted:
+        _refuse_problems(accepted, [one for one in problems if one.check not in {found.check for found in findings}])
+        taken = accept(accepted, findings, inspection)
+        line = ngettext("{count} finding is accepted in {file}", "{count} findings are accepted in {file}", len(taken))
+        log.report(line.format(count=len(taken), file=FILE_NAME))
+    findings, quiet = leave_out_accepted(findings, inspection)
+    return Examination(inspection, sort_findings([*problems, *findings]), quiet)
+
+
+def _refuse_problems(accepted: Sequence[str], problems: Sequence[Finding]) -> None:
+    """Fail if files are to be accepted that cannot be read at all: `fit` would refuse them still.
+
+    Raises:
+        SettingError: one is.
+    """
+    checks = {finding.check for finding in problems}
+    for text in accepted:
+        if text.partition(":")[0].strip() in checks:
+            line = _("--accept {text}: what cannot be read cannot be accepted; repair it, or train with --skip-bad")
+            raise SettingError(line.format(text=text), key="--accept")
+
+
+def _report(examination: Examination, log: Reporter) -> None:
+    if examination.inspection is not None:
+        report_dataset(log, examination.inspection.data)
+    for line in describe_findings(examination.findings):
+        log.report(line)
+    if examination.accepted:
+        line = ngettext(
+            "{count} accepted finding is not shown; it is listed in {file}",
+            "{count} accepted findings are not shown; they are listed in {file}",
+            examination.accepted,
+        )
+        log.report(line.format(count=examination.accepted, file=FILE_NAME))
+    log.report(describe_counts(examination.findings) if examination.findings else _("no findings"))
