@@ -59,6 +59,8 @@ def fit(
     loss: "LossKind | LossFunction | None" = None,
     effort: "Effort | None" = None,
     folds: int | None = None,
+    leave_out: Literal["group"] | None = None,
+    seeds: int | None = None,
     test: Literal["none"] | None = None,
     epochs: int | None = None,
     batch: int | None = None,
@@ -120,6 +122,10 @@ def fit(
             weights in prediction where they help; changes only what is None elsewhere; None: `normal`.
         folds: number of models, 2..100; each is trained without one fold of the images, and they are packed into one
             model file; see docs/folds.md.
+        leave_out: `group`: cross-validation whose folds are the groups; each image is scored by the model that was
+            trained without its group.
+        seeds: number of trainings on the same split, 1..100, with the seeds `seed`, `seed` + 1, ...; the model is the
+            one with the best validation score.
         test: `none`: no test split; with `folds`, every image is in one fold.
         epochs: number of epochs, 1 or more.
         batch: images per step, 1 or more, of all processes together.
@@ -128,8 +134,8 @@ def fit(
             level; None: all.
         seed: random seed, 0..2^63 - 1; None: 0.
         device: cuda, cuda:1, mps or cpu; None: the fastest available.
-        gpus: with `folds`, the number of folds that are trained at once, each on its own GPU; otherwise it must equal
-            the number of processes, which `ubend fit --gpus N` or torchrun starts.
+        gpus: with `folds`, `leave_out` or `seeds`, the number of models that are trained at once, each on its own GPU;
+            otherwise it must equal the number of processes, which `ubend fit --gpus N` or torchrun starts.
         deterministic: bit-identical results on a GPU; slower; None: False.
         config: TOML file of settings, such as a run's settings.toml.
         settings: dotted key -> value of any setting of docs/settings.md, such as {"train.epochs": 5}.
@@ -145,7 +151,7 @@ def fit(
         OutputError: `out` is not empty, or cannot be written.
         TrainingError: the loss is no longer finite.
     """
-    from ubend.tasks.folds import fit as run_fit
+    from ubend.tasks.several import fit as run_fit
 
     result = run_fit(
         folder,
@@ -172,6 +178,8 @@ def fit(
         loss=loss,
         effort=effort,
         folds=folds,
+        leave_out=leave_out,
+        seeds=seeds,
         test=test,
         epochs=epochs,
         batch=batch,
@@ -210,7 +218,7 @@ def resume(
         SettingError: `network` or `loss` is missing, or is not of the run.
         TrainingError: the images have changed since.
     """
-    from ubend.tasks.folds import resume as run_resume
+    from ubend.tasks.several import resume as run_resume
 
     result = run_resume(run, network=network, loss=loss, gpus=gpus, show=show, reporter=reporter)
     _report_one_class(result.scores, reporter)
@@ -316,7 +324,11 @@ def compare(
 
 
 def report(
-    runs: "Path | str | Sequence[Path | str]", *, out: Path | str | None = None, device: str | None = None
+    runs: "Path | str | Sequence[Path | str]",
+    *,
+    out: Path | str | None = None,
+    card: bool = False,
+    device: str | None = None,
 ) -> Path:
     """Write the report of a run, or of several runs that are compared: one HTML file, to read without a network.
 
@@ -328,14 +340,22 @@ def report(
         runs: a run folder; or several, which must have been scored on the same images.
         out: the file; None: `report.html` in the run folder, or `comparison.html` in the first of several; it is
             written again.
+        card: write the model card of one run instead, `README.md` in the run folder: Markdown with the metadata of the
+            Hugging Face Hub. It is not written again, so that what the author filled in stays.
         device: cuda, cuda:1, mps or cpu, to predict the images that are shown; None: the fastest here.
     Returns:
         The file.
     Raises:
         DataError: the test images, masks or classes of several runs are not the same.
         OutputError: a run has no scores, or is damaged; `out` exists already, or cannot be written.
-        SettingError: no run is named, or there is no such device.
+        SettingError: no run is named, or several with `card`; or there is no such device.
+        ModelFileError: the model of a card is missing or damaged.
     """
+    if card:
+        from ubend.tasks.card import write_card
+
+        paths = [runs] if isinstance(runs, str | Path) else runs
+        return write_card([Path(run) for run in paths], None if out is None else Path(out))
     from ubend.tasks.report import write_report
 
     return write_report(runs, out, device=device)

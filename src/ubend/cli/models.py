@@ -53,9 +53,21 @@ def compare(runs: tuple[Path, ...], margin: float, out: Path | None) -> None:
 
 @command(help=later("Write the report of a run, or the comparison of several RUNS: one HTML file, readable offline."))
 @click.argument("runs", nargs=-1, required=True, metavar="RUNS...", type=PATH)
-@option("--out", type=PATH, help=later("File to write  [RUN/report.html; of several: FIRST/comparison.html]"))
+@option(
+    "--out", type=PATH, help=later("File to write  [RUN/report.html; of several: FIRST/comparison.html; RUN/README.md]")
+)
+@option(
+    "--card",
+    is_flag=True,
+    help=later("Write the model card instead: README.md in the format of the Hugging Face Hub, with the scores."),
+)
 @options("device")
-def report(runs: tuple[Path, ...], out: Path | None, device: str | None) -> None:
+def report(runs: tuple[Path, ...], out: Path | None, card: bool, device: str | None) -> None:
+    if card:
+        from ubend.tasks.card import write_card
+
+        echo(write_card(runs, out))
+        return
     from ubend.tasks.report import write_report
 
     echo(write_report(runs, out, device=device))

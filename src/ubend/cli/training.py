@@ -22,7 +22,7 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
     type=click.Choice(["modern", "tutorial", "paper"]),
     help=later("modern: the best defaults; tutorial: as in the course text; paper: the U-Net of 2015  [modern]"),
 )
-@options("effort", "folds", "test")
+@options("effort", "folds", "leave-out", "seeds", "test")
 @option("--size", type=int, help=later("Images are resized to the area of a SIZE x SIZE square."))
 @option(
     "--patches",
@@ -69,7 +69,7 @@ def fit(
 ) -> None:
     from ubend.core.settings import parse_assignment
     from ubend.tasks.options import launch_ranks, report_result
-    from ubend.tasks.user_settings import asks_for_folds
+    from ubend.tasks.user_settings import asks_for_several
     from ubend.training.launcher import process_rank
 
     if resumed is not None:
@@ -80,12 +80,14 @@ def fit(
             )
         config = resumed / "settings.toml"
     settings = dict(parse_assignment(text) for text in assignments)
-    several = asks_for_folds(folder, config, settings, flags)
+    several = asks_for_several(folder, config, settings, flags) is not None
     if gpus is not None and gpus != process_rank().count and not several:
         context = click.get_current_context()
         context.exit(launch_ranks(gpus, context.meta[ARGUMENTS]))
     prepare(resumed is not None or bool(flags["deterministic"]))  # deterministic mode is harmless for other runs
-    task, more = import_module("ubend.tasks.folds" if several else "ubend.tasks.fit"), {"gpus": gpus} if several else {}
+    task, more = import_module("ubend.tasks.several" if several else "ubend.tasks.fit"), {}
+    if several:
+        more["gpus"] = gpus
     with make_reporter() as reporter:
         if resumed is not None:
             result = task.resume(resumed, show=show, reporter=reporter, **more)

@@ -73,7 +73,7 @@ def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
 
 def choose_folds(settings: Settings) -> tuple[Settings, list[Choice]]:
     """Decide on the number of folds; returns the settings, and the choice if `train.effort` made it."""
-    if settings.train.effort != "best" or settings.data.folds is not None:
+    if settings.train.effort != "best" or settings.data.folds is not None or settings.data.leave_out is not None:
         return settings, []
     reason = _("effort best: one model is trained without each fold, and their predictions and mirror images averaged")
     return change_settings(settings, {"data.folds": _FOLDS}), [Choice("data.folds", _FOLDS, reason)]

@@ -105,9 +105,14 @@ class DataSettings(_Section):
     folds: int | None = Field(None, ge=2, le=100)
     """number of folds for cross-validation (`--folds`): training and validation split together are divided into
     folds, and one model is trained without each; auto: no folds; 5 with `train.effort` best"""
+    leave_out: Literal["group"] | None = None
+    """group: cross-validation whose folds are the groups (`--leave-out`): one model is trained without each group
+    (patient, video, site) and scored on it; a stated split is not used; auto: no group is left out"""
     held_out: int | None = Field(None, ge=1)
-    """number of the fold (from 1) that is the validation split: trains one model only, as in the run folders
-    RUN/fold-1, ...; auto: every fold in turn"""
+    """number of the fold (from 1) that is the validation split, or with `data.leave_out` of the group that is left
+    out: trains one model only, as in the run folders RUN/fold-1, ...; auto: every fold in turn"""
+    split_seed: int | None = Field(None, ge=0, lt=2**63)
+    """random seed of the split and of the folds; auto: `train.seed`"""
     mean: tuple[float, ...] | None = None
     """normalisation: mean per channel, where 1 is white; auto: measured on the training split, or that of the
     pretrained weights"""
@@ -268,6 +273,9 @@ class TrainSettings(_Section):
     """on a GPU: bit-identical results in every run; slower"""
     seed: int = Field(0, ge=0, lt=2**63)
     """random seed"""
+    seeds: int = Field(1, ge=1, le=100)
+    """number of trainings on the same split that differ in the seed alone (`--seeds`): `train.seed`, and the
+    numbers that follow it"""
 
 
 class Settings(_Section):
@@ -373,13 +381,30 @@ class Settings(_Section):
             ),
             (
                 "data.test",
-                data.test is not None and data.folds is None and train.effort != "best",
+                data.test is not None and data.folds is None and data.leave_out is None and train.effort != "best",
                 _("data.test = none (--test) needs data.folds (--folds): every image is then in one of the folds"),
             ),
             (
                 "data.held_out",
-                data.held_out is not None and data.held_out > (data.folds or 0),
+                data.held_out is not None and data.leave_out is None and data.held_out > (data.folds or 0),
                 _("data.held_out = {fold}: give data.folds too, {fold} or more").format(fold=data.held_out),
+            ),
+            (
+                "data.leave_out",
+                data.leave_out is not None and data.folds is not None,
+                _("--leave-out makes one fold of each group; leave --folds out"),
+            ),
+            (
+                "train.seeds",
+                train.seeds > 1 and (data.folds or data.leave_out or train.effort == "best"),
+                _("--seeds cannot be combined with --folds, --leave-out or --effort best; leave one of them out"),
+            ),
+            (
+                "train.seeds",
+                train.seed + train.seeds > 2**63,
+                _("train.seeds: the last of {count} seeds is too large; use a smaller --seed").format(
+                    count=train.seeds
+                ),
             ),
             ("data.std", std is not None and not all(value > 0 for value in std), _("data.std must be greater than 0")),
         ]

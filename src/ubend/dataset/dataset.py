@@ -7,10 +7,10 @@ folder -> pairs -> headers -> scan of the masks -> class table -> object widths 
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,14 @@ from ubend.dataset.scan import (
     scan_masks_uncached,
     unknown_values_problem,
 )
-from ubend.dataset.splits import cut_folds, find_near_duplicates, split_pairs
+from ubend.dataset.splits import (
+    check_groups,
+    cut_folds,
+    find_near_duplicates,
+    hold_out,
+    number_groups,
+    split_pairs,
+)
 from ubend.dataset.store import Store, hash_pairs, open_store
 from ubend.io.file_cache import FileCache
 from ubend.io.images import Sizing
@@ -73,7 +80,9 @@ class Dataset:
         remarks: messages for the user.
         skipped: pairs skipped because of `data.skip_bad`, with their problems.
         fold: the fold that is the validation split, with `data.folds`; None: no folds, or all of them.
-        folds: the fold of each pair, from 1; 0 for the test split; empty without folds.
+        folds: the fold of each pair, from 1; 0 for the test split; empty without folds. With `data.leave_out`, the
+            folds are the groups.
+        fold_groups: number of a fold -> names of its groups, with `data.leave_out`.
         headers: of the images.
         label_scan: the label values of the masks.
     """
@@ -91,6 +100,7 @@ class Dataset:
     label_scan: LabelScan
     fold: int | None = None
     folds: tuple[int, ...] = ()
+    fold_groups: Mapping[int, str] = field(default_factory=dict)
 
     def numbers(self, split: SplitName) -> NDArray[np.int64]:
         """(n,) the images of a split, by their index in the store."""
@@ -109,10 +119,11 @@ class Dataset:
 
     def all_folds(self) -> "Dataset":
         """The data set for the models of all folds together; all images outside test count as training images."""
-        splits = tuple[SplitName, ...]("test" if split == "test" else "train" for split in self.splits)
+        splits = tuple[SplitName, ...]("train" if fold else "test" for fold in self.folds)
         names, pixels = self.labels.names, self.store.class_pixels
         of_fold = _describe_missing(names, pixels, self.splits)
-        remarks = [line for line in self.remarks if line not in of_fold] + _describe_missing(names, pixels, splits)
+        of_all = _describe_missing(names, pixels, splits) if "test" in splits else []  # else every image is scored
+        remarks = [line for line in self.remarks if line not in of_fold] + of_all
         return replace(self, splits=splits, remarks=remarks, fold=None)
 
     def value_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -346,11 +357,13 @@ def open_dataset(settings: Settings, device: str, cache: Path, reporter: Reporte
     With `data.skip_bad`, pairs that cannot be used are skipped and recorded.
 
     Raises:
-        DataError: see `read_folder`, `scan_masks`, `find_classes`, `open_store`, `split_pairs`, `cut_folds`.
+        DataError: see `read_folder`, `scan_masks`, `find_classes`, `open_store`, `split_pairs`, `cut_folds`,
+            `check_groups`.
         SettingError: several folds are requested, but not which of them is the validation split.
         OutputError: the cache cannot be written, or the disk is full.
     """
-    if settings.data.held_out is None and (settings.data.folds is not None or settings.train.effort == "best"):
+    several = settings.data.folds is not None or settings.data.leave_out is not None or settings.train.effort == "best"
+    if settings.data.held_out is None and several:
         line = _(
             "several folds are several trainings: `ubend fit` and `ubend.fit` run them, or set one as data.held_out"
         )
@@ -398,6 +411,8 @@ def open_folder(
         PairError: pairs that cannot be used.
     """
     pairs = folder.pairs
+    if settings.data.leave_out is not None:
+        check_groups([pair.name for pair in pairs], [pair.group for pair in pairs])
     scan = scan_folder(folder, settings, cache, reporter)
     labels, remarks = scan.labels, scan.remarks
     widths = find_widths(pairs, scan.shapes_hw, labels, [mask for _image, mask in scan.hashes], cache, reporter.report)
@@ -421,28 +436,7 @@ def open_folder(
             count,
         )
         remarks.append(line.format(count=count, all=len(pairs)))
-    names, groups, duplicates = (
-        [p.name for p in pairs],
-        [p.group for p in pairs],
-        find_near_duplicates(store.thumbnails),
-    )
-    tested = settings.data.test != "none"
-    split = split_pairs(
-        names,
-        [pair.split if tested else None for pair in pairs],
-        groups,
-        duplicates,
-        settings.train.seed,
-        settings.data.val_share,
-        settings.data.test_share,
-    )
-    splits, fold, fold_of = split.splits, settings.data.held_out, list[int]()
-    if (folds := settings.data.folds) is not None:
-        splits = splits if tested else tuple[SplitName, ...]("train" for _split in splits)
-        fold_of = cut_folds(names, splits, groups, duplicates, settings.train.seed, folds).tolist()
-        splits = tuple(
-            "test" if image_fold == 0 else "val" if image_fold == fold else "train" for image_fold in fold_of
-        )
+    split = _choose_splits(pairs, settings, find_near_duplicates(store.thumbnails))
     if skipped or folder.skipped:
         count = len(skipped) + len({name for name, _problem in folder.skipped})
         remarks.append(
@@ -452,12 +446,12 @@ def open_folder(
                 count,
             ).format(count=count)
         )
-    remarks = [*remarks, *split.remarks, *_describe_missing(labels.names, store.class_pixels, splits)]
+    remarks = [*remarks, *split.remarks, *_describe_missing(labels.names, store.class_pixels, split.splits)]
     return Dataset(
         folder=folder,
         store=store,
         labels=labels,
-        splits=splits,
+        splits=split.splits,
         widths=widths,
         images=images,
         sizing=sizing,
@@ -465,9 +459,61 @@ def open_folder(
         skipped=tuple(skipped),
         headers=scan.headers,
         label_scan=scan.label_scan,
-        fold=fold,
-        folds=tuple(fold_of),
+        fold=split.fold,
+        folds=split.folds,
+        fold_groups=split.fold_groups,
     )
+
+
+class _Split(NamedTuple):
+    """The split and the folds of a data set; for the fields see `Dataset`."""
+
+    splits: tuple[SplitName, ...]
+    remarks: tuple[str, ...]
+    fold: int | None = None
+    folds: tuple[int, ...] = ()
+    fold_groups: Mapping[int, str] = {}
+
+
+def _choose_splits(pairs: Sequence[Pair], settings: Settings, duplicates: NDArray[np.int64]) -> _Split:
+    """Split the pairs as the settings say: into splits, into folds, or with one group left out."""
+    data = settings.data
+    seed = settings.train.seed if data.split_seed is None else data.split_seed
+    names, groups = [pair.name for pair in pairs], [pair.group for pair in pairs]
+    if data.leave_out is not None:
+        return _leave_group_out(pairs, settings, duplicates, seed)
+    tested = data.test != "none"
+    stated = [pair.split if tested else None for pair in pairs]
+    split = split_pairs(names, stated, groups, duplicates, seed, data.val_share, data.test_share)
+    if data.folds is None:
+        return _Split(split.splits, split.remarks)
+    splits = split.splits if tested else tuple[SplitName, ...]("train" for _split in split.splits)
+    fold_of = cut_folds(names, splits, groups, duplicates, seed, data.folds).tolist()
+    splits = tuple("test" if fold == 0 else "val" if fold == data.held_out else "train" for fold in fold_of)
+    return _Split(splits, split.remarks, data.held_out, tuple(fold_of))
+
+
+def _leave_group_out(pairs: Sequence[Pair], settings: Settings, duplicates: NDArray[np.int64], seed: int) -> _Split:
+    """The split without the group of number `data.held_out`, which is the test split.
+
+    Raises:
+        DataError: there is no such group.
+    """
+    data = settings.data
+    groups, number = [pair.group for pair in pairs], data.held_out or 1
+    numbers, fold_groups = number_groups(groups, duplicates)
+    if number not in fold_groups:
+        line = _("data.held_out = {number}: there are only {count} groups to leave out")
+        raise DataError(line.format(number=number, count=len(fold_groups)), key="data.held_out")
+    names = [pair.name for pair in pairs]
+    split = hold_out(names, groups, duplicates, numbers, number, seed, data.val_share)
+    remarks = list(split.remarks)
+    if joined := [name for name in fold_groups.values() if name not in groups]:
+        line = _("groups that share near-identical images are left out together: {names}")
+        remarks.append(line.format(names="; ".join(joined)))
+    if any(pair.split for pair in pairs):
+        remarks.append(_("the given split is not used, because every group is left out once (--leave-out)"))
+    return _Split(split.splits, tuple(remarks), None, tuple(numbers.tolist()), fold_groups)
 
 
 def find_missing_classes(

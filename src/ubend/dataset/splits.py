@@ -32,6 +32,7 @@ _SAME = 0.9998  # above this, images are copies without regard to the mean; unev
 _MIN_CONTRAST = 2.0  # grey levels, standard deviation; flatter thumbnails correlate by rounding alone
 _FEW = 2**13  # up to this many pairs, only their rows are multiplied (32 MiB)
 _BLOCK_CELLS = 2**22  # correlations in memory at a time: 16 MiB
+MOST_GROUPS = 50  # that are left out one at a time, each by a training
 VIEWS = 8  # orientations: turned by multiples of 90 degrees, and flipped
 _COARSE = 8  # side of the thumbnails compared first; it leaves 12 of 4 million pairs of the pets
 _ROUNDING = 1e-4  # generous bound for a sum of 1024 products in float32
@@ -261,6 +262,97 @@ def cut_folds(
         fold_of[unit] = smallest + 1
         sizes[smallest] += len(unit)
     return fold_of
+
+
+def check_groups(names: Sequence[str], groups: Sequence[str | None]) -> None:
+    """Refuse groups of which each cannot be left out once.
+
+    Raises:
+        DataError: images without a group, a single group, or more than `MOST_GROUPS`.
+    """
+    key, count = "data.leave_out", len({*groups} - {None})
+    without = sorted(name for name, group in zip(names, groups, strict=True) if group is None)
+    if without and count:
+        line = _(
+            "--leave-out group needs the group of every image, but {count} of {all} images have none, for example "
+            "{name}; complete the column group of --split"
+        )
+        raise DataError(line.format(count=len(without), all=len(names), name=without[0]), key=key)
+    if count < 2:
+        line = _(
+            "--leave-out group needs two or more groups, but there are {count}; name the group of each image in a CSV "
+            "file with the columns file,group (--split), or use --folds"
+        )
+        raise DataError(line.format(count=count), key=key)
+    if count > MOST_GROUPS:
+        line = _(
+            "--leave-out group would train {count} models, one for each group; at most {most} are possible: use "
+            "--folds 5, which keeps groups whole"
+        )
+        raise DataError(line.format(count=count, most=MOST_GROUPS), key=key)
+
+
+def number_groups(
+    groups: Sequence[str | None], duplicates: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """Number the groups for cross-validation that leaves out one of them at a time.
+
+    Groups that share near-identical images are joined, since a model trained on one has seen images of the other.
+
+    Args:
+        groups: of the N images, checked by `check_groups`.
+        duplicates: (N,) from `find_near_duplicates`.
+    Returns:
+        (N,) numbers from 1, in alphabetical order of the groups' first names; number -> names of its groups.
+    Raises:
+        DataError: all groups share near-identical images.
+    """
+    units, named = _join_groups(groups, duplicates), dict[int, set[str]]()
+    for unit, group in zip(units.tolist(), groups, strict=True):
+        named.setdefault(unit, set()).add(str(group))
+    if len(named) < 2:
+        line = _(
+            "--leave-out group: all groups share near-identical images, so none can be left out; correct the groups, "
+            "or remove the copies (`ubend doctor` lists them)"
+        )
+        raise DataError(line, key="data.leave_out")
+    ordered = sorted(named, key=lambda unit: sorted(named[unit]))
+    numbers = {unit: number for number, unit in enumerate(ordered, 1)}
+    names = {numbers[unit]: ", ".join(sorted(named[unit])) for unit in ordered}
+    return np.array([numbers[unit] for unit in units.tolist()], np.int64), names
+
+
+def hold_out(
+    names: Sequence[str],
+    groups: Sequence[str | None],
+    duplicates: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    number: int,
+    seed: int,
+    val_share: float,
+) -> SplitResult:
+    """The split in which the groups of one number are the test split; val is taken from the other groups.
+
+    So the group that is left out plays no role in choosing the weights. Val is a choice of whole groups, or, if there
+    is only one other group, of its images.
+
+    Args:
+        names, groups, duplicates, seed, val_share: see `split_pairs`.
+        numbers: (N,) from `number_groups`.
+        number: that of the groups to leave out.
+    Raises:
+        DataError: the other groups have too few images for two splits.
+    """
+    source = [i for i in sorted(range(len(names)), key=lambda i: names[i]) if numbers[i] != number]
+    units, remarks = _join_groups(groups, duplicates), []
+    if len({*units[source].tolist()}) < 2:
+        units = _renumber(duplicates)
+        remarks.append(_("only one group is not left out: the validation split is taken from its images"))
+    val = _cut_splits(source, names, units, seed, {"val": val_share})
+    splits: list[SplitName] = [
+        "test" if left_out == number else val.get(i, "train") for i, left_out in enumerate(numbers.tolist())
+    ]
+    return SplitResult(tuple(splits), tuple(remarks))
 
 
 def _given_splits(names: Sequence[str], given: Sequence[SplitName | None]) -> set[SplitName]:

@@ -155,7 +155,7 @@ class Scores:
                 f"<table><caption>{html.escape(table.title)}</caption><thead><tr>{heads}</tr></thead>"
                 f"<tbody>{rows}</tbody></table>"
             )
-        parts += [f"<p>{html.escape(line.strip())}</p>" for line in _interval_lines(self.data)]
+        parts += [f"<p>{html.escape(line.strip())}</p>" for line in [*_interval_lines(self.data), *_several(self.data)]]
         return "".join(parts)
 
 
@@ -252,7 +252,54 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
         wide = max(len(name) for name, _cells in table.rows)
         lines += [table.title, " " * (wide + 2) + "  ".join(f"{head:>14}" for head in table.heads)]
         lines += [f"  {name:<{wide}}{'  '.join(f'{cell:>14}' for cell in cells)}" for name, cells in table.rows]
-    return lines + _interval_lines(scores)
+    return lines + _interval_lines(scores) + _several(scores)
+
+
+def _several(scores: Mapping[str, Any]) -> list[str]:
+    """What scores.json says of groups that were left out, and of several seeds."""
+    left_out, seeds = scores.get("left_out"), scores.get("seeds")
+    return [*(group_lines(left_out) if left_out else []), *(seed_lines(seeds, scores["part"]) if seeds else [])]
+
+
+def group_lines(left_out: Mapping[str, Any]) -> list[str]:
+    """The score of each group that was left out, and their mean over the groups.
+
+    Args:
+        left_out: of scores.json, see `ubend.evaluation.group_scores`.
+    """
+    groups = left_out["groups"]
+    wide = max(map(len, groups))
+    lines = [_("Dice of each group by the model that was trained without it, with 95% intervals over its images:")]
+    for name, scores in groups.items():
+        count = ngettext("{count} image", "{count} images", scores["images"]).format(count=scores["images"])
+        lines.append(f"  {name:<{wide}}  {show_mean(scores['dice'])}, {count}")
+    line = _("mean over {count} groups, each counted once, with 95% intervals over groups: Dice {dice}, IoU {iou}")
+    return [*lines, line.format(count=len(groups), dice=show_mean(left_out["dice"]), iou=show_mean(left_out["iou"]))]
+
+
+def seed_lines(seeds: Mapping[str, Any], split: str) -> list[str]:
+    """The score of each seed, and their mean and spread.
+
+    Args:
+        seeds: of scores.json, see `ubend.tasks.seeds`.
+        split: the scored one.
+    """
+    line = _("{count} trainings that differ in the seed alone, on the same images of the {split} split, {row}:")
+    lines = [line.format(count=len(seeds["scores"]), split=split, row=row_name(seeds["row"]))]
+    for seed, scores in seeds["scores"].items():
+        line = _("seed {seed}: Dice {dice}, IoU {iou}; validation {validation}")
+        if seed == str(seeds["kept"]):
+            line = _(
+                "seed {seed}: Dice {dice}, IoU {iou}; validation {validation}, the best: this model and its scores"
+            )
+        shown = {name: _figure(scores[name]) for name in ("dice", "iou", "validation")}
+        lines.append("  " + line.format(seed=seed, **shown))
+    for measure, name in (("dice", _("Dice")), ("iou", _("IoU"))):
+        spread = seeds[measure]
+        if spread is not None:
+            line = _("{measure} over the seeds: mean {mean:.4f}, standard deviation {std:.4f}, {min:.4f} to {max:.4f}")
+            lines.append("  " + line.format(measure=name, **spread))
+    return lines
 
 
 def main_row(names: list[str]) -> str:

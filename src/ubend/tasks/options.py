@@ -101,6 +101,17 @@ _FIT_OPTIONS = {
             "them."
         ),
     ),
+    "leave-out": option(
+        "--leave-out",
+        type=click.Choice(["group"]),
+        help=later("Cross-validation over groups (patients, videos, sites): leave out one group at a time."),
+    ),
+    "seeds": option(
+        "--seeds",
+        type=click.IntRange(1, 100),
+        metavar="N",
+        help=later("Train N models on the same split, with N random seeds; report how much the scores vary."),
+    ),
     "test": option(
         "--test",
         type=click.Choice(["none"]),

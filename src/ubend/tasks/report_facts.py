@@ -20,11 +20,20 @@ from ubend.core.progress import rough_duration
 from ubend.evaluation.caveats import some_names
 from ubend.evaluation.comparison import read_scores, show_interval
 from ubend.evaluation.intervals import mean_intervals
-from ubend.evaluation.report import DISTANCES, Scores, main_row, measure_names, row_name, show_mean, show_unit
+from ubend.evaluation.report import (
+    DISTANCES,
+    Scores,
+    main_row,
+    measure_names,
+    row_name,
+    seed_lines,
+    show_mean,
+    show_unit,
+)
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import SPLITS, Pair, SplitName
 from ubend.tasks.evaluate import read_run_rows
-from ubend.tasks.runs import RunSummary, read_summary, show_date
+from ubend.tasks.runs import RunSummary, read_summary, show_date, sub_runs
 from ubend.tasks.show import score_images
 from ubend.training.run_folder import RunFolder
 
@@ -56,6 +65,16 @@ class ClassRow:
     recall: str
     boundary: str
     hausdorff: str
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """A group that was left out: its number of images, its scores by the model trained without it, as text."""
+
+    name: str
+    images: int
+    dice: str
+    iou: str
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,8 @@ class RunFacts:
         measures, row, over, rough: the scores; their class or mean; the number of images or groups of their intervals;
             whether the intervals are rough.
         classes, confusions: scores of each class; the largest confusions.
+        groups: the groups that were left out, and their mean; empty without `data.leave_out`.
+        seed_lines: scores of several seeds; empty without `train.seeds`.
         calibration: `bins` of the scores; None: not available or not meaningful for this model.
         expected_error: expected calibration error; None: unknown.
         history: rows of metrics.jsonl, for curves.
@@ -116,6 +137,8 @@ class RunFacts:
     rough: bool
     classes: tuple[ClassRow, ...]
     confusions: tuple[Confusion, ...]
+    groups: tuple[GroupRow, ...]
+    seed_lines: tuple[str, ...]
     calibration: Sequence[Mapping[str, float | None]] | None
     expected_error: float | None
     history: Sequence[Mapping[str, Any]]
@@ -142,11 +165,12 @@ def read_facts(path: Path) -> RunFacts:
         about, settings = json.loads(read_text(run.facts)), read_text(run.settings)
         labels = TypeAdapter(LabelMap).validate_python(about["classes"])
         data = tomllib.loads(settings)["data"]
-        folds = int(data["folds"]) if data.get("folds") and not data.get("held_out") else None
-        history, times = _read_logs(path, folds)
+        parts = sub_runs(path, about, data)
+        folds = None if "seeds" in scores.data else len(parts)
+        history, times = _read_logs(run, parts)
         bins = (scores.data.get("calibration") or {}).get("bins")
         rough, over, measures = _measures(scores)
-        splits, split_lines = _describe_splits(rows, scores, about, summary.seed)
+        splits, split_lines = _describe_splits(rows, scores, about, data.get("split_seed", summary.seed))
         image_dice = score_images(scores.data["per_picture"], labels)
         pairs = {pair.name: pair for pair, _hashes in rows if pair.name in image_dice}
         error = (scores.data.get("calibration") or {}).get("expected_error")
@@ -167,6 +191,8 @@ def read_facts(path: Path) -> RunFacts:
             rough=rough,
             classes=_class_rows(scores, labels),
             confusions=_confusions(scores),
+            groups=_group_rows(scores),
+            seed_lines=tuple(seed_lines(scores.data["seeds"], scores.subset)) if "seeds" in scores.data else (),
             calibration=bins if error is not None else None,
             expected_error=error,
             history=history,
@@ -220,9 +246,11 @@ def _split_choice(line: str) -> tuple[str, str, str]:
     return key, value, why
 
 
-def _read_logs(path: Path, folds: int | None) -> tuple[list[Mapping[str, Any]], tuple[tuple[str, str], ...]]:
-    """The history (with folds, that of the first), and the known durations of each phase (summed over folds)."""
-    runs = [RunFolder(path / f"fold-{fold}") for fold in range(1, folds + 1)] if folds else [RunFolder(path)]
+def _read_logs(
+    run: RunFolder, parts: Sequence[RunFolder]
+) -> tuple[list[Mapping[str, Any]], tuple[tuple[str, str], ...]]:
+    """The history (with folds, that of the first), and the known durations of each phase (summed over `parts`)."""
+    runs = parts or [run]
 
     def read(file: Path) -> list[Mapping[str, Any]]:
         return [json.loads(line) for line in read_text(file).splitlines()] if file.exists() else []
@@ -230,7 +258,8 @@ def _read_logs(path: Path, folds: int | None) -> tuple[list[Mapping[str, Any]], 
     timing = [row for run in runs for row in read(run.timing)]
     phases = {"train_s": _("training"), "validation_s": _("validation after each epoch")}
     times = [(name, sum(float(row[key]) for row in timing)) for key, name in phases.items()]
-    return read(runs[0].metrics), tuple((name, rough_duration(seconds)) for name, seconds in times if timing)
+    history = run.metrics if run.metrics.exists() else runs[0].metrics
+    return read(history), tuple((name, rough_duration(seconds)) for name, seconds in times if timing)
 
 
 def _measures(scores: Scores) -> tuple[bool, str, tuple[MeasureRow, ...]]:
@@ -281,6 +310,18 @@ def _class_rows(scores: Scores, labels: LabelMap) -> tuple[ClassRow, ...]:
     return tuple(rows)
 
 
+def _group_rows(scores: Scores) -> tuple[GroupRow, ...]:
+    """The groups that were left out; the last row is their mean."""
+    left_out = scores.data.get("left_out")
+    if left_out is None:
+        return ()
+    rows = [
+        *left_out["groups"].items(),
+        (_("mean over groups"), {"images": len(scores.data["per_picture"]), **left_out}),
+    ]
+    return tuple(GroupRow(name, row["images"], show_mean(row["dice"]), show_mean(row["iou"])) for name, row in rows)
+
+
 def _confusions(scores: Scores) -> tuple[Confusion, ...]:
     """The largest confusions; empty if the scores do not contain confusions."""
     found = [
@@ -303,10 +344,12 @@ def _describe_splits(
         splits.append(SplitRow(names[split], len(pairs), len({pair.group for pair in pairs if pair.group})))
     stated = about.get("stated_split")
     lines = []
-    if stated is not None:
+    if "left_out" in scores.data:
+        lines.append(_("Every group was left out once, and is scored by the model that was trained without it."))
+    elif stated is not None:
         line = _("The split is that of the folder or of the split file, such as the one that `ubend data` wrote.")
         lines.append(line if stated else _("The split is random, with seed {seed}.").format(seed=seed))
-    if any(pair.group for pair, _hashes in rows):
+    if any(pair.group for pair, _hashes in rows) and "left_out" not in scores.data:
         lines.append(_("Random splits keep all images of a group (patient, video, site) in one split."))
     lines += [_("note: {remark}").format(remark=remark) for remark in about["remarks"]]
     return tuple(splits), (*lines, *_describe_leaks(rows, scores))
@@ -379,7 +422,12 @@ def _sentences(
         "folds": folds,
     }
     first = _("A model was trained to find these classes in images of {data}: {names}.")
-    if scores.subset == "out-of-fold":
+    if "left_out" in scores.data:
+        second = _(
+            "It consists of {folds} networks; each of the {train} images was scored by the one that was trained "
+            "without its group."
+        )
+    elif scores.subset == "out-of-fold":
         second = _(
             "It consists of {folds} networks; each of the {train} images was scored by the one not trained on it."
         )
@@ -413,6 +461,11 @@ def _sentences(
         shown |= {"worst": worst, "worst_dice": show_mean(dice[worst])}
         fourth += " " + _("The class with the lowest Dice is {worst}: {worst_dice}.")
     fifth = _("A training with another seed would give different scores; the intervals do not include this variation.")
+    if seeds := scores.data.get("seeds"):
+        fifth = _(
+            "Of {count} trainings with different seeds it is the best on the validation split; the intervals do not "
+            "include the variation between seeds, which the scores of all seeds show."
+        ).format(count=len(seeds["scores"]))
     if expected_error is not None:
         shown |= {"error": f"{expected_error:.3f}"}
         fifth = _("Its probabilities are off by {error} on average (expected calibration error).") + " " + fifth

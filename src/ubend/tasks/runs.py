@@ -76,13 +76,14 @@ def read_summary(path: Path) -> RunSummary:
         size, crop = (None if (px := data.get(key)) is None else int(px) for key in ("size", "crop"))
         source = Path(str(data.get("folder") or data.get("images") or "?"))
         file = run.metrics
-        if data.get("folds") and not data.get("held_out"):  # the progress is that of the last fold to be trained
-            file = RunFolder(path / f"fold-{int(data['folds'])}").metrics
+        if (subs := sub_runs(path, facts, data)) and not file.exists():  # the progress is that of the last training
+            file = subs[-1].metrics
         rows = [json.loads(line) for line in read_text(file).splitlines()] if file.exists() else []
         best = next((row for row in reversed(rows) if row["best"]), None)
         val_dice = None if best is None else read_dice(best["val_dice"])
         file = run.scores
         scores = json.loads(read_text(file)) if file.exists() else None
+        seed = int((scores or {}).get("seeds", {}).get("kept", seed))
         native = {} if scores is None else scores["native"]
         test_dice = None if scores is None else read_dice(native["dice"]["per_image"])
         return RunSummary(
@@ -112,6 +113,18 @@ def read_summary(path: Path) -> RunSummary:
         "{path}: damaged ({reason}), so dates and scores of the run are not shown; its model does not need this file"
     )
     raise OutputError(line.format(path=file, reason=" ".join(cause.split())), path=file)
+
+
+def sub_runs(path: Path, facts: Mapping[str, Any], data: Mapping[str, Any]) -> list[RunFolder]:
+    """The run folders of the trainings within a run of several, finished or not; empty for a run of one.
+
+    Args:
+        facts: content of run.json; runs of earlier versions do not list them there.
+        data: section `data` of settings.toml.
+    """
+    folds = int(data["folds"]) if data.get("folds") and not data.get("held_out") else 0
+    names = facts.get("sub_runs") or [f"fold-{fold}" for fold in range(1, folds + 1)]
+    return [RunFolder(path / str(name)) for name in names]
 
 
 def _read_test(scores: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, frozenset[str]]:

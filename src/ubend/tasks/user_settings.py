@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ubend.core.errors import SettingError
 from ubend.core.files import default_cache
@@ -47,8 +47,11 @@ FLAGS = {
     "init_from": "train.init_from",
     "effort": "train.effort",
     "folds": "data.folds",
+    "leave_out": "data.leave_out",
+    "seeds": "train.seeds",
     "test": "data.test",
 }
+SeveralKey = Literal["data.folds", "train.seeds"]
 _PLACE = ("data.folder", "data.images", "data.masks")  # where the data is
 _MEANING = ("data.classes", "data.values")  # the meaning of its masks
 # made absolute, since a run may be resumed from another folder
@@ -130,13 +133,15 @@ def read_user_settings(
     return UserSettings(chosen, initial)
 
 
-def asks_for_folds(
+def asks_for_several(
     folder: Path | str | None,
     config: Path | str | None,
     settings: Mapping[str, Any] | None = None,
     flags: Mapping[str, Any] | None = None,
-) -> bool:
-    """Whether these arguments of `read_user_settings` ask for several folds: by `data.folds`, or `train.effort` = best.
+) -> SeveralKey | None:
+    """The setting by which these arguments of `read_user_settings` ask for several trainings; None: for one.
+
+    `data.folds` also stands for `data.leave_out` and `train.effort` = best.
 
     Raises:
         SettingError: a file cannot be read.
@@ -147,9 +152,12 @@ def asks_for_folds(
             given |= dict(flatten(read_config(Path(file))))
     given |= {FLAGS.get(key, key): value for key, value in (flags or {}).items() if value is not None}
     given |= dict(settings or {})
-    return given.get("data.held_out") is None and (
-        given.get("data.folds") is not None or given.get("train.effort") == "best"
-    )
+    if given.get("data.held_out") is not None:
+        return None
+    folds = given.get("data.folds"), given.get("data.leave_out")
+    if folds != (None, None) or given.get("train.effort") == "best":
+        return "data.folds"
+    return None if given.get("train.seeds") in (None, 1) else "train.seeds"
 
 
 def _read_rest(

@@ -1,0 +1,127 @@
+"""Training in one run: one model, or several for folds, groups that are left out, or seeds.
+
+settings -> Folds or Seeds -> sub-runs (RUN/fold-1, RUN/seed-1, ...) -> RUN/model.safetensors and RUN/scores.json
+"""
+
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from ubend.core.autoconfig import choose_folds
+from ubend.core.device import describe_device
+from ubend.core.errors import SettingError
+from ubend.core.files import read_text
+from ubend.core.i18n import _
+from ubend.core.lock import locked
+from ubend.core.progress import Reporter
+from ubend.core.settings import make_settings, read_config
+from ubend.tasks import fit as one
+from ubend.tasks.data import report_dataset
+from ubend.tasks.fit_result import FitResult
+from ubend.tasks.folds import open_folds
+from ubend.tasks.seeds import open_seeds
+from ubend.tasks.sub_runs import Several, refuse_gpus, refuse_ranks, train_sub_runs
+from ubend.tasks.user_settings import asks_for_several, read_user_settings, source_name
+from ubend.training.launcher import process_rank
+from ubend.training.run_folder import RunFolder, free_run_name
+
+
+@wraps(one.fit)
+def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any) -> FitResult:
+    """Train one model (see `ubend.tasks.fit.fit`), or several; for `gpus` see `resume`."""
+    options = {key: value for key, value in options.items() if value is not None}
+    gpus, show, log = (options.pop(key, None) for key in ("gpus", "show", "reporter"))
+    named = {key: options.pop(key, None) for key in ("recipe", "config", "settings")}
+    kind = asks_for_several(folder, named["config"], named["settings"], options)
+    if kind is None:
+        return one.fit(folder, out, show=bool(show), reporter=log, gpus=gpus, **named, **options)
+    reporter = log or Reporter()
+    refuse_ranks(kind)
+    if options.pop("network", None) is not None or callable(options.get("loss")):
+        line = _(
+            "your own network or loss cannot be combined with folds, leave_out, seeds or effort best; leave these out"
+        )
+        raise SettingError(line, key=kind)
+    if out is not None:
+        RunFolder(Path(out)).refuse_existing_results()
+    requested = read_user_settings(folder, named["recipe"], named["config"], named["settings"], options, reporter)
+    settings, choices = choose_folds(requested.settings)
+    if requested.initial is not None and kind == "data.folds":
+        line = _(
+            "--folds, --leave-out and --effort best cannot be combined with --from: {path} may have been trained on "
+            "images that are held out"
+        )
+        raise SettingError(line.format(path=requested.initial.path), key="train.init_from")
+    refuse_gpus(gpus, settings.device)
+    run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(settings))))
+    with locked(run.path):
+        several: Several
+        if kind == "data.folds":
+            several = open_folds(run, settings, reporter, choices)
+        else:
+            several = open_seeds(run, settings, reporter)
+        report_dataset(reporter, several.whole)
+        reporter.report(several.describe())
+        for choice in several.plan.choices:
+            reporter.report(_("chosen: {choice}").format(choice=choice.line()))
+        _begin(several)
+        return _run(several, gpus or 1, bool(show), reporter)
+
+
+def resume(
+    run: Path | str, *, gpus: int | None = None, show: bool = False, reporter: Reporter | None = None, **own_parts: Any
+) -> FitResult:
+    """Resume an interrupted training, as if it had not been interrupted; of several models, the unfinished ones.
+
+    Args:
+        gpus: the number of models to train at once, each on its own GPU.
+        own_parts: `network` and `loss`, see `ubend.tasks.fit.resume`.
+    Raises:
+        OutputError: there is no run to resume, or it is from an older version.
+        TrainingError: the images have changed since.
+    """
+    whole, reporter = RunFolder(Path(run)), reporter or Reporter()
+    kind = asks_for_several(None, whole.settings)
+    if kind is None:
+        if gpus not in (None, process_rank().count):
+            line = _(
+                "gpus: Python cannot start the processes; use the command line, `ubend fit ... --gpus {count}`, or "
+                "start your script with torchrun"
+            )
+            raise SettingError(line.format(count=gpus), key="--gpus")
+        return one.resume(run, show=show, reporter=reporter, **own_parts)
+    refuse_ranks(kind)
+    if not whole.facts.is_file():
+        whole.read_facts()  # raises an error that explains it
+    settings = make_settings(config=read_config(whole.settings))
+    refuse_gpus(gpus, settings.device)
+    with locked(whole.path):
+        open_several = open_folds if kind == "data.folds" else open_seeds
+        several: Several = open_several(whole, settings, reporter)
+        several.whole.with_splits_of(read_text(whole.data))  # refuses images that have changed
+        return _run(several, gpus or 1, show, reporter)
+
+
+def _begin(several: Several) -> None:
+    """Create the run folder."""
+    run = several.run
+    run.create()
+    run.started.touch()
+    facts = {
+        "begun_with": None,
+        "began": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "device": describe_device(several.device),
+        "processes": 1,
+        "sub_runs": [sub.run.path.name for sub in several.sub_runs()],
+    }
+    run.begin(several.plan, several.whole, facts)
+
+
+def _run(several: Several, gpus: int, show: bool, reporter: Reporter) -> FitResult:
+    """Train the unfinished models, and write the model and the scores of all."""
+    path = several.run.path
+    if train_sub_runs(several, gpus, show, reporter):
+        return several.finish(reporter)
+    reporter.report(_("stopped; `ubend fit --resume {run}` trains the remaining models").format(run=path))
+    return FitResult(path, None)
