@@ -73,6 +73,7 @@ def test_fit_leaves_a_whole_run(run: Path) -> None:
         "resume.safetensors",
         "scores.json",
         "report.html",
+        "findings.json",
         *(f"panels/epoch_{epoch:04d}.png" for epoch in (1, 2, 3)),
     }
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]

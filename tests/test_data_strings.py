@@ -144,6 +144,7 @@ def test_files(place: Path) -> None:
         "run.json",
         "scores.json",
         "settings.toml",
+        "findings.json",
         "skipped.csv",
         "timing.jsonl",
     }

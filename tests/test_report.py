@@ -22,8 +22,11 @@ from support.training import Listener
 from ubend.cli.app import main
 from ubend.core import i18n
 from ubend.core.errors import OutputError, SettingError
+from ubend.doctor.finding import read_findings
 from ubend.drawing.overlay import ERROR_COLORS, NEAR_COLOR, draw_errors
 from ubend.evaluation.report import show_mean
+from ubend.inference.predictor import load
+from ubend.tasks import show
 from ubend.tasks.report import write_report
 from ubend.tasks.report_facts import choose_examples
 
@@ -283,3 +286,52 @@ def test_in_a_browser_it_fits_and_every_image_loads(width: int, run: Path, tmp_p
         assert measured["images"] > 0
         assert measured["broken"] == 0
         assert "CONSOLE" not in done.stderr
+
+
+TRAINING: dict[str, Any] = {"size": 32, "width": 2, "epochs": 1, "batch": 4, "device": "cpu", "encoder": "none"}
+
+
+def test_it_shows_what_the_quick_checks_found(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for side in ("images", "masks"):
+        for number in range(7):  # more than are shown
+            shutil.copy(discs / side / f"disc{number:02d}.png", discs / side / f"disc{number + 80}.png")
+    run = tmp_path / "run"
+    ubend.fit(discs, out=run, reporter=Listener(), **TRAINING)
+    found = [one for one in read_findings(run / "findings.json") if one.check == "duplicate image"]
+    assert len(found) == 7
+    assert {path.name for one in found for path in one.files} >= {"disc00.png", "disc80.png"}
+    page = check_page(run / "report.html")
+    assert page.text.count("warning: duplicate image") == 5 + 1
+    assert "2 more; findings.json lists all" in page.text
+    for part in (found[0].message, found[0].repair, "disc80.png", "images 2"):
+        assert part in page.text
+    monkeypatch.setattr(i18n, "_chosen", "vi")
+    text = check_page(ubend.report(run, out=tmp_path / "vi.html", device="cpu"), "vi").text
+    assert "cảnh báo: ảnh trùng" in text
+    assert "duplicate image" not in text
+
+
+def test_findings_may_be_none_unknown_or_damaged(run: Path) -> None:
+    assert not read_findings(run / "findings.json")
+    assert "found nothing" in check_page(run / "report.html").text
+    (run / "findings.json").write_text('{"findings": [{"check": 1}]}')
+    check(refused_once("report", run), OutputError, path=run)
+    (run / "findings.json").unlink()  # as in runs of an earlier version
+    assert "quick checks" not in check_page(ubend.report(run, device="cpu")).text
+
+
+def test_show_and_report_draw_errors_alike(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = list[tuple[bytes, int]]()
+
+    def draw(*arguments: Any) -> Any:
+        errors = draw_errors(*arguments)
+        drawn.append((errors.tobytes(), arguments[-1]))
+        return errors
+
+    monkeypatch.setattr(show, "draw_errors", draw)
+    ubend.report(run, device="cpu")
+    of_report, drawn = drawn, []
+    show.draw_predictions(run, worst=True, device="cpu")
+    assert sorted(drawn) == sorted(of_report)
+    assert len(drawn) == 4
+    assert NEAR_COLOR in [color for _name, color in show.error_legend(load(run, "cpu").labels)]

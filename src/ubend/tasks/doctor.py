@@ -4,12 +4,12 @@ from pathlib import Path
 
 from ubend.core.device import pick_device, set_up
 from ubend.core.errors import DataError
-from ubend.core.files import default_cache, write_json
+from ubend.core.files import default_cache
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.core.settings import Settings
 from ubend.doctor.checks import QUICK, THOROUGH, run_checks
-from ubend.doctor.finding import Finding, count_grades, sort_findings
+from ubend.doctor.finding import Finding, count_grades, sort_findings, write_findings
 from ubend.doctor.reading import inspect_folder
 from ubend.doctor.report import describe_counts, describe_findings
 from ubend.tasks.data import report_dataset
@@ -50,7 +50,7 @@ def examine_data(
         for line in describe_findings(findings):
             log.report(line)
         if json_path is not None:
-            write_json(json_path, {"version": 1, "findings": [finding.to_dict() for finding in findings]})
+            write_findings(json_path, findings)
         folder = settings.data.folder or settings.data.images or ""
         if html_path is not None:
             write_page(html_path, str(folder), findings, inspection)

@@ -14,7 +14,7 @@ Each stage is one function that is called once and returns one frozen value:
 
 import io
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,6 +42,7 @@ from ubend.dataset.augment import augment
 from ubend.dataset.border_weights import describe_objects
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.prepare import TrainData, prepare
+from ubend.doctor.finding import Finding, write_findings
 from ubend.doctor.report import report_quick_checks
 from ubend.drawing.curves import draw_curves
 from ubend.evaluation.caveats import describe_few
@@ -219,8 +220,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     plan = resolve(settings, found.facts)
     group.refuse_uneven(plan.train.batch)
     _report_start(session, found.data, plan, device)
-    if group.is_first:
-        report_quick_checks(reporter, found.data, settings)
+    findings = report_quick_checks(reporter, found.data, settings) if group.is_first else []
     prepared = prepare(found.data, plan, device, (group.rank, group.count), accelerate_augmentation(augment))
     built = build(found.data, plan, device, group, pretrained=fresh, own_parts=session.own_parts)
     if plan.train.border_weight:
@@ -232,7 +232,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     if session.resumed:
         _restore(session, training.state, plan.train.epochs)
     else:
-        _begin(session, plan, found.data, training.state, device)
+        _begin(session, plan, found.data, training.state, device, findings)
     group.refuse_different(f"{found.data.store.hashes}{found.data.splits}{plan!r}{training.state.progress}")
     drawing = EpochDrawing(run, found.data, training, show=session.show)
     with Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
@@ -372,7 +372,14 @@ def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
         run.trim_timing(len(state.progress.history))
 
 
-def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, device: torch.device) -> None:
+def _begin(
+    session: _Session,
+    plan: Plan,
+    data: Dataset,
+    state: TrainingState,
+    device: torch.device,
+    findings: Sequence[Finding],
+) -> None:
     """Copy the initial model's weights, if there is one, and start the run folder."""
     run, reporter, initial = session.run, session.reporter, session.initial
     kept = [] if initial is None else initialise_from(initial, state, data.labels.names)
@@ -392,6 +399,7 @@ def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, d
         "device": describe_device(device),
         "processes": session.group.count,
     }
+    write_findings(run.findings, findings)
     run.begin(plan, data, facts)
 
 

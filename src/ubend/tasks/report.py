@@ -16,16 +16,15 @@ from ubend.core.i18n import _, current_language
 from ubend.drawing.calibration import draw_calibration
 from ubend.drawing.curves import draw_curve_svgs
 from ubend.drawing.encoding import image_uri, svg_uri
-from ubend.drawing.overlay import NEAR_COLOR, Color, draw_errors, overlay_mask
+from ubend.drawing.overlay import Color, overlay_mask
 from ubend.evaluation.comparison import Comparison, compare_scores, note_lines, read_scores, show_interval, verdict_line
 from ubend.evaluation.intervals import MARGIN
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import load_image, resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.layouts.pairs import Pair
-from ubend.metrics.boundary import TOLERANCE_PX
 from ubend.tasks.report_facts import RunFacts, choose_examples, different_settings, read_facts
-from ubend.tasks.show import error_legend, read_small
+from ubend.tasks.show import draw_error_map, error_legend, read_small
 from ubend.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -200,7 +199,6 @@ def _draw_examples(
     predictions = {name: _predict(model, pairs, labels) for name, model in models.items()}
     for index, pair in enumerate(pairs):
         image, truth = read_small(pair, labels, channels)
-        near_px = max(1, round(TOLERANCE_PX * max(truth.shape) / max(predictions[next(iter(models))][index].shape)))
         overlay = functools.partial(overlay_mask, image, colors=labels.colors, background=background)
         alt = _("{name}, the truth: {shares}").format(name=pair.name, shares=_shares(truth, labels))
         figures = [
@@ -213,7 +211,7 @@ def _draw_examples(
             figures.append(Figure(" ".join([_("prediction"), model]), alt, image_uri(overlay(mask=mask))))
             share = float((mask != truth)[truth != IGNORED].mean())
             alt = _("{name}, the errors: {share:.0%} of the pixels are wrong").format(name=pair.name, share=share)
-            errors = draw_errors(image, truth, mask, background, near_px)
+            errors = draw_error_map(image, truth, mask, labels, found[number].shape)
             figures.append(Figure(" ".join([_("errors"), model]), alt, image_uri(errors)))
         yield pair.name, figures
 
@@ -236,8 +234,7 @@ def _predict(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap) -> d
 def _legend(labels: LabelMap) -> list[tuple[str, str]]:
     background = background_class(labels.names)
     classes = [one for n, one in enumerate(zip(labels.names, labels.colors, strict=True)) if n != background]
-    near = (_("wrong, within {px:g} px of a true outline").format(px=TOLERANCE_PX), NEAR_COLOR)
-    return [(name, _hex(color)) for name, color in [*classes, *error_legend(labels), near]]
+    return [(name, _hex(color)) for name, color in [*classes, *error_legend(labels)]]
 
 
 def _hex(color: Color) -> str:

@@ -17,6 +17,8 @@ from ubend.core.errors import OutputError, reason
 from ubend.core.files import read_text
 from ubend.core.i18n import _, ngettext
 from ubend.core.progress import rough_duration
+from ubend.doctor.finding import read_findings
+from ubend.doctor.report import describe_evidence, limit_findings, name_check, name_files, name_grade
 from ubend.evaluation.caveats import some_names
 from ubend.evaluation.comparison import read_scores, show_interval
 from ubend.evaluation.intervals import mean_intervals
@@ -68,6 +70,18 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class FindingRow:
+    """A finding of the quick checks; `title` is its grade and check, `grade` one of `GRADES`."""
+
+    grade: str
+    title: str
+    message: str
+    repair: str
+    files: str
+    evidence: str
+
+
+@dataclass(frozen=True)
 class SplitRow:
     """A split: its number of images, and of their groups."""
 
@@ -95,6 +109,8 @@ class RunFacts:
         expected_error: expected calibration error; None: unknown.
         history: rows of metrics.jsonl, for curves.
         splits, split_lines: how the images were split, and leaks between splits.
+        findings: of the quick checks of the data; None: not recorded.
+        findings_left: lines on findings that are not listed.
         times: (phase, duration).
         choices: (setting, value, reason) of the automatic choices.
         date: when the training began.
@@ -121,6 +137,8 @@ class RunFacts:
     history: Sequence[Mapping[str, Any]]
     splits: tuple[SplitRow, ...]
     split_lines: tuple[str, ...]
+    findings: tuple[FindingRow, ...] | None
+    findings_left: tuple[str, ...]
     times: tuple[tuple[str, str], ...]
     choices: tuple[tuple[str, str, str], ...]
     date: str
@@ -144,6 +162,7 @@ def read_facts(path: Path) -> RunFacts:
         data = tomllib.loads(settings)["data"]
         folds = int(data["folds"]) if data.get("folds") and not data.get("held_out") else None
         history, times = _read_logs(path, folds)
+        findings, findings_left = _read_findings(RunFolder(path / "fold-1") if folds else run)
         bins = (scores.data.get("calibration") or {}).get("bins")
         rough, over, measures = _measures(scores)
         splits, split_lines = _describe_splits(rows, scores, about, summary.seed)
@@ -172,6 +191,8 @@ def read_facts(path: Path) -> RunFacts:
             history=history,
             splits=splits,
             split_lines=split_lines,
+            findings=findings,
+            findings_left=findings_left,
             times=times,
             choices=choices,
             date=show_date(summary.started),
@@ -231,6 +252,30 @@ def _read_logs(path: Path, folds: int | None) -> tuple[list[Mapping[str, Any]], 
     phases = {"train_s": _("training"), "validation_s": _("validation after each epoch")}
     times = [(name, sum(float(row[key]) for row in timing)) for key, name in phases.items()]
     return read(runs[0].metrics), tuple((name, rough_duration(seconds)) for name, seconds in times if timing)
+
+
+def _read_findings(run: RunFolder) -> tuple[tuple[FindingRow, ...] | None, tuple[str, ...]]:
+    """The first findings of each check, and lines on how many more there are; None: not recorded."""
+    if not run.findings.exists():  # of an earlier version
+        return None, ()
+    listed, left = limit_findings(read_findings(run.findings))
+    rows = [
+        FindingRow(
+            grade=finding.grade,
+            title=f"{name_grade(finding.grade)}: {name_check(finding.check)}",
+            message=finding.message,
+            repair=finding.repair,
+            files=name_files(finding),
+            evidence=describe_evidence(finding),
+        )
+        for finding in listed
+    ]
+    line = _("{grade}: {check}: {count} more; {file} lists all")
+    lines = [
+        line.format(grade=name_grade(grade), check=name_check(check), count=count, file=run.findings.name)
+        for (check, grade), count in left.items()
+    ]
+    return tuple(rows), tuple(lines)
 
 
 def _measures(scores: Scores) -> tuple[bool, str, tuple[MeasureRow, ...]]:
