@@ -193,6 +193,7 @@ def test_keys(place: Path) -> None:
         "confusion",
         "images",
         "intervals",
+        "missed_objects",
     }
     assert set(again) == set(scores) - {"recipe"}
     summary = {"dice", "iou", "pixel_accuracy", "pictures", "defined", "cross_entropy", "true_share", "predicted_share"}

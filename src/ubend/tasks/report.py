@@ -24,6 +24,8 @@ from ubend.io.images import load_image, resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.layouts.pairs import Pair
 from ubend.tasks.report_facts import RunFacts, choose_examples, different_settings, read_facts
+from ubend.tasks.report_figures import Example, Figure
+from ubend.tasks.report_missed import LargestMissed, draw_missed
 from ubend.tasks.show import draw_error_map, error_legend, read_small
 from ubend.training.run_folder import RunFolder
 
@@ -35,23 +37,6 @@ _CHANGED = 3  # images with the largest differences, for each pair of runs and e
 
 
 @dataclass(frozen=True)
-class Figure:
-    """An image of the page: title, alternative text, and `data:` URI."""
-
-    title: str
-    alt: str
-    uri: str
-
-
-@dataclass(frozen=True)
-class Example:
-    """A test image with truth, predictions and errors."""
-
-    caption: str
-    figures: Sequence[Figure]
-
-
-@dataclass(frozen=True)
 class Page:
     """The content of the page, for the template.
 
@@ -60,6 +45,7 @@ class Page:
         runs: one run, or those that are compared.
         comparison: of several runs.
         examples: (heading, images); `missing` is the reason if there are none.
+        missed: thumbnails of missed objects.
         legend: (name, colour as #rrggbb) of classes and errors.
         network: description of the model, if it could be loaded.
         lines: verdicts and notes; `means`, `class_differences`, `differing`: Dice of each run, differences by
@@ -70,6 +56,7 @@ class Page:
     runs: Sequence[RunFacts]
     comparison: Comparison | None = None
     examples: Sequence[tuple[str, Sequence[Example]]] = ()
+    missed: Sequence[Example] = ()
     missing: str = ""
     legend: Sequence[tuple[str, str]] = ()
     network: Sequence[str] = ()
@@ -114,18 +101,27 @@ def _describe_run(path: Path, open_model: Callable[[], Predictor]) -> Page:
     headings = {"worst": _("The worst images"), "typical": _("Typical images"), "best": _("The best images")}
     chosen = {headings[kind]: names for kind, names in choose_examples(facts.image_dice).items() if names}
     drawn = dict[str, list[Figure]]()
+    missed = facts.missed.shown if facts.missed else ()
+    thumbnails = dict[LargestMissed, Example]()
     try:
         predictor = open_model()
         for model, own in _scored_by(path, facts, predictor):
             names = [name for some in chosen.values() for name in some if name in own]
             drawn |= _draw_examples(facts, {"": model}, names)
+            thumbnails |= _draw_missed(facts, model, [one for one in missed if one.image in own])
     except (UbendError, KeyError) as error:
         return replace(page, missing=_missing(error))
     captions = {name: f"{name}: " + _("Dice {dice:.3f}").format(dice=facts.image_dice[name]) for name in drawn}
     examples = [
         (heading, [Example(captions[name], drawn[name]) for name in names]) for heading, names in chosen.items()
     ]
-    return replace(page, examples=examples, legend=_legend(predictor.labels), network=predictor.bundle.model.describe())
+    return replace(
+        page,
+        examples=examples,
+        missed=[thumbnails[one] for one in missed if one in thumbnails],
+        legend=_legend(predictor.labels),
+        network=predictor.bundle.model.describe(),
+    )
 
 
 def _scored_by(path: Path, facts: RunFacts, predictor: Predictor) -> Iterator[tuple[Predictor, Mapping[str, Any]]]:
@@ -214,6 +210,18 @@ def _draw_examples(
             errors = draw_error_map(image, truth, mask, labels, found[number].shape)
             figures.append(Figure(" ".join([_("errors"), model]), alt, image_uri(errors)))
         yield pair.name, figures
+
+
+def _draw_missed(
+    facts: RunFacts, model: Predictor, missed: Sequence[LargestMissed]
+) -> Iterator[tuple[LargestMissed, Example]]:
+    """(object, thumbnails) of missed objects in images that this model is scored on."""
+    pairs = [facts.pairs[name] for name in dict.fromkeys(one.image for one in missed)]
+    labels, channels = model.labels, model.bundle.sizing.channels
+    for number, prediction in _predict(model, pairs, labels).items():
+        pair = pairs[number]
+        own = [one for one in missed if one.image == pair.name]
+        yield from draw_missed(pair, prediction, own, labels, channels).items()
 
 
 def _shares(mask: NDArray[np.uint8], labels: LabelMap) -> str:

@@ -26,6 +26,7 @@ from ubend.evaluation.report import DISTANCES, Scores, main_row, measure_names, 
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import SPLITS, Pair, SplitName
 from ubend.tasks.evaluate import read_run_rows
+from ubend.tasks.report_missed import MissedFacts, read_missed
 from ubend.tasks.runs import RunSummary, read_summary, show_date
 from ubend.tasks.show import score_images
 from ubend.training.run_folder import RunFolder
@@ -109,6 +110,7 @@ class RunFacts:
         expected_error: expected calibration error; None: unknown.
         history: rows of metrics.jsonl, for curves.
         splits, split_lines: how the images were split, and leaks between splits.
+        missed: the missed objects; None: unknown, or no objects.
         findings: of the quick checks of the data; None: not recorded.
         findings_left: lines on findings that are not listed.
         times: (phase, duration).
@@ -137,6 +139,7 @@ class RunFacts:
     history: Sequence[Mapping[str, Any]]
     splits: tuple[SplitRow, ...]
     split_lines: tuple[str, ...]
+    missed: MissedFacts | None
     findings: tuple[FindingRow, ...] | None
     findings_left: tuple[str, ...]
     times: tuple[tuple[str, str], ...]
@@ -191,6 +194,7 @@ def read_facts(path: Path) -> RunFacts:
             history=history,
             splits=splits,
             split_lines=split_lines,
+            missed=read_missed(scores.data),
             findings=findings,
             findings_left=findings_left,
             times=times,
