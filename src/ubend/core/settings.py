@@ -26,6 +26,7 @@ Recipe = Literal["modern", "tutorial", "paper"]
 Resize = Literal["keep", "squash", "native"]
 Orientation = Literal["free", "upright"]
 Precision = Literal["float32", "bfloat16"]
+TrackerName = Literal["tensorboard", "mlflow", "trackio"]
 Upsampling = Literal["transposed", "nearest", "bilinear", "unpool"]
 LossKind = Literal["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]
 NetworkKind = Literal["unet", "paper"]
@@ -267,6 +268,9 @@ class TrainSettings(_Section):
     """on a GPU: bit-identical results in every run; slower"""
     seed: int = Field(0, ge=0, lt=2**63)
     """random seed"""
+    track: TrackerName | None = None
+    """tracker that gets settings, metrics of each epoch, and scores: tensorboard, mlflow or trackio (`--track`); auto:
+    none"""
 
 
 class Settings(_Section):

@@ -37,7 +37,7 @@ from ubend.core.i18n import _
 from ubend.core.lock import locked
 from ubend.core.plan import Facts, Plan
 from ubend.core.progress import Reporter
-from ubend.core.settings import Recipe, Settings, make_settings, read_config
+from ubend.core.settings import Recipe, Settings, flatten, make_settings, read_config
 from ubend.dataset.augment import augment
 from ubend.dataset.border_weights import describe_objects
 from ubend.dataset.dataset import Dataset, open_dataset
@@ -68,6 +68,7 @@ from ubend.training.own_parts import NO_PARTS, LossFunction, OwnParts, take_own_
 from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder, free_run_name
+from ubend.training.trackers import TrackedRun, check_tracker
 from ubend.training.transfer import InitialModel, initialise_from
 
 
@@ -151,6 +152,7 @@ def fit(
     with join_group() as group, _rank_reporter(group, reporter) as log, explain_out_of_memory(_no_memory()):
         with group.first_rank_first():  # a named data set is downloaded once
             requested = read_user_settings(folder, recipe, config, settings, flags, log)
+        check_tracker(requested.settings.train.track)
         run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(requested.settings))))
         with locked(run.path) if group.is_first else nullcontext():
             return _fit(
@@ -235,10 +237,11 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         _begin(session, plan, found.data, training.state, device, findings)
     group.refuse_different(f"{found.data.store.hashes}{found.data.splits}{plan!r}{training.state.progress}")
     drawing = EpochDrawing(run, found.data, training, show=session.show)
-    with Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
+    tracked = _track(session, plan)
+    with tracked, Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
         try:
             with stop_on_signals(group) as stop:
-                train(runtime, Recorder(run, saver, reporter, drawing, writes=group.is_first), stop)
+                train(runtime, Recorder(run, saver, reporter, drawing, tracked=tracked, writes=group.is_first), stop)
         except KeyboardInterrupt as interrupt:
             saver.wait()
             _report_interrupted(session, found.data, training)
@@ -253,6 +256,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         saver.begin(partial(_draw_curves, run, found.data, training.state))
         predictor = Predictor(load_bundle(run.model_path, session.own_parts.network), device)
         scores = evaluate(run, found.data, plan, predictor, reporter)
+        tracked.finish(scores, len(training.state.progress.history))
     write_report(run.path, predictor=predictor)
     return FitResult(run.path, Scores(scores))
 
@@ -401,6 +405,14 @@ def _begin(
     }
     write_findings(run.findings, findings)
     run.begin(plan, data, facts)
+
+
+def _track(session: _Session, plan: Plan) -> TrackedRun:
+    """The run of the experiment tracker, if one is asked for; it starts with the training."""
+    path = session.run.path.resolve()
+    name = path.name if plan.data.held_out is None else f"{path.parent.name}-{path.name}"
+    settings = {key: str(value) for key, value in flatten(plan.model_dump(mode="json", exclude={"choices"}))}
+    return TrackedRun(plan.train.track, session.run, name, settings, session.reporter)
 
 
 def _report_interrupted(session: _Session, data: Dataset, training: Training) -> None:

@@ -49,6 +49,7 @@ from ubend.tasks.report import write_report
 from ubend.tasks.user_settings import asks_for_folds, read_user_settings, source_name
 from ubend.training.launcher import process_rank, run_processes, share_of_cores
 from ubend.training.run_folder import RunFolder, free_run_name
+from ubend.training.trackers import check_tracker
 
 _INTERRUPTED = (130, 143)  # exit codes
 # The weights that are tried for each class in the choice of the most probable class; the largest number of classes.
@@ -102,6 +103,7 @@ def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any
         RunFolder(Path(out)).refuse_existing_results()
     requested = read_user_settings(folder, named["recipe"], named["config"], named["settings"], options, reporter)
     settings, choices = choose_folds(requested.settings)
+    check_tracker(settings.train.track)
     if requested.initial is not None:
         line = _(
             "--folds and --effort best cannot be combined with --from: {path} may have been trained on images that a "

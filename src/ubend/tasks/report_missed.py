@@ -105,8 +105,9 @@ def _choose(classes: Mapping[str, Any]) -> list[LargestMissed]:
     """The largest missed object of each class, then the second ones, ..."""
     largest = [
         [
-            LargestMissed(one["image"], name, tuple(map(int, one["box"])), int(one["area"]), float(one["covered"]))
+            LargestMissed(one["image"], name, (top, left, bottom, right), int(one["area"]), float(one["covered"]))
             for one in own["largest_missed"]
+            for top, left, bottom, right in [map(int, one["box"])]
         ]
         for name, own in classes.items()
     ]

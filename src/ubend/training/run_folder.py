@@ -43,6 +43,7 @@ class RunFolder:
         predictions: made by `ubend show`: test images, input | truth | prediction.
         worst: made by `ubend show --worst`: the same and the errors, the worst image first.
         report: a page for the browser.
+        tracker: where the run of an experiment tracker is continued (`--track`).
         started: an empty file that exists until the first files are complete; marks files of a killed process.
     """
 
@@ -62,6 +63,7 @@ class RunFolder:
         self.predictions = path / "predictions.png"
         self.worst = path / "worst.png"
         self.report = path / "report.html"
+        self.tracker = path / "tracker.json"
         self.started = path / ".begun"
 
     def panel(self, epoch: int) -> Path:
@@ -221,7 +223,7 @@ class RunFolder:
     def clear_leftovers(self) -> None:
         """Delete temporary files of a killed process."""
         clear_leftovers([self.settings, self.facts, self.data, self.findings, self.metrics, self.curves])
-        clear_leftovers([self.model_path, self.state_path, self.scores, self.report])
+        clear_leftovers([self.model_path, self.state_path, self.scores, self.report, self.tracker])
         for path in [*self.path.glob(".tmp??????"), *self.panel(0).parent.glob(".epoch_*-????????.png")]:
             path.unlink(missing_ok=True)  # the first are safetensors' own
 
