@@ -360,7 +360,7 @@ def _summarise_objects(
         summary[labels.names[index]] = {
             "left_out": len(found) - len(counted),
             "sizes": [group._asdict() for group in group_by_size(areas, missed)],
-            "largest_missed": [{"image": name, **one._asdict()} for name, one in largest[:KEPT]],
+            "largest_missed": [{"image": name, **one._asdict(), "box": [*one.box]} for name, one in largest[:KEPT]],
         }
     return {"missed_below": MISSED_BELOW, "classes": summary}
 
