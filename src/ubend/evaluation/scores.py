@@ -349,18 +349,21 @@ def _summarise_objects(
     """The missed objects of images; `left_out` is the number of images in which a class is not counted."""
     summary = {}
     for index in classes:
-        found = [(pair.name, image[index]) for pair, image in zip(pairs, images, strict=True) if index in image]
-        counted = [(name, own) for name, own in found if own is not None]
+        in_images = [(pair.name, image[index]) for pair, image in zip(pairs, images, strict=True) if index in image]
+        counted = [(name, objects) for name, objects in in_images if objects is not None]
         areas, missed = np.zeros(0, np.int64), np.zeros(0, np.bool_)
         if counted:
-            areas = np.concatenate([own.areas for _name, own in counted])
-            missed = np.concatenate([own.missed for _name, own in counted])
-        largest = [(name, one) for name, own in counted for one in own.largest]
+            areas = np.concatenate([objects.areas for _name, objects in counted])
+            missed = np.concatenate([objects.missed for _name, objects in counted])
+        largest = [(name, missed_object) for name, objects in counted for missed_object in objects.largest]
         largest.sort(key=lambda both: (-both[1].area, both[0]))
         summary[labels.names[index]] = {
-            "left_out": len(found) - len(counted),
+            "left_out": len(in_images) - len(counted),
             "sizes": [group._asdict() for group in group_by_size(areas, missed)],
-            "largest_missed": [{"image": name, **one._asdict(), "box": [*one.box]} for name, one in largest[:KEPT]],
+            "largest_missed": [
+                {"image": name, **missed_object._asdict(), "box": [*missed_object.box]}
+                for name, missed_object in largest[:KEPT]
+            ],
         }
     return {"missed_below": MISSED_BELOW, "classes": summary}
 

@@ -71,29 +71,29 @@ def find_missed_objects(
         `MOST_OBJECTS` objects of the class.
     """
     boxes = ndimage.find_objects(truth.astype(np.int16) + 1) if truth.size <= MOST_PIXELS else None
-    found = dict[int, ClassObjects | None]()
+    objects = dict[int, ClassObjects | None]()
     for index in classes:
         if boxes is None:
-            found[index] = None
+            objects[index] = None
         elif index < len(boxes) and boxes[index] is not None:
             rows, columns = boxes[index]
             region, hit = truth[rows, columns] == index, prediction[rows, columns] == index
-            found[index] = _find_in_region(region, hit, rows.start, columns.start)
-    return found
+            objects[index] = _find_in_region(region, hit, rows.start, columns.start)
+    return objects
 
 
 def _find_in_region(
     region: NDArray[np.bool_], predicted: NDArray[np.bool_], top: int, left: int
 ) -> ClassObjects | None:
-    numbers, count = ndimage.label(region, _CORNERS)
+    object_ids, count = ndimage.label(region, _CORNERS)
     if count > MOST_OBJECTS:
         return None
-    areas = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
-    covered = np.bincount(numbers[predicted], minlength=count + 1)[1:] / areas
+    areas = np.bincount(object_ids.ravel(), minlength=count + 1)[1:]
+    covered = np.bincount(object_ids[predicted], minlength=count + 1)[1:] / areas
     missed = covered < MISSED_BELOW
     worst = np.flatnonzero(missed)
     worst = worst[np.argsort(-areas[worst], kind="stable")][:KEPT]
-    boxes = ndimage.find_objects(numbers) if len(worst) else []
+    boxes = ndimage.find_objects(object_ids) if len(worst) else []
     largest = []
     for index in worst.tolist():
         rows, columns = boxes[index]
@@ -114,8 +114,8 @@ def group_by_size(areas: NDArray[np.int64], missed: NDArray[np.bool_]) -> list[S
     edges = np.quantile(areas, (0.25, 0.5, 0.75), method="inverted_cdf")
     quarter = np.searchsorted(edges, areas, side="left")
     groups = []
-    for number in np.unique(quarter):
-        inside = quarter == number
-        own = areas[inside]
-        groups.append(SizeGroup(int(own.min()), int(own.max()), int(inside.sum()), int(missed[inside].sum())))
+    for index in np.unique(quarter):
+        inside = quarter == index
+        smallest, largest = int(areas[inside].min()), int(areas[inside].max())
+        groups.append(SizeGroup(smallest, largest, int(inside.sum()), int(missed[inside].sum())))
     return groups

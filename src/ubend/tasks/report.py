@@ -207,7 +207,7 @@ def _draw_examples(
             figures.append(Figure(" ".join([_("prediction"), model]), alt, image_uri(overlay(mask=mask))))
             share = float((mask != truth)[truth != IGNORED].mean())
             alt = _("{name}, the errors: {share:.0%} of the pixels are wrong").format(name=pair.name, share=share)
-            errors = draw_error_map(image, truth, mask, labels, found[number].shape)
+            errors = draw_error_map(image, truth, mask, labels, found[index].shape)
             figures.append(Figure(" ".join([_("errors"), model]), alt, image_uri(errors)))
         yield pair.name, figures
 
@@ -218,10 +218,10 @@ def _draw_missed(
     """(object, thumbnails) of missed objects in images that this model is scored on."""
     pairs = [facts.pairs[name] for name in dict.fromkeys(one.image for one in missed)]
     labels, channels = model.labels, model.bundle.sizing.channels
-    for number, prediction in _predict(model, pairs, labels).items():
-        pair = pairs[number]
-        own = [one for one in missed if one.image == pair.name]
-        yield from draw_missed(pair, prediction, own, labels, channels).items()
+    for index, prediction in _predict(model, pairs, labels).items():
+        pair = pairs[index]
+        in_image = [missed_object for missed_object in missed if missed_object.image == pair.name]
+        yield from draw_missed(pair, prediction, in_image, labels, channels).items()
 
 
 def _shares(mask: NDArray[np.uint8], labels: LabelMap) -> str:

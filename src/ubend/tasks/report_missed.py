@@ -68,15 +68,16 @@ def read_missed(scores: Mapping[str, Any]) -> MissedFacts | None:
     Raises:
         KeyError, TypeError, ValueError: the scores are damaged.
     """
-    found = scores.get("missed_objects")
-    if found is None:
+    missed_objects = scores.get("missed_objects")
+    if missed_objects is None:
         return None
-    classes = {name: own for name, own in found["classes"].items() if own["sizes"] or own["left_out"]}
+    summaries = missed_objects["classes"]
+    classes = {name: summary for name, summary in summaries.items() if summary["sizes"] or summary["left_out"]}
     if not classes:
         return None
     most = sorted(classes, key=lambda name: -sum(group["missed"] for group in classes[name]["sizes"]))
     listed = {name: classes[name] for name in classes if name in most[:_CLASSES]}
-    rows = [_describe_group(name, group) for name, own in listed.items() for group in own["sizes"]]
+    rows = [_describe_group(name, group) for name, summary in listed.items() for group in summary["sizes"]]
     notes = []
     if hidden := len(classes) - len(listed):
         line = ngettext(
@@ -85,14 +86,14 @@ def read_missed(scores: Mapping[str, Any]) -> MissedFacts | None:
             hidden,
         )
         notes.append(line.format(count=hidden))
-    if left_out := max(own["left_out"] for own in classes.values()):
+    if left_out := max(summary["left_out"] for summary in classes.values()):
         line = ngettext(
             "In {count} image the objects of a class are not counted: it is too large, or has too many objects.",
             "In {count} images the objects of a class are not counted: they are too large, or have too many objects.",
             left_out,
         )
         notes.append(line.format(count=left_out))
-    return MissedFacts(f"{found['missed_below']:.0%}", tuple(rows), tuple(notes), tuple(_choose(classes)))
+    return MissedFacts(f"{missed_objects['missed_below']:.0%}", tuple(rows), tuple(notes), tuple(_choose(classes)))
 
 
 def _describe_group(name: str, group: Mapping[str, int]) -> MissedRow:
@@ -103,15 +104,15 @@ def _describe_group(name: str, group: Mapping[str, int]) -> MissedRow:
 
 def _choose(classes: Mapping[str, Any]) -> list[LargestMissed]:
     """The largest missed object of each class, then the second ones, ..."""
-    largest = [
-        [
-            LargestMissed(one["image"], name, (top, left, bottom, right), int(one["area"]), float(one["covered"]))
-            for one in own["largest_missed"]
-            for top, left, bottom, right in [map(int, one["box"])]
-        ]
-        for name, own in classes.items()
-    ]
-    return [one for turn in zip_longest(*largest) for one in turn if one is not None][:_SHOWN]
+    largest = [[_read_object(name, entry) for entry in summary["largest_missed"]] for name, summary in classes.items()]
+    return [missed for turn in zip_longest(*largest) for missed in turn if missed is not None][:_SHOWN]
+
+
+def _read_object(class_name: str, entry: Mapping[str, Any]) -> LargestMissed:
+    top, left, bottom, right = map(int, entry["box"])
+    return LargestMissed(
+        entry["image"], class_name, (top, left, bottom, right), int(entry["area"]), float(entry["covered"])
+    )
 
 
 def draw_missed(
@@ -131,11 +132,11 @@ def draw_missed(
     image = read_image(pair.image, channels)
     truth = read_class_map(pair, image.shape[:2], labels).classes
     drawn = {}
-    for one in objects:
-        area, box = _cut_out(one.box, truth.shape)
+    for missed in objects:
+        area, box = _cut_out(missed.box, truth.shape)
         pixels = _resize(to_rgb(image[area]), Image.Resampling.BOX)
         caption = _("{name}: {class_name}, {area} px, of which {share:.0%} are found").format(
-            name=one.image, class_name=one.class_name, area=f"{one.area:,}", share=one.covered
+            name=missed.image, class_name=missed.class_name, area=f"{missed.area:,}", share=missed.covered
         )
         figures = []
         for title, mask in ((_("truth"), truth), (_("prediction"), prediction)):
@@ -143,7 +144,7 @@ def draw_missed(
             shown = overlay_mask(pixels, small, labels.colors, background=background_class(labels.names))
             _draw_frame(shown, box, mask[area].shape)
             figures.append(Figure(title, f"{caption}: {title}", image_uri(shown)))
-        drawn[one] = Example(caption, figures)
+        drawn[missed] = Example(caption, figures)
     return drawn
 
 
