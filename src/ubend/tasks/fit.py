@@ -37,7 +37,7 @@ from ubend.core.i18n import _
 from ubend.core.lock import locked
 from ubend.core.plan import Facts, Plan
 from ubend.core.progress import Reporter
-from ubend.core.settings import Recipe, Settings, flatten, make_settings, read_config
+from ubend.core.settings import Recipe, Settings, make_settings, read_config
 from ubend.dataset.augment import augment
 from ubend.dataset.border_weights import describe_objects
 from ubend.dataset.dataset import Dataset, open_dataset
@@ -68,7 +68,7 @@ from ubend.training.own_parts import NO_PARTS, LossFunction, OwnParts, take_own_
 from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder, free_run_name
-from ubend.training.trackers import TrackedRun, check_tracker
+from ubend.training.trackers import check_tracker, track_run
 from ubend.training.transfer import InitialModel, initialise_from
 
 
@@ -237,7 +237,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         _begin(session, plan, found.data, training.state, device, findings)
     group.refuse_different(f"{found.data.store.hashes}{found.data.splits}{plan!r}{training.state.progress}")
     drawing = EpochDrawing(run, found.data, training, show=session.show)
-    tracked = _track(session, plan)
+    tracked = track_run(plan, run, reporter)
     with tracked, Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
         try:
             with stop_on_signals(group) as stop:
@@ -405,14 +405,6 @@ def _begin(
     }
     write_findings(run.findings, findings)
     run.begin(plan, data, facts)
-
-
-def _track(session: _Session, plan: Plan) -> TrackedRun:
-    """The run of the experiment tracker, if one is asked for; it starts with the training."""
-    path = session.run.path.resolve()
-    name = path.name if plan.data.held_out is None else f"{path.parent.name}-{path.name}"
-    settings = {key: str(value) for key, value in flatten(plan.model_dump(mode="json", exclude={"choices"}))}
-    return TrackedRun(plan.train.track, session.run, name, settings, session.reporter)
 
 
 def _report_interrupted(session: _Session, data: Dataset, training: Training) -> None:

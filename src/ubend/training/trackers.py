@@ -20,8 +20,9 @@ from typing import Any, Protocol, Self
 from ubend.core.errors import MissingPackageError
 from ubend.core.files import read_text, write_json
 from ubend.core.i18n import _
+from ubend.core.plan import Plan
 from ubend.core.progress import Reporter
-from ubend.core.settings import TrackerName
+from ubend.core.settings import TrackerName, flatten
 from ubend.training.run_folder import RunFolder
 
 PROJECT = "ubend"  # MLflow's experiment, unless MLFLOW_EXPERIMENT_NAME names another, and trackio's project
@@ -171,6 +172,14 @@ class TrackedRun:
     def _close(self) -> None:
         if self._tracker is not None:
             self._tracker.close(finished=self._finished)
+
+
+def track_run(plan: Plan, run: RunFolder, reporter: Reporter) -> TrackedRun:
+    """The run of the experiment tracker that the plan names, if any; it starts with the training."""
+    path = run.path.resolve()
+    name = path.name if plan.data.held_out is None else f"{path.parent.name}-{path.name}"
+    settings = {key: str(value) for key, value in flatten(plan.model_dump(mode="json"))}
+    return TrackedRun(plan.train.track, run, name, settings, reporter)
 
 
 def flatten_epoch(row: Mapping[str, Any]) -> dict[str, float]:
