@@ -227,7 +227,7 @@ def test_scores_are_those_of_the_masks(folder: Path, tmp_path: Path) -> None:
     result = run_baseline("kmeans", folder, tmp_path / "out", size=32)
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert scores == json.loads(json.dumps(result.scores))
-    added = {"boundary", "calibration", "confusion", "intervals"}
+    added = {"boundary", "calibration", "confusion", "intervals", "missed_objects"}
     assert set(scores) == {"part", "method", "parameters", "native", "model_size", "per_picture", *added}
     assert scores["native"]["cross_entropy"] is scores["calibration"] is None
     confusions = []

@@ -73,6 +73,7 @@ def test_fit_leaves_a_whole_run(run: Path) -> None:
         "resume.safetensors",
         "scores.json",
         "report.html",
+        "findings.json",
         *(f"panels/epoch_{epoch:04d}.png" for epoch in (1, 2, 3)),
     }
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
@@ -174,7 +175,8 @@ def test_show_the_worst(run: Path) -> None:
     assert len({value for value, _name in dice}) == len(dice) == 4
     assert captions == [f"{name}: Dice {value:.3f}" for value, name in dice]
     assert headings[-1] == "errors"
-    assert named == ["background", "foreground", "false positive", "false negative"]
+    near = "wrong, within 2 px of a true outline"
+    assert named == ["background", "foreground", "false positive", "false negative", near]
     with Image.open(run / "worst.png") as grid:
         assert grid.width > 4 * 100
     (run / "worst.png").unlink()

@@ -144,6 +144,7 @@ def test_files(place: Path) -> None:
         "run.json",
         "scores.json",
         "settings.toml",
+        "findings.json",
         "skipped.csv",
         "timing.jsonl",
     }
@@ -192,6 +193,7 @@ def test_keys(place: Path) -> None:
         "confusion",
         "images",
         "intervals",
+        "missed_objects",
     }
     assert set(again) == set(scores) - {"recipe"}
     summary = {"dice", "iou", "pixel_accuracy", "pictures", "defined", "cross_entropy", "true_share", "predicted_share"}

@@ -332,7 +332,8 @@ def test_curves(history: list[dict[str, Any]], plots: int, tmp_path: Path) -> No
     draw_curves(history, ["background", "polyp"], tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as image:
         assert image.format == "PNG"
-        assert image.size == (504 * plots, 384)
+        assert image.width == 504 * plots
+        assert image.height - 384 in (0, 32, 52)  # the lines of the legend
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
 
 
@@ -353,6 +354,29 @@ def test_curves_mark_the_last_best_and_name_odd_classes(tmp_path: Path, monkeypa
         assert [list(line.get_xdata()) for line in axis.get_lines()][-1] == [4, 4]
     assert (loss.get_yscale(), rate.get_yscale()) == ("log", "linear")
     np.testing.assert_allclose(dice.get_lines()[0].get_ydata(), 0.1 * np.arange(1, 7))
+
+
+@pytest.mark.parametrize("count", [2, 5, 30])
+def test_the_legend_lies_below_the_curves_and_inside_the_figure(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    figures: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))[1])
+    names = [f"class {number}" + " with a long name, which goes on and on" * (number == 1) for number in range(count)]
+    history = [row(n, val_dice=dict.fromkeys(names, 0.1 * n), best=n == 2) for n in range(1, 7)]
+    draw_curves(history, names, tmp_path / "curves.png")
+    (figure,) = figures
+    for axis in figure.axes:
+        legend = axis.get_legend()
+        if legend is not None:
+            box, below = legend.get_window_extent(), axis.xaxis.label.get_window_extent()
+            assert box.y1 <= below.y0 + 1
+            assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+            assert figure.bbox.y0 <= box.y0
+            assert box.x1 <= axis.get_window_extent().x1 + 4
 
 
 def test_curves_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

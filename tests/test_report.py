@@ -1,7 +1,9 @@
 """The report: one sound HTML file whose figures are those of scores.json; in a browser where there is one."""
 
+import base64
 import csv
 import html
+import io
 import json
 import re
 import shutil
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import ubend
 from support.discs import make_discs
@@ -21,11 +24,18 @@ from support.refusal import check, raises, refused_once
 from support.training import Listener
 from ubend.cli.app import main
 from ubend.core.errors import OutputError, SettingError
+from ubend.doctor.finding import read_findings
 from ubend.drawing.overlay import ERROR_COLORS, NEAR_COLOR, draw_errors
 from ubend.evaluation.report import show_mean
+from ubend.inference.predictor import load
+from ubend.labels.class_table import make_label_map
+from ubend.labels.mask_files import FileMask
+from ubend.layouts.pairs import Pair
 from ubend.portable import i18n
+from ubend.tasks import show
 from ubend.tasks.report import write_report
 from ubend.tasks.report_facts import choose_examples
+from ubend.tasks.report_missed import LargestMissed, draw_missed
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--enable-logging=stderr")
@@ -283,3 +293,97 @@ def test_in_a_browser_it_fits_and_every_image_loads(width: int, run: Path, tmp_p
         assert measured["images"] > 0
         assert measured["broken"] == 0
         assert "CONSOLE" not in done.stderr
+
+
+TRAINING: dict[str, Any] = {"size": 32, "width": 2, "epochs": 1, "batch": 4, "device": "cpu", "encoder": "none"}
+
+
+def test_it_shows_what_the_quick_checks_found(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for side in ("images", "masks"):
+        for number in range(7):  # more than are shown
+            shutil.copy(discs / side / f"disc{number:02d}.png", discs / side / f"disc{number + 80}.png")
+    run = tmp_path / "run"
+    ubend.fit(discs, out=run, reporter=Listener(), **TRAINING)
+    found = [one for one in read_findings(run / "findings.json") if one.check == "duplicate image"]
+    assert len(found) == 7
+    assert {path.name for one in found for path in one.files} >= {"disc00.png", "disc80.png"}
+    page = check_page(run / "report.html")
+    assert page.text.count("warning: duplicate image") == 1 + 1  # the heading, and how many more
+    assert page.text.count(found[0].message) == 5
+    assert "2 more; findings.json lists all" in page.text
+    for part in (found[0].message, found[0].repair, "disc80.png", "images 2"):
+        assert part in page.text
+    monkeypatch.setattr(i18n, "_chosen", "vi")
+    text = check_page(ubend.report(run, out=tmp_path / "vi.html", device="cpu"), "vi").text
+    assert "cảnh báo: ảnh trùng" in text
+    assert "duplicate image" not in text
+
+
+def test_findings_may_be_none_unknown_or_damaged(run: Path) -> None:
+    assert not read_findings(run / "findings.json")
+    assert "found nothing" in check_page(run / "report.html").text
+    (run / "findings.json").write_text('{"findings": [{"check": 1}]}')
+    check(refused_once("report", run), OutputError, path=run)
+    (run / "findings.json").unlink()  # as in runs of an earlier version
+    assert "quick checks" not in check_page(ubend.report(run, device="cpu")).text
+
+
+def test_show_and_report_draw_errors_alike(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = list[tuple[bytes, int]]()
+
+    def draw(*arguments: Any) -> Any:
+        errors = draw_errors(*arguments)
+        drawn.append((errors.tobytes(), arguments[-1]))
+        return errors
+
+    monkeypatch.setattr(show, "draw_errors", draw)
+    ubend.report(run, device="cpu")
+    of_report, drawn = drawn, []
+    show.draw_predictions(run, worst=True, device="cpu")
+    assert sorted(drawn) == sorted(of_report)
+    assert len(drawn) == 4
+    assert NEAR_COLOR in [color for _name, color in show.error_legend(load(run, "cpu").labels)]
+
+
+def test_it_shows_which_sizes_of_objects_are_missed(run: Path, tmp_path: Path) -> None:
+    assert "Missed objects" in check_page(run / "report.html").text
+    scores = json.loads((run / "scores.json").read_text())
+    names = sorted(scores["per_picture"])
+    missed = [{"image": name, "area": 1234, "covered": 0.02, "box": [0, 30, 12, 48]} for name in names]
+    sizes = [{"smallest": 3, "largest": 1200, "objects": 40, "missed": 10}]
+    own = {"left_out": 2, "sizes": sizes, "largest_missed": missed}
+    others = {f"other {number}": own | {"largest_missed": []} for number in range(12)}
+    scores["missed_objects"]["classes"] = {"foreground": own | {"sizes": [sizes[0] | {"missed": 20}]}, **others}
+    (run / "scores.json").write_text(json.dumps(scores))
+    page = check_page(ubend.report(run, device="cpu"))
+    for part in ("3–1,200", "20 (50%)", "10 (25%)", "1 class with fewer missed objects", "In 2 images the objects"):
+        assert part in page.text
+    assert page.text.count("1,234 px, of which 2% are found") == 4
+    frames = [one for one in page.find("img") if "foreground, 1,234 px" in str(one["alt"])]
+    assert len(frames) == 2 * 4
+    del scores["missed_objects"]  # as in scores of an earlier version
+    (run / "scores.json").write_text(json.dumps(scores))
+    assert "Missed objects" not in check_page(ubend.report(run, device="cpu")).text
+    scores["missed_objects"] = {"missed_below": 0.1, "classes": {"foreground": {"sizes": 3}}}
+    (run / "scores.json").write_text(json.dumps(scores))
+    check(refused_once("report", run), OutputError, path=run)
+
+
+def decode_uri(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+
+
+def test_a_thumbnail_frames_the_object_and_shows_truth_and_prediction(discs: Path) -> None:
+    labels = make_label_map([0, 255])
+    pair = Pair("disc00", discs / "images" / "disc00.png", FileMask(discs / "masks" / "disc00.png"), None, None)
+    prediction = np.zeros((40, 48), np.uint8)
+    missed = LargestMissed("disc00", "disc", (10, 20, 20, 30), 100, 0.0)
+    (example,) = draw_missed(pair, prediction, [missed], labels, 3).values()
+    truth, guess = (decode_uri(figure.uri) for figure in example.figures)
+    assert truth.shape == guess.shape == (40 * 4, 48 * 4, 3)  # the whole small image, enlarged by 224 // 48
+    for pixels in (truth, guess):
+        is_blue = np.abs(pixels.astype(int) - ERROR_COLORS["negative"]).max(axis=2) < 70
+        assert is_blue[4 * 10 - 2, 4 * 20 : 4 * 30].mean() > 0.9
+        assert is_blue[4 * 10 : 4 * 20, 4 * 30 + 1].mean() > 0.9
+        assert is_blue.sum() < 2 * (4 * 10 + 4 * 10 + 20) * 2
+    assert not np.array_equal(truth, guess)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ubend.core.progress import Reporter
-    from ubend.core.settings import Effort, LossKind, Recipe
+    from ubend.core.settings import Effort, LossKind, Recipe, TrackerName
     from ubend.dataset.arrays import Arrays
     from ubend.evaluation.comparison import Comparison
     from ubend.evaluation.report import Scores
@@ -70,6 +70,7 @@ def fit(
     device: str | None = None,
     gpus: int | None = None,
     deterministic: bool | None = None,
+    track: "TrackerName | None" = None,
     config: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     init_from: Path | str | None = None,
@@ -137,6 +138,8 @@ def fit(
         gpus: with `folds`, `leave_out` or `seeds`, the number of models that are trained at once, each on its own GPU;
             otherwise it must equal the number of processes, which `ubend fit --gpus N` or torchrun starts.
         deterministic: bit-identical results on a GPU; slower; None: False.
+        track: `tensorboard`, `mlflow` or `trackio`: also send settings, metrics and scores to this experiment tracker;
+            see docs/training.md; None: to none.
         config: TOML file of settings, such as a run's settings.toml.
         settings: dotted key -> value of any setting of docs/settings.md, such as {"train.epochs": 5}.
         init_from: run folder or model file with the initial weights.
@@ -189,6 +192,7 @@ def fit(
         device=device,
         gpus=gpus,
         deterministic=deterministic,
+        track=track,
         init_from=init_from,
     )
     _report_one_class(result.scores, reporter)

@@ -51,6 +51,11 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
     "--gpus", type=click.IntRange(1, 64), metavar="N", help=later("Number of GPUs of this computer to train on  [1]")
 )
 @option("--deterministic", is_flag=True, default=None, help=later("Bitwise reproducible training on a GPU; slower."))
+@option(
+    "--track",
+    type=click.Choice(["tensorboard", "mlflow", "trackio"]),
+    help=later("Also send settings, metrics and scores to this experiment tracker."),
+)
 @option("--config", type=PATH, help=later("TOML file of settings, such as a run's settings.toml."))
 @option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")

@@ -26,6 +26,7 @@ Recipe = Literal["modern", "tutorial", "paper"]
 Resize = Literal["keep", "squash", "native"]
 Orientation = Literal["free", "upright"]
 Precision = Literal["float32", "bfloat16"]
+TrackerName = Literal["tensorboard", "mlflow", "trackio"]
 Upsampling = Literal["transposed", "nearest", "bilinear", "unpool"]
 LossKind = Literal["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]
 NetworkKind = Literal["unet", "paper"]
@@ -276,6 +277,9 @@ class TrainSettings(_Section):
     seeds: int = Field(1, ge=1, le=100)
     """number of trainings on the same split that differ in the seed alone (`--seeds`): `train.seed`, and the
     numbers that follow it"""
+    track: TrackerName | None = None
+    """tracker that gets settings, metrics of each epoch, and scores: tensorboard, mlflow or trackio (`--track`); auto:
+    none"""
 
 
 class Settings(_Section):

@@ -1,9 +1,14 @@
 """A finding: what a check found, in which files, how grave it is, and how to repair it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from ubend.core.files import read_text, write_json
 
 Grade = Literal["error", "warning", "note"]
 GRADES: tuple[Grade, ...] = ("error", "warning", "note")
@@ -39,6 +44,29 @@ class Finding:
             "repair": self.repair,
             "evidence": dict(self.evidence),
         }
+
+
+def write_findings(path: Path, findings: Sequence[Finding]) -> None:
+    """Write findings as JSON: `version` and `findings`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_json(path, {"version": 1, "findings": [finding.to_dict() for finding in findings]})
+
+
+def read_findings(path: Path) -> list[Finding]:
+    """The findings in a file of `write_findings`.
+
+    Raises:
+        OSError: it cannot be read.
+        KeyError, TypeError, ValueError: it is damaged.
+    """
+    try:
+        return TypeAdapter(list[Finding]).validate_python(json.loads(read_text(path))["findings"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def sort_findings(findings: Sequence[Finding]) -> list[Finding]:

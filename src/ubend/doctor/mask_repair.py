@@ -9,9 +9,9 @@ from PIL import Image
 
 from ubend.core.errors import DataError
 from ubend.doctor.values import NEAR_COLOR, NEAR_VALUE, KnownValues, value_distances
-from ubend.io.decode import explain_decode_errors, read_raster
 from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import LabelArray, count_label_values, unpack_color
+from ubend.portable.decode import explain_decode_errors, read_raster
 
 MASK_SUFFIXES = (".png", ".bmp")  # lossless, and all that they hold is written again
 _ORIENTATION = 0x0112  # EXIF tag

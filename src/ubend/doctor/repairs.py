@@ -28,9 +28,9 @@ from ubend.doctor.mask_repair import (
     undo_orientation,
 )
 from ubend.doctor.values import KnownValues
-from ubend.io.decode import read_header
 from ubend.labels.mask_files import FileMask, read_label_values
 from ubend.layouts.pairs import Folder, Pair
+from ubend.portable.decode import read_header
 
 _MOST_COPIES = 8  # images of a group; more are frames of a video, which need a split by groups
 _KEPT_FIRST = ("test", "val", "train")

@@ -20,6 +20,8 @@ _LOG_RATIO = 20.0  # ratio of largest to smallest value from which the axis is l
 _SHARE = 20  # the pause between two drawings is this many times the duration of a drawing
 _MARKED_EPOCHS = 20  # up to this number, each epoch has a dot: without it, a single epoch would be invisible
 _BEST_COLOR = "#666666"
+_LINE_IN, _ENTRY_IN, _LETTER_IN = 0.17, 0.45, 0.062  # inches, of the legend: a line, an entry without name, a letter
+_LETTERS = 40  # of a name in the legend, at most
 
 
 class _Plot(NamedTuple):
@@ -91,9 +93,9 @@ def _draw_plots(history: Sequence[Mapping[str, Any]], plots: Sequence[_Plot]) ->
     figure = Figure(figsize=(width, height), dpi=120, facecolor="white")
     FigureCanvasAgg(figure)  # becomes the canvas of the figure
     # margins that fit the longest numbers; matplotlib's automatic layout would draw everything twice
-    left, right, between = 0.75, 0.1, 0.75
+    left, right, between, top, bottom = 0.75, 0.1, 0.75, 0.3, 0.5
     plot_width = (width - left - right - between * (len(plots) - 1)) / len(plots)
-    figure.subplots_adjust(left / width, 0.5 / height, 1 - right / width, 1 - 0.3 / height, between / plot_width)
+    plot_height, legend_height = height - top - bottom, 0.0
     for axis, plot in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
         for name, values, color in plot.lines:
             if _known(values):
@@ -109,6 +111,11 @@ def _draw_plots(history: Sequence[Mapping[str, Any]], plots: Sequence[_Plot]) ->
             _set_scale(axis, [value for _name, values, _color in plot.lines for value in _known(values)])
         axis.set_title(plot.title, fontsize=10)
         _finish(axis, epochs, best)
+        legend_height = max(legend_height, _add_legend(axis, best, plot_width, -bottom / plot_height))
+    height += legend_height
+    figure.set_size_inches(width, height)
+    bottom = (bottom + legend_height) / height
+    figure.subplots_adjust(left / width, bottom, 1 - right / width, 1 - top / height, between / plot_width)
     return figure
 
 
@@ -154,7 +161,7 @@ def _set_scale(axis: "Axes", known: Sequence[float]) -> None:
 
 
 def _finish(axis: "Axes", epochs: Sequence[float], best: float | None) -> None:
-    """Add the epoch axis, the grid, the best epoch and the legend."""
+    """Add the epoch axis, the grid and the best epoch."""
     from matplotlib.ticker import MaxNLocator
 
     first, last = min(epochs), max(epochs)
@@ -166,14 +173,40 @@ def _finish(axis: "Axes", epochs: Sequence[float], best: float | None) -> None:
     axis.grid(True, which="major", color="#e6e6e6", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    lines = {str(line.get_gid()): line for line in axis.get_lines() if line.get_gid()}
     if best is not None:
-        mark = axis.axvline(best, color=_BEST_COLOR, linestyle="--", linewidth=1, zorder=1)
-        lines |= {_("best: epoch {epoch}").format(epoch=round(best)): mark} if lines else {}
-    if lines:
-        # placeholders first: matplotlib would drop a name like "_x" and read "$x$" as a formula
-        count = len(lines)
-        legend = axis.legend([*lines.values()], ["x"] * count, fontsize=8, frameon=False, ncols=math.ceil(count / 8))
-        for text, name in zip(legend.get_texts(), lines, strict=True):
-            text.set_parse_math(False)
-            text.set_text(name)
+        axis.axvline(best, color=_BEST_COLOR, linestyle="--", linewidth=1, zorder=1)
+
+
+def _add_legend(axis: "Axes", best: float | None, width: float, y: float) -> float:
+    """Add a legend below the plot, where it lies over no curve, and return its height in inches.
+
+    Args:
+        width: of the plot, inches.
+        y: upper edge of the legend, in heights of the plot above its lower edge.
+    """
+    lines = {str(line.get_gid()): line for line in axis.get_lines() if line.get_gid()}
+    if not lines:
+        return 0.0
+    if best is not None:
+        lines[_("best: epoch {epoch}").format(epoch=round(best))] = axis.get_lines()[-1]
+    names = [name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…" for name in lines]
+    columns = int(width / (_ENTRY_IN + _LETTER_IN * max(map(len, names))))
+    columns = min(len(lines), max(1, columns))
+    # placeholders first: matplotlib would drop a name like "_x" and read "$x$" as a formula
+    legend = axis.legend(
+        [*lines.values()],
+        ["x"] * len(lines),
+        loc="upper left",
+        bbox_to_anchor=(0, y),
+        borderaxespad=0,
+        borderpad=0,
+        handlelength=1.6,
+        columnspacing=1.2,
+        fontsize=8,
+        frameon=False,
+        ncols=columns,
+    )
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
+    return _LINE_IN * math.ceil(len(lines) / columns) + 0.1

@@ -37,6 +37,7 @@ from ubend.metrics.boundary import (
     surface_distance,
 )
 from ubend.metrics.calibration import BINS, count_calibration_batch, expected_calibration_error
+from ubend.metrics.missed_objects import KEPT, MISSED_BELOW, ClassObjects, find_missed_objects, group_by_size
 from ubend.metrics.overlap import (
     count_confusion_batch,
     dice_from_confusion,
@@ -104,7 +105,8 @@ def evaluate_pairs(
         decile; and pooled; per class, their mean, and the mean without the background), `pixel_accuracy`,
         `cross_entropy` (mean per pixel, nats), `true_share` and `predicted_share` of each class; and, at native size,
         `boundary`: `f1`, `hausdorff_95`, `surface_distance` in the same ways, the distances in `unit`;
-        `calibration`; `confusion`: pixels at native size, true class -> predicted class; `intervals` of the per-image
+        `calibration`; `confusion`: pixels at native size, true class -> predicted class; `missed_objects`: true objects
+        that are missed, by size; `intervals` of the per-image
         means; `per_picture`, the scores of each class for every image; `skipped`, only if pairs were skipped: their
         names and problems.
     Raises:
@@ -116,6 +118,8 @@ def evaluate_pairs(
     native, small = _Counts(len(pairs), known.classes), _Counts(len(pairs), known.classes)
     spacings, unit = _read_spacings(pairs)
     outlines: dict[int, BoundaryCounts] = {}
+    objects: dict[int, dict[int, ClassObjects | None]] = {}
+    with_objects = [n for n in range(known.classes) if n not in (background_class(known.names), *known.unmapped)]
     guesses: dict[int, NDArray[np.uint8]] = {}  # of images that are predicted in several blocks of rows
     truths: dict[int, NDArray[np.uint8]] = {}
     bad: dict[str, list[str]] = {}
@@ -148,9 +152,9 @@ def evaluate_pairs(
             if not logits.is_last or number in guesses:
                 guesses.setdefault(number, np.empty(logits.native_hw, np.uint8))[logits.rows] = rows
             if logits.is_last:
-                whole = guesses.pop(number, rows)
-                spacing = spacings[number]
-                outlines[number] = count_boundaries(whole, truths.pop(number), known.classes, spacing=spacing)
+                whole, true, spacing = guesses.pop(number, rows), truths.pop(number), spacings[number]
+                outlines[number] = count_boundaries(whole, true, known.classes, spacing=spacing)
+                objects[number] = find_missed_objects(true, whole, with_objects)
     if bad and not (skip_bad and read):
         raise PairError(bad)
     counting = select(read)
@@ -173,6 +177,7 @@ def evaluate_pairs(
             name: dict(zip(known.names, row, strict=True))
             for name, row in zip(known.names, confusions.sum(axis=0).tolist(), strict=True)
         },
+        "missed_objects": _summarise_objects([objects[number] for number in counting], pairs, with_objects, known),
     }
     per_image = {
         "dice": dice_from_confusion(confusions),
@@ -335,6 +340,31 @@ def _summarise_boundary(counts: BoundaryCounts, labels: LabelMap, unit: str) -> 
         "surface_distance": classes.summarise(surface_distance(counts), worst="highest").to_json(labels.names),
         "in_truth_or_prediction_only": dict(zip(class_keys(labels.names), worst.tolist(), strict=True)),
     }
+
+
+def _summarise_objects(
+    images: Sequence[dict[int, ClassObjects | None]], pairs: Sequence[Pair], classes: Sequence[int], labels: LabelMap
+) -> dict[str, Any]:
+    """The missed objects of images; `left_out` is the number of images in which a class is not counted."""
+    summary = {}
+    for index in classes:
+        in_images = [(pair.name, image[index]) for pair, image in zip(pairs, images, strict=True) if index in image]
+        counted = [(name, objects) for name, objects in in_images if objects is not None]
+        areas, missed = np.zeros(0, np.int64), np.zeros(0, np.bool_)
+        if counted:
+            areas = np.concatenate([objects.areas for _name, objects in counted])
+            missed = np.concatenate([objects.missed for _name, objects in counted])
+        largest = [(name, missed_object) for name, objects in counted for missed_object in objects.largest]
+        largest.sort(key=lambda both: (-both[1].area, both[0]))
+        summary[labels.names[index]] = {
+            "left_out": len(in_images) - len(counted),
+            "sizes": [group._asdict() for group in group_by_size(areas, missed)],
+            "largest_missed": [
+                {"image": name, **missed_object._asdict(), "box": [*missed_object.box]}
+                for name, missed_object in largest[:KEPT]
+            ],
+        }
+    return {"missed_below": MISSED_BELOW, "classes": summary}
 
 
 def _summarise_calibration(counts: NDArray[np.float64]) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from ubend.core.device import pick_device, set_up
 from ubend.core.errors import DataError, SettingError
-from ubend.core.files import default_cache, write_json
+from ubend.core.files import default_cache
 from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
 from ubend.core.settings import Settings
 from ubend.doctor.accepted import FILE_NAME, accept, accepted_path, leave_out_accepted, read_accepted
 from ubend.doctor.checks import QUICK, THOROUGH, run_checks
-from ubend.doctor.finding import Finding, count_grades, sort_findings
+from ubend.doctor.finding import Finding, count_grades, sort_findings, write_findings
 from ubend.doctor.reading import inspect_folder
 from ubend.doctor.report import describe_counts, describe_findings
 from ubend.tasks.data import report_dataset
@@ -58,8 +58,7 @@ def examine_data(
         examination = _examine(settings, device, accepted, log)
         _report(examination, log)
         if json_path is not None:
-            found = [finding.to_dict() for finding in examination.findings]
-            write_json(json_path, {"version": 1, "findings": found})
+            write_findings(json_path, examination.findings)
         folder = str(settings.data.folder or settings.data.images or "")
         if html_path is not None:
             write_page(html_path, folder, examination.findings, examination.inspection)

@@ -25,7 +25,7 @@ from ubend.doctor.values import find_known_values, given_values
 from ubend.layouts.folder import finds_pairs_by_name
 from ubend.layouts.pairs import Folder
 from ubend.layouts.split_file import SPLIT_COLUMNS
-from ubend.layouts.tree import is_system
+from ubend.portable.image_paths import is_system
 
 REPAIRS_FILE = "repairs.csv"
 _COLUMNS = ("file", "check", "repair")

@@ -11,7 +11,7 @@ from ubend.core.files import write_text
 from ubend.core.i18n import current_language
 from ubend.doctor.finding import Finding
 from ubend.doctor.inspection import Inspection, shrink, to_bytes
-from ubend.doctor.report import describe_counts, name_files, name_grade
+from ubend.doctor.report import describe_counts, describe_evidence, name_check, name_files, name_grade
 from ubend.drawing.encoding import image_uri
 
 _SIDE_PX = 192  # long side of a thumbnail
@@ -25,6 +25,7 @@ class _Entry(NamedTuple):
 
     finding: Finding
     grade: str
+    name: str
     numbers: str
     files: str
     images: list[tuple[str, str]]
@@ -50,12 +51,17 @@ def write_page(path: Path, title: str, findings: Sequence[Finding], inspection: 
     entries = []
     for finding in findings:
         shown = dict.fromkeys(numbers[file] for file in finding.files if file in numbers)
-        evidence = ", ".join(
-            f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in finding.evidence.items()
-        )
         images = [_draw(inspection, number) for number in list(shown)[:_IMAGES]] if inspection else []
-        entries.append(_Entry(finding, name_grade(finding.grade), evidence, name_files(finding), images))
+        entries.append(
+            _Entry(
+                finding,
+                name_grade(finding.grade),
+                name_check(finding.check),
+                describe_evidence(finding),
+                name_files(finding),
+                images,
+            )
+        )
     environment = Environment(
         loader=PackageLoader("ubend.tasks", "."),
         autoescape=True,

@@ -14,7 +14,7 @@ Each stage is one function that is called once and returns one frozen value:
 
 import io
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,6 +42,7 @@ from ubend.dataset.augment import augment
 from ubend.dataset.border_weights import describe_objects
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.prepare import TrainData, prepare
+from ubend.doctor.finding import Finding, write_findings
 from ubend.doctor.report import report_quick_checks
 from ubend.drawing.curves import draw_curves
 from ubend.evaluation.caveats import describe_few
@@ -67,6 +68,7 @@ from ubend.training.own_parts import NO_PARTS, LossFunction, OwnParts, take_own_
 from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder, free_run_name
+from ubend.training.trackers import check_tracker, track_run
 from ubend.training.transfer import InitialModel, initialise_from
 
 
@@ -150,6 +152,7 @@ def fit(
     with join_group() as group, _rank_reporter(group, reporter) as log, explain_out_of_memory(_no_memory()):
         with group.first_rank_first():  # a named data set is downloaded once
             requested = read_user_settings(folder, recipe, config, settings, flags, log)
+        check_tracker(requested.settings.train.track)
         run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(requested.settings))))
         with locked(run.path) if group.is_first else nullcontext():
             return _fit(
@@ -219,8 +222,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     plan = resolve(settings, found.facts)
     group.refuse_uneven(plan.train.batch)
     _report_start(session, found.data, plan, device)
-    if group.is_first:
-        report_quick_checks(reporter, found.data, settings)
+    findings = report_quick_checks(reporter, found.data, settings) if group.is_first else []
     prepared = prepare(found.data, plan, device, (group.rank, group.count), accelerate_augmentation(augment))
     built = build(found.data, plan, device, group, pretrained=fresh, own_parts=session.own_parts)
     if plan.train.border_weight:
@@ -232,13 +234,14 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     if session.resumed:
         _restore(session, training.state, plan.train.epochs)
     else:
-        _begin(session, plan, found.data, training.state, device)
+        _begin(session, plan, found.data, training.state, device, findings)
     group.refuse_different(f"{found.data.store.hashes}{found.data.splits}{plan!r}{training.state.progress}")
     drawing = EpochDrawing(run, found.data, training, show=session.show)
-    with Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
+    tracked = track_run(plan, run, reporter)
+    with tracked, Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
         try:
             with stop_on_signals(group) as stop:
-                train(runtime, Recorder(run, saver, reporter, drawing, writes=group.is_first), stop)
+                train(runtime, Recorder(run, saver, reporter, drawing, tracked=tracked, writes=group.is_first), stop)
         except KeyboardInterrupt as interrupt:
             saver.wait()
             _report_interrupted(session, found.data, training)
@@ -253,6 +256,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         saver.begin(partial(_draw_curves, run, found.data, training.state))
         predictor = Predictor(load_bundle(run.model_path, session.own_parts.network), device)
         scores = evaluate(run, found.data, plan, predictor, reporter)
+        tracked.finish(scores, len(training.state.progress.history))
     write_report(run.path, predictor=predictor)
     return FitResult(run.path, Scores(scores))
 
@@ -372,7 +376,14 @@ def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
         run.trim_timing(len(state.progress.history))
 
 
-def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, device: torch.device) -> None:
+def _begin(
+    session: _Session,
+    plan: Plan,
+    data: Dataset,
+    state: TrainingState,
+    device: torch.device,
+    findings: Sequence[Finding],
+) -> None:
     """Copy the initial model's weights, if there is one, and start the run folder."""
     run, reporter, initial = session.run, session.reporter, session.initial
     kept = [] if initial is None else initialise_from(initial, state, data.labels.names)
@@ -392,6 +403,7 @@ def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, d
         "device": describe_device(device),
         "processes": session.group.count,
     }
+    write_findings(run.findings, findings)
     run.begin(plan, data, facts)
 
 

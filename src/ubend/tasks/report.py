@@ -16,16 +16,17 @@ from ubend.core.i18n import _, current_language
 from ubend.drawing.calibration import draw_calibration
 from ubend.drawing.curves import draw_curve_svgs
 from ubend.drawing.encoding import image_uri, svg_uri
-from ubend.drawing.overlay import NEAR_COLOR, Color, draw_errors, overlay_mask
+from ubend.drawing.overlay import Color, overlay_mask
 from ubend.evaluation.comparison import Comparison, compare_scores, note_lines, read_scores, show_interval, verdict_line
 from ubend.evaluation.intervals import MARGIN
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import load_image, resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.layouts.pairs import Pair
-from ubend.metrics.boundary import TOLERANCE_PX
 from ubend.tasks.report_facts import RunFacts, choose_examples, different_settings, read_facts
-from ubend.tasks.show import error_legend, read_small
+from ubend.tasks.report_figures import Example, Figure
+from ubend.tasks.report_missed import LargestMissed, draw_missed
+from ubend.tasks.show import draw_error_map, error_legend, read_small
 from ubend.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -33,23 +34,6 @@ if TYPE_CHECKING:
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # not allowed in HTML, but possible in file names
 _CHANGED = 3  # images with the largest differences, for each pair of runs and each direction
-
-
-@dataclass(frozen=True)
-class Figure:
-    """An image of the page: title, alternative text, and `data:` URI."""
-
-    title: str
-    alt: str
-    uri: str
-
-
-@dataclass(frozen=True)
-class Example:
-    """A test image with truth, predictions and errors."""
-
-    caption: str
-    figures: Sequence[Figure]
 
 
 @dataclass(frozen=True)
@@ -61,6 +45,7 @@ class Page:
         runs: one run, or those that are compared.
         comparison: of several runs.
         examples: (heading, images); `missing` is the reason if there are none.
+        missed: thumbnails of missed objects.
         legend: (name, colour as #rrggbb) of classes and errors.
         network: description of the model, if it could be loaded.
         lines: verdicts and notes; `means`, `class_differences`, `differing`: Dice of each run, differences by
@@ -71,6 +56,7 @@ class Page:
     runs: Sequence[RunFacts]
     comparison: Comparison | None = None
     examples: Sequence[tuple[str, Sequence[Example]]] = ()
+    missed: Sequence[Example] = ()
     missing: str = ""
     legend: Sequence[tuple[str, str]] = ()
     network: Sequence[str] = ()
@@ -115,18 +101,27 @@ def _describe_run(path: Path, open_model: Callable[[], Predictor]) -> Page:
     headings = {"worst": _("The worst images"), "typical": _("Typical images"), "best": _("The best images")}
     chosen = {headings[kind]: names for kind, names in choose_examples(facts.image_dice).items() if names}
     drawn = dict[str, list[Figure]]()
+    missed = facts.missed.shown if facts.missed else ()
+    thumbnails = dict[LargestMissed, Example]()
     try:
         predictor = open_model()
         for model, own in _scored_by(path, facts, predictor):
             names = [name for some in chosen.values() for name in some if name in own]
             drawn |= _draw_examples(facts, {"": model}, names)
+            thumbnails |= _draw_missed(facts, model, [one for one in missed if one.image in own])
     except (UbendError, KeyError) as error:
         return replace(page, missing=_missing(error))
     captions = {name: f"{name}: " + _("Dice {dice:.3f}").format(dice=facts.image_dice[name]) for name in drawn}
     examples = [
         (heading, [Example(captions[name], drawn[name]) for name in names]) for heading, names in chosen.items()
     ]
-    return replace(page, examples=examples, legend=_legend(predictor.labels), network=predictor.bundle.model.describe())
+    return replace(
+        page,
+        examples=examples,
+        missed=[thumbnails[one] for one in missed if one in thumbnails],
+        legend=_legend(predictor.labels),
+        network=predictor.bundle.model.describe(),
+    )
 
 
 def _scored_by(path: Path, facts: RunFacts, predictor: Predictor) -> Iterator[tuple[Predictor, Mapping[str, Any]]]:
@@ -200,7 +195,6 @@ def _draw_examples(
     predictions = {name: _predict(model, pairs, labels) for name, model in models.items()}
     for index, pair in enumerate(pairs):
         image, truth = read_small(pair, labels, channels)
-        near_px = max(1, round(TOLERANCE_PX * max(truth.shape) / max(predictions[next(iter(models))][index].shape)))
         overlay = functools.partial(overlay_mask, image, colors=labels.colors, background=background)
         alt = _("{name}, the truth: {shares}").format(name=pair.name, shares=_shares(truth, labels))
         figures = [
@@ -213,9 +207,21 @@ def _draw_examples(
             figures.append(Figure(" ".join([_("prediction"), model]), alt, image_uri(overlay(mask=mask))))
             share = float((mask != truth)[truth != IGNORED].mean())
             alt = _("{name}, the errors: {share:.0%} of the pixels are wrong").format(name=pair.name, share=share)
-            errors = draw_errors(image, truth, mask, background, near_px)
+            errors = draw_error_map(image, truth, mask, labels, found[index].shape)
             figures.append(Figure(" ".join([_("errors"), model]), alt, image_uri(errors)))
         yield pair.name, figures
+
+
+def _draw_missed(
+    facts: RunFacts, model: Predictor, missed: Sequence[LargestMissed]
+) -> Iterator[tuple[LargestMissed, Example]]:
+    """(object, thumbnails) of missed objects in images that this model is scored on."""
+    pairs = [facts.pairs[name] for name in dict.fromkeys(one.image for one in missed)]
+    labels, channels = model.labels, model.bundle.sizing.channels
+    for index, prediction in _predict(model, pairs, labels).items():
+        pair = pairs[index]
+        in_image = [missed_object for missed_object in missed if missed_object.image == pair.name]
+        yield from draw_missed(pair, prediction, in_image, labels, channels).items()
 
 
 def _shares(mask: NDArray[np.uint8], labels: LabelMap) -> str:
@@ -236,8 +242,7 @@ def _predict(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap) -> d
 def _legend(labels: LabelMap) -> list[tuple[str, str]]:
     background = background_class(labels.names)
     classes = [one for n, one in enumerate(zip(labels.names, labels.colors, strict=True)) if n != background]
-    near = (_("wrong, within {px:g} px of a true outline").format(px=TOLERANCE_PX), NEAR_COLOR)
-    return [(name, _hex(color)) for name, color in [*classes, *error_legend(labels), near]]
+    return [(name, _hex(color)) for name, color in [*classes, *error_legend(labels)]]
 
 
 def _hex(color: Color) -> str:

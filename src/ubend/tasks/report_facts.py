@@ -17,6 +17,8 @@ from ubend.core.errors import OutputError, reason
 from ubend.core.files import read_text
 from ubend.core.i18n import _, ngettext
 from ubend.core.progress import rough_duration
+from ubend.doctor.finding import read_findings
+from ubend.doctor.report import describe_evidence, limit_findings, name_check, name_files, name_grade
 from ubend.evaluation.caveats import some_names
 from ubend.evaluation.comparison import read_scores, show_interval
 from ubend.evaluation.intervals import mean_intervals
@@ -33,6 +35,7 @@ from ubend.evaluation.report import (
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import SPLITS, Pair, SplitName
 from ubend.tasks.evaluate import read_run_rows
+from ubend.tasks.report_missed import MissedFacts, read_missed
 from ubend.tasks.runs import RunSummary, read_summary, show_date, sub_runs
 from ubend.tasks.show import score_images
 from ubend.training.run_folder import RunFolder
@@ -87,6 +90,18 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class FindingRow:
+    """A finding of the quick checks; `title` is its grade and check, `grade` one of `GRADES`."""
+
+    grade: str
+    title: str
+    message: str
+    repair: str
+    files: str
+    evidence: str
+
+
+@dataclass(frozen=True)
 class SplitRow:
     """A split: its number of images, and of their groups."""
 
@@ -116,6 +131,9 @@ class RunFacts:
         expected_error: expected calibration error; None: unknown.
         history: rows of metrics.jsonl, for curves.
         splits, split_lines: how the images were split, and leaks between splits.
+        missed: the missed objects; None: unknown, or no objects.
+        findings: of the quick checks of the data; None: not recorded.
+        findings_left: lines on findings that are not listed.
         times: (phase, duration).
         choices: (setting, value, reason) of the automatic choices.
         date: when the training began.
@@ -144,6 +162,9 @@ class RunFacts:
     history: Sequence[Mapping[str, Any]]
     splits: tuple[SplitRow, ...]
     split_lines: tuple[str, ...]
+    missed: MissedFacts | None
+    findings: tuple[FindingRow, ...] | None
+    findings_left: tuple[str, ...]
     times: tuple[tuple[str, str], ...]
     choices: tuple[tuple[str, str, str], ...]
     date: str
@@ -168,6 +189,7 @@ def read_facts(path: Path) -> RunFacts:
         parts = sub_runs(path, about, data)
         folds = None if "seeds" in scores.data else len(parts)
         history, times = _read_logs(run, parts)
+        findings, findings_left = _read_findings(parts[0] if parts else run)
         bins = (scores.data.get("calibration") or {}).get("bins")
         rough, over, measures = _measures(scores)
         splits, split_lines = _describe_splits(rows, scores, about, data.get("split_seed", summary.seed))
@@ -198,6 +220,9 @@ def read_facts(path: Path) -> RunFacts:
             history=history,
             splits=splits,
             split_lines=split_lines,
+            missed=read_missed(scores.data),
+            findings=findings,
+            findings_left=findings_left,
             times=times,
             choices=choices,
             date=show_date(summary.started),
@@ -260,6 +285,30 @@ def _read_logs(
     times = [(name, sum(float(row[key]) for row in timing)) for key, name in phases.items()]
     history = run.metrics if run.metrics.exists() else runs[0].metrics
     return read(history), tuple((name, rough_duration(seconds)) for name, seconds in times if timing)
+
+
+def _read_findings(run: RunFolder) -> tuple[tuple[FindingRow, ...] | None, tuple[str, ...]]:
+    """The first findings of each check, and lines on how many more there are; None: not recorded."""
+    if not run.findings.exists():  # of an earlier version
+        return None, ()
+    listed, left = limit_findings(read_findings(run.findings))
+    rows = [
+        FindingRow(
+            grade=finding.grade,
+            title=f"{name_grade(finding.grade)}: {name_check(finding.check)}",
+            message=finding.message,
+            repair=finding.repair,
+            files=name_files(finding),
+            evidence=describe_evidence(finding),
+        )
+        for finding in listed
+    ]
+    line = _("{grade}: {check}: {count} more; {file} lists all")
+    lines = [
+        line.format(grade=name_grade(grade), check=name_check(check), count=count, file=run.findings.name)
+        for (check, grade), count in left.items()
+    ]
+    return tuple(rows), tuple(lines)
 
 
 def _measures(scores: Scores) -> tuple[bool, str, tuple[MeasureRow, ...]]:

@@ -25,6 +25,7 @@ from ubend.tasks.sub_runs import Several, refuse_gpus, refuse_ranks, train_sub_r
 from ubend.tasks.user_settings import asks_for_several, read_user_settings, source_name
 from ubend.training.launcher import process_rank
 from ubend.training.run_folder import RunFolder, free_run_name
+from ubend.training.trackers import check_tracker
 
 
 @wraps(one.fit)
@@ -47,6 +48,7 @@ def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any
         RunFolder(Path(out)).refuse_existing_results()
     requested = read_user_settings(folder, named["recipe"], named["config"], named["settings"], options, reporter)
     settings, choices = choose_folds(requested.settings)
+    check_tracker(settings.train.track)
     if requested.initial is not None and kind == "data.folds":
         line = _(
             "--folds, --leave-out and --effort best cannot be combined with --from: {path} may have been trained on "

@@ -14,7 +14,7 @@ from ubend.core.progress import Reporter
 from ubend.core.settings import Settings
 from ubend.dataset.dataset import read_usable, scan_folder
 from ubend.dataset.store import read_class_map
-from ubend.drawing.overlay import ERROR_COLORS, Color, color_mask, draw_errors, overlay_mask, to_rgb
+from ubend.drawing.overlay import ERROR_COLORS, NEAR_COLOR, Color, color_mask, draw_errors, overlay_mask, to_rgb
 from ubend.drawing.panels import draw_grid, save_png, show_image
 from ubend.evaluation.comparison import image_dice
 from ubend.evaluation.scores import evaluate_pairs
@@ -22,6 +22,7 @@ from ubend.inference.predictor import load
 from ubend.io.images import read_image, resize_array, resize_mask
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import Folder, Pair, SplitName
+from ubend.metrics.boundary import TOLERANCE_PX
 from ubend.tasks.evaluate import read_run_subset
 from ubend.training.run_folder import RunFolder
 
@@ -96,7 +97,6 @@ def draw_predictions(
     _subset, chosen = read_run_subset(Path(run), subset)
     predictor = load(run, device)
     labels = predictor.labels
-    background = background_class(labels.names)
     headings, legend = [_("input"), _("truth"), _("prediction")], list(zip(labels.names, labels.colors, strict=True))
     scores: dict[str, float] = {}
     if worst:
@@ -110,7 +110,7 @@ def draw_predictions(
         mask = resize_mask(prediction.mask, truth.shape)
         rows[number] = [image, color_mask(truth, labels.colors), color_mask(mask, labels.colors)]
         if worst:
-            rows[number].append(draw_errors(image, truth, mask, background))
+            rows[number].append(draw_error_map(image, truth, mask, labels, prediction.mask.shape))
     folder = RunFolder(Path(run))
     target = (folder.worst if worst else folder.predictions) if out is None else Path(out)
     captions = [
@@ -142,7 +142,29 @@ def error_legend(labels: LabelMap) -> list[tuple[str, Color]]:
         kinds = ["class"]
     else:
         kinds = ["positive", "negative", "class"] if labels.classes > 2 else ["positive", "negative"]
-    return [(names[kind], ERROR_COLORS[kind]) for kind in kinds]
+    near = (_("wrong, within {px:g} px of a true outline").format(px=TOLERANCE_PX), NEAR_COLOR)
+    return [*((names[kind], ERROR_COLORS[kind]) for kind in kinds), near]
+
+
+def draw_error_map(
+    image: NDArray[np.uint8],
+    truth: NDArray[np.uint8],
+    prediction: NDArray[np.uint8],
+    labels: LabelMap,
+    native_hw: tuple[int, ...],
+) -> NDArray[np.uint8]:
+    """The wrong pixels of a reduced image in the colours of `error_legend`.
+
+    Args:
+        image: (H, W, 3) uint8, reduced, as from `read_small`.
+        truth: (H, W) uint8 class index, or IGNORED.
+        prediction: (H, W) uint8 class index.
+        native_hw: height and width before the reduction, px.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    near_px = max(1, round(TOLERANCE_PX * max(truth.shape) / max(native_hw)))
+    return draw_errors(image, truth, prediction, background_class(labels.names), near_px)
 
 
 def read_small(pair: Pair, labels: LabelMap, channels: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -44,6 +44,7 @@ FLAGS = {
     "seed": "train.seed",
     "device": "device",
     "deterministic": "train.deterministic",
+    "track": "train.track",
     "init_from": "train.init_from",
     "effort": "train.effort",
     "folds": "data.folds",

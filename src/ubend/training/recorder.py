@@ -12,6 +12,7 @@ from ubend.core.progress import Reporter, rough_duration
 from ubend.training.batch_norm_warmup import BATCH_NORM_WARMUP_STEPS, in_batch_norm_warmup
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.run_folder import RunFolder
+from ubend.training.trackers import TrackedRun
 from ubend.training.unlearned import describe_unlearned
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Recorder:
         saver: of the run's state and model.
         reporter: reports progress.
         after_epoch: called with the state after each epoch; the function it returns runs in the writing thread.
+        tracked: the run of an experiment tracker.
         writes: False in all processes except the first: they write and print nothing.
     """
 
@@ -67,15 +69,19 @@ class Recorder:
         reporter: Reporter,
         after_epoch: Callable[[TrainingState], Callable[[], None]] = lambda _state: lambda: None,
         *,
+        tracked: TrackedRun | None = None,
         writes: bool = True,
     ) -> None:
         self._run, self._saver, self._reporter, self._after_epoch = run, saver, reporter, after_epoch
+        self._tracked = tracked
         self._writes, self._epochs = writes, 0  # of this process
 
     def begin(self, training: "Training") -> None:
         done = training.state.progress.step
         self._timer, self._is_resumed = _StepTimer(training.state.sums.device), done > 0
         self._reporter.begin(_("training"), training.steps, done)
+        if self._tracked is not None and self._writes:
+            self._tracked.begin(training.state.progress.history)
         if in_batch_norm_warmup(training, training.steps_until(len(training.state.progress.history) + 1)):
             line = _(
                 "note: in the first {steps} steps validation scores are too low, because the running statistics of "
@@ -109,6 +115,8 @@ class Recorder:
         self._run.append_timing(row)
         self._reporter.report_epoch(history[-1], row, training.plan.epochs)
         self._run.write_metrics(history)
+        if self._tracked is not None:
+            self._tracked.log_epoch(history[-1], row)
         self._saver.begin(self._after_epoch(state))
         if self._saver.is_due():
             self._saver.save(state)

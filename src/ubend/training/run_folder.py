@@ -33,6 +33,7 @@ class RunFolder:
         facts: data folder, class table, versions, device, reasons of automatic choices.
         data: `name,image,mask,split,group,image_hash,mask_hash` of every pair.
         skipped: `name,problem` of the pairs skipped by `--skip-bad`; missing if there are none.
+        findings: of the quick checks of the data, as `ubend doctor --json` writes them.
         metrics: one JSON line per epoch; nothing in it depends on the clock.
         timing: one JSON line per epoch: seconds, images per second.
         curves: losses and Dice of all epochs.
@@ -42,6 +43,7 @@ class RunFolder:
         predictions: made by `ubend show`: test images, input | truth | prediction.
         worst: made by `ubend show --worst`: the same and the errors, the worst image first.
         report: a page for the browser.
+        tracker: where the run of an experiment tracker is continued (`--track`).
         started: an empty file that exists until the first files are complete; marks files of a killed process.
     """
 
@@ -51,6 +53,7 @@ class RunFolder:
         self.facts = path / "run.json"
         self.data = path / "data.csv"
         self.skipped = path / "skipped.csv"
+        self.findings = path / "findings.json"
         self.metrics = path / "metrics.jsonl"
         self.timing = path / "timing.jsonl"
         self.curves = path / "curves.png"
@@ -60,6 +63,7 @@ class RunFolder:
         self.predictions = path / "predictions.png"
         self.worst = path / "worst.png"
         self.report = path / "report.html"
+        self.tracker = path / "tracker.json"
         self.started = path / ".begun"
 
     def panel(self, epoch: int) -> Path:
@@ -74,7 +78,8 @@ class RunFolder:
         if not self.path.exists():
             return
         # run.json is the last file written at the start: a run killed before that contains nothing.
-        written = (self.settings, self.data, self.skipped, self.state_path) if self.started.exists() else ()
+        early = (self.settings, self.data, self.skipped, self.findings, self.state_path)
+        written = early if self.started.exists() else ()
         names = {path.name for path in written}
         if self.path.is_dir() and all(p.name in names or p.name[0] == "." for p in self.path.iterdir()):
             return
@@ -217,8 +222,8 @@ class RunFolder:
 
     def clear_leftovers(self) -> None:
         """Delete temporary files of a killed process."""
-        clear_leftovers([self.settings, self.facts, self.data, self.metrics, self.curves])
-        clear_leftovers([self.model_path, self.state_path, self.scores, self.report])
+        clear_leftovers([self.settings, self.facts, self.data, self.findings, self.metrics, self.curves])
+        clear_leftovers([self.model_path, self.state_path, self.scores, self.report, self.tracker])
         for path in [*self.path.glob(".tmp??????"), *self.panel(0).parent.glob(".epoch_*-????????.png")]:
             path.unlink(missing_ok=True)  # the first are safetensors' own
 
