@@ -331,8 +331,8 @@ def _build(
                 down, across = (max(1, side // (4 * THUMBNAIL_PX)) for side in native_hw)  # enough for a thumbnail
                 for number, out in zip(part, outs, strict=True):
                     try:
-                        if (found := read_into_array(pairs[number].image, out)) is not None:
-                            invalid[number] = found
+                        if (bad_of_part := read_into_array(pairs[number].image, out)) is not None:
+                            invalid[number] = bad_of_part
                     except DataError as error:
                         bad[number] = error.problems
                     thumbnails[number] = _thumbnails(np.ascontiguousarray(out[None, ::down, ::across]))[0]
@@ -363,8 +363,8 @@ def _build(
         done = 0
         with ThreadPoolExecutor(threads()) as pool:
             parts = _parts(shapes_hw, sizing.channels)
-            for part, found in zip(parts, pool.map(fill, parts), strict=True):
-                bad |= found
+            for part, bad_of_part in zip(parts, pool.map(fill, parts), strict=True):
+                bad |= bad_of_part
                 done += len(part)
                 report(done, len(pairs))
         if bad:

@@ -14,21 +14,21 @@ def check_missing_classes(inspection: Inspection) -> list[Finding]:
     """Classes that no training image holds, or no scored one."""
     data = inspection.data
     untrained, unscored = find_missing_classes(data.labels.names, data.store.class_pixels, data.splits)
-    found = []
+    findings = []
     for name in untrained:
         message = _("no training image holds the class {name}").format(name=name)
         repair = _("move images that hold it to the training split")
-        found.append(Finding("class missing in training", "error", (), message, repair, {"class": name}))
+        findings.append(Finding("class missing in training", "error", (), message, repair, {"class": name}))
     for name in unscored:
         message = _("only training images hold the class {name}, so it gets no score").format(name=name)
         repair = _("move images that hold it to the other splits")
-        found.append(Finding("class without score", "warning", (), message, repair, {"class": name}))
-    return found
+        findings.append(Finding("class without score", "warning", (), message, repair, {"class": name}))
+    return findings
 
 
 def check_balance(inspection: Inspection) -> list[Finding]:
     """Classes of very few pixels: a note with their share of pixels and images in each split."""
-    data, found = inspection.data, []
+    data, findings = inspection.data, []
     total = max(1, int(inspection.class_pixels.sum()))
     for index, name in enumerate(data.labels.names):
         share = inspection.class_pixels[:, index].sum() / total
@@ -36,12 +36,12 @@ def check_balance(inspection: Inspection) -> list[Finding]:
             continue
         evidence: dict[str, float | int | str] = {"share": float(share), "threshold": _RARE}
         for split in SPLITS:
-            own = inspection.class_pixels[data.numbers(split), index]
-            evidence[f"{split} images"] = int((own > 0).sum())
+            pixels_of_class = inspection.class_pixels[data.numbers(split), index]
+            evidence[f"{split} images"] = int((pixels_of_class > 0).sum())
         message = _("the class {name} has only {share:.3%} of the pixels").format(name=name, share=float(share))
         repair = _("add images that hold it; foreground oversampling with --patches shows it more often")
-        found.append(Finding("rare class", "note", (), message, repair, evidence))
-    return found
+        findings.append(Finding("rare class", "note", (), message, repair, evidence))
+    return findings
 
 
 def check_scale(inspection: Inspection) -> list[Finding]:

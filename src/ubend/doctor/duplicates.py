@@ -77,18 +77,20 @@ def _leak(inspection: Inspection, group: list[int], check: str, score: float) ->
 def check_near_duplicates(inspection: Inspection) -> list[Finding]:
     """Images that show the same, confirmed on their pixels; exact duplicates are not named again."""
     data = inspection.data
-    found = []
+    findings = []
     details = cache(lambda number: _small_grey(inspection, number))
     groups: list[tuple[set[int], list[float], set[int]]] = []  # images, scores, turns
     group_of: dict[int, int] = {}
-    for one, other, view in find_candidates(data.store.thumbnails):
-        first, second = group_of.get(one), group_of.get(other)
-        if data.store.pixel_hashes[one] == data.store.pixel_hashes[other] or (first is not None and first == second):
+    for image, other_image, view in find_candidates(data.store.thumbnails):
+        first, second = group_of.get(image), group_of.get(other_image)
+        if data.store.pixel_hashes[image] == data.store.pixel_hashes[other_image] or (
+            first is not None and first == second
+        ):
             continue
-        score = _same_details(details(one), details(other), view)
+        score = _same_details(details(image), details(other_image), view)
         if score < _CONFIRMED:
             continue
-        members, scores, turns = {one, other}, [score], {view}
+        members, scores, turns = {image, other_image}, [score], {view}
         for known in {known for known in (first, second) if known is not None}:
             members |= groups[known][0]
             scores += groups[known][1]
@@ -101,7 +103,7 @@ def check_near_duplicates(inspection: Inspection) -> list[Finding]:
         if not group:
             continue
         if len({data.splits[i] for i in group}) > 1:
-            found.append(_leak(inspection, group, "leaked near-duplicate", min(scores)))
+            findings.append(_leak(inspection, group, "leaked near-duplicate", min(scores)))
         else:
             turned = any(turns)
             message = (
@@ -110,39 +112,39 @@ def check_near_duplicates(inspection: Inspection) -> list[Finding]:
             evidence = {"images": len(group), "score": min(scores), "threshold": _CONFIRMED}
             files = tuple(inspection.image_path(i) for i in group)
             repair = _("keep one of them, or keep them in one split")
-            found.append(Finding("near-duplicate image", "warning", files, message, repair, evidence))
-    return found
+            findings.append(Finding("near-duplicate image", "warning", files, message, repair, evidence))
+    return findings
 
 
 def check_group_leaks(inspection: Inspection) -> list[Finding]:
     """Groups (patients, videos) whose images lie in several splits."""
-    data, found = inspection.data, []
+    data, findings = inspection.data, []
     names, groups = [pair.name for pair in data.folder.pairs], [pair.group for pair in data.folder.pairs]
     order = sorted(range(len(names)), key=lambda i: names[i])
-    for one, other in find_straddling(order, data.splits, groups):
-        members = [i for i, group in enumerate(groups) if group == groups[one]]
-        found.append(
+    for image, other_image in find_straddling(order, data.splits, groups):
+        members = [i for i, group in enumerate(groups) if group == groups[image]]
+        findings.append(
             Finding(
                 "leaked group",
                 "error",
-                (inspection.image_path(one), inspection.image_path(other)),
+                (inspection.image_path(image), inspection.image_path(other_image)),
                 _("images of the group {group} lie in several splits: {splits}").format(
-                    group=groups[one], splits=_count_splits(data.splits[i] for i in members)
+                    group=groups[image], splits=_count_splits(data.splits[i] for i in members)
                 ),
                 _("keep the images of a group in one split: correct the split file"),
                 {"images": len(members)},
             )
         )
-    return found
+    return findings
 
 
 def check_shared_masks(inspection: Inspection) -> list[Finding]:
     """Files that are used twice: an image that is its own mask, and one mask for different images."""
-    found, alike = [], dict[str, list[int]]()
+    findings, alike = [], dict[str, list[int]]()
     background = inspection.class_pixels.max(axis=1) == inspection.class_pixels.sum(axis=1)
     for index, (image, mask) in enumerate(inspection.data.store.hashes):
         if image == mask:
-            found.append(
+            findings.append(
                 Finding(
                     "image as mask",
                     "error",
@@ -158,7 +160,7 @@ def check_shared_masks(inspection: Inspection) -> list[Finding]:
     for group in groups:
         if near is not None and len({int(near[i]) for i in group}) > 1:  # copies of an image may have one mask
             grade: Grade = "error" if len(group) < max(3, len(inspection) // 10) else "warning"
-            found.append(
+            findings.append(
                 Finding(
                     "shared mask",
                     grade,
@@ -168,7 +170,7 @@ def check_shared_masks(inspection: Inspection) -> list[Finding]:
                     {"images": len(group)},
                 )
             )
-    return found
+    return findings
 
 
 def _count_splits(splits: Iterable[SplitName]) -> str:
@@ -192,22 +194,24 @@ def find_candidates(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int, int]]
     units = [_unit(turn(grey, view)) for view in range(VIEWS)]
     upright = units[0]
     mean = upright.mean(axis=0) if len(lively) >= 8 else np.zeros(upright.shape[1], np.float32)
-    own = _scale(upright - mean)
-    found: dict[tuple[int, int], tuple[float, int]] = {}
+    details = _scale(upright - mean)
+    best_of_pair: dict[tuple[int, int], tuple[float, int]] = {}
     step = max(16, _BLOCK_CELLS // len(lively))
     for view, unit in enumerate(units):
-        own_turned = _scale(unit - mean)
+        turned_details = _scale(unit - mean)
         for start in range(0, len(lively), step):
             rows = slice(start, start + step)
             score = unit[rows] @ upright.T
-            score[own_turned[rows] @ own.T < _OWN_CANDIDATE] = 0
-            for one, other in zip(*np.nonzero(score >= _CANDIDATE), strict=True):
-                first, second = start + int(one), int(other)
+            score[turned_details[rows] @ details.T < _OWN_CANDIDATE] = 0
+            for row, column in zip(*np.nonzero(score >= _CANDIDATE), strict=True):
+                first, second = start + int(row), int(column)
                 if first < second:
-                    best = found.get((first, second), (0.0, 0))
-                    found[first, second] = max(best, (float(score[one, other]), view), key=lambda own: own[0])
-    likeliest = sorted(found.items(), key=lambda item: (-item[1][0], item[0]))[: _MAX_CANDIDATES * len(lively)]
-    return [(int(lively[one]), int(lively[other]), view) for (one, other), (_score, view) in likeliest]
+                    best = best_of_pair.get((first, second), (0.0, 0))
+                    best_of_pair[first, second] = max(
+                        best, (float(score[row, column]), view), key=lambda details: details[0]
+                    )
+    likeliest = sorted(best_of_pair.items(), key=lambda item: (-item[1][0], item[0]))[: _MAX_CANDIDATES * len(lively)]
+    return [(int(lively[row]), int(lively[column]), view) for (row, column), (_score, view) in likeliest]
 
 
 def _unit(planes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -229,17 +233,17 @@ def _small_grey(inspection: Inspection, number: int) -> NDArray[np.float32]:
     return details.clip(-bound, bound)  # so that the edge of a round field of view, alike in all images, counts little
 
 
-def _same_details(one: NDArray[np.float32], other: NDArray[np.float32], view: int) -> float:
+def _same_details(turned: NDArray[np.float32], upright: NDArray[np.float32], view: int) -> float:
     """Median over tiles of the correlation of details; tiles without any do not count."""
     border = _SIDE_PX // 16
     inner = slice(border, _SIDE_PX - border)
-    one, other = turn(one, view)[inner, inner], other[inner, inner]
-    side = one.shape[0] // _TILES
+    turned, upright = turn(turned, view)[inner, inner], upright[inner, inner]
+    side = turned.shape[0] // _TILES
     scores = []
     for row in range(_TILES):
         for column in range(_TILES):
             tile = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
-            a, b = one[tile] - one[tile].mean(), other[tile] - other[tile].mean()
+            a, b = turned[tile] - turned[tile].mean(), upright[tile] - upright[tile].mean()
             if min(a.std(), b.std()) > _FLAT:
                 scores.append(float((a * b).mean() / (a.std() * b.std())))
     return float(np.median(scores)) if len(scores) >= _TILES else 0.0

@@ -24,24 +24,24 @@ def check_exposure(inspection: Inspection) -> list[Finding]:
     thumbnails = inspection.data.store.thumbnails.reshape(len(inspection), -1)
     mean, contrast = thumbnails.mean(axis=1), thumbnails.std(axis=1)
     low, high = (bound(mean) for bound in (lower_bound, upper_bound))
-    found = []
+    findings = []
     for i in range(len(inspection)):
         evidence = {"mean": float(mean[i]), "contrast": float(contrast[i])}
         files = (inspection.image_path(i),)
         if contrast[i] < _FLAT:
             message, repair = _("the image shows nothing: all pixels are nearly equal"), _("leave it out")
-            found.append(Finding("constant image", "error", files, message, repair, evidence | {"threshold": _FLAT}))
+            findings.append(Finding("constant image", "error", files, message, repair, evidence | {"threshold": _FLAT}))
         elif len(inspection) >= _MIN_IMAGES and (mean[i] < min(low, _DARK) or mean[i] < low - _FAR):
             message, repair = (
                 _("the image is far darker than the others"),
                 _("look at it; leave it out if it is a slip"),
             )
-            found.append(Finding("dark image", "warning", files, message, repair, evidence | {"threshold": low}))
+            findings.append(Finding("dark image", "warning", files, message, repair, evidence | {"threshold": low}))
         elif len(inspection) >= _MIN_IMAGES and (mean[i] > max(high, _LIGHT) or mean[i] > high + _FAR):
             message = _("the image is far lighter than the others")
             repair = _("look at it; leave it out if it is a slip")
-            found.append(Finding("light image", "warning", files, message, repair, evidence | {"threshold": high}))
-    return found
+            findings.append(Finding("light image", "warning", files, message, repair, evidence | {"threshold": high}))
+    return findings
 
 
 def measure_sharpness(inspection: Inspection) -> NDArray[np.float64]:
@@ -75,11 +75,11 @@ def check_blur(inspection: Inspection) -> list[Finding]:
 
 def check_headers(inspection: Inspection) -> list[Finding]:
     """Images that are turned by their EXIF, or of other channels or another aspect than nearly all others."""
-    found, headers = [], inspection.data.headers
+    findings, headers = [], inspection.data.headers
     turned = [i for i, header in enumerate(headers) if header.turned]
     if turned:
         grade: Grade = "warning" if len(turned) < len(headers) else "note"
-        found.append(
+        findings.append(
             Finding(
                 "turned image",
                 grade,
@@ -93,7 +93,7 @@ def check_headers(inspection: Inspection) -> list[Finding]:
     usual = kinds.most_common(1)[0][0]
     odd = [i for i, header in enumerate(headers) if header.channels != usual]
     if odd and len(odd) <= _FEW * len(headers):
-        found.append(
+        findings.append(
             Finding(
                 "odd channels",
                 "warning",
@@ -107,7 +107,7 @@ def check_headers(inspection: Inspection) -> list[Finding]:
     middle = float(np.median(aspects))
     off = np.maximum(aspects / middle, middle / aspects) > _ASPECT
     if off.any() and off.mean() <= _FEW:
-        found.append(
+        findings.append(
             Finding(
                 "odd aspect",
                 "warning",
@@ -117,4 +117,4 @@ def check_headers(inspection: Inspection) -> list[Finding]:
                 {"images": int(off.sum()), "usual": middle, "threshold": _ASPECT},
             )
         )
-    return found
+    return findings

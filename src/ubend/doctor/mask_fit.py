@@ -89,56 +89,62 @@ def _find_misfits(inspection: Inspection, fits: list[Fit]) -> list[Finding]:
     flip_bound, shift_bound = max(_MIN_FLIP_GAIN, upper_bound(flips)), max(_MIN_SHIFT_GAIN, upper_bound(shifts))
     usual_edge = float(np.median([fits[i].edge_fit for i in marked]))
     edge_bound = _EDGE_SHARE * usual_edge if usual_edge > _MIN_EDGE else -2.0  # fine structures have no edges here
-    found = []
+    findings = []
     for i in marked.tolist():
-        one = fits[i]
+        measured = fits[i]
         files = (inspection.mask_path(i), inspection.image_path(i))
         good = max(least, usual / 2)  # what a repaired mask must reach
-        is_flipped = one.flip_gain > flip_bound and one.flip_edge_gain > edge_bound and one.fit + one.flip_gain >= good
-        is_shifted = (
-            one.shift_gain > shift_bound and one.shift_edge_gain > edge_bound and one.fit + one.shift_gain >= good
+        is_flipped = (
+            measured.flip_gain > flip_bound
+            and measured.flip_edge_gain > edge_bound
+            and measured.fit + measured.flip_gain >= good
         )
-        if is_flipped and (not is_shifted or one.flip_gain >= one.shift_gain):
-            found.append(
+        is_shifted = (
+            measured.shift_gain > shift_bound
+            and measured.shift_edge_gain > edge_bound
+            and measured.fit + measured.shift_gain >= good
+        )
+        if is_flipped and (not is_shifted or measured.flip_gain >= measured.shift_gain):
+            findings.append(
                 Finding(
                     "flipped mask",
-                    "error" if one.flip_gain > 2 * flip_bound else "warning",
+                    "error" if measured.flip_gain > 2 * flip_bound else "warning",
                     files,
-                    _("the mask fits its image far better {flip}").format(flip=name_flip(one.flip)),
+                    _("the mask fits its image far better {flip}").format(flip=name_flip(measured.flip)),
                     _("look at both; flip or turn the mask, or annotate it again"),
-                    {"fit": one.fit, "flip": one.flip, "gain": one.flip_gain, "threshold": flip_bound},
+                    {"fit": measured.fit, "flip": measured.flip, "gain": measured.flip_gain, "threshold": flip_bound},
                 )
             )
         elif is_shifted:
-            dy, dx = one.shift_yx
-            found.append(
+            dy, dx = measured.shift_yx
+            findings.append(
                 Finding(
                     "shifted mask",
-                    "error" if one.shift_gain > 2 * shift_bound else "warning",
+                    "error" if measured.shift_gain > 2 * shift_bound else "warning",
                     files,
                     _("the mask may be shifted: moved {direction} it would fit its image far better").format(
                         direction=_describe_shift(dx, dy)
                     ),
                     _("look at image and mask; if it is shifted, move the mask or annotate it again"),
-                    {"fit": one.fit, "dx": dx, "dy": dy, "gain": one.shift_gain, "threshold": shift_bound},
+                    {"fit": measured.fit, "dx": dx, "dy": dy, "gain": measured.shift_gain, "threshold": shift_bound},
                 )
             )
-        elif one.fit < least and one.fit < usual / 2:
-            found.append(
+        elif measured.fit < least and measured.fit < usual / 2:
+            findings.append(
                 Finding(
                     "unfitting mask",
                     "warning",
                     files,
                     _("the mask fits its image far worse than the other masks fit theirs"),
                     _("look at both: it may be another image's mask, or a poor annotation"),
-                    {"fit": one.fit, "usual": usual, "threshold": min(least, usual / 2)},
+                    {"fit": measured.fit, "usual": usual, "threshold": min(least, usual / 2)},
                 )
             )
-    return found
+    return findings
 
 
 def _find_wrongly_empty(inspection: Inspection, fits: list[Fit], empty: NDArray[np.bool_]) -> list[Finding]:
-    like = np.array([one.object_like for one in fits])
+    like = np.array([measured.object_like for measured in fits])
     if not empty.any() or (~empty).sum() < _MIN_IMAGES:
         return []
     bound = float(np.quantile(like[~empty], _EMPTY_QUANTILE))
@@ -207,11 +213,13 @@ def _learn(inspection: Inspection, classes: NDArray[np.int64]) -> list[_Floats]:
         return rows.T @ rows, rows.T @ (flat[places][:, None] == classes)
 
     with ThreadPoolExecutor(threads()) as pool:
-        found = list(pool.map(sums, chosen.tolist()))
+        sums_of_images = list(pool.map(sums, chosen.tolist()))
     folds = chosen % _FOLDS
     models = []
     for fold in range(_FOLDS):
-        squares, products = (sum(own[k] for own, f in zip(found, folds, strict=True) if f != fold) for k in (0, 1))
+        squares, products = (
+            sum(image_sums[k] for image_sums, f in zip(sums_of_images, folds, strict=True) if f != fold) for k in (0, 1)
+        )
         ridge = 0.1 * len(chosen) * np.eye(len(np.asarray(squares)))
         models.append(np.linalg.solve(squares + ridge, products).astype(np.float32))
     return models
@@ -242,15 +250,13 @@ def _measure_fit(
     regions = _center((mask == classes[:, None, None]).astype(np.float32))
     edges, outlines = _edges(image)[None], _center(_outlines(mask)[None])
     pairs = ((regions, _center(maps)), (outlines, edges))
-    norms = [float(np.sqrt((one * one).sum() * (other * other).sum())) + 1e-9 for one, other in pairs]
+    norms = [float(np.sqrt((a * a).sum() * (b * b).sum())) + 1e-9 for a, b in pairs]
     reach = int(np.ceil(_REACH * max(mask.shape)))
-    regions_moved, edges_moved = (
-        _correlate(one, other, reach) / norm for (one, other), norm in zip(pairs, norms, strict=True)
-    )
+    regions_moved, edges_moved = (_correlate(a, b, reach) / norm for (a, b), norm in zip(pairs, norms, strict=True))
     moved = regions_moved + edges_moved
     fit, edge_fit = float(moved[reach, reach]), float(edges_moved[reach, reach])
     flips = {
-        name: [float((flip(one) * other).sum() / norm) for (one, other), norm in zip(pairs, norms, strict=True)]
+        name: [float((flip(a) * b).sum() / norm) for (a, b), norm in zip(pairs, norms, strict=True)]
         for name, flip in _FLIPS.items()
         if flip(mask).shape == mask.shape
     }
@@ -302,9 +308,9 @@ def _outlines(mask: NDArray[np.uint8]) -> _Floats:
     return np.asarray(ndimage.uniform_filter(lines, 3), np.float32)
 
 
-def _correlate(one: _Floats, other: _Floats, reach: int) -> _Floats:
-    """(2 reach + 1, 2 reach + 1): the sum of products with `one` moved by -reach..reach rows and columns."""
-    shape = one.shape[1] + reach, one.shape[2] + reach
-    product = (np.conj(np.fft.rfft2(one, shape)) * np.fft.rfft2(other, shape)).sum(axis=0)
-    found = np.roll(np.fft.irfft2(product, shape), (reach, reach), (0, 1))
-    return np.asarray(found[: 2 * reach + 1, : 2 * reach + 1], np.float32)
+def _correlate(a: _Floats, b: _Floats, reach: int) -> _Floats:
+    """(2 reach + 1, 2 reach + 1): the sum of products with `a` moved by -reach..reach rows and columns."""
+    shape = a.shape[1] + reach, a.shape[2] + reach
+    product = (np.conj(np.fft.rfft2(a, shape)) * np.fft.rfft2(b, shape)).sum(axis=0)
+    correlation = np.roll(np.fft.irfft2(product, shape), (reach, reach), (0, 1))
+    return np.asarray(correlation[: 2 * reach + 1, : 2 * reach + 1], np.float32)

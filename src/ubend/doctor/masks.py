@@ -29,7 +29,7 @@ def check_uniform_masks(inspection: Inspection) -> list[Finding]:
     pixels = inspection.class_pixels
     single = np.flatnonzero((pixels > 0).sum(axis=1) == 1)
     foreground = set(inspection.data.foreground_classes())
-    found = []
+    findings = []
     for index in range(inspection.data.labels.classes):
         group = [i for i in single.tolist() if pixels[i, index]]
         if not group:
@@ -41,19 +41,19 @@ def check_uniform_masks(inspection: Inspection) -> list[Finding]:
         grade: Grade = "warning" if rare or index in foreground else "note"
         check = "full mask" if index in foreground else "empty mask"
         message = _("masks are all {name}").format(name=name)
-        found.append(Finding(check, grade, files, message, _("look at them; annotate what is missing"), evidence))
-    return found
+        findings.append(Finding(check, grade, files, message, _("look at them; annotate what is missing"), evidence))
+    return findings
 
 
 def check_absent_class(inspection: Inspection) -> list[Finding]:
     """Masks without a class that nearly all others hold; masks of a single class are another check's."""
-    found, pixels = [], inspection.class_pixels
+    findings, pixels = [], inspection.class_pixels
     several = (pixels > 0).sum(axis=1) > 1
     for index, name in enumerate(inspection.data.labels.names):
         holds = pixels[:, index] > 0
         missing = np.flatnonzero(~holds & several)
         if len(inspection) >= 2 * _MIN_IMAGES and len(missing) and holds.mean() >= _OFTEN and len(pixels[0]) > 2:
-            found.append(
+            findings.append(
                 Finding(
                     "absent class",
                     "note",
@@ -63,7 +63,7 @@ def check_absent_class(inspection: Inspection) -> list[Finding]:
                     {"masks": len(missing), "share": float(holds.mean()), "threshold": _OFTEN},
                 )
             )
-    return found
+    return findings
 
 
 def check_fine_structure(inspection: Inspection) -> list[Finding]:
@@ -87,25 +87,25 @@ def check_fine_structure(inspection: Inspection) -> list[Finding]:
         "specks": _("masks have specks of at most {px} px, far more than the others (up to {count})"),
         "pin-holes": _("masks have holes of at most {px} px, far more than the others (up to {count})"),
     }
-    found = []
-    for own, (check, message) in zip(counts.T[:2], messages.items(), strict=True):
-        bound = max(_MIN_SPECKS, upper_bound(own))
-        many = np.flatnonzero(own >= bound)
-        worst = many[np.argsort(-own[many], kind="stable")]
+    findings = []
+    for count_of_mask, (check, message) in zip(counts.T[:2], messages.items(), strict=True):
+        bound = max(_MIN_SPECKS, upper_bound(count_of_mask))
+        many = np.flatnonzero(count_of_mask >= bound)
+        worst = many[np.argsort(-count_of_mask[many], kind="stable")]
         if len(worst):
-            found.append(
+            findings.append(
                 Finding(
                     check,
                     "warning" if len(worst) <= 0.02 * len(inspection) or len(worst) == 1 else "note",
                     tuple(inspection.mask_path(i) for i in worst.tolist()),
-                    message.format(count=int(own.max()), px=_SPECK_PX),
+                    message.format(count=int(count_of_mask.max()), px=_SPECK_PX),
                     _("remove them, or fill them, if they are slips of the annotation tool"),
-                    {"masks": len(worst), "score": int(own.max()), "threshold": bound},
+                    {"masks": len(worst), "score": int(count_of_mask.max()), "threshold": bound},
                 )
             )
     rims = counts[:, 2]
     bound = max(_MIN_RIMS, upper_bound(rims))
-    found += [
+    findings += [
         Finding(
             "resampled mask",
             "warning",
@@ -116,7 +116,7 @@ def check_fine_structure(inspection: Inspection) -> list[Finding]:
         )
         for i in np.flatnonzero(rims > bound).tolist()
     ]
-    return found
+    return findings
 
 
 def _share_of_rims(classes: NDArray[np.uint8]) -> float:

@@ -53,25 +53,25 @@ def inspect_folder(
         folder = find_folder(settings)
     except DataError as error:
         return None, [_from_problem(line, ()) for line in error.problems]
-    found = [_from_problem(problem, ()) for _name, problem in folder.skipped]
+    findings = [_from_problem(problem, ()) for _name, problem in folder.skipped]
     skipped: list[tuple[Pair, list[str]]] = []
     while True:
         try:
-            return Inspection(open_folder(folder, settings, device, cache, reporter, skipped), settings), found
+            return Inspection(open_folder(folder, settings, device, cache, reporter, skipped), settings), findings
         except PairError as error:
             bad = {pair.name: pair for pair in folder.pairs if pair.name in error.bad}
             for name, pair in bad.items():
-                found += [_from_problem(line, (pair.mask.path, pair.image)) for line in error.bad[name]]
+                findings += [_from_problem(line, (pair.mask.path, pair.image)) for line in error.bad[name]]
             skipped += [(pair, error.bad[name]) for name, pair in bad.items()]
         except DataError as error:
             more, bad = _find_odd_masks(folder, settings, cache)
             if not bad:
-                return None, [*found, *(_from_problem(line, ()) for line in error.problems)]
-            found += more
+                return None, [*findings, *(_from_problem(line, ()) for line in error.problems)]
+            findings += more
             skipped += [(pair, error.problems) for pair in bad.values()]
         folder = replace(folder, pairs=tuple(pair for pair in folder.pairs if pair.name not in bad))
         if not folder.pairs:
-            return None, found
+            return None, findings
 
 
 def _find_odd_masks(folder: Folder, settings: Settings, cache: Path) -> tuple[list[Finding], dict[str, Pair]]:
@@ -92,6 +92,6 @@ def _find_odd_masks(folder: Folder, settings: Settings, cache: Path) -> tuple[li
 def _from_problem(line: str, files: Iterable[Path]) -> Finding:
     """A problem of reading as a finding; the sentence says what to do too."""
     key, path = getattr(line, "key", None), getattr(line, "path", None)
-    own = (path,) if path is not None else tuple(files)
+    files_of_problem = (path,) if path is not None else tuple(files)
     repair = _("repair it, or leave it out with --skip-bad")
-    return Finding(_CHECKS.get(key or "", "unreadable file"), "error", own, str(line), repair)
+    return Finding(_CHECKS.get(key or "", "unreadable file"), "error", files_of_problem, str(line), repair)

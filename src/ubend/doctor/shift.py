@@ -26,12 +26,12 @@ def check_domain_shift(inspection: Inspection) -> list[Finding]:
         if min(len(training), len(other)) < _MIN_IMAGES:
             continue
         for name, values in measures.items():
-            one, two = values[training], values[other]
-            spread = float(np.sqrt((one.var() + two.var()) / 2))
-            effect = float(two.mean() - one.mean()) / max(spread, 1e-9)
+            training_values, other_values = values[training], values[other]
+            spread = float(np.sqrt((training_values.var() + other_values.var()) / 2))
+            effect = float(other_values.mean() - training_values.mean()) / max(spread, 1e-9)
             if spread > 0:
-                tests.append((float(ks_2samp(one, two).pvalue), effect, split, name))
-    found = []
+                tests.append((float(ks_2samp(training_values, other_values).pvalue), effect, split, name))
+    findings = []
     for rank, (chance, effect, split, name) in enumerate(sorted(tests)):
         if chance > _LEVEL / (len(tests) - rank):
             break
@@ -41,8 +41,8 @@ def check_domain_shift(inspection: Inspection) -> list[Finding]:
             )
             repair = _("check how the split was made; split at random by groups if images come from one source")
             evidence = {"p": chance, "effect": effect, "threshold": _EFFECT}
-            found.append(Finding("domain shift", "warning", (), message, repair, evidence))
-    return found
+            findings.append(Finding("domain shift", "warning", (), message, repair, evidence))
+    return findings
 
 
 def _names() -> dict[str, str]:

@@ -84,10 +84,12 @@ def check_values(
     findings, odd = [], []
     if len(known) >= 1:
         for mask in np.flatnonzero(~label_scan.lossy).tolist():
-            own = entries[label_scan.starts[mask] : label_scan.starts[mask + 1]]
+            mask_values = entries[label_scan.starts[mask] : label_scan.starts[mask + 1]]
             here = rare[inverse[label_scan.starts[mask] : label_scan.starts[mask + 1]]]
-            if here.any() and (found := _judge(own, own[here], known, kind, values[~rare], paths[mask])):
-                findings.append(found)
+            if here.any() and (
+                finding := _judge(mask_values, mask_values[here], known, kind, values[~rare], paths[mask])
+            ):
+                findings.append(finding)
                 odd.append(mask)
     lossy = np.flatnonzero(label_scan.lossy)
     if len(lossy):
@@ -96,7 +98,7 @@ def check_values(
 
 
 def _judge(
-    own: NDArray[np.int32],
+    mask_values: NDArray[np.int32],
     strange: NDArray[np.int32],
     known: NDArray[np.int32],
     kind: ValueKind,
@@ -112,8 +114,12 @@ def _judge(
         repair = _("export it again, or resize it from the original with nearest neighbours")
         text = message.format(count=len(strange), values=format_values(strange.tolist(), kind))
         return Finding("resampled mask", "error", (path,), text, repair, evidence | {"score": len(strange)})
-    lacks = not np.isin(known[distance.argmin(axis=1)], own).all()  # it holds these in the place of the known ones
-    lacks |= kind == "value" and any(np.isin(own - step, known).all() and 0 not in own for step in (-1, 1))
+    lacks = not np.isin(
+        known[distance.argmin(axis=1)], mask_values
+    ).all()  # it holds these in the place of the known ones
+    lacks |= kind == "value" and any(
+        np.isin(mask_values - step, known).all() and 0 not in mask_values for step in (-1, 1)
+    )
     gap = kind == "color" or bool((np.diff(np.unique(others)) > 1).any())  # in a row of class numbers, a new one is new
     if (distance.min(axis=1) <= (NEAR_COLOR if kind == "color" else NEAR_VALUE)).all() and (lacks or gap):
         check = "near colour" if kind == "color" else "value off by one"
@@ -121,7 +127,7 @@ def _judge(
         text = message.format(values=shown, known=format_values(known.tolist(), kind, 8))
         repair = _("write the value that the other masks have")
         return Finding(check, "error", (path,), text, repair, evidence | {"distance": float(distance.min())})
-    if lacks or not np.isin(own, known).any():
+    if lacks or not np.isin(mask_values, known).any():
         message = _("the mask holds {values}, which the others do not; they hold {known}")
         text = message.format(values=shown, known=format_values(known.tolist(), kind, 8))
         repair = _("write the values that the other masks have, or name these with --values")
@@ -133,7 +139,7 @@ def value_distances(values: NDArray[np.int32], known: NDArray[np.int32], kind: V
     """(K, M) distances of K label values from M: differences of values, Euclidean distances of colours."""
     if kind == "value":
         return np.asarray(np.abs(values[:, None] - known[None]).astype(np.float64))
-    points, corners = (np.stack(unpack_color(some), axis=-1).astype(np.float64) for some in (values, known))
+    points, corners = (np.stack(unpack_color(colors), axis=-1).astype(np.float64) for colors in (values, known))
     return np.asarray(np.linalg.norm(points[:, None] - corners[None], axis=2))
 
 

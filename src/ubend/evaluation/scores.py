@@ -126,11 +126,11 @@ def evaluate_pairs(
     read: list[int] = []  # indices in `pairs` of the images that are predicted
 
     def sources() -> Iterator[TileSource]:
-        for number, found in enumerate(_read(predictor, pairs, known, decoded)):
-            if isinstance(found, DataError):
-                bad[pairs[number].name] = found.problems
-            elif found is not None:
-                image, truths[number] = found
+        for number, decoded_pair in enumerate(_read(predictor, pairs, known, decoded)):
+            if isinstance(decoded_pair, DataError):
+                bad[pairs[number].name] = decoded_pair.problems
+            elif decoded_pair is not None:
+                image, truths[number] = decoded_pair
                 read.append(number)
                 yield image
 
@@ -147,8 +147,8 @@ def evaluate_pairs(
                 small.add(numbers, logits.values, class_index(logits.values.movedim(1, 0)), target)
             else:
                 small.add_counted(numbers, *counted)
-            found = guess.cpu().numpy()
-        for number, rows in zip(numbers, found, strict=True):
+            masks = guess.cpu().numpy()
+        for number, rows in zip(numbers, masks, strict=True):
             if not logits.is_last or number in guesses:
                 guesses.setdefault(number, np.empty(logits.native_hw, np.uint8))[logits.rows] = rows
             if logits.is_last:

@@ -55,14 +55,14 @@ class _Builder:
 
     def paste(self, graph: Any, prefix: str, value: str) -> str:
         """The output of a network for one more input; its tensors are shared by all pastes of this prefix."""
-        own = {tensor.name: f"{prefix}.{tensor.name}" for tensor in graph.initializer}
+        renamed = {tensor.name: f"{prefix}.{tensor.name}" for tensor in graph.initializer}
         for tensor in graph.initializer:
-            if own[tensor.name] not in self.tensors:
+            if renamed[tensor.name] not in self.tensors:
                 copied = self._onnx.TensorProto()
                 copied.CopyFrom(tensor)
-                copied.name = own[tensor.name]
+                copied.name = renamed[tensor.name]
                 self.tensors[copied.name] = copied
-        names = own | {CORE_INPUT: value, "": ""}
+        names = renamed | {CORE_INPUT: value, "": ""}
         for node in graph.node:
             copied = self._onnx.NodeProto()
             copied.CopyFrom(node)
@@ -185,7 +185,7 @@ def _apply(build: _Builder, net: SegmentationNet, core: Any, prefix: str, values
 
 def _mirror(build: _Builder, net: SegmentationNet, values: str, axis: int) -> str:
     """As `ubend.models.paper.mirror_to_fit`, along one axis."""
-    one = build.constant([1])
+    unit = build.constant([1])
     side = build.add("Shape", values, start=axis, end=axis + 1)
     steps = build.add("Div", build.add("Add", side, build.constant([net.input_multiple - net.edge_px - 1])),
                       build.constant([net.input_multiple]))  # fmt: skip
@@ -193,8 +193,8 @@ def _mirror(build: _Builder, net: SegmentationNet, values: str, axis: int) -> st
     inner = build.add("Mul", steps, build.constant([net.input_multiple]))
     end = build.add("Add", inner, build.constant([net.edge_px + net.margin]))
     places = build.add("Range", build.constant(-net.margin), build.add("Squeeze", end), build.constant(1))
-    last = build.add("Sub", side, one)
-    there_and_back = build.add("Max", build.add("Mul", last, build.constant([2])), one)
+    last = build.add("Sub", side, unit)
+    there_and_back = build.add("Max", build.add("Mul", last, build.constant([2])), unit)
     places = build.add("Mod", places, there_and_back)
     places = build.add("Min", places, build.add("Sub", there_and_back, places), last)
     return build.add("Gather", values, places, axis=axis)

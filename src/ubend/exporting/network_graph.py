@@ -99,5 +99,10 @@ def _constant(node: Any, helper: Any) -> np.ndarray[Any, Any]:
     if value.name == "value":
         array: np.ndarray[Any, Any] = helper.to_array(value.t)
         return array
-    found = {"value_int": value.i, "value_ints": value.ints, "value_float": value.f, "value_floats": value.floats}
-    return np.array(found[value.name], kinds[value.name])
+    attribute_values = {
+        "value_int": value.i,
+        "value_ints": value.ints,
+        "value_float": value.f,
+        "value_floats": value.floats,
+    }
+    return np.array(attribute_values[value.name], kinds[value.name])

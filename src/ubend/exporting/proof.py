@@ -85,16 +85,16 @@ def prove(
     for predictor in (before, after):  # the first pass of each is slower
         _answer(predictor, images[0].image)
     reporter.begin(_("comparing the exported model"), len(images))
-    for number, one in enumerate(images, 1):
-        answers = [_answer(predictor, one.image) for predictor in (before, after)]
+    for number, item in enumerate(images, 1):
+        answers = [_answer(predictor, item.image) for predictor in (before, after)]
         (prob, mask, _time), (other_prob, other_mask, _other_time) = answers
         largest = max(largest, float(np.abs(prob - other_prob).max()))
         differing += int((mask != other_mask).sum())
         pixels += mask.size
-        megapixels += np.prod(before.resize_input(one.image).size_hw, dtype=float) / 1e6
+        megapixels += np.prod(before.resize_input(item.image).size_hw, dtype=float) / 1e6
         seconds += [answer.seconds for answer in answers]
-        if one.truth is not None:
-            masks, truth = (torch.from_numpy(np.stack(some)) for some in ([mask, other_mask], [one.truth, one.truth]))
+        if item.truth is not None:
+            masks, truth = (torch.from_numpy(np.stack(pair)) for pair in ([mask, other_mask], [item.truth, item.truth]))
             confusions.append(count_confusion_batch(masks, truth, classes).numpy())
         reporter.count(number)
     reporter.end()
@@ -104,7 +104,7 @@ def prove(
         "images": len(images),
         "largest_probability_difference": largest,
         "share_of_pixels": differing / pixels,
-        "dice": _compare_dice(np.stack(confusions), [one.group for one in images]) if confusions else None,
+        "dice": _compare_dice(np.stack(confusions), [item.group for item in images]) if confusions else None,
         "seconds_per_megapixel": dict(zip(("torch", "onnx"), per_megapixel, strict=True)),
         "threads": torch.get_num_threads(),
     }
@@ -114,13 +114,13 @@ def _compare_dice(confusions: NDArray[np.int64], groups: Sequence[str | None]) -
     """Of (N, 2, K, K) confusions, before and after."""
     before, after = (dice_from_confusion(confusions[:, side]) for side in (0, 1))
     means = [interval.mean for interval in mean_intervals([before, after], groups)]
-    found = compare_means(after, before, groups).interval
+    interval_found = compare_means(after, before, groups).interval
     per_image = _means_of_rows(after) - _means_of_rows(before)
-    interval = None if np.isnan(found.low) else list(found.shown)
+    interval = None if np.isnan(interval_found.low) else list(interval_found.shown)
     return {
         "before": means[0],
         "after": means[1],
-        "difference": found.mean,
+        "difference": interval_found.mean,
         "interval": interval,
         "worst_image": float(np.nanmin(per_image, initial=0.0)),
     }
@@ -156,8 +156,8 @@ def refuse_different(proof: dict[str, Any], precision: Literal["fp32", "fp16"]) 
     if precision == "fp16" and dice:
         low = dice["interval"][0] if dice["interval"] else dice["difference"]
         measures += [("dice", -low, MAX_DICE_LOSS), ("worst_image", -dice["worst_image"], MAX_IMAGE_LOSS)]
-    for key, found, limit in measures:
-        if found <= limit:
+    for key, measured, limit in measures:
+        if measured <= limit:
             continue
         line = {
             "share_of_pixels": _(
@@ -169,7 +169,7 @@ def refuse_different(proof: dict[str, Any], precision: Literal["fp32", "fp16"]) 
         cure = _("nothing was written; please report it")
         if precision != "fp32":
             cure = _("nothing was written; export it with --precision fp32")
-        raise ModelFileError(f"{line.format(found=found, limit=limit)}; {cure}", key=key)
+        raise ModelFileError(f"{line.format(found=measured, limit=limit)}; {cure}", key=key)
 
 
 def read_images(bundle: Bundle, pairs: Sequence[Pair]) -> list[TestImage]:

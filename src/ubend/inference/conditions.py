@@ -99,8 +99,8 @@ class MaskPredictor:
                 keys[number] = key
                 yield image
 
-        for number, found in self._base.predict(given(), probabilities=with_prob or bool(self.wanted)):
-            prob, mask = found.probabilities, found.mask
+        for number, prediction in self._base.predict(given(), probabilities=with_prob or bool(self.wanted)):
+            prob, mask = prediction.probabilities, prediction.mask
             if self.wanted and prob is not None:
                 mask = postprocess(prob, self.wanted, mask == IGNORED)
             yield keys.pop(number), MaskResult(mask, prob if with_prob else None)

@@ -147,8 +147,8 @@ def _label_regions(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[
     classes: list[int] = []
     for index in np.unique(mask):
         region = mask == index
-        found, count = ndimage.label(region, _CORNERS)
-        parts[region] = found[region] + (len(classes) - 1)
+        components, count = ndimage.label(region, _CORNERS)
+        parts[region] = components[region] + (len(classes) - 1)
         classes += [int(index)] * count
     return parts, np.array(classes, np.uint8)
 
@@ -156,8 +156,8 @@ def _label_regions(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[
 def _find_borders(parts: NDArray[np.int32], small: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """All pixel edges between a small region and another region, as the indices of the two regions."""
     pairs = []
-    for one, other in ((parts[1:], parts[:-1]), (parts[:, 1:], parts[:, :-1])):
-        for here, region in ((one, other), (other, one)):
+    for first, other_side in ((parts[1:], parts[:-1]), (parts[:, 1:], parts[:, :-1])):
+        for here, region in ((first, other_side), (other_side, first)):
             edge = (here != region) & small[here]
             pairs.append((here[edge], region[edge]))
     inner, outer = (np.concatenate(side) for side in zip(*pairs, strict=True))

@@ -58,7 +58,7 @@ class Quality:
 
 
 def compare_objects(
-    found: NDArray[np.uint32],
+    predicted: NDArray[np.uint32],
     found_classes: NDArray[np.uint8],
     true: NDArray[np.uint32],
     true_classes: NDArray[np.uint8],
@@ -67,12 +67,12 @@ def compare_objects(
     """The quality of each class in one image.
 
     Args:
-        found, true: (H, W) ids of objects, 0 where there is none.
+        predicted, true: (H, W) ids of objects, 0 where there is none.
         found_classes, true_classes: (objects,) class index of object 1, 2, ...
         classes: number of classes.
     """
     rows, maximum = len(found_classes) + 1, len(true_classes) + 1
-    pairs = found.astype(np.int64).reshape(-1) * maximum + true.reshape(-1)
+    pairs = predicted.astype(np.int64).reshape(-1) * maximum + true.reshape(-1)
     table = np.bincount(pairs, minlength=rows * maximum).reshape(rows, maximum)
     union = table.sum(axis=1)[1:, None] + table.sum(axis=0)[None, 1:] - table[1:, 1:]
     iou = table[1:, 1:] / np.maximum(union, 1)

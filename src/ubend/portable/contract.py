@@ -249,10 +249,10 @@ class _Fields:
 
 def _read_contract(path: Path, text: str) -> Contract:
     fields = _Fields(json.loads(text))
-    found = fields.whole("contract", 1, 2**31)
-    if found > CONTRACT:
+    version = fields.whole("contract", 1, 2**31)
+    if version > CONTRACT:
         line = _("{path}: exported by a newer ubend (contract {found}); upgrade with `pip install -U {package}`")
-        raise ModelFileError(line.format(path=path, found=found, package=PACKAGE), path=path, key="contract")
+        raise ModelFileError(line.format(path=path, found=version, package=PACKAGE), path=path, key="contract")
     licence = fields.table("licence")
     if not all(isinstance(value, str) for value in licence.values()):
         raise fields.refuse("licence", _("must be text"))

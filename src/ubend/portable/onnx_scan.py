@@ -177,8 +177,8 @@ def _add_metadata(entry: memoryview, seen: _Seen) -> None:
     seen.text += len(entry)
     if seen.text > _MAX_TEXT:
         raise OnnxRefusedError(_("{count} bytes of metadata").format(count=seen.text))
-    found = {number: _text(value) for number, value in _fields(entry, {1, 2})}
-    seen.metadata[found.get(1, "")] = found.get(2, "")
+    key_and_value = {number: _text(value) for number, value in _fields(entry, {1, 2})}
+    seen.metadata[key_and_value.get(1, "")] = key_and_value.get(2, "")
 
 
 def _fields(data: memoryview, known: set[int]) -> Iterator[tuple[int, int | memoryview]]:

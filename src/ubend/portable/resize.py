@@ -78,15 +78,15 @@ def _resize_rows(image: NDArray[Any], height: int) -> NDArray[Any]:
     compute = _sum_fixed_point if rows.dtype == np.uint8 else _sum_products
     step = max(1, _BLOCK_VALUES // max(1, rows.shape[1]))
     for top in range(0, height, step):
-        some = slice(top, top + step)
-        out[some] = compute(rows, height, some)
+        block = slice(top, top + step)
+        out[block] = compute(rows, height, block)
     return out.reshape(height, *image.shape[1:])
 
 
-def _sum_fixed_point(rows: NDArray[np.uint8], height: int, some: slice) -> NDArray[np.uint8]:
+def _sum_fixed_point(rows: NDArray[np.uint8], height: int, block: slice) -> NDArray[np.uint8]:
     """Some rows of the result, from weights that are whole numbers of 16 bits."""
     first, weights, bits = _find_whole_weights(len(rows), height)
-    first, weights = first[some], weights[some]
+    first, weights = first[block], weights[block]
     total = np.full((len(first), rows.shape[1]), 1 << (bits - 1), np.int32)
     for tap in range(weights.shape[1]):
         if (weight := weights[:, tap]).any():
@@ -95,13 +95,13 @@ def _sum_fixed_point(rows: NDArray[np.uint8], height: int, some: slice) -> NDArr
     return total.clip(0, 255).astype(np.uint8)
 
 
-def _sum_products(rows: NDArray[np.float32], height: int, some: slice) -> NDArray[np.float32]:
+def _sum_products(rows: NDArray[np.float32], height: int, block: slice) -> NDArray[np.float32]:
     """Some rows of the result, in float32, with the roundings of torch's loop.
 
     The first product is rounded; so are the next ones in whole groups of four, each before it is added; the rest is
     multiplied and added with one rounding.
     """
-    first, weights, length = (part[some] for part in _find_taps(len(rows), height, np.float32))
+    first, weights, length = (part[block] for part in _find_taps(len(rows), height, np.float32))
     rounded = 1 + (length - 1) // 4 * 4
     total = rows[first] * weights[:, :1]
     for tap in range(1, weights.shape[1]):

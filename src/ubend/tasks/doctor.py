@@ -88,7 +88,9 @@ def _examine(settings: Settings, device: str, accepted: Sequence[str], log: Repo
         return Examination(None, sort_findings(problems), 0)
     findings = run_checks(inspection, (*QUICK, *THOROUGH))
     if accepted:
-        _refuse_problems(accepted, [one for one in problems if one.check not in {found.check for found in findings}])
+        _refuse_problems(
+            accepted, [problem for problem in problems if problem.check not in {found.check for found in findings}]
+        )
         taken = accept(accepted, findings, inspection)
         line = ngettext("{count} finding is accepted in {file}", "{count} findings are accepted in {file}", len(taken))
         log.report(line.format(count=len(taken), file=FILE_NAME))

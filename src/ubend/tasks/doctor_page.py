@@ -83,7 +83,9 @@ def _draw(inspection: Inspection, number: int) -> tuple[str, str]:
     height, width = (max(1, round(side * scale)) for side in mask.shape)
     image = shrink(to_bytes(store.image(number)), (width, height))
     image = np.repeat(image, 3 // image.shape[2], axis=2)
-    rows, columns = (np.arange(own) * side // own for own, side in zip((height, width), mask.shape, strict=True))
+    rows, columns = (
+        np.arange(side_px) * side // side_px for side_px, side in zip((height, width), mask.shape, strict=True)
+    )
     classes = np.asarray(mask)[rows][:, columns]
     outlines = np.zeros(classes.shape, np.bool_)
     outlines[1:] |= classes[1:] != classes[:-1]

@@ -218,25 +218,25 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     fresh = not (session.resumed and run.state_path.exists())  # otherwise the weights come from the saved state
     with warmed_up(device), group.first_rank_first():  # the other processes reuse what the first one has decoded
         split = read_text(run.data) if session.resumed else None
-        found = scan(settings, device, reporter, split, pretrained=fresh)
-    plan = resolve(settings, found.facts)
+        scanned = scan(settings, device, reporter, split, pretrained=fresh)
+    plan = resolve(settings, scanned.facts)
     group.refuse_uneven(plan.train.batch)
-    _report_start(session, found.data, plan, device)
-    findings = report_quick_checks(reporter, found.data, settings) if group.is_first else []
-    prepared = prepare(found.data, plan, device, (group.rank, group.count), accelerate_augmentation(augment))
-    built = build(found.data, plan, device, group, pretrained=fresh, own_parts=session.own_parts)
+    _report_start(session, scanned.data, plan, device)
+    findings = report_quick_checks(reporter, scanned.data, settings) if group.is_first else []
+    prepared = prepare(scanned.data, plan, device, (group.rank, group.count), accelerate_augmentation(augment))
+    built = build(scanned.data, plan, device, group, pretrained=fresh, own_parts=session.own_parts)
     if plan.train.border_weight:
-        reporter.report(describe_objects(found.data))
+        reporter.report(describe_objects(scanned.data))
     if note := prepared.validation.note():
         reporter.report(note)
-    training, runtime = assemble(plan, found.data, prepared, built, reporter, group)
+    training, runtime = assemble(plan, scanned.data, prepared, built, reporter, group)
     _check_disk_space(session, plan, training)
     if session.resumed:
         _restore(session, training.state, plan.train.epochs)
     else:
-        _begin(session, plan, found.data, training.state, device, findings)
-    group.refuse_different(f"{found.data.store.hashes}{found.data.splits}{plan!r}{training.state.progress}")
-    drawing = EpochDrawing(run, found.data, training, show=session.show)
+        _begin(session, plan, scanned.data, training.state, device, findings)
+    group.refuse_different(f"{scanned.data.store.hashes}{scanned.data.splits}{plan!r}{training.state.progress}")
+    drawing = EpochDrawing(run, scanned.data, training, show=session.show)
     tracked = track_run(plan, run, reporter)
     with tracked, Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
         try:
@@ -244,7 +244,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
                 train(runtime, Recorder(run, saver, reporter, drawing, tracked=tracked, writes=group.is_first), stop)
         except KeyboardInterrupt as interrupt:
             saver.wait()
-            _report_interrupted(session, found.data, training)
+            _report_interrupted(session, scanned.data, training)
             if signal.SIGTERM in interrupt.args:  # re-raise the deferred SIGTERM
                 signal.raise_signal(signal.SIGTERM)
             return FitResult(run.path, None)
@@ -253,9 +253,9 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
             return FitResult(run.path, None)
         if training.state.progress.stopped:
             reporter.report(_("stopped early: {reason}").format(reason=training.state.progress.stopped))
-        saver.begin(partial(_draw_curves, run, found.data, training.state))
+        saver.begin(partial(_draw_curves, run, scanned.data, training.state))
         predictor = Predictor(load_bundle(run.model_path, session.own_parts.network), device)
-        scores = evaluate(run, found.data, plan, predictor, reporter)
+        scores = evaluate(run, scanned.data, plan, predictor, reporter)
         tracked.finish(scores, len(training.state.progress.history))
     write_report(run.path, predictor=predictor)
     return FitResult(run.path, Scores(scores))
@@ -327,9 +327,9 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, predictor: Predictor, re
         image = TileSource.of_pixels(store.image(numbers[number]), (height, width))
         return DecodedImage(image, store.mask(numbers[number]) if whole else None)
 
-    found = evaluate_pairs(predictor, pairs, decoded=take_stored if whole or predictor.tiling is None else None)
+    measured = evaluate_pairs(predictor, pairs, decoded=take_stored if whole or predictor.tiling is None else None)
     images = identify_images(pairs, [store.hashes[number] for number in numbers])
-    scores = {"part": split, "recipe": plan.recipe, **found, "images": images}
+    scores = {"part": split, "recipe": plan.recipe, **measured, "images": images}
     write_json(run.scores, scores)
     return scores
 
@@ -395,7 +395,7 @@ def _begin(
     run.started.touch()
     run.state_path.unlink(missing_ok=True)  # left by a killed start
     weights = initial, plan.model.weights, session.own_parts.network
-    if plan.model.pretrained or any(one is not None for one in weights):
+    if plan.model.pretrained or any(source is not None for source in weights):
         save_state(run.state_path, state)  # --resume then works from the first step, without the initial model
     facts = {
         "begun_with": initial and {"path": str(initial.path), "sha256": initial.sha256, "kept": kept},

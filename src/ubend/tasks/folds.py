@@ -214,9 +214,9 @@ def _choose_bias(folds: Folds, predictors: Sequence[Predictor], reporter: Report
     means = np.array([_mean(one_rule) for one_rule in dice])
     together = dict[int, float]()
     for place in range(len(tried)):
-        own = means[1 + place * len(_WEIGHTS) :][: len(_WEIGHTS)]
-        if own.max() > means[0]:
-            together |= single[place * len(_WEIGHTS) + int(own.argmax())]
+        class_means = means[1 + place * len(_WEIGHTS) :][: len(_WEIGHTS)]
+        if class_means.max() > means[0]:
+            together |= single[place * len(_WEIGHTS) + int(class_means.argmax())]
     plain, after = dice[0], dice[0]
     if together:
         after = _dice_with(folds, predictors, [together])[0]
@@ -252,9 +252,9 @@ def _dice_with(folds: Folds, predictors: Sequence[Predictor], rules: Sequence[di
     for row, rule in enumerate(rules):
         for number, bias in rule.items():
             biases[row, number] = bias
-    found = list[NDArray[np.float64]]()
+    dice_of_folds = list[NDArray[np.float64]]()
     for fold, predictor in enumerate(predictors, 1):
-        numbers = [number for number, own in enumerate(folds.first.folds) if own == fold]
+        numbers = [number for number, image_fold in enumerate(folds.first.folds) if image_fold == fold]
         counts = np.zeros((len(rules), len(numbers), classes, classes), np.int64)
         images = (store.image(number) for number in numbers)
         sources = (TileSource.of_pixels(image, (image.shape[0], image.shape[1])) for image in images)
@@ -264,8 +264,8 @@ def _dice_with(folds: Folds, predictors: Sequence[Predictor], rules: Sequence[di
             for row, bias in enumerate(biases):
                 guess = class_index((logits.values + bias[:, None, None]).movedim(1, 0))
                 counts[row, logits.numbers] += count_confusion_batch(guess, target, classes).cpu().numpy()
-        found.append(dice_from_confusion(counts))
-    return np.concatenate(found, axis=1)
+        dice_of_folds.append(dice_from_confusion(counts))
+    return np.concatenate(dice_of_folds, axis=1)
 
 
 def _pack(
@@ -277,7 +277,9 @@ def _pack(
         net.class_bias.copy_(torch.tensor(bias))
     hashes, scales = data.store.pixel_hashes, [bundle.scale for bundle in members if bundle.scale is not None]
     dice = {
-        name: own for name, own in out_of_fold["native"]["dice"]["per_image"].items() if not name.startswith("mean")
+        name: mean_dice
+        for name, mean_dice in out_of_fold["native"]["dice"]["per_image"].items()
+        if not name.startswith("mean")
     }
     about = {key: value for key, value in members[0].about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
     about |= {"ubend": __version__, "training_pictures": len(data.numbers("train")), "folds": folds.count}

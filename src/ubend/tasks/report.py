@@ -105,10 +105,12 @@ def _describe_run(path: Path, open_model: Callable[[], Predictor]) -> Page:
     thumbnails = dict[LargestMissed, Example]()
     try:
         predictor = open_model()
-        for model, own in _scored_by(path, facts, predictor):
-            names = [name for some in chosen.values() for name in some if name in own]
+        for model, scored in _scored_by(path, facts, predictor):
+            names = [name for names_of_kind in chosen.values() for name in names_of_kind if name in scored]
             drawn |= _draw_examples(facts, {"": model}, names)
-            thumbnails |= _draw_missed(facts, model, [one for one in missed if one.image in own])
+            thumbnails |= _draw_missed(
+                facts, model, [missed_object for missed_object in missed if missed_object.image in scored]
+            )
     except (UbendError, KeyError) as error:
         return replace(page, missing=_missing(error))
     captions = {name: f"{name}: " + _("Dice {dice:.3f}").format(dice=facts.image_dice[name]) for name in drawn}
@@ -118,7 +120,7 @@ def _describe_run(path: Path, open_model: Callable[[], Predictor]) -> Page:
     return replace(
         page,
         examples=examples,
-        missed=[thumbnails[one] for one in missed if one in thumbnails],
+        missed=[thumbnails[missed_object] for missed_object in missed if missed_object in thumbnails],
         legend=_legend(predictor.labels),
         network=predictor.bundle.model.describe(),
     )
@@ -135,10 +137,10 @@ def _scored_by(path: Path, facts: RunFacts, predictor: Predictor) -> Iterator[tu
 
 def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
     read = [read_facts(path) for path in paths]
-    short = [one.name for one in read]
+    short = [run_facts.name for run_facts in read]
     facts = dict(zip(short if len({*short}) == len(short) else map(str, paths), read, strict=True))
-    comparison = compare_scores({name: one.scores for name, one in facts.items()}, MARGIN)
-    title = _("Comparison of {runs}").format(runs=", ".join(one.name for one in facts.values()))
+    comparison = compare_scores({name: run_facts.scores for name, run_facts in facts.items()}, MARGIN)
+    title = _("Comparison of {runs}").format(runs=", ".join(run_facts.name for run_facts in facts.values()))
     page = Page(
         title,
         [*facts.values()],
@@ -158,7 +160,7 @@ def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
         ],
         differing=different_settings([*facts.values()]),
     )
-    if any(one.scores.subset == "out-of-fold" for one in read):
+    if any(run_facts.scores.subset == "out-of-fold" for run_facts in read):
         cause = _("the scores are out-of-fold, from the models of several folds")
         return replace(page, missing=_missing(cause))
     try:
@@ -166,7 +168,7 @@ def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
         examples = []
         for pair in comparison.pairs:
             for better, images in ((pair.a, pair.better_by_a), (pair.b, pair.better_by_b)):
-                known = {one.name: one for one in images[:_CHANGED]}
+                known = {run_facts.name: run_facts for run_facts in images[:_CHANGED]}
                 drawn = _draw_examples(read[0], {name: predictors[name] for name in (pair.a, pair.b)}, known)
                 shown = [
                     Example(_("{name}: Dice {a:.3f} and {b:.3f}").format(**vars(known[name])), figures)
@@ -201,13 +203,13 @@ def _draw_examples(
             Figure(_("image"), _("{name}, the image").format(name=pair.name), image_uri(image)),
             Figure(_("truth"), alt, image_uri(overlay(mask=truth))),
         ]
-        for model, found in predictions.items():
-            mask = resize_mask(found[index], truth.shape)
+        for model, masks_of_model in predictions.items():
+            mask = resize_mask(masks_of_model[index], truth.shape)
             alt = _("{name}, the prediction: {shares}").format(name=pair.name, shares=_shares(mask, labels))
             figures.append(Figure(" ".join([_("prediction"), model]), alt, image_uri(overlay(mask=mask))))
             share = float((mask != truth)[truth != IGNORED].mean())
             alt = _("{name}, the errors: {share:.0%} of the pixels are wrong").format(name=pair.name, share=share)
-            errors = draw_error_map(image, truth, mask, labels, found[index].shape)
+            errors = draw_error_map(image, truth, mask, labels, masks_of_model[index].shape)
             figures.append(Figure(" ".join([_("errors"), model]), alt, image_uri(errors)))
         yield pair.name, figures
 
@@ -216,7 +218,7 @@ def _draw_missed(
     facts: RunFacts, model: Predictor, missed: Sequence[LargestMissed]
 ) -> Iterator[tuple[LargestMissed, Example]]:
     """(object, thumbnails) of missed objects in images that this model is scored on."""
-    pairs = [facts.pairs[name] for name in dict.fromkeys(one.image for one in missed)]
+    pairs = [facts.pairs[name] for name in dict.fromkeys(largest.image for largest in missed)]
     labels, channels = model.labels, model.bundle.sizing.channels
     for index, prediction in _predict(model, pairs, labels).items():
         pair = pairs[index]
@@ -236,12 +238,16 @@ def _predict(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap) -> d
     table = np.full(256, IGNORED, np.uint8)
     table[: labels.classes] = [labels.names.index(name) for name in predictor.labels.names]
     images = (load_image(pair.image, predictor.bundle.sizing.channels) for pair in pairs)
-    return {number: table[one.mask] for number, one in predictor.predict(images)}
+    return {number: table[prediction.mask] for number, prediction in predictor.predict(images)}
 
 
 def _legend(labels: LabelMap) -> list[tuple[str, str]]:
     background = background_class(labels.names)
-    classes = [one for n, one in enumerate(zip(labels.names, labels.colors, strict=True)) if n != background]
+    classes = [
+        name_and_color
+        for n, name_and_color in enumerate(zip(labels.names, labels.colors, strict=True))
+        if n != background
+    ]
     return [(name, _hex(color)) for name, color in [*classes, *error_legend(labels)]]
 
 

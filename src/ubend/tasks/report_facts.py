@@ -242,8 +242,8 @@ def different_settings(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
     """(dotted key, value in each run) of the settings that differ between runs."""
     tables = [_flat(tomllib.loads(run.settings)) for run in runs]
     keys = dict.fromkeys(key for table in tables for key in table)
-    found = [(key, [str(table.get(key, "-")) for table in tables]) for key in keys]
-    return [(key, values) for key, values in found if len(set(values)) > 1]
+    values_of = [(key, [str(table.get(key, "-")) for table in tables]) for key in keys]
+    return [(key, values) for key, values in values_of if len(set(values)) > 1]
 
 
 def choose_examples(image_dice: Mapping[str, float], count: int = 3) -> dict[str, list[str]]:
@@ -373,13 +373,13 @@ def _group_rows(scores: Scores) -> tuple[GroupRow, ...]:
 
 def _confusions(scores: Scores) -> tuple[Confusion, ...]:
     """The largest confusions; empty if the scores do not contain confusions."""
-    found = [
+    confusions = [
         Confusion(truth, prediction, pixels / max(1, sum(row.values())))
         for truth, row in scores.data.get("confusion", {}).items()
         for prediction, pixels in row.items()
         if prediction != truth and pixels
     ]
-    return tuple(sorted(found, key=lambda one: -one.share)[:_CONFUSIONS])
+    return tuple(sorted(confusions, key=lambda confusion: -confusion.share)[:_CONFUSIONS])
 
 
 def _describe_splits(
