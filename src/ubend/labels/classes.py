@@ -26,10 +26,12 @@ from ubend.labels.label_values import LISTED, LabelScan, Tally, format_values, u
 from ubend.labels.value_table import parse_table, write_table
 
 MAX_FOUND = 64  # masks with more label values are resampled, lossy, or not masks
-MAIN_SHARE = 0.003  # a label value of noisy masks is a class if it has this share of all pixels
-MAIN_DISTANCE = 24  # ... and there is no more frequent one within this distance; JPEG artefacts stay well below it
-_PEAK_DISTANCE, _PEAK_SHARE = 6, 0.5  # ... and half of the colours around it are this close, unlike blends
-_VALUE_PEAK_SHARE = 0.65  # the same for values; of evenly spread soft edges, 13 / 25 of the values are this close
+# A label value of noisy masks is a class if it has MAIN_SHARE of all pixels, if no more frequent value is within
+# MAIN_DISTANCE (JPEG artefacts stay well below it), and if it is a peak: _PEAK_SHARE of the pixels within MAIN_DISTANCE
+# of a colour are within _PEAK_DISTANCE of it, unlike blends. Of values _VALUE_PEAK_SHARE must be, since soft edges are
+# spread evenly: 13 of the 25 values around one are within 6 of it.
+MAIN_SHARE, MAIN_DISTANCE = 0.003, 24
+_PEAK_DISTANCE, _PEAK_SHARE, _VALUE_PEAK_SHARE = 6, 0.5, 0.65
 _TWO_ENDS_SHARE = 0.97  # JPEG masks with this fraction of their pixels near 0 and near 255 are black and white
 _BLEND_DISTANCE = 64  # in noisy masks: colours this close to the line between two classes are blends of them
 _CLEAN_BLEND_DISTANCE = 4  # the same in masks that were resampled but saved losslessly
@@ -113,7 +115,8 @@ def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
 def _levels_between(pixels: NDArray[np.int64]) -> list[int]:
     """Peaks between black and white in JPEG masks, ascending.
 
-    A peak has at least half of the intermediate pixels around it; noise and soft edges are spread over all values.
+    Half of the pixels within MAIN_DISTANCE of a peak are within _PEAK_DISTANCE of it, and all peaks together have half
+    of the intermediate pixels; noise and soft edges are spread over all values.
 
     Args:
         pixels: (65536,) number of pixels with each value.
@@ -457,7 +460,7 @@ def _with_noise(labels: LabelMap) -> LabelMap:
 
 
 def _allow_noise(labels: LabelMap, label_scan: LabelScan) -> LabelMap:
-    """The label map of `--values` for JPEG masks, if other label values are not mentioned."""
+    """The label map of `--values` for JPEG masks: without an entry `*=...`, other values go to the nearest class."""
     explicit = labels.reach > ROUNDING_REACH or labels.others is not None
     return labels if explicit or not label_scan.lossy.any() else _with_noise(labels)
 

@@ -1,6 +1,7 @@
 """Check a data set before training: describe it, draw it, and write it as editable files."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.object_widths import describe_narrow
 from ubend.doctor.report import report_quick_checks
 from ubend.evaluation.caveats import describe_few
+from ubend.labels.class_table import LabelMap
+from ubend.labels.label_values import format_values
 from ubend.labels.value_table import write_table
 from ubend.layouts.pairs import SPLITS
 from ubend.tasks.show import draw_pairs
@@ -31,7 +34,11 @@ def report_dataset(reporter: Reporter, data: Dataset) -> None:
     reporter.report(_("{folder}: {layout}").format(folder=data.folder.root, layout=data.folder.layout))
     reporter.report(_("images: {train} training, {val} validation, {test} test").format(**counts))
     reporter.report(_describe_images(data))
-    reporter.report(_("mask values: {mapping}").format(mapping=data.labels.describe()))
+    mapping = data.labels.describe()
+    if data.labels.ignored:
+        ignored = format_values(data.labels.ignored, data.labels.kind)
+        mapping += _(", {values} -> not scored").format(values=ignored)
+    reporter.report(_("mask values: {mapping}").format(mapping=mapping))
     pixels = data.store.class_pixels[:, : data.labels.classes]
     total = max(1, int(pixels.sum()))
     shares = [
@@ -97,6 +104,8 @@ def describe_data(
                 if subset in {pair.split for pair in data.folder.pairs}:
                     template = _("{note}; add images, or move more of them to {split}")
                 log.report(template.format(note=line, split=subset))
+        for line in _describe_unnamed(data.labels):
+            log.report(line)
         report_quick_checks(log, data, settings)
         if data.skipped or data.folder.skipped:
             write_text(out / "skipped.csv", data.skipped_table())
@@ -105,11 +114,25 @@ def describe_data(
         write_text(out / "split.csv", split)
         write_text(path, f"{_STAMP}{_digest(text + split)}\n{text}")
         log.report(
-            _("check {image}; edit {file} if anything is wrong, then train with `ubend fit {file}`").format(
-                image=out / "samples.png", file=path
-            )
+            _(
+                "check {image}; if anything is wrong, edit {file} and draw it again with `ubend preview {file}`; then "
+                "train with `ubend fit {file}`"
+            ).format(image=out / "samples.png", file=path)
         )
     return path
+
+
+def _describe_unnamed(labels: LabelMap) -> list[str]:
+    """A note on how to name classes that have numbers alone, and how to leave one out of the scores."""
+    unnamed = [i for i, name in enumerate(labels.names) if re.fullmatch(r"class \d+", name) and labels.codes[i]]
+    if len(unnamed) < 2:
+        return []
+    value = format_values(labels.codes[unnamed[-1]][:1], labels.kind)
+    line = _(
+        "note: {count} classes have no names; --classes NAME,NAME,... names all of them, and --values with "
+        "{value}=ignored would leave one out of training and scores"
+    )
+    return [line.format(count=len(unnamed), value=value)]
 
 
 def _write_data_files(settings: Settings, data: Dataset, out: Path) -> str:
@@ -143,9 +166,10 @@ def _refuse_edited(path: Path, split: Path) -> None:
         ) from error
     if stamp != f"{_STAMP}{_digest(written)}":
         raise OutputError(
-            _("{path} or {split} was edited; train with `ubend fit {path}`, or choose another --out").format(
-                path=path, split=split.name
-            ),
+            _(
+                "{path} or {split} was edited; draw it with `ubend preview {path}`, train with `ubend fit {path}`, or "
+                "choose another --out"
+            ).format(path=path, split=split.name),
             path=path,
             key="--out",
         )

@@ -33,7 +33,7 @@ def describe_model(path: Path | str) -> list[str]:
         _("classes:"),
     ]
     for index, (name, values, color) in enumerate(zip(labels.names, labels.codes, labels.colors, strict=True)):
-        value = format_values(values, labels.kind)
+        value = format_values(values, labels.kind) or _("all others")
         lines.append(f"  {index} {name}  " + _("mask value {value}, colour {color}").format(value=value, color=color))
     return [*lines, *_describe_training(bundle.about, model_path(Path(path)))]
 
