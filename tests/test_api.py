@@ -25,7 +25,7 @@ from support.refusal import raises
 from support.training import Listener
 from ubend.cli.app import main
 from ubend.core.errors import OutputError
-from ubend.evaluation.report import Scores
+from ubend.evaluation.report import PerClass, Scores
 from ubend.io.images import read_image
 from ubend.tasks import evaluate as evaluate_task
 
@@ -279,3 +279,8 @@ def test_the_page_has_every_public_name() -> None:
         for one in dataclasses.fields(thing) if dataclasses.is_dataclass(thing) and thing is not Scores else ():
             if not one.name.startswith("_"):
                 assert re.search(rf"^- .*`{one.name}: ", page, re.MULTILINE), (thing, one.name)
+
+
+def test_an_unknown_class_names_the_classes() -> None:
+    with pytest.raises(KeyError, match="'cel' is none of the classes background, cell"):
+        PerClass({"background": 1.0, "cell": 0.5}, 0.75, 0.5)["cel"]

@@ -33,6 +33,13 @@ class PerClass:
     mean_foreground: float
 
     def __getitem__(self, name: str) -> float:
+        """The value of a class.
+
+        Raises:
+            KeyError: there is no such class; its text names the classes.
+        """
+        if name not in self.classes:
+            raise KeyError(f"{name!r} is none of the classes {', '.join(self.classes)}")
         return self.classes[name]
 
 

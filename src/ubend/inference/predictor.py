@@ -141,6 +141,9 @@ class Predictor:
         self._infer = accelerate_inference(partial(_compute, network, self.precision), self.model, self.precision)
         self._batch_pixels = TILE_BATCH_PIXELS[self.device.type != "cpu"] if tiles else _BATCH_PIXELS
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(class_names={self.labels.names!r}, device={str(self.device)!r})"
+
     def __call__(self, image: Image, *, probabilities: bool = False) -> Prediction:
         """Predict one image.
 

@@ -194,21 +194,21 @@ def _find_plain_jpeg(data: bytes) -> tuple[tuple[int, int, int], int] | None:
     """
     if data[:2] != b"\xff\xd8":
         return None
-    shape, out = None, 2
-    while data[out : out + 1] == b"\xff" and out + 4 <= len(data):
-        marker, length = data[out + 1], int.from_bytes(data[out + 2 : out + 4], "big")
+    shape, offset = None, 2
+    while data[offset : offset + 1] == b"\xff" and offset + 4 <= len(data):
+        marker, length = data[offset + 1], int.from_bytes(data[offset + 2 : offset + 4], "big")
         if marker == _JPEG_SCAN:
-            return None if shape is None else (shape, out)
-        if marker in _JPEG_FRAMES and shape is None and length in (11, 17) and out + 10 <= len(data):
-            height, width = (int.from_bytes(data[at : at + 2], "big") for at in (out + 5, out + 7))
-            depth, count = data[out + 4], data[out + 9]
+            return None if shape is None else (shape, offset)
+        if marker in _JPEG_FRAMES and shape is None and length in (11, 17) and offset + 10 <= len(data):
+            height, width = (int.from_bytes(data[at : at + 2], "big") for at in (offset + 5, offset + 7))
+            depth, count = data[offset + 4], data[offset + 9]
             maximum = Image.MAX_IMAGE_PIXELS or height * width
             if depth != 8 or length != 8 + 3 * count or not 0 < height * width <= maximum:
                 return None
             shape = height, width, count
         elif marker not in _JPEG_TABLES:
             return None
-        out += 2 + length
+        offset += 2 + length
     return None
 
 

@@ -62,6 +62,9 @@ class DataFolder:
     notes: tuple[str, ...]
     pairs: tuple[DataPair, ...]
 
+    def __repr__(self) -> str:
+        return f"DataFolder(class_names={self.class_names!r}, notes={self.notes!r}, {len(self.pairs)} pairs)"
+
 
 @dataclass(frozen=True)
 class ImageData:
