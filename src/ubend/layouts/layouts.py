@@ -21,8 +21,10 @@ from PIL import Image
 from ubend.core.files import regular_file
 from ubend.core.i18n import _, ngettext
 from ubend.labels.cellpose import is_cellpose
+from ubend.layouts.affixes import Affix, Item
+from ubend.layouts.matching import match
 from ubend.layouts.naming import MASK_SUFFIXES, OBJECT_IDS, Side, folder_meaning, mentions, side_of_affix, squeeze
-from ubend.layouts.pairing import Affix, Item, cellpose_line, match, read_matching
+from ubend.layouts.pairing import cellpose_line, read_matching
 from ubend.layouts.pairs import Layout, LayoutResult, SplitName
 from ubend.layouts.problems import Problems, enumerate_names
 from ubend.layouts.tree import FoundFile, as_found, describe_content, entries, walk
