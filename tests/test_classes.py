@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from support.codings import BLACK, codes_of, colors, find, jpeg, palette_mask, refused, shapes, survey, values
+from ubend.labels.class_checks import find_unknown_values
 from ubend.labels.class_table import ANY_DISTANCE, IGNORED
-from ubend.labels.classes import LabelHints, find_classes, find_unknown_values
+from ubend.labels.classes import LabelHints, find_classes
 from ubend.labels.label_values import LabelArray
 from ubend.labels.value_table import parse_table
 

@@ -21,8 +21,8 @@ from ubend.core.files import default_cache
 from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, make_settings, parse_assignment
 from ubend.dataset.dataset import open_dataset
-from ubend.labels.classes import find_main_values
 from ubend.labels.label_values import Tally
+from ubend.labels.main_values import find_main_values
 from ubend.layouts.collection import number_classes
 from ubend.layouts.problems import Problems
 from ubend.models.model_file import save_bundle

@@ -46,8 +46,9 @@ from ubend.dataset.splits import (
 from ubend.dataset.store import Store, hash_pairs, open_store
 from ubend.io.file_cache import FileCache
 from ubend.io.images import Sizing
+from ubend.labels.class_checks import find_unknown_values
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
-from ubend.labels.classes import LabelHints, find_classes, find_unknown_values
+from ubend.labels.classes import LabelHints, find_classes
 from ubend.labels.label_values import format_values
 from ubend.labels.mask_files import FileMask, mask_to_text, read_label_values
 from ubend.labels.match_classes import drop_absent, match_classes, match_palettes

@@ -1,0 +1,182 @@
+"""Checks of a class table against the masks: remarks, or an error where the masks contradict it."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubend.core.errors import DataError
+from ubend.core.i18n import _, ngettext
+from ubend.labels.class_table import (
+    IGNORED,
+    ROUNDING_REACH,
+    LabelMap,
+)
+from ubend.labels.label_values import LISTED, LabelScan, format_values, value_table
+from ubend.labels.value_table import write_table
+
+_SLIP_SHARE = 1e-4  # an unnamed class with less than this fraction of all pixels may be a slip
+FEW_CLASSES = 12  # more consecutive values than this in each mask are object ids
+_LOST_SHARE = 0.05  # more in-between colours than this fraction of all pixels make a data set ambiguous
+
+
+def describe_absent(label_scan: LabelScan, labels: LabelMap) -> list[str]:
+    """A remark on classes that occur in no mask."""
+    index, _found = labels.classify(label_scan.tally(labels.kind).codes)
+    absent = [name for number, name in enumerate(labels.names) if number not in set(index.tolist())]
+    line = _("classes that occur in no mask ({count}): {names}; they cannot be learnt and get no score")
+    names = ", ".join(absent[:LISTED] + ["..."] * (len(absent) > LISTED))
+    return [line.format(count=len(absent), names=names)] if absent else []
+
+
+def describe_stray(label_scan: LabelScan, labels: LabelMap) -> list[str]:
+    """A remark on unnamed classes with so few pixels that they may be annotation slips."""
+    tally = label_scan.tally(labels.kind)
+    share = np.bincount(labels.classify(tally.codes)[0], tally.pixels, 256)[: labels.classes] / tally.pixels.sum()
+    stray = [number for number in np.flatnonzero((share > 0) & (share < _SLIP_SHARE)).tolist() if labels.codes[number]]
+    if not stray or labels.classes - len(stray) < 2:  # the rarer one of two classes may be small
+        return []
+    cure = replace(
+        labels,
+        names=tuple(name for number, name in enumerate(labels.names) if number not in stray),
+        codes=tuple(values for number, values in enumerate(labels.codes) if number not in stray),
+        ignored=(*labels.ignored, *(value for number in stray for value in labels.codes[number])),
+    )
+    line = _(
+        "classes with very few pixels ({names}): if these are annotation errors, correct the masks, or "
+        'ignore the pixels: --values "{cure}"'
+    )
+    texts = (f"{labels.names[number]} {share[number]:.4%}" for number in stray[:LISTED])
+    return [line.format(names=", ".join(texts), cure=",".join(write_table(cure)))]
+
+
+def describe_alike(labels: LabelMap) -> list[str]:
+    """A remark on classes whose names differ only by case, spaces, hyphens or underscores."""
+    plain = [re.sub(r"[\s_-]+", "", name.casefold()) for name in labels.names]
+    alike = [name for name, word in zip(labels.names, plain, strict=True) if plain.count(word) > 1]
+    first = dict(zip(reversed(plain), reversed(labels.names), strict=True))
+    joined = replace(labels, names=tuple(map(str, range(labels.classes))))  # whose names differ
+    table = [text.partition("=") for text in write_table(joined)]
+    cure = ",".join(
+        f"{values}={first[plain[int(name)]] if name.isdecimal() else name}" for values, _equals, name in table
+    )
+    line = _(
+        'classes whose names differ only by case or spaces ({names}) stay separate; to merge them: --values "{cure}"'
+    )
+    return [line.format(names=", ".join(map(repr, alike[:LISTED])), cure=cure)] if alike else []
+
+
+def check_overlaps(label_scan: LabelScan, labels: LabelMap) -> list[str]:
+    """A remark on classes whose regions overlap.
+
+    Raises:
+        DataError: a class is covered completely.
+    """
+    if labels.kind == "color" or not len(label_scan.covered):
+        return []
+    below, above = (labels.classify(label_scan.covered[:, column].astype(np.int32))[0] for column in (1, 2))
+    tally = label_scan.tally("value")
+    left = np.bincount(labels.classify(tally.codes)[0], tally.pixels, 256)
+    texts, lost = list[str](), dict[str, list[str]]()
+    for lower, upper_class in sorted({*zip(below.tolist(), above.tolist(), strict=True)}):
+        if lower == upper_class or IGNORED in (lower, upper_class):
+            continue
+        here = label_scan.covered[(below == lower) & (above == upper_class)]
+        name, upper, pixels = labels.names[lower], labels.names[upper_class], int(here[:, 3].sum())
+        whole = left[lower] + label_scan.covered[(below == lower) & (above != lower), 3].sum()
+        line = ngettext(
+            "{upper} on {name} in {count} image, {share:.1%} of its pixels",
+            "{upper} on {name} in {count} images, {share:.1%} of its pixels",
+            len(np.unique(here[:, 0])),
+        )
+        texts.append(line.format(upper=upper, name=name, count=len(np.unique(here[:, 0])), share=pixels / whole))
+        if not left[lower]:
+            lost.setdefault(name, []).append(upper)
+    if lost:
+        name, others = next(iter(lost.items()))
+        raise DataError(
+            _(
+                "the class {name} is covered completely by {others} in every mask; remove the masks of one of the "
+                "two, or redraw them so that they do not overlap"
+            ).format(name=name, others=", ".join(others)),
+            key="data.masks",
+        )
+    line = _(
+        "regions of several classes overlap ({found}); in each image a smaller mask covers a larger one, and a "
+        "later annotation covers an earlier one (COCO: the smaller covers the larger)"
+    )
+    return [line.format(found="; ".join(texts[:LISTED] + ["..."] * (len(texts) > LISTED)))] if texts else []
+
+
+def refuse_other_lossless(label_scan: LabelScan, labels: LabelMap) -> None:
+    """Fail if JPEG masks determined the classes, but lossless masks in the set have other label values."""
+    if not label_scan.lossy.any():
+        return
+    entries, count = label_scan.entries(labels.kind), np.diff(label_scan.starts)
+    exact = ~label_scan.lossy[label_scan.mask_of] & (count[label_scan.mask_of] <= FEW_CLASSES)
+    values = np.unique(entries[exact | (label_scan.codes > 255) & ~label_scan.colored[label_scan.mask_of]])
+    _index, known = replace(labels, reach=ROUNDING_REACH if labels.kind == "color" else 0, others=None).classify(values)
+    if not known.all():
+        raise DataError(
+            _(
+                "JPEG masks contain about {known}, but lossless masks in the same set contain {others}; give the "
+                "meaning of each label value with --values, or use masks of one kind"
+            ).format(known=labels.describe(), others=format_values(values[~known].tolist(), labels.kind, LISTED)),
+            key="data.values",
+        )
+
+
+def check_in_between(label_scan: LabelScan, labels: LabelMap) -> list[str]:
+    """Remarks on label values between classes.
+
+    Raises:
+        DataError: they are too many to be noise.
+    """
+    tally, remarks = label_scan.tally(labels.kind), list[str]()
+    index, known_values = labels.classify(tally.codes)
+    known_values &= ~np.isin(tally.codes, [value for values in (*labels.codes, labels.ignored) for value in values])
+    moved, lost = known_values & (index != IGNORED), known_values & (index == IGNORED)
+    total = int(tally.pixels.sum())
+    if moved.any() and labels.reach:
+        remarks.append(
+            _(
+                "pixels with in-between values ({kinds} values, {count} pixels, {share:.2%}) were assigned to the "
+                "nearest class"
+            ).format(
+                count=int(tally.pixels[moved].sum()), share=tally.pixels[moved].sum() / total, kinds=int(moved.sum())
+            )
+        )
+    if lost.any() and labels.reach:
+        share = tally.pixels[lost].sum() / total
+        if share > _LOST_SHARE:
+            known = zip(labels.codes, labels.names, strict=True)
+            raise DataError(
+                _(
+                    "{share:.1%} of the pixels have colours other than {classes}: {table}; name every class: "
+                    '--values "{cure}"'
+                ).format(
+                    share=share,
+                    classes=labels.describe(),
+                    table=value_table(tally[lost], labels.kind, total),
+                    cure=",".join(f"#{values_of[0]:06x}={name}" for values_of, name in known),
+                ),
+                key="data.values",
+            )
+        remarks.append(
+            _("{count} pixels ({share:.2%}) with in-between colours are not scored").format(
+                count=int(tally.pixels[lost].sum()), share=share
+            )
+        )
+    return remarks
+
+
+def find_unknown_values(label_scan: LabelScan, labels: LabelMap) -> dict[int, NDArray[np.int32]]:
+    """Index of a mask -> its label values that are not in the class table (-1: of another kind)."""
+    entries = label_scan.entries(labels.kind)
+    unique, inverse = np.unique(entries, return_inverse=True)
+    _index, known = labels.classify(unique.astype(np.int32))
+    unknown = ~known[inverse]
+    mask_numbers = label_scan.mask_of[unknown]
+    numbers, first = np.unique(mask_numbers, return_index=True)
+    return dict(zip(numbers.tolist(), np.split(entries[unknown], first[1:]), strict=True)) if len(numbers) else {}
