@@ -16,9 +16,9 @@ from support.discs import make_discs
 from support.refusal import raises
 from support.training import Listener
 from ubend.cli.app import main
-from ubend.core import i18n
 from ubend.core.errors import OutputError, SettingError
 from ubend.models.model_file import load_bundle, save_bundle
+from ubend.portable import i18n
 from ubend.training.run_folder import RunFolder
 
 TINY: dict[str, Any] = {"data.size": 32, "model.width": 2, "model.depth": 2, "train.epochs": 1, "train.batch": 4}
