@@ -373,8 +373,8 @@ def _report_unclear_folders(root: Path, images: Sequence[Item], others: Sequence
     )
     problems.add_line(
         _(
-            "{root} has images in {images}, and in {others}, which may or may not be masks; if they are: "
-            "--images '{first}' --masks '{second}'"
+            "{root}: {images} has images, and {others} has files that may be their masks; if they are, give "
+            "--images '{first}' --masks '{second}', and --values \"0=background,*=object\" if they are object ids"
         ).format(
             root=root,
             images=enumerate_names([f"{name}/" for name in ours]),
