@@ -154,7 +154,7 @@ def test_a_plan_leaves_nothing_open() -> None:
     absent = {"device", "data.folder", "data.images", "data.masks", "data.split", "data.classes", "data.values"}
     absent |= {"data.size", "data.crop", "data.crops_per_epoch", "data.mean", "data.std", "augment.elastic_px"}
     absent |= {"model.weights", "train.class_weights", "train.patience", "train.init_from"}
-    absent |= {"data.test", "data.folds", "data.held_out"}
+    absent |= {"data.test", "data.folds", "data.held_out", "data.leave_out", "data.split_seed", "train.track"}
     for recipe in ("modern", "tutorial", "paper"):
         for changes in ({}, {"data.resize": "native", "train.border_weight": 0.0}, {"data.crop": 64}):
             if recipe == "tutorial" and changes:
