@@ -90,7 +90,7 @@ def test_numbers_per_channel(tmp_path: Path) -> None:
     folder = make_bands(tmp_path / "set", 5, "uint16")
     settings = make_settings(changes={"data.folder": str(folder), "data.size": 44})
     data = open_dataset(settings, "cpu", tmp_path / "cache", Reporter())
-    pixels = np.concatenate([data.store.image(int(i)).reshape(-1, 5) for i in data.numbers("train")]).astype(float)
+    pixels = np.concatenate([data.store.image(int(i)).reshape(-1, 5) for i in data.indices("train")]).astype(float)
     mean, std = data.mean_std()
     np.testing.assert_allclose(mean, pixels.mean(axis=0), rtol=1e-9)
     np.testing.assert_allclose(std, pixels.std(axis=0), rtol=1e-6)

@@ -72,7 +72,7 @@ def test_polyps(some_polyps: Path, shared_cache: Path) -> None:
     assert any("in-between values" in remark for remark in data.remarks)
     assert chosen(data)["augment.orientation"] == "free"
     assert chosen(data)["augment.rotation_deg"] == 180
-    counts = [len(data.numbers(part)) for part in ("train", "val", "test")]
+    counts = [len(data.indices(part)) for part in ("train", "val", "test")]
     assert sum(counts) == len(data.store) == 250
     assert abs(counts[1] - 37.5) <= 2
     assert abs(counts[2] - 37.5) <= 2
@@ -113,10 +113,10 @@ def test_splits_are_the_seeds(discs: Path, shared_cache: Path, tmp_path: Path) -
     assert sorted(set(first.splits)) == ["test", "train", "val"]
     others = {understand(discs, shared_cache, train__seed=seed).splits for seed in range(1, 5)}
     assert len(others | {first.splits}) == 5
-    numbers = np.concatenate([first.numbers(part) for part in ("train", "val", "test")])
+    numbers = np.concatenate([first.indices(part) for part in ("train", "val", "test")])
     assert sorted(numbers.tolist()) == list(range(24))
     for part in ("train", "val", "test"):
-        assert [first.folder.pairs[i] for i in first.numbers(part)] == first.pairs(part)
+        assert [first.folder.pairs[i] for i in first.indices(part)] == first.pairs(part)
 
 
 def test_copies_stay_together(discs: Path, shared_cache: Path) -> None:
@@ -137,7 +137,7 @@ def test_copies_stay_together(discs: Path, shared_cache: Path) -> None:
 
 def test_statistics_are_numpys(discs: Path, shared_cache: Path) -> None:
     data = understand(discs, shared_cache, data__size=32)
-    pixels = np.concatenate([data.store.image(int(i)).reshape(-1, 3) for i in data.numbers("train")]).astype(float)
+    pixels = np.concatenate([data.store.image(int(i)).reshape(-1, 3) for i in data.indices("train")]).astype(float)
     mean, std = data.mean_std()
     np.testing.assert_allclose(mean, pixels.mean(axis=0), rtol=1e-9)
     np.testing.assert_allclose(std, pixels.std(axis=0), rtol=1e-9)
@@ -155,7 +155,7 @@ def test_statistics_of_deep_images(discs: Path, shared_cache: Path, dtype: Any) 
     data = understand(discs, shared_cache, data__size=32)
     assert data.store.dtype == dtype
     assert data.store.channels == 1
-    train = np.concatenate([data.store.image(int(i)).reshape(-1) for i in data.numbers("train")]).astype(np.float64)
+    train = np.concatenate([data.store.image(int(i)).reshape(-1) for i in data.indices("train")]).astype(np.float64)
     low, high = data.value_range()
     assert (low[0], high[0]) == (train.min(), train.max())
     mean, std = data.mean_std()

@@ -55,7 +55,7 @@ def test_extreme_values_are_said_and_left_out(tmp_path: Path, value: float, side
 def test_clean_sets_are_untouched(tmp_path: Path) -> None:
     data = open_with(tmp_path / "set", 3.5, 4)
     assert data.describe_extremes() == []
-    values = np.concatenate([data.store.image(number).reshape(-1) for number in data.numbers("train")]).astype("f8")
+    values = np.concatenate([data.store.image(number).reshape(-1) for number in data.indices("train")]).astype("f8")
     mean, std = data.mean_std()
     np.testing.assert_allclose((mean[0], std[0]), (values.mean(), values.std()), rtol=1e-9)
     assert data.value_range()[0][0] == values.min()

@@ -115,11 +115,11 @@ def test_pretrained_weights_are_kept(breeds: Breeds, tmp_path: Path) -> None:
 def test_parts(breeds: Breeds) -> None:
     """The same images for a count, of as many breeds as there are, and none of the test split."""
     part = _take_subset(breeds, 6)
-    numbers = part.numbers("train")
+    numbers = part.indices("train")
     assert len(numbers) == 6
-    assert set(numbers) <= set(breeds.data.numbers("train"))
-    assert len(set(breeds.of_image[numbers])) == len(set(breeds.of_image[breeds.data.numbers("train")]))
-    assert set(part.numbers("val")) <= set(breeds.data.numbers("val"))
+    assert set(numbers) <= set(breeds.data.indices("train"))
+    assert len(set(breeds.of_image[numbers])) == len(set(breeds.of_image[breeds.data.indices("train")]))
+    assert set(part.indices("val")) <= set(breeds.data.indices("val"))
     assert part.splits == _take_subset(breeds, 6).splits
 
 

@@ -177,7 +177,7 @@ def test_a_data_set_does_not_know_what_they_hold(tmp_path: Path) -> None:
     assert low >= 0
     assert high <= 2
     seen = []
-    for number in one.numbers("train").tolist():
+    for number in one.indices("train").tolist():
         invalid = one.store.invalid(number)
         image, mask = one.store.image(number), one.store.mask(number)
         if invalid is not None:

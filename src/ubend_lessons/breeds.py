@@ -167,7 +167,7 @@ def open_breeds(
             ).format(folder=folder),
             path=folder,
         )
-    if not len(data.numbers("test")):
+    if not len(data.indices("test")):
         raise DataError(
             _("{folder}: there is no test split to compare on; add images").format(folder=folder),
             path=folder,
@@ -190,7 +190,7 @@ def train_breeds(
     """
     settings = breeds.plan.train
     batches = prepare(breeds.data, breeds.plan, breeds.device, augment=accelerate_augmentation(augment)).batches
-    of_item = breeds.of_image[breeds.data.numbers("train")]
+    of_item = breeds.of_image[breeds.data.indices("train")]
     steps = max(epochs, round(epochs * batches.items / settings.batch))
     optimizer = make_optimizer(net, settings)
     net.train()
@@ -214,7 +214,7 @@ def train_breeds(
 def measure_accuracy(breeds: Breeds, net: BreedNet, finder: Finder | None = None, view: View = "whole") -> float:
     """The share of test images whose breed is recognised, 0..1."""
     net.eval()
-    numbers = breeds.data.numbers("test")
+    numbers = breeds.data.indices("test")
     images, right = WholeImages(breeds.data.store, numbers, breeds.device, 0), 0
     for items in np.array_split(np.arange(len(numbers)), -(-len(numbers) // _CHUNK)):
         image = images.take(items)[0].float()
@@ -275,11 +275,11 @@ def teach_breeds(
         found[view] = measure_accuracy(breeds, net, finder, view)
         reporter.report(
             _("{name}: breed recognised in {share:.1%} of {count} test images").format(
-                name=name, share=found[view], count=len(breeds.data.numbers("test"))
+                name=name, share=found[view], count=len(breeds.data.indices("test"))
             )
         )
-    chance = Counter(breeds.of_image[breeds.data.numbers("train")].tolist()).most_common(1)[0][0]
-    share = float((breeds.of_image[breeds.data.numbers("test")] == chance).mean())
+    chance = Counter(breeds.of_image[breeds.data.indices("train")].tolist()).most_common(1)[0][0]
+    share = float((breeds.of_image[breeds.data.indices("test")] == chance).mean())
     reporter.report(
         _("for comparison: always answering {name} is correct for {share:.1%}").format(
             name=breeds.names[chance], share=share
@@ -316,7 +316,7 @@ def view_names() -> Sequence[str]:
 
 def _draw(breeds: Breeds, finder: Finder, shares: Sequence[float]) -> Any:
     """Draw test images in each view; pixels with little weight in the pooling are pale."""
-    numbers = breeds.data.numbers("test")
+    numbers = breeds.data.indices("test")
     chosen = numbers[np.linspace(0, len(numbers) - 1, min(_SHOWN, len(numbers)), dtype=np.int64)]
     image = WholeImages(breeds.data.store, chosen, breeds.device, 0).take(np.arange(len(chosen)))[0].float()
     prob, cut = finder(image)[:, None], finder.look(image, "cut")[0]

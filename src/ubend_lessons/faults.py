@@ -227,7 +227,7 @@ def _leak(leaking: RecordedRun) -> list[Finding]:
     originals = held & np.array([Path(name).stem.endswith("-0") for name in leaking.names])
     epoch = leaking.best_epoch(leaking.is_val)
     pairs = leaking.data.folder.pairs
-    trained = {_image_of(pairs[number].name) for number in leaking.data.numbers("train")}
+    trained = {_image_of(pairs[number].name) for number in leaking.data.indices("train")}
     known = float(np.mean([_image_of(name) in trained for name in leaking.names[siblings]]))
     dice = leaking.dice(epoch, siblings)
     return [

@@ -94,7 +94,7 @@ def train_recorded(
     data, plan = found.data, resolve(chosen, found.facts)
     prepared, built = prepare(data, plan, where, augment=accelerate_augmentation(augment)), build(data, plan, where)
     training, runtime = assemble(plan, data, prepared, built, reporter)
-    numbers = np.concatenate([data.numbers("val"), data.numbers("test")])
+    numbers = np.concatenate([data.indices("val"), data.indices("test")])
     scored = WholeImages(data.store, numbers, where, _ROOM_BYTES)
     epochs: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
 
@@ -112,7 +112,7 @@ def train_recorded(
         data,
         plan,
         np.array([data.folder.pairs[number].name for number in numbers]),
-        np.arange(len(numbers)) < len(data.numbers("val")),
+        np.arange(len(numbers)) < len(data.indices("val")),
         np.stack([losses for losses, _confusions in epochs]),
         np.stack([confusions for _losses, confusions in epochs]),
     )

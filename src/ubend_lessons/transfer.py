@@ -90,9 +90,9 @@ def teach_transfer(
     reporter.report(
         _(
             "the encoder was trained on {breeds} breeds with {count} images; accuracy on test images: {share:.1%}"
-        ).format(breeds=len(breeds.names), count=len(breeds.data.numbers("train")), share=accuracy)
+        ).format(breeds=len(breeds.names), count=len(breeds.data.indices("train")), share=accuracy)
     )
-    whole = len(breeds.data.numbers("train"))
+    whole = len(breeds.data.indices("train"))
     rows = []
     for count in [*(count for count in sorted(counts) if count < whole), whole]:
         scratch = train_subset(breeds, count, None, out / f"scratch-{count}")
@@ -143,7 +143,7 @@ def train_subset(breeds: Breeds, count: int, initial: InitialModel | None, out: 
         out: the run folder.
     """
     data, device = _take_subset(breeds, count), breeds.device
-    whole = len(breeds.data.numbers("train"))
+    whole = len(breeds.data.indices("train"))
     epochs = breeds.plan.train.epochs
     more = {"train.epochs": min(_MORE * epochs, round(epochs * whole / count))}
     more |= {"train.batch": min(breeds.plan.train.batch, count)}
@@ -168,7 +168,7 @@ def _take_subset(breeds: Breeds, count: int) -> Dataset:
     test split.
     """
     data = breeds.data
-    numbers = data.numbers("train")
+    numbers = data.indices("train")
     order = np.random.Generator(np.random.Philox(breeds.plan.train.seed)).permutation(len(numbers))
     turn: NDArray[np.int64] = np.zeros(len(numbers), np.int64)  # how many images of the same breed come before
     seen = [0] * len(breeds.names)
@@ -176,12 +176,12 @@ def _take_subset(breeds: Breeds, count: int) -> Dataset:
         breed = breeds.of_image[numbers[place]]
         turn[place], seen[breed] = seen[breed], seen[breed] + 1
     kept = set(numbers[order[np.argsort(turn[order], kind="stable")]][:count].tolist())
-    kept |= set(_evenly(data.numbers("val"), _MAX_VALIDATED).tolist())
+    kept |= set(_evenly(data.indices("val"), _MAX_VALIDATED).tolist())
     return replace(data, splits=tuple(p if index in kept else "test" for index, p in enumerate(data.splits)))
 
 
 def _score(data: Dataset, predictor: Predictor) -> float:
-    store, numbers = data.store, _evenly(data.numbers("test"), _MAX_SCORED).tolist()
+    store, numbers = data.store, _evenly(data.indices("test"), _MAX_SCORED).tolist()
 
     def take_stored(place: int) -> DecodedImage:
         height, width = store.native_hw[numbers[place]].tolist()

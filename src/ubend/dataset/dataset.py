@@ -103,8 +103,8 @@ class Dataset:
     folds: tuple[int, ...] = ()
     fold_groups: Mapping[int, str] = field(default_factory=dict)
 
-    def numbers(self, split: SplitName) -> NDArray[np.int64]:
-        """(n,) the images of a split, by their index in the store."""
+    def indices(self, split: SplitName) -> NDArray[np.int64]:
+        """(n,) indices of the images of a split, in the store."""
         return np.array([i for i, assigned in enumerate(self.splits) if assigned == split], np.int64)
 
     def pairs(self, split: SplitName) -> list[Pair]:
@@ -205,7 +205,7 @@ class Dataset:
     def _training_pixels(self) -> Iterator[NDArray[Any]]:
         """(P, C) pixels of the training split, without those with values outside `normal_range`; P may be 0."""
         bounded = np.isfinite(self.normal_range).any()
-        for _number, pixels in self._pixels(self.numbers("train")):
+        for _number, pixels in self._pixels(self.indices("train")):
             yield pixels[~self._is_extreme(pixels).any(axis=1)] if bounded else pixels
 
     def _pixels(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -227,7 +227,7 @@ class Dataset:
 
     def class_shares(self) -> NDArray[np.float64]:
         """(C,) fraction of each class in the scored pixels of the training split, at native size; 0..1."""
-        counts = self.store.class_pixels[self.numbers("train"), : self.labels.classes].sum(axis=0)
+        counts = self.store.class_pixels[self.indices("train"), : self.labels.classes].sum(axis=0)
         return np.asarray(counts / max(1, int(counts.sum())))
 
     def foreground_classes(self) -> tuple[int, ...]:
@@ -244,7 +244,7 @@ class Dataset:
     ) -> Facts:
         """The facts on which automatic choices are based; for the arguments see `Facts`."""
         upright_t, upright_offset = self._upright()
-        training, names = self.numbers("train"), self.labels.names
+        training, names = self.indices("train"), self.labels.names
         return Facts(
             images=self.images,
             training=len(training),
@@ -266,7 +266,7 @@ class Dataset:
         """
         background = background_class(self.labels.names)
         offsets = []
-        for number in _evenly(self.numbers("train"), _STATISTICS_IMAGES):
+        for number in _evenly(self.indices("train"), _STATISTICS_IMAGES):
             index = self.store.mask(int(number))
             thin = max(1, int((index.size / _PIECE_PIXELS) ** 0.5))  # positions need not be exact to the pixel
             index = index[::thin, ::thin]

@@ -47,7 +47,7 @@ def prepare(
         SettingError: a batch does not fit in the memory of this computer.
     """
     _refuse_large_batch(plan, data, device)
-    crop_hw = crop_size(data.store.shapes_hw[data.numbers("train")], plan)
+    crop_hw = crop_size(data.store.shapes_hw[data.indices("train")], plan)
     training, validation = open_sources(data, plan, device, crop_hw)
     share, seed, foreground = plan.data.foreground_share, plan.train.seed, None
     if share:

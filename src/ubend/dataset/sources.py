@@ -254,7 +254,7 @@ def open_sources(
     Args:
         crop_hw: (H, W) px of a training crop.
     """
-    numbers, others = data.numbers("train"), data.numbers("val")
+    numbers, others = data.indices("train"), data.indices("val")
     if plan.data.resize == "native":
         crops = plan.data.crops_per_epoch or len(numbers)
         training = RandomCrops(data.store, numbers, device, crops, crop_hw, plan.augment)

@@ -36,7 +36,7 @@ def check_balance(inspection: Inspection) -> list[Finding]:
             continue
         evidence: dict[str, float | int | str] = {"share": float(share), "threshold": _RARE}
         for split in SPLITS:
-            pixels_of_class = inspection.class_pixels[data.numbers(split), index]
+            pixels_of_class = inspection.class_pixels[data.indices(split), index]
             evidence[f"{split} images"] = int((pixels_of_class > 0).sum())
         message = _("the class {name} has only {share:.3%} of the pixels").format(name=name, share=float(share))
         repair = _("add images that hold it; foreground oversampling with --patches shows it more often")

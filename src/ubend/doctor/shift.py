@@ -19,10 +19,10 @@ def check_domain_shift(inspection: Inspection) -> list[Finding]:
 
     data = inspection.data
     measures = _measure(inspection)
-    training = data.numbers("train")
+    training = data.indices("train")
     tests = []
     for split in ("val", "test"):
-        other = data.numbers(split)
+        other = data.indices(split)
         if min(len(training), len(other)) < _MIN_IMAGES:
             continue
         for name, values in measures.items():

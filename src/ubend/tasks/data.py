@@ -30,7 +30,7 @@ _STAMP = "# as written by ubend: "  # digest of all lines below and of split.csv
 
 def report_dataset(reporter: Reporter, data: Dataset) -> None:
     """Report how a folder is read."""
-    counts = {split: len(data.numbers(split)) for split in SPLITS}
+    counts = {split: len(data.indices(split)) for split in SPLITS}
     reporter.report(_("{folder}: {layout}").format(folder=data.folder.root, layout=data.folder.layout))
     reporter.report(_("images: {train} training, {val} validation, {test} test").format(**counts))
     reporter.report(_describe_images(data))
@@ -98,7 +98,7 @@ def describe_data(
         for choice in data.images.choices:
             log.report(_("chosen: {choice}").format(choice=choice.line()))
         for subset in SPLITS[1:]:
-            images = len(data.numbers(subset))
+            images = len(data.indices(subset))
             for line in describe_few(images, subset) if images else ():  # that there is no test split is reported above
                 template = _("{note}; add images, or increase this split: --set data.{split}_share=0.3")
                 if subset in {pair.split for pair in data.folder.pairs}:

@@ -316,7 +316,7 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, predictor: Predictor, re
     reporter.report(_("scoring the {split} split, images: {count}").format(count=len(pairs), split=split))
     for line in describe_few(len(pairs), split):
         reporter.report(line)
-    numbers, store = data.numbers(split).tolist(), data.store
+    numbers, store = data.indices(split).tolist(), data.store
 
     whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # stored images are at full resolution
 

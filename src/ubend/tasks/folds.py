@@ -282,12 +282,12 @@ def _pack(
         if not name.startswith("mean")
     }
     about = {key: value for key, value in members[0].about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
-    about |= {"ubend": __version__, "training_pictures": len(data.numbers("train")), "folds": folds.count}
+    about |= {"ubend": __version__, "training_pictures": len(data.indices("train")), "folds": folds.count}
     return replace(
         members[0],
         model=net,
         about=about | {"out_of_fold_dice": dice},
         scale=(min(low for low, _high in scales), max(high for _low, high in scales)) if scales else None,
         orientation=members[0].orientation if len({bundle.orientation for bundle in members}) == 1 else "upright",
-        image_hashes={split: pack_hashes(hashes[data.numbers(split)]) for split in ("train", "val", "test")},
+        image_hashes={split: pack_hashes(hashes[data.indices(split)]) for split in ("train", "val", "test")},
     )

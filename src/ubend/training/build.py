@@ -67,7 +67,7 @@ def build(
     optimizer = make_optimizer(model, plan.train, model.encoder_parameters())
     sums = torch.zeros(4, dtype=sums_dtype(device), device=device)
     warps = plan.augment.kind == "warp"
-    training = data.numbers("train")
+    training = data.indices("train")
     scales = np.sqrt(data.store.shapes_hw[training].prod(axis=1) / data.store.native_hw[training].prod(axis=1))
     bundle = Bundle(
         model,
@@ -87,7 +87,7 @@ def build(
         scale=(float(scales.min()), float(scales.max())),
         orientation=plan.augment.orientation if warps else None,
         flips=not warps or plan.augment.flip_share > 0,
-        image_hashes={split: pack_hashes(data.store.pixel_hashes[data.numbers(split)]) for split in SPLITS},
+        image_hashes={split: pack_hashes(data.store.pixel_hashes[data.indices(split)]) for split in SPLITS},
     )
     return ModelSetup(TrainingState(model, ema, optimizer, sums, Progress()), loss, bundle)
 

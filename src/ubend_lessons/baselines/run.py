@@ -128,7 +128,7 @@ def _open(folder: Path | str | None, options: Mapping[str, Any], reporter: Repor
 
 def _take_examples(dataset: Dataset, count: int) -> list[Example]:
     """Evenly spaced training images and their masks, at the size of the data set."""
-    numbers = dataset.numbers("train")
+    numbers = dataset.indices("train")
     chosen = numbers[np.unique(np.linspace(0, len(numbers) - 1, count).astype(int))]
     return [(dataset.store.image(int(number)), dataset.store.mask(int(number))) for number in chosen]
 
