@@ -145,6 +145,15 @@ def test_the_command_writes_the_same_again(run: Path, tmp_path: Path) -> None:
         ubend.report([])
 
 
+def test_a_class_that_was_hardly_learnt_is_named(run: Path, tmp_path: Path) -> None:
+    scores = json.loads((run / "scores.json").read_text())
+    for mean in (0.09, 0.11):
+        scores["intervals"]["dice"]["foreground"]["mean"] = mean
+        (run / "scores.json").write_text(json.dumps(scores))
+        page = check_page(ubend.report(run, out=tmp_path / f"{mean}.html", device="cpu"))
+        assert ("Hardly learnt (Dice below 0.1): foreground;" in page.text) is (mean < 0.1)
+
+
 def test_it_speaks_vietnamese(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(i18n, "_chosen", "vi")
     page = check_page(ubend.report(run, out=tmp_path / "vi.html", device="cpu"), "vi")

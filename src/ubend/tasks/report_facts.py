@@ -41,6 +41,7 @@ from ubend.tasks.show import score_images
 from ubend.training.run_folder import RunFolder
 
 _CONFUSIONS = 12  # number of confusions that are listed, the largest first
+_UNLEARNT_DICE = 0.1  # a class with a lower mean Dice is named as hardly learnt
 
 
 @dataclass(frozen=True)
@@ -505,10 +506,14 @@ def _sentences(
             "interval)."
         )
     fourth = _("In {bad} of {count} images the Dice is below 0.5; the worst are shown below.")
-    worst = _worst_class(dice, labels)
-    if worst is not None:
+    class_dice = _class_dice(dice, labels)
+    if len(class_dice) > 1:
+        worst = min(class_dice, key=class_dice.__getitem__)
         shown |= {"worst": worst, "worst_dice": show_mean(dice[worst])}
         fourth += " " + _("The class with the lowest Dice is {worst}: {worst_dice}.")
+    if unlearnt := [name for name, value in class_dice.items() if value < _UNLEARNT_DICE]:
+        shown |= {"unlearnt": ", ".join(unlearnt), "limit": _UNLEARNT_DICE}
+        fourth += " " + _("Hardly learnt (Dice below {limit}): {unlearnt}; train longer, or on more images of them.")
     fifth = _("A training with another seed would give different scores; the intervals do not include this variation.")
     if seeds := scores.data.get("seeds"):
         fifth = _(
@@ -521,15 +526,14 @@ def _sentences(
     return tuple(line.format(**shown) for line in (first, second, third, fourth, fifth))
 
 
-def _worst_class(dice: Mapping[str, Any], labels: LabelMap) -> str | None:
-    """The class with the lowest Dice, if there are several besides the background."""
+def _class_dice(dice: Mapping[str, Any], labels: LabelMap) -> dict[str, float]:
+    """The mean Dice of each scored class except the background."""
     background = background_class(labels.names)
-    known = {
+    return {
         name: dice[name]["mean"]
         for index, name in enumerate(labels.names)
         if index != background and dice.get(name) is not None
     }
-    return min(known, key=known.__getitem__) if len(known) > 1 else None
 
 
 def _figure(value: float | None, is_distance: bool = False) -> str:
