@@ -206,6 +206,11 @@ def test_an_unknown_command_names_the_nearest(wrong: str, right: str) -> None:
     assert f"'{right}'" in said.stderr
 
 
+@pytest.mark.parametrize("words", [(), ("lesson",)])
+def test_the_list_of_commands_has_whole_sentences(words: tuple[str, ...]) -> None:
+    assert "..." not in ubend(*words, "--help").output.partition("Commands:")[2]
+
+
 @pytest.mark.parametrize(
     ("flag", "key"), [("--lr", "train.learning_rate"), ("--weight-decay", "train.weight_decay"), ("--kind", None)]
 )

@@ -14,6 +14,7 @@ from ubend.core.i18n import LANGUAGES, _, choose_language, later, now
 from ubend.core.terminal import echo, printable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_NEVER_CUT = 10_000  # characters
 NUMBER_TYPES = ("integer", "integer range", "float", "float range")  # type names that click does not translate
 
 
@@ -44,6 +45,11 @@ class Command(_Translated, click.Command):
         if option is not None:
             option.help = _("Show this message and exit.")
         return option
+
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """The whole sentence: the list of commands wraps it, where click would cut it."""
+        return super().get_short_help_str(_NEVER_CUT)
 
 
 class Group(Command, click.Group):
