@@ -20,6 +20,7 @@ HAND_ON = {
     "find_truth",
     "hash_pairs",
     "match_folder",
+    "predict_files",
     "read_headers",
     "read_usable",
 }

@@ -66,7 +66,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_blocks_are_found() -> None:
-    assert [len(page_commands(page)) for page in CELLS] == [5, 8, 2, 1]
+    assert [len(page_commands(page)) for page in CELLS] == [5, 9, 2, 1]
     assert len(COURSE) == 6
     assert len(TABLE) >= 15
     assert len(PYTHON) == 1
