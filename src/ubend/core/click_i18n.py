@@ -46,7 +46,6 @@ class Command(_Translated, click.Command):
             option.help = _("Show this message and exit.")
         return option
 
-
     def get_short_help_str(self, limit: int = 45) -> str:
         """The whole sentence: the list of commands wraps it, where click would cut it."""
         return super().get_short_help_str(_NEVER_CUT)
