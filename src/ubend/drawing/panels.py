@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageShow
+from PIL import Image, ImageDraw, ImageFont
 
 from ubend.core.files import write_file
 from ubend.core.i18n import _
@@ -126,6 +126,8 @@ def show_image(image: Path | Image.Image) -> None:
 
         display(_load(image))
         return
+    from PIL import ImageShow  # its import searches for viewers, which takes .1 s
+
     desktop = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if desktop and ImageShow.show(_load(image)):
         return
