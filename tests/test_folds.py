@@ -26,6 +26,7 @@ from support.discs import make_discs
 from support.models import make_bundle
 from support.refusal import raises
 from support.tally import Tally
+from support.tensors import same_tensors
 from support.training import Listener, press_once
 from ubend.core.autoconfig import choose_folds
 from ubend.core.errors import DataError, ModelFileError, SettingError, TrainingError
@@ -52,16 +53,6 @@ def fit(folder: Path, run: Path, reporter: Listener | None = None, **flags: Any)
 def splits_of(run: Path) -> dict[str, str]:
     with RunFolder(run).data.open(newline="", encoding="utf-8") as file:
         return {row["name"]: row["split"] for row in csv.DictReader(file)}
-
-
-def tensors_of(model: Path) -> dict[str, torch.Tensor]:
-    with safe_open(model, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def same_tensors(one: Path, other: Path) -> bool:
-    left, right = tensors_of(one), tensors_of(other)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 
 import ubend
 from support.discs import make_discs
 from support.refusal import raises
+from support.tensors import same_tensors
 from support.training import Listener, press_once
 from ubend.core.errors import SettingError, TrainingError
 from ubend.tasks.runs import read_summary
@@ -30,16 +30,6 @@ def fit(folder: Path, run: Path, reporter: Listener | None = None, **flags: Any)
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def tensors_of(run: Path) -> dict[str, torch.Tensor]:
-    with safe_open(RunFolder(run).model_path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def same_tensors(one: Path, other: Path) -> bool:
-    left, right = tensors_of(one), tensors_of(other)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.fixture(scope="module")
