@@ -8,6 +8,7 @@ import click
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import later
 from ubend.core.terminal import echo
+from ubend.exporting.targets import PRECISION_NAMES, TARGETS
 from ubend.tasks.options import PATH, make_reporter, options
 
 
@@ -84,11 +85,11 @@ def runs(folder: Path) -> None:
 
 @command(help=later("Write MODEL as one file for other programs, after checking that its predictions are the same."))
 @click.argument("model", type=PATH)
-@option("--to", type=click.Choice(["onnx"]), default="onnx", show_default=True, help=later("Kind of the file."))
+@option("--to", type=click.Choice(TARGETS), default="onnx", show_default=True, help=later("Kind of the file."))
 @option("--out", type=PATH, help=later("File to write  [RUN/model.onnx]"))
 @option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(PRECISION_NAMES),
     default="fp32",
     show_default=True,
     help=later("Precision of the weights in the file; fp16 halves it."),

@@ -1,22 +1,22 @@
 """Export a model: one file for programs without torch, compared with the model before it is written."""
 
 import json
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from torch import nn
 
 from ubend._version import __version__
-from ubend.core.errors import OutputError, SettingError, UbendError
+from ubend.core.errors import OutputError, UbendError
 from ubend.core.files import EXPORTED_SUFFIX, model_path, refuse_existing, write_file
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.exporting.graph import build_graph, to_bytes, to_half
 from ubend.exporting.network_graph import trace_network
 from ubend.exporting.proof import TestImage, draw_images, prove, read_images, refuse_different
+from ubend.exporting.targets import Precision, Target, check_precision
 from ubend.inference.predictor import Predictor
 from ubend.models.exported import import_package, open_exported
 from ubend.models.model_file import Bundle, load_bundle, make_entry
@@ -25,9 +25,6 @@ from ubend.tasks.evaluate import read_run_subset
 from ubend.tasks.runs import read_summary
 from ubend.training.run_folder import RunFolder
 
-Target = Literal["onnx"]
-StoredPrecision = Literal["fp32", "fp16"]
-PRECISIONS: dict[Target, Sequence[StoredPrecision]] = {"onnx": ("fp32", "fp16")}
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -36,7 +33,7 @@ def export(
     *,
     to: Target = "onnx",
     out: Path | str | None = None,
-    precision: StoredPrecision = "fp32",
+    precision: Precision = "fp32",
     network: nn.Module | None = None,
     reporter: Reporter,
 ) -> Path:
@@ -56,10 +53,7 @@ def export(
         ModelFileError: the model cannot be read, is an exported one, or the export differs from it too much.
         OutputError: the file exists or cannot be written.
     """
-    if precision not in PRECISIONS.get(to, ()):
-        line = _("--precision {precision}: {to} can have {known}")
-        known = ", ".join(PRECISIONS.get(to, get_args(Target)))
-        raise SettingError(line.format(precision=precision, to=to, known=known), key="--precision")
+    check_precision(to, precision)
     path = model_path(Path(model))
     bundle = load_bundle(path, network)
     out = path.with_suffix(EXPORTED_SUFFIX) if out is None else Path(out)
@@ -101,7 +95,7 @@ def export(
     return out
 
 
-def describe(path: Path, bundle: Bundle, precision: StoredPrecision) -> Contract:
+def describe(path: Path, bundle: Bundle, precision: Precision) -> Contract:
     """The metadata of the file, still without the proof."""
     net, tiling = bundle.model, Predictor(bundle, "cpu").tiling
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
