@@ -4,8 +4,8 @@ Source: surface Dice at a tolerance, Nikolov et al. 2018, arXiv:1809.04430, here
 """
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend.labels.class_table import IGNORED
 
@@ -33,7 +33,7 @@ def boundary_dice(
 
 
 def _outline(there: NDArray[np.bool_], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    inner: NDArray[np.bool_] = ndimage.binary_erosion(there | ~known, border_value=1)
+    inner: NDArray[np.bool_] = scipy.ndimage.binary_erosion(there | ~known, border_value=1)
     outline: NDArray[np.bool_] = there & known & ~inner
     return outline
 
@@ -44,5 +44,5 @@ def _agreement(a: NDArray[np.bool_], b: NDArray[np.bool_], tolerance_px: float) 
         return float("nan")
     if not a.any() or not b.any():
         return 0.0
-    near = [ndimage.distance_transform_edt(~other)[own] <= tolerance_px for own, other in ((a, b), (b, a))]
+    near = [scipy.ndimage.distance_transform_edt(~other)[own] <= tolerance_px for own, other in ((a, b), (b, a))]
     return float(sum(int(some.sum()) for some in near)) / total

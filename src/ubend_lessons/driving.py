@@ -6,9 +6,9 @@ H x W pixels, W = 1.5 H.
 from pathlib import Path
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from ubend.core.files import write_file, write_text
 
@@ -94,11 +94,13 @@ def draw_street(seed: int, number: int, height_px: int) -> tuple[NDArray[np.uint
     for depth, name in sorted(placed):  # near things hide distant ones
         _draw_thing(scene, name, depth, middle, horizon, reach, random)
     image, mask = np.asarray(scene.image).astype(float), np.asarray(scene.mask)
-    noise = ndimage.gaussian_filter(random.standard_normal(mask.shape), 1.2)
+    noise = scipy.ndimage.gaussian_filter(random.standard_normal(mask.shape), 1.2)
     texture = np.where(mask == list(CLASSES).index("tree"), 70.0, 18.0) * noise
     fall = 1 + random.uniform(-0.25, 0.25) * np.linspace(-1, 1, mask.shape[1])
     image = (
-        ndimage.gaussian_filter(image + texture[..., None], (0.5, 0.5, 0)) * fall[:, None] * random.uniform(0.6, 1.1)
+        scipy.ndimage.gaussian_filter(image + texture[..., None], (0.5, 0.5, 0))
+        * fall[:, None]
+        * random.uniform(0.6, 1.1)
     )
     image += random.normal(0, 5, image.shape)
     return np.rint(image.clip(0, 255)).astype(np.uint8), mask

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
@@ -182,7 +182,7 @@ def _count_outputs(example: Example, found: Objects, meaning: NDArray[np.uint8])
     shares = np.bincount(meaning[meaning != IGNORED], minlength=len(example.names)) / max(
         1, int((meaning != IGNORED).sum())
     )
-    parts = sum(ndimage.label(meaning == kind, np.ones((3, 3)))[1] for kind in kinds)
+    parts = sum(scipy.ndimage.label(meaning == kind, np.ones((3, 3)))[1] for kind in kinds)
     lines = [
         _("{name}: {height} x {width} px, {channels} values each").format(
             name=example.name, height=height, width=width, channels=channels

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 import tifffile
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend.core.errors import DataError
 from ubend.core.files import write_file, write_text
@@ -77,8 +77,8 @@ def draw_volume(seed: int, number: int, slices: int, size_px: int) -> tuple[NDAr
         spot = organ & inside(centre, (2 * radius, radius, radius))
         values[spot] = soft - random.uniform(50, 75)
         mask[spot] = 2
-    values = ndimage.gaussian_filter(values, (0, 0.7, 0.7))
-    noise = ndimage.gaussian_filter(random.standard_normal(values.shape), (0, 0.6, 0.6))
+    values = scipy.ndimage.gaussian_filter(values, (0, 0.7, 0.7))
+    noise = scipy.ndimage.gaussian_filter(random.standard_normal(values.shape), (0, 0.6, 0.6))
     values += noise * 12 / noise.std()
     return np.rint(values.clip(-1024, 3000)).astype(np.int16), mask
 

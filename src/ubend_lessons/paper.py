@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from ubend.core.errors import DataError
 from ubend.core.files import refuse_existing_results, write_text
@@ -158,8 +158,8 @@ def draw_touching_cells(folder: Path, count: int, size_px: int, seed: int = 0) -
 def separate_cells(ids: NDArray[np.uint16]) -> NDArray[np.uint8]:
     """(H, W) ids -> (H, W) mask: 1 inside a cell, 0 outside and on lines of 2 px where cells touch."""
     known = ids.astype(np.int64)
-    highest = ndimage.maximum_filter(known, 3)
-    lowest = ndimage.minimum_filter(np.where(known > 0, known, highest.max() + 1), 3)
+    highest = scipy.ndimage.maximum_filter(known, 3)
+    lowest = scipy.ndimage.minimum_filter(np.where(known > 0, known, highest.max() + 1), 3)
     mask: NDArray[np.uint8] = ((known > 0) & (lowest == highest)).astype(np.uint8)
     return mask
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import scipy
 import tifffile
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend.core.files import write_file, write_text
 
@@ -64,7 +64,7 @@ def draw_field(seed: int, number: int, size_px: int) -> tuple[NDArray[np.uint16]
     light = np.exp(grain * _smooth(random, size_px, 1.2) + 0.1 * _smooth(random, size_px, 30))
     haze = random.uniform(0, 0.03) * np.array([1, 0.8, 0.6, 0.4, 0.2, 0.1])[:, None, None]
     values = spectra * light * random.uniform(0.8, 1.15) + haze
-    values = ndimage.gaussian_filter(values, (0, 0.6, 0.6)) + random.normal(0, 0.006, values.shape)
+    values = scipy.ndimage.gaussian_filter(values, (0, 0.6, 0.6)) + random.normal(0, 0.006, values.shape)
     return np.rint(10000 * values.clip(0.0001, 1.6)).astype(np.uint16), mask
 
 
@@ -119,5 +119,5 @@ def _write_geotiff(path: Path, pixels: NDArray[np.uint16] | NDArray[np.uint8], n
 
 def _smooth(random: np.random.Generator, size_px: int, grain_px: float) -> NDArray[np.float64]:
     """A smooth random field, mean 0, deviation 1."""
-    field = ndimage.gaussian_filter(random.standard_normal((size_px, size_px)), grain_px, mode="reflect")
+    field = scipy.ndimage.gaussian_filter(random.standard_normal((size_px, size_px)), grain_px, mode="reflect")
     return np.asarray((field - field.mean()) / field.std())

@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend.core.i18n import _
 from ubend.core.plan import TrainPlan
@@ -48,7 +48,7 @@ def border_weights(
     nearest = np.full(ids.shape, np.inf, np.float32)
     second = nearest.copy()
     # Distances of each object are computed only within the reach of its weights.
-    for object_id, box in enumerate(ndimage.find_objects(ids.astype(np.int32)), 1):
+    for object_id, box in enumerate(scipy.ndimage.find_objects(ids.astype(np.int32)), 1):
         if box is None:
             continue
         rows, columns = box
@@ -56,7 +56,7 @@ def border_weights(
             slice(max(0, rows.start - reach), rows.stop + reach),
             slice(max(0, columns.start - reach), columns.stop + reach),
         )
-        away = ndimage.distance_transform_edt(ids[here] != object_id).astype(np.float32)
+        away = scipy.ndimage.distance_transform_edt(ids[here] != object_id).astype(np.float32)
         second[here] = np.minimum(second[here], np.maximum(nearest[here], away))
         nearest[here] = np.minimum(nearest[here], away)
     weights = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma_px**2))

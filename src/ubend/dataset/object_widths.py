@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend.core.autoconfig import find_narrow, find_sufficient_size
 from ubend.core.errors import DataError
@@ -42,8 +42,8 @@ def measure_widths(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[
     border[1::2, 1::2] |= border[1::2, :-1:2] | border[1::2, 2::2]
     if not border.any():
         return np.zeros(0, np.uint8), np.zeros(0)
-    depth = ndimage.distance_transform_edt(~border)  # the distance in half pixels equals the width in pixels
-    middle = ~border & (depth == ndimage.maximum_filter(depth, size=3))
+    depth = scipy.ndimage.distance_transform_edt(~border)  # the distance in half pixels equals the width in pixels
+    middle = ~border & (depth == scipy.ndimage.maximum_filter(depth, size=3))
     return classes[middle], depth[middle]
 
 

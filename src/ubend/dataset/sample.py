@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from ubend.core.errors import SettingError
 from ubend.core.files import refuse_existing_results, write_file, write_text
@@ -193,8 +193,8 @@ def _contour(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     """
     disk = np.hypot(*np.mgrid[-2:3, -2:3]) <= 2.0
     cross = np.hypot(*np.mgrid[-1:2, -1:2]) <= 1.0
-    lower = ndimage.minimum_filter(labels, footprint=disk, mode="nearest") < labels
-    higher = ndimage.maximum_filter(labels, footprint=cross, mode="nearest") > labels
+    lower = scipy.ndimage.minimum_filter(labels, footprint=disk, mode="nearest") < labels
+    higher = scipy.ndimage.maximum_filter(labels, footprint=cross, mode="nearest") > labels
     return np.asarray(lower | higher)
 
 
@@ -213,11 +213,11 @@ def _stain_cells(random: np.random.Generator, cells: _Cells, contour: NDArray[np
         + _tint(0.42 * nuclei, nucleus_color)
     )
     # the rim: light refracted at the edge of a cell falls next to it
-    outside = ndimage.gaussian_filter((cells.labels > 0).astype(np.float64), 2.6)
+    outside = scipy.ndimage.gaussian_filter((cells.labels > 0).astype(np.float64), 2.6)
     rim = 0.16 * outside * (cells.labels == 0)
     lamp = np.array([0.93, 0.915, 0.885])
     return (
-        np.asarray(lamp * np.exp(-density) * (1 + ndimage.gaussian_filter(rim, 0.7))[..., None])
+        np.asarray(lamp * np.exp(-density) * (1 + scipy.ndimage.gaussian_filter(rim, 0.7))[..., None])
         * _illumination(random, size_px, 0.22)[..., None]
     )
 
@@ -239,19 +239,19 @@ def _take_up_dye(random: np.random.Generator, cells: _Cells, contour: NDArray[np
     grain = 0.6 * _noise(random, size_px, 3) + 0.6 * _noise(random, size_px, 6) + 0.5 * _noise(random, size_px, 12)
     body = dye[cells.labels] * np.exp(0.42 * grain) * (0.35 + 0.65 * cells.bulge)
     granules = np.clip(_noise(random, size_px, 2.2) - 1.9, 0, None) * (cells.bulge > 0.45)
-    body = ndimage.gaussian_filter(body + 1.6 * np.sqrt(dye)[cells.labels] * granules, 0.7)
+    body = scipy.ndimage.gaussian_filter(body + 1.6 * np.sqrt(dye)[cells.labels] * granules, 0.7)
 
     # membranes are stained unevenly along their length; between two cells, both contribute
     strength = np.exp(random.normal(0, 0.28, cells.count + 1))
-    around = ndimage.maximum_filter(strength[cells.labels] * (cells.labels > 0), 5, mode="nearest")
+    around = scipy.ndimage.maximum_filter(strength[cells.labels] * (cells.labels > 0), 5, mode="nearest")
     membrane = contour * around * np.exp(0.30 * _noise(random, size_px, 9) + 0.18 * grain)
-    membrane = ndimage.gaussian_filter(membrane, 0.85)
+    membrane = scipy.ndimage.gaussian_filter(membrane, 0.85)
 
     dyed = np.exp(random.normal(0, 0.35, cells.count + 1))
     dyed[random.random(cells.count + 1) < 0.25] *= 0.25
     chromatin = np.exp(0.35 * grain - 0.1) * (0.7 + 0.3 * cells.bulge)
     nucleoli = 1 + 0.8 * np.clip(_noise(random, size_px, 3.5) - 1.2, 0, 1)
-    nuclei = ndimage.gaussian_filter(cells.nuclei * dyed[cells.labels] * chromatin * nucleoli, 0.8)
+    nuclei = scipy.ndimage.gaussian_filter(cells.nuclei * dyed[cells.labels] * chromatin * nucleoli, 0.8)
     return body, membrane, nuclei
 
 
@@ -332,7 +332,7 @@ def _debris(random: np.random.Generator, size_px: int) -> Field:
 
 
 def _blur(light: Field, sigma_px: float) -> Field:
-    return np.asarray(ndimage.gaussian_filter(light, (sigma_px, sigma_px, 0)))
+    return np.asarray(scipy.ndimage.gaussian_filter(light, (sigma_px, sigma_px, 0)))
 
 
 def _tint(field: Field, color: Color) -> Field:

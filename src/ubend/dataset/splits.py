@@ -112,10 +112,10 @@ def _coarsen(unit: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     These are the projections on _COARSE x _COARSE flat cells, and the norm of the remainder: the dot product of two
     remainders is at most the product of their norms (Cauchy-Schwarz).
     """
-    edges = np.arange(min(_COARSE, side)) * side // min(_COARSE, side)
-    widths = np.diff(edges, append=side)
-    sums = np.add.reduceat(np.add.reduceat(unit.reshape(-1, side, side), edges, axis=1), edges, axis=2)
-    inside = (sums / np.sqrt(np.outer(widths, widths))).reshape(len(unit), len(edges) ** 2)
+    cell = np.arange(side) * min(_COARSE, side) // side  # of each row and of each column
+    cells = cell[:, None] * (cell[-1] + 1) + cell
+    flat = np.equal.outer(cells.reshape(-1), np.arange(cells[-1, -1] + 1)).astype(np.float32)
+    inside = unit @ (flat / np.sqrt(flat.sum(axis=0)))
     outside = np.sqrt(np.maximum(1 - np.square(inside).sum(axis=1, keepdims=True), 0))
     return np.concatenate([inside, outside], axis=1).astype(np.float32)
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend.core.i18n import _
 from ubend.dataset.splits import VIEWS, find_near_duplicates, find_straddling, turn
@@ -227,7 +227,7 @@ def _small_grey(inspection: Inspection, number: int) -> NDArray[np.float32]:
     """(_SIDE_PX, _SIDE_PX) details of an image: what is left without structures larger than _DETAIL_PX."""
     pixels = shrink(to_bytes(inspection.data.store.image(number)), (_SIDE_PX, _SIDE_PX))
     grey = pixels.mean(axis=2, dtype=np.float32)
-    details = np.asarray(grey - ndimage.uniform_filter(grey, _DETAIL_PX))
+    details = np.asarray(grey - scipy.ndimage.uniform_filter(grey, _DETAIL_PX))
     strength = np.abs(details)
     bound = 2 * np.median(strength[strength > _FLAT]) if (strength > _FLAT).any() else 1.0
     return details.clip(-bound, bound)  # so that the edge of a round field of view, alike in all images, counts little

@@ -3,8 +3,8 @@
 from collections import Counter
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend.core.i18n import _
 from ubend.doctor.finding import Finding, Grade
@@ -49,7 +49,7 @@ def measure_sharpness(inspection: Inspection) -> NDArray[np.float64]:
     sharpness = np.zeros(len(inspection))
     for i, (image, _mask) in enumerate(inspection.small):
         grey = image.mean(axis=2)
-        details = grey - ndimage.uniform_filter(grey, 3)
+        details = grey - scipy.ndimage.uniform_filter(grey, 3)
         sharpness[i] = np.log((details.std() + 0.05) / (grey.std() + 1))
     return sharpness
 

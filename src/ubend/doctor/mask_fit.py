@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend.core.i18n import _
 from ubend.dataset.scan import threads
@@ -229,9 +229,9 @@ def _features(image: _Floats) -> _Floats:
     """(h, w, c) -> (h, w, D): values at four scales, relative to the image and absolute, texture, products, place."""
     h, w, c = image.shape
     relative = (image - image.mean((0, 1))) / (image.std((0, 1)) + 8)
-    scales = [relative, *(ndimage.uniform_filter(relative, (side, side, 1)) for side in (5, 11, 23))]
+    scales = [relative, *(scipy.ndimage.uniform_filter(relative, (side, side, 1)) for side in (5, 11, 23))]
     fine, middle, coarse = scales[1:]
-    texture = np.sqrt(np.maximum(ndimage.uniform_filter((relative - fine)[:, :, :1] ** 2, (5, 5, 1)), 0))
+    texture = np.sqrt(np.maximum(scipy.ndimage.uniform_filter((relative - fine)[:, :, :1] ** 2, (5, 5, 1)), 0))
     products = [fine * fine, fine * middle, middle * middle, middle * coarse]
     if c > 1:
         products.append(fine[:, :, :1] * fine[:, :, 1:2])
@@ -292,11 +292,11 @@ def _center(planes: _Floats) -> _Floats:
 
 def _edges(image: _Floats) -> _Floats:
     """(h, w) how strongly colours change, relative to the surroundings."""
-    smooth = ndimage.uniform_filter(image, (3, 3, 1))
+    smooth = scipy.ndimage.uniform_filter(image, (3, 3, 1))
     down, across = np.zeros_like(smooth), np.zeros_like(smooth)
     down[1:-1], across[:, 1:-1] = smooth[2:] - smooth[:-2], smooth[:, 2:] - smooth[:, :-2]
     strength = np.sqrt(np.sqrt((down**2 + across**2).sum(axis=-1)))
-    return np.asarray(strength - ndimage.uniform_filter(strength, SIDE_PX // 4))
+    return np.asarray(strength - scipy.ndimage.uniform_filter(strength, SIDE_PX // 4))
 
 
 def _outlines(mask: NDArray[np.uint8]) -> _Floats:
@@ -305,7 +305,7 @@ def _outlines(mask: NDArray[np.uint8]) -> _Floats:
     lines[1:] = (mask[1:] != mask[:-1]) & (mask[1:] != IGNORED) & (mask[:-1] != IGNORED)
     across = (mask[:, 1:] != mask[:, :-1]) & (mask[:, 1:] != IGNORED) & (mask[:, :-1] != IGNORED)
     lines[:, 1:] = np.maximum(lines[:, 1:], across)
-    return np.asarray(ndimage.uniform_filter(lines, 3), np.float32)
+    return np.asarray(scipy.ndimage.uniform_filter(lines, 3), np.float32)
 
 
 def _correlate(a: _Floats, b: _Floats, reach: int) -> _Floats:

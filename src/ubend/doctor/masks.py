@@ -3,8 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
@@ -133,7 +133,7 @@ def _share_of_rims(classes: NDArray[np.uint8]) -> float:
 
 def _count_small(objects: NDArray[np.bool_]) -> int:
     """Connected regions of at most _SPECK_PX pixels; diagonal neighbours are connected."""
-    labelled, count = ndimage.label(objects, np.ones((3, 3)))
+    labelled, count = scipy.ndimage.label(objects, np.ones((3, 3)))
     if not count:
         return 0
     return int((np.bincount(labelled.reshape(-1))[1:] <= _SPECK_PX).sum())

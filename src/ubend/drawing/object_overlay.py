@@ -3,9 +3,9 @@
 import colorsys
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from ubend.drawing.panels import Font, load_font
 
@@ -44,7 +44,7 @@ def draw_objects(image: NDArray[np.uint8], ids: NDArray[np.uint32]) -> Image.Ima
     page = Image.fromarray(_draw_outlines(np.array(page), large, len(areas), width))
     draw, font = ImageDraw.Draw(page), load_font(int(np.clip(side * scale * _TEXT_SHARE, *_TEXT_PX)))
     taken = large > 0
-    for object_id, box in enumerate(ndimage.find_objects(large.astype(np.int64)), 1):
+    for object_id, box in enumerate(scipy.ndimage.find_objects(large.astype(np.int64)), 1):
         _write_number(draw, large[box] == object_id, box, str(object_id), font, taken)
     return page
 
@@ -67,9 +67,9 @@ def _draw_outlines(image: NDArray[np.uint8], ids: NDArray[np.uint32], count: int
 
     line = find_boundaries(ids, mode="inner")
     if width > 1:
-        line = ndimage.binary_dilation(line, iterations=width - 1) & (ids > 0)
+        line = scipy.ndimage.binary_dilation(line, iterations=width - 1) & (ids > 0)
     square = np.ones((3, 3), bool)
-    image[ndimage.binary_dilation(line, square, iterations=(width + 1) // 2)] = _BLACK
+    image[scipy.ndimage.binary_dilation(line, square, iterations=(width + 1) // 2)] = _BLACK
     hues = _HUES[0] + (np.arange(count + 1) * _GOLDEN) % 1 * (_HUES[1] - _HUES[0])
     colors = np.array([colorsys.hsv_to_rgb(hue, 0.85, 1.0) for hue in hues])
     image[line] = np.rint(255 * colors[ids[line]]).astype(np.uint8)
@@ -124,6 +124,6 @@ def _write(draw: ImageDraw.ImageDraw, y: float, x: float, text: str, font: Font)
 def _find_widest(region: NDArray[np.bool_]) -> tuple[float, float, float]:
     """Row, column and distance to the border of the pixel that is farthest from the border."""
     step = max(1, max(region.shape) // _SAMPLE_PX)
-    depth = ndimage.distance_transform_edt(np.pad(region[::step, ::step], 1))
+    depth = scipy.ndimage.distance_transform_edt(np.pad(region[::step, ::step], 1))
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
     return (float(y) - 1) * step, (float(x) - 1) * step, float(depth[y, x]) * step

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
 
 from ubend.core.counter_rng import draw_uniform
 from ubend.metrics.summary import none_for_nan
@@ -266,7 +266,7 @@ def mean_ends(resamples: Resamples) -> NDArray[np.float64]:
     ends: NDArray[np.float64] = np.quantile(resamples.studentised(), [1 - ALPHA / 2, ALPHA / 2])
     units = len(resamples.influence)
     if units < _T_BELOW_UNITS:
-        t = float(special.stdtrit(units - 1, 1 - ALPHA / 2))
+        t = float(scipy.special.stdtrit(units - 1, 1 - ALPHA / 2))
         ends = np.array([max(ends[0], t), min(ends[1], -t)])
     return ends
 
@@ -293,7 +293,7 @@ def _interval(
     few = units < (_ROUGH_GROUPS if grouped else _ROUGH_IMAGES)
     if units < 2 or np.isnan(resamples.mean):
         return Interval(resamples.mean, math.nan, math.nan, math.nan, math.nan, units, True)
-    t = float(special.stdtrit(units - 1, 1 - ALPHA / 2)) * resamples.error
+    t = float(scipy.special.stdtrit(units - 1, 1 - ALPHA / 2)) * resamples.error
     ends = [resamples.mean - t, resamples.mean + t] * 2
     if not resamples.is_flat:
         ends[:2] = (resamples.mean - kind(resamples) * resamples.error).tolist()
@@ -309,7 +309,7 @@ def _p(resamples: Resamples, bound: float) -> float:
     if resamples.error == 0:  # every unit has the same difference
         return float(away < 1e-12)  # what is left of equal scores by rounding
     if resamples.is_flat:
-        return float(2 * special.stdtr(units - 1, -away / resamples.error))
+        return float(2 * scipy.special.stdtr(units - 1, -away / resamples.error))
     beyond = (np.abs(resamples.studentised()) >= away / (resamples.error * _widening(resamples))).sum()
     return (1 + int(beyond)) / (1 + len(resamples.means))
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
@@ -96,7 +96,7 @@ def fill_holes(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
         limits: class index -> maximum area of a hole to fill, px.
     """
     for index, limit in sorted(limits.items()):
-        holes, count = ndimage.label(mask != index)
+        holes, count = scipy.ndimage.label(mask != index)
         filled = np.bincount(holes.reshape(-1), minlength=count + 1) <= limit
         filled[0] = False  # the class itself
         for rim in (holes[0], holes[-1], holes[:, 0], holes[:, -1], holes[mask == IGNORED]):
@@ -147,7 +147,7 @@ def _label_regions(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[
     classes: list[int] = []
     for index in np.unique(mask):
         region = mask == index
-        components, count = ndimage.label(region, _CORNERS)
+        components, count = scipy.ndimage.label(region, _CORNERS)
         parts[region] = components[region] + (len(classes) - 1)
         classes += [int(index)] * count
     return parts, np.array(classes, np.uint8)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
@@ -83,12 +83,12 @@ def object_classes(names: Sequence[str]) -> list[int]:
 
 def find_boxes(ids: NDArray[np.uint32]) -> list[tuple[slice, slice]]:
     """The bounding boxes (row and column slices) of object 1, 2, ...; `ids` has no gaps."""
-    boxes: list[tuple[slice, slice]] = ndimage.find_objects(ids.astype(np.int64))
+    boxes: list[tuple[slice, slice]] = scipy.ndimage.find_objects(ids.astype(np.int64))
     return boxes
 
 
 def _label(region: NDArray[np.bool_]) -> NDArray[np.int64]:
-    labels: NDArray[np.int64] = ndimage.label(region, _CORNERS, output=np.int64)[0]
+    labels: NDArray[np.int64] = scipy.ndimage.label(region, _CORNERS, output=np.int64)[0]
     return labels
 
 
@@ -103,9 +103,9 @@ def _grow_into_contour(mask: NDArray[np.uint8], names: Sequence[str]) -> NDArray
         )
     inside, line = mask == kinds[0], mask == contour
     # not connected across corners, so that a contour of one pixel separates
-    labels, _count = ndimage.label(inside, output=np.int64)
+    labels, _count = scipy.ndimage.label(inside, output=np.int64)
     seeds = _without_fragments(labels, _label(inside | line))
-    return _watershed(ndimage.distance_transform_edt(seeds == 0), seeds, inside | line)
+    return _watershed(scipy.ndimage.distance_transform_edt(seeds == 0), seeds, inside | line)
 
 
 def _without_fragments(insides: NDArray[np.int64], regions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -113,10 +113,10 @@ def _without_fragments(insides: NDArray[np.int64], regions: NDArray[np.int64]) -
     if not insides.any():
         return insides
     # the edge of the image does not count as a border: objects cut by it may be thick
-    depth_px = ndimage.distance_transform_edt(insides > 0)
+    depth_px = scipy.ndimage.distance_transform_edt(insides > 0)
     numbers = np.arange(insides.max() + 1)
-    depths, region = ndimage.maximum(depth_px, insides, numbers), ndimage.maximum(regions, insides, numbers)
-    deepest = ndimage.maximum(depth_px, regions, np.arange(regions.max() + 1))
+    depths, region = scipy.ndimage.maximum(depth_px, insides, numbers), scipy.ndimage.maximum(regions, insides, numbers)
+    deepest = scipy.ndimage.maximum(depth_px, regions, np.arange(regions.max() + 1))
     kept = depths >= _FRAGMENT * deepest[region]
     return np.where(kept[insides], insides, 0)
 
@@ -124,8 +124,10 @@ def _without_fragments(insides: NDArray[np.int64], regions: NDArray[np.int64]) -
 def _split_by_distance(region: NDArray[np.bool_]) -> NDArray[np.int64]:
     from skimage.morphology import local_maxima, reconstruction
 
-    depth_px = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]  # the edge of the image is a border, too
-    depth_px = ndimage.gaussian_filter(depth_px, _SMOOTH_PX) * region
+    depth_px = scipy.ndimage.distance_transform_edt(np.pad(region, 1))[
+        1:-1, 1:-1
+    ]  # the edge of the image is a border, too
+    depth_px = scipy.ndimage.gaussian_filter(depth_px, _SMOOTH_PX) * region
     # Maxima are cut off at `_STANDING_PX` below their top, which gives plateaus. skimage's h_maxima marks only the
     # highest pixels, so a rod, whose ridge has many of them, would be split into many pieces.
     cut = reconstruction(depth_px - _STANDING_PX, depth_px, footprint=_CORNERS)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend.core.errors import DataError, SettingError
 from ubend.core.i18n import _
@@ -142,7 +142,7 @@ def _read_ids(path: Path) -> NDArray[np.uint32]:
 def looks_like_mask(truth: Objects) -> bool:
     """Whether each class has only one id, but several connected regions: probably a class mask instead of ids."""
     alone = len(truth.classes) == len(set(truth.classes.tolist()))
-    return alone and int(ndimage.label(truth.ids > 0, np.ones((3, 3)))[1]) > len(truth.classes) > 0
+    return alone and int(scipy.ndimage.label(truth.ids > 0, np.ones((3, 3)))[1]) > len(truth.classes) > 0
 
 
 def score(qualities: Mapping[Path, Sequence[Quality]], names: Sequence[str]) -> Scores:

@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend.labels.class_table import IGNORED
 
@@ -122,7 +122,7 @@ def _distances(
         for points in (b, a):
             away = np.ones(shape, bool)
             away[tuple((points - corner).T)] = False
-            maps.append(ndimage.distance_transform_edt(away, sampling=spacing))
+            maps.append(scipy.ndimage.distance_transform_edt(away, sampling=spacing))
         return maps[0][tuple((a - corner).T)], maps[1][tuple((b - corner).T)]
     from scipy.spatial import cKDTree  # its import takes .1 s or more, which the start of a training need not wait for
 

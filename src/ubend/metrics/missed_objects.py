@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 MISSED_BELOW = 0.1  # share of an object's pixels
 MOST_PIXELS = 2**26  # of an image whose objects are counted: their numbers take 4 bytes per pixel
@@ -70,7 +70,7 @@ def find_missed_objects(
         Class index -> its objects; None: not counted, since the image has more than `MOST_PIXELS` pixels, or more than
         `MOST_OBJECTS` objects of the class.
     """
-    boxes = ndimage.find_objects(truth.astype(np.int16) + 1) if truth.size <= MOST_PIXELS else None
+    boxes = scipy.ndimage.find_objects(truth.astype(np.int16) + 1) if truth.size <= MOST_PIXELS else None
     objects = dict[int, ClassObjects | None]()
     for index in classes:
         if boxes is None:
@@ -85,7 +85,7 @@ def find_missed_objects(
 def _find_in_region(
     region: NDArray[np.bool_], predicted: NDArray[np.bool_], top: int, left: int
 ) -> ClassObjects | None:
-    object_ids, count = ndimage.label(region, _CORNERS)
+    object_ids, count = scipy.ndimage.label(region, _CORNERS)
     if count > MOST_OBJECTS:
         return None
     areas = np.bincount(object_ids.ravel(), minlength=count + 1)[1:]
@@ -93,7 +93,7 @@ def _find_in_region(
     missed = covered < MISSED_BELOW
     worst = np.flatnonzero(missed)
     worst = worst[np.argsort(-areas[worst], kind="stable")][:KEPT]
-    boxes = ndimage.find_objects(object_ids) if len(worst) else []
+    boxes = scipy.ndimage.find_objects(object_ids) if len(worst) else []
     largest = []
     for index in worst.tolist():
         rows, columns = boxes[index]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
-from scipy import ndimage
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
@@ -160,7 +160,7 @@ def make_alpha(prob: NDArray[np.float32], soft_px: float | None = None) -> NDArr
     if soft_px == 0 or not inside.any() or inside.all():
         return inside.astype(np.float32)
     # distance to the line between pixels, half a pixel before the nearest pixel of the other side
-    depth_px = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
+    depth_px = scipy.ndimage.distance_transform_edt(inside) - scipy.ndimage.distance_transform_edt(~inside)
     depth_px = (depth_px - 0.5 * np.sign(depth_px)).astype(np.float32)
     alpha: NDArray[np.float32]
     if soft_px is not None:
@@ -187,7 +187,7 @@ def extend_colors(image: NDArray[np.uint8], alpha: NDArray[np.float32]) -> NDArr
     out = image.copy()
     out[alpha == 0] = 0
     if solid.any() and edge.any():
-        rows, columns = ndimage.distance_transform_edt(~solid, return_distances=False, return_indices=True)
+        rows, columns = scipy.ndimage.distance_transform_edt(~solid, return_distances=False, return_indices=True)
         nearest = image[rows[edge], columns[edge]].astype(np.float32)
         weight = alpha[edge][:, None] ** 2  # with alpha itself, half of the halo remained
         out[edge] = np.rint(weight * image[edge] + (1 - weight) * nearest)

@@ -1,8 +1,8 @@
 """Segmentation by edges, which are closed to outlines and filled."""
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend_lessons.baselines.pixels import Pixels
 
@@ -32,8 +32,8 @@ def fill_edges(pixels: Pixels, sigma_px: float, share: float, close_px: float) -
     )
     reach = max(1, round(close_px * pixels.unit_px))
     around = np.pad(edges, reach)
-    closed = ndimage.binary_closing(around, _CORNERS, iterations=reach)[reach:-reach, reach:-reach]
-    filled = ndimage.binary_fill_holes(closed)
+    closed = scipy.ndimage.binary_closing(around, _CORNERS, iterations=reach)[reach:-reach, reach:-reach]
+    filled = scipy.ndimage.binary_fill_holes(closed)
     found: NDArray[np.intp] = filled.astype(np.intp)
     found[edges] = 2
     return found

@@ -6,8 +6,8 @@ h rows, w columns of the size at which the methods work, C channels.
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 By = Literal["color", "texture", "both"]
 Maps = NDArray[np.float32]
@@ -71,7 +71,7 @@ def blur(maps: Maps, sigma_px: float) -> Maps:
     if sigma_px == 0:
         return maps
     sigmas = (sigma_px, sigma_px, *[0.0] * (maps.ndim - 2))
-    return np.asarray(ndimage.gaussian_filter(maps, sigmas, mode="nearest", truncate=3.0))
+    return np.asarray(scipy.ndimage.gaussian_filter(maps, sigmas, mode="nearest", truncate=3.0))
 
 
 def _texture(light: Maps) -> Maps:

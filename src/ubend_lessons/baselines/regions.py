@@ -5,8 +5,8 @@ Each function returns (h, w) numbers of the regions, 0, 1, ...; classes are assi
 """
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ubend_lessons.baselines.clusters import one_thread
 from ubend_lessons.baselines.pixels import By, Maps, Pixels, blur
@@ -122,11 +122,11 @@ def _main_axes(maps: Maps, count: int) -> Maps:
 
 def _slope(maps: Maps) -> Maps:
     """(h, w) magnitude of the gradient over all feature maps (Sobel)."""
-    steps = [ndimage.sobel(maps, axis, mode="nearest") for axis in (0, 1)]
+    steps = [scipy.ndimage.sobel(maps, axis, mode="nearest") for axis in (0, 1)]
     return np.asarray(np.sqrt(sum((step**2).sum(axis=2) for step in steps)), np.float32)
 
 
 def _to_nearest(regions: NDArray[np.intp]) -> NDArray[np.intp]:
     """Assign pixels without a region (-1) to the region of the nearest pixel that has one."""
-    rows, columns = ndimage.distance_transform_edt(regions < 0, return_distances=False, return_indices=True)
+    rows, columns = scipy.ndimage.distance_transform_edt(regions < 0, return_distances=False, return_indices=True)
     return np.asarray(regions[rows, columns])
