@@ -144,9 +144,9 @@ TALK = """
 import sys, time, torch
 from pathlib import Path
 from ubend.core.errors import TrainingError
-from ubend.training.distributed import Vote, join_group
+from ubend.training.distributed import Vote, join_process_group
 place = Path(sys.argv[1])
-with join_group() as group:
+with join_process_group() as group:
     with group.first_rank_first():
         time.sleep(0.5 if group.is_first else 0)
         with (place / "order").open("a") as file:

@@ -25,7 +25,7 @@ from ubend.models.unet import UNet
 from ubend.tasks.fit import assemble, scan
 from ubend.training import loop
 from ubend.training.build import build
-from ubend.training.distributed import ProcessGroup, join_group
+from ubend.training.distributed import ProcessGroup, join_process_group
 from ubend.training.sync_batch_norm import synchronise_batch_norm
 
 BATCH = 6
@@ -42,19 +42,19 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def find(folder: Path, way: str, micro_batch: int, group: ProcessGroup) -> dict[str, Tensor]:
+def find(folder: Path, way: str, micro_batch: int, processes: ProcessGroup) -> dict[str, Tensor]:
     """Gradients, sums and running statistics after one step; validation's figures after it."""
     changes = {"data.folder": str(folder), "train.sync_batch_norm": way == "synced", "train.micro_batch": micro_batch}
     quiet, cpu = Reporter(Console(file=io.StringIO())), torch.device("cpu")
     settings = make_settings(changes={**SETTINGS, **changes})
     found = scan(settings, cpu, quiet)
     data, plan = found.data, resolve(settings, found.facts)
-    built = build(data, plan, cpu, group)
+    built = build(data, plan, cpu, processes)
     state = built.state
-    if way == "synced" and group.count == 1:  # torch's own rounds otherwise; test_distributed.py compares the two
-        synchronise_batch_norm(state.model, group)
-    prepared = prepare(data, plan, cpu, (group.rank, group.count))
-    _training, runtime = assemble(plan, data, prepared, built, quiet, group)
+    if way == "synced" and processes.count == 1:  # torch's own rounds otherwise; test_distributed.py compares the two
+        synchronise_batch_norm(state.model, processes)
+    prepared = prepare(data, plan, cpu, (processes.rank, processes.count))
+    _training, runtime = assemble(plan, data, prepared, built, quiet, processes)
     state.optimizer.zero_grad = lambda: None  # type: ignore[method-assign]  # so that they can be seen
     runtime.take_step(0)
     figures = loop.validate(runtime)
@@ -67,17 +67,17 @@ def find(folder: Path, way: str, micro_batch: int, group: ProcessGroup) -> dict[
 def main(folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
     found: dict[str, Tensor] = {}
-    with join_group() as group:
+    with join_process_group() as processes:
         for way in ("frozen", "synced", "live", "fused"):
             train = UNet.train
             fused.find_kernels = lambda _image, way=way: reference if way == "fused" else None
             if way == "frozen":
                 UNet.train = lambda self, mode=True: nn.Module.train(self, False)  # type: ignore[method-assign]
-            for micro in sorted({BATCH, BATCH // 2, BATCH // 3, 1} if group.count == 1 else {BATCH, 1}):
-                key = f"{way} {min(micro, BATCH // group.count)} "
-                found |= {key + name: tensor for name, tensor in find(folder, way, micro, group).items()}
+            for micro in sorted({BATCH, BATCH // 2, BATCH // 3, 1} if processes.count == 1 else {BATCH, 1}):
+                key = f"{way} {min(micro, BATCH // processes.count)} "
+                found |= {key + name: tensor for name, tensor in find(folder, way, micro, processes).items()}
             UNet.train = train  # type: ignore[method-assign]
-    if group.is_first:
+    if processes.is_first:
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, out)
 
 

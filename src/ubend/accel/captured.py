@@ -45,13 +45,13 @@ class CapturedRuntime(Runtime):
     """Wraps a runtime: from the fourth step on, steps are replayed as a CUDA graph."""
 
     def __init__(self, runtime: LimitedMemoryRuntime, reporter: Reporter) -> None:
-        super().__init__(runtime.training, runtime.group)
+        super().__init__(runtime.training, runtime.processes)
         self._runtime, self._reporter = runtime, reporter
         state, batches = self.training.state, self.training.batches
         device = batches.source.device
         rows = batches.numbers(0).shape
-        groups = state.optimizer.param_groups
-        size = rows[0] * rows[1] + len(groups) + 1
+        parameter_groups = state.optimizer.param_groups
+        size = rows[0] * rows[1] + len(parameter_groups) + 1
         self._slots = [torch.empty(size, dtype=torch.float32, pin_memory=True) for _ in range(_PREFETCH)]
         self._sent: deque[torch.cuda.Event] = deque(maxlen=_PREFETCH)
         self._changing = torch.empty(size, dtype=torch.float32, device=device)
@@ -59,8 +59,8 @@ class CapturedRuntime(Runtime):
         *rates, self._share = self._changing[rows[0] * rows[1] :].unbind()
         self._fetched: tuple[Tensor, Tensor] | None = None
         self._flat = flatten(state.model), flatten(state.ema)
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate
+        for parameter_group, rate in zip(parameter_groups, rates, strict=True):
+            parameter_group["lr"] = rate
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graph, self._taken = torch.cuda.CUDAGraph(), 0
 
@@ -93,7 +93,7 @@ class CapturedRuntime(Runtime):
             self._sent[0].synchronize()  # until the slot's previous numbers have been copied
         slot, training = self._slots[step % _PREFETCH], self.training
         values = slot.numpy()
-        shares = np.array([group["rate_share"] for group in training.state.optimizer.param_groups])
+        shares = np.array([parameters["rate_share"] for parameters in training.state.optimizer.param_groups])
         values[: -1 - len(shares)] = training.batches.numbers(step).reshape(-1)
         values[-1 - len(shares) : -1] = learning_rate_at(step, training.steps, training.plan) * shares
         values[-1] = 1.0 - ema_decay(step, training.plan.ema_decay)

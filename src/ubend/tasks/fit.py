@@ -58,7 +58,7 @@ from ubend.tasks.report import write_report
 from ubend.tasks.user_settings import read_user_settings, source_name
 from ubend.training.build import ModelSetup, build
 from ubend.training.checkpoint import Saver, TrainingState, load_state, run_bytes, save_state, save_trained
-from ubend.training.distributed import ALONE, ProcessGroup, join_group
+from ubend.training.distributed import ALONE, ProcessGroup, join_process_group
 from ubend.training.distributed_runtime import DistributedRuntime, EarlySums
 from ubend.training.interrupts import stop_on_signals
 from ubend.training.launcher import process_rank
@@ -91,7 +91,7 @@ class _Session:
 
     Attributes:
         run: the run folder.
-        group: the processes that train together.
+        processes: the processes that train together.
         reporter: reports progress.
         show: display each epoch's panel.
         resumed: whether this resumes a run.
@@ -100,7 +100,7 @@ class _Session:
     """
 
     run: RunFolder
-    group: ProcessGroup
+    processes: ProcessGroup
     reporter: Reporter
     show: bool
     resumed: bool = False
@@ -149,14 +149,18 @@ def fit(
     own_parts = take_own_parts(flags)
     if out is not None and process_rank().is_first:
         RunFolder(Path(out)).refuse_existing_results()
-    with join_group() as group, _rank_reporter(group, reporter) as log, explain_out_of_memory(_no_memory()):
-        with group.first_rank_first():  # a named data set is downloaded once
+    with (
+        join_process_group() as processes,
+        _rank_reporter(processes, reporter) as log,
+        explain_out_of_memory(_no_memory()),
+    ):
+        with processes.first_rank_first():  # a named data set is downloaded once
             requested = read_user_settings(folder, recipe, config, settings, flags, log)
         check_tracker(requested.settings.train.track)
         run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(requested.settings))))
-        with locked(run.path) if group.is_first else nullcontext():
+        with locked(run.path) if processes.is_first else nullcontext():
             return _fit(
-                _Session(run, group, log, show, initial=requested.initial, own_parts=own_parts), requested.settings
+                _Session(run, processes, log, show, initial=requested.initial, own_parts=own_parts), requested.settings
             )
 
 
@@ -179,28 +183,30 @@ def resume(
     folder = RunFolder(Path(run))
     started = folder.read_facts()
     settings = make_settings(config=read_config(folder.settings))
-    with join_group() as group, _rank_reporter(group, reporter) as log:
-        here = (describe_device(group.pick_device(settings.device)), torch.get_num_threads(), torch.__version__)
+    with join_process_group() as processes, _rank_reporter(processes, reporter) as log:
+        here = (describe_device(processes.pick_device(settings.device)), torch.get_num_threads(), torch.__version__)
         then = (started["device"], started["threads"], started["torch"])
         if then != here:
             line = _("note: started on {then}, continues with {now} (device, threads, torch): last digits may differ")
             log.report(line.format(then=", ".join(map(str, then)), now=", ".join(map(str, here))))
-        if started["processes"] != group.count:
+        if started["processes"] != processes.count:
             log.report(
                 _(
                     "note: started in {then} processes, continues in {now}: each step uses the same images, but batch "
                     "norm sees a different number of them at a time"
-                ).format(then=started["processes"], now=group.count)
+                ).format(then=started["processes"], now=processes.count)
             )
-        with locked(folder.path) if group.is_first else nullcontext(), explain_out_of_memory(_no_memory()):
-            if group.is_first:
+        with locked(folder.path) if processes.is_first else nullcontext(), explain_out_of_memory(_no_memory()):
+            if processes.is_first:
                 folder.clear_leftovers()
-            return _fit(_Session(folder, group, log, show, resumed=True, own_parts=OwnParts(network, loss)), settings)
+            return _fit(
+                _Session(folder, processes, log, show, resumed=True, own_parts=OwnParts(network, loss)), settings
+            )
 
 
-def _rank_reporter(group: ProcessGroup, reporter: Reporter | None) -> Reporter:
+def _rank_reporter(processes: ProcessGroup, reporter: Reporter | None) -> Reporter:
     """The reporter; only the first process reports."""
-    return (reporter or Reporter()) if group.is_first else Reporter(Console(file=io.StringIO(), quiet=True))
+    return (reporter or Reporter()) if processes.is_first else Reporter(Console(file=io.StringIO(), quiet=True))
 
 
 def _no_memory() -> str:
@@ -211,45 +217,47 @@ def _no_memory() -> str:
 def _fit(session: _Session, settings: Settings) -> FitResult:
     """Run all stages in order."""
     session.own_parts.check(settings)
-    run, group, reporter = session.run, session.group, session.reporter
+    run, processes, reporter = session.run, session.processes, session.reporter
     prepare_process(settings.train.deterministic)
-    device = group.pick_device(settings.device)
+    device = processes.pick_device(settings.device)
     set_up(device, settings.train.deterministic)
     fresh = not (session.resumed and run.state_path.exists())  # otherwise the weights come from the saved state
-    with warmed_up(device), group.first_rank_first():  # the other processes reuse what the first one has decoded
+    with warmed_up(device), processes.first_rank_first():  # the other processes reuse what the first one has decoded
         split = read_text(run.data) if session.resumed else None
         scanned = scan(settings, device, reporter, split, pretrained=fresh)
     plan = resolve(settings, scanned.facts)
-    group.refuse_uneven(plan.train.batch)
+    processes.refuse_uneven(plan.train.batch)
     _report_start(session, scanned.data, plan, device)
-    findings = report_quick_checks(reporter, scanned.data, settings) if group.is_first else []
-    prepared = prepare(scanned.data, plan, device, (group.rank, group.count), accelerate_augmentation(augment))
-    built = build(scanned.data, plan, device, group, pretrained=fresh, own_parts=session.own_parts)
+    findings = report_quick_checks(reporter, scanned.data, settings) if processes.is_first else []
+    prepared = prepare(scanned.data, plan, device, (processes.rank, processes.count), accelerate_augmentation(augment))
+    built = build(scanned.data, plan, device, processes, pretrained=fresh, own_parts=session.own_parts)
     if plan.train.border_weight:
         reporter.report(describe_objects(scanned.data))
     if note := prepared.validation.note():
         reporter.report(note)
-    training, runtime = assemble(plan, scanned.data, prepared, built, reporter, group)
+    training, runtime = assemble(plan, scanned.data, prepared, built, reporter, processes)
     _check_disk_space(session, plan, training)
     if session.resumed:
         _restore(session, training.state, plan.train.epochs)
     else:
         _begin(session, plan, scanned.data, training.state, device, findings)
-    group.refuse_different(f"{scanned.data.store.hashes}{scanned.data.splits}{plan!r}{training.state.progress}")
+    processes.refuse_different(f"{scanned.data.store.hashes}{scanned.data.splits}{plan!r}{training.state.progress}")
     drawing = EpochDrawing(run, scanned.data, training, show=session.show)
     tracked = track_run(plan, run, reporter)
     with tracked, Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
         try:
-            with stop_on_signals(group) as stop:
-                train(runtime, Recorder(run, saver, reporter, drawing, tracked=tracked, writes=group.is_first), stop)
+            with stop_on_signals(processes) as stop:
+                train(
+                    runtime, Recorder(run, saver, reporter, drawing, tracked=tracked, writes=processes.is_first), stop
+                )
         except KeyboardInterrupt as interrupt:
             saver.wait()
             _report_interrupted(session, scanned.data, training)
             if signal.SIGTERM in interrupt.args:  # re-raise the deferred SIGTERM
                 signal.raise_signal(signal.SIGTERM)
             return FitResult(run.path, None)
-        group.leave()
-        if not group.is_first:
+        processes.leave()
+        if not processes.is_first:
             return FitResult(run.path, None)
         if training.state.progress.stopped:
             reporter.report(_("stopped early: {reason}").format(reason=training.state.progress.stopped))
@@ -286,10 +294,15 @@ def scan(
 
 
 def assemble(
-    plan: Plan, data: Dataset, prepared: TrainData, built: ModelSetup, reporter: Reporter, group: ProcessGroup = ALONE
+    plan: Plan,
+    data: Dataset,
+    prepared: TrainData,
+    built: ModelSetup,
+    reporter: Reporter,
+    processes: ProcessGroup = ALONE,
 ) -> tuple[Training, Runtime]:
     """The training and its runtime, the fastest one for this device."""
-    early, model = EarlySums(group), built.state.model
+    early, model = EarlySums(processes), built.state.model
     compiled = compile_network(model, reporter) if plan.train.compile else None
     training = Training(
         plan.train,
@@ -303,7 +316,7 @@ def assemble(
         forward_ema=accelerate_network(built.state.ema),
     )
     refuse_lone_values(training)
-    plain = PlainRuntime(training) if group.count == 1 else DistributedRuntime(training, group, early)
+    plain = PlainRuntime(training) if processes.count == 1 else DistributedRuntime(training, processes, early)
     return training, capture_steps(LimitedMemoryRuntime(plain, reporter), reporter)
 
 
@@ -336,7 +349,7 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, predictor: Predictor, re
 
 def _report_start(session: _Session, data: Dataset, plan: Plan, device: torch.device) -> None:
     """Report the data, the automatic choices and the device."""
-    reporter, count = session.reporter, session.group.count
+    reporter, count = session.reporter, session.processes.count
     report_dataset(reporter, data)
     for choice in plan.choices:
         reporter.report(_("chosen: {choice}").format(choice=choice.line()))
@@ -352,7 +365,7 @@ def _report_start(session: _Session, data: Dataset, plan: Plan, device: torch.de
 
 def _check_disk_space(session: _Session, plan: Plan, training: Training) -> None:
     """Raise OutputError if the disk has no room for the run."""
-    if session.group.is_first:  # the others write nothing
+    if session.processes.is_first:  # the others write nothing
         size = run_bytes(training.state, plan.train.epochs, resumed=session.resumed)
         check_disk_space([DiskRequirement(session.run.path, size, _("choose another --out or a smaller --width"))])
 
@@ -372,7 +385,7 @@ def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
         session.reporter.report(
             _("{run} ended before its first save, so the training starts from the beginning").format(run=run.path)
         )
-    if session.group.is_first:
+    if session.processes.is_first:
         run.trim_timing(len(state.progress.history))
 
 
@@ -389,7 +402,7 @@ def _begin(
     kept = [] if initial is None else initialise_from(initial, state, data.labels.names)
     for line in kept:
         reporter.report(line)
-    if not session.group.is_first:
+    if not session.processes.is_first:
         return
     run.create()
     run.started.touch()
@@ -401,7 +414,7 @@ def _begin(
         "begun_with": initial and {"path": str(initial.path), "sha256": initial.sha256, "kept": kept},
         "began": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": describe_device(device),
-        "processes": session.group.count,
+        "processes": session.processes.count,
     }
     write_findings(run.findings, findings)
     run.begin(plan, data, facts)
@@ -409,7 +422,7 @@ def _begin(
 
 def _report_interrupted(session: _Session, data: Dataset, training: Training) -> None:
     run, state = session.run, training.state
-    if not session.group.is_first:
+    if not session.processes.is_first:
         return
     _draw_curves(run, data, state)
     if run.model_path.exists():

@@ -44,7 +44,7 @@ def build(
     data: Dataset,
     plan: Plan,
     device: torch.device,
-    group: ProcessGroup = ALONE,
+    processes: ProcessGroup = ALONE,
     *,
     pretrained: bool = True,
     own_parts: OwnParts = NO_PARTS,
@@ -60,10 +60,10 @@ def build(
     model = _initialise_network(data, plan, pretrained, own_parts).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     loss = own_parts.try_out(model, make_loss(data, plan, device))
     ema: nn.Module = copy.deepcopy(model).requires_grad_(False) if plan.train.ema_decay else model
-    if plan.train.sync_batch_norm and group.count > 1:
+    if plan.train.sync_batch_norm and processes.count > 1:
         from ubend.training.sync_batch_norm import synchronise_batch_norm  # imports torch's compiler: 1.3 s or more
 
-        synchronise_batch_norm(model, group)
+        synchronise_batch_norm(model, processes)
     optimizer = make_optimizer(model, plan.train, model.encoder_parameters())
     sums = torch.zeros(4, dtype=sums_dtype(device), device=device)
     warps = plan.augment.kind == "warp"

@@ -237,7 +237,7 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return [parameter for parameter_group in optimizer.param_groups for parameter in parameter_group["params"]]
 
 
 def save_trained(

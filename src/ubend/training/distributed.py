@@ -144,7 +144,7 @@ ALONE = ProcessGroup()
 
 
 @contextmanager
-def join_group() -> Iterator[ProcessGroup]:
+def join_process_group() -> Iterator[ProcessGroup]:
     """Join the other ranks, if any, until the context ends.
 
     Raises:
@@ -171,9 +171,9 @@ def join_group() -> Iterator[ProcessGroup]:
             key="--gpus",
         ) from error
     assert isinstance(host, dist.ProcessGroup)  # no rank is left out
-    group = ProcessGroup(own_rank.rank, own_rank.count, own_rank.local, host)
-    yield group
-    group.leave()  # not after an error: the launcher ends the other ranks
+    processes = ProcessGroup(own_rank.rank, own_rank.count, own_rank.local, host)
+    yield processes
+    processes.leave()  # not after an error: the launcher ends the other ranks
 
 
 class Vote:
@@ -183,18 +183,18 @@ class Vote:
     ranks get the same answers and stop after the same step.
     """
 
-    def __init__(self, group: ProcessGroup) -> None:
-        self._ranks = group
+    def __init__(self, processes: ProcessGroup) -> None:
+        self._processes = processes
         self._travelling: tuple[dist.Work, Tensor] | None = None
 
     def any(self, vote: bool) -> bool:
         """Give this rank's vote; returns whether any vote of the previous call was True (single process: `vote`)."""
-        if self._ranks.count == 1:
+        if self._processes.count == 1:
             return vote
         before = self.close()
         votes = torch.tensor([int(vote)])
         with explain_lost_peers():
-            work = dist.all_reduce(votes, dist.ReduceOp.MAX, self._ranks.host, async_op=True)
+            work = dist.all_reduce(votes, dist.ReduceOp.MAX, self._processes.host, async_op=True)
         assert work is not None
         self._travelling = work, votes
         return before

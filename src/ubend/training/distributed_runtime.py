@@ -23,17 +23,17 @@ from ubend.training.loop import PlainRuntime, Training, join_sums, seed_random_l
 class DistributedRuntime(PlainRuntime):
     """The plain runtime on this process's share of every batch; sums are those of all processes."""
 
-    def __init__(self, training: Training, group: ProcessGroup, early: "EarlySums") -> None:
-        super().__init__(training, group)
+    def __init__(self, training: Training, processes: ProcessGroup, early: "EarlySums") -> None:
+        super().__init__(training, processes)
         self._early = early
 
     def gradients(self, step: int, batch: Batch) -> Tensor:
-        training, group = self.training, self.group
-        seed_random_layers(training, step * group.count + group.rank)
+        training, processes = self.training, self.processes
+        seed_random_layers(training, step * processes.count + processes.rank)
         counts = training.loss.count(batch.target, len(training.class_names), batch.pixel_weights)
-        group.sum_tensors(counts)
+        processes.sum_tensors(counts)
         sums = training_step(training, batch, counts)
-        sum_step(group, training.state.model, sums, self._early.take())
+        sum_step(processes, training.state.model, sums, self._early.take())
         return join_sums(sums, counts)
 
 
@@ -43,8 +43,8 @@ class EarlySums:
     All ranks take the same steps in the same order, so they send the same messages in the same order.
     """
 
-    def __init__(self, group: ProcessGroup) -> None:
-        self._ranks = group
+    def __init__(self, processes: ProcessGroup) -> None:
+        self._processes = processes
         self._done: set[int] = set()
         self._travelling: list[tuple[dist.Work, Tensor]] = []
 
@@ -52,7 +52,7 @@ class EarlySums:
     def hook(self) -> Callable[[nn.Parameter, Tensor], None] | None:
         """A hook for networks that report each gradient when it is ready (`accelerate_network`); single process:
         None."""
-        return None if self._ranks.count == 1 else self.add
+        return None if self._processes.count == 1 else self.add
 
     def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
         """Start summing a dense gradient over the ranks while other gradients are computed."""
@@ -81,7 +81,7 @@ class EarlySums:
                 work.wait()
 
 
-def sum_step(group: ProcessGroup, model: nn.Module, sums: Tensor, done: Set[int]) -> None:
+def sum_step(processes: ProcessGroup, model: nn.Module, sums: Tensor, done: Set[int]) -> None:
     """Sum gradients and `sums` over the ranks after a step's backward pass.
 
     Args:
@@ -91,7 +91,7 @@ def sum_step(group: ProcessGroup, model: nn.Module, sums: Tensor, done: Set[int]
     ranks' means is not included, as with micro-batches.) So they are equal on all ranks after every step, whenever a
     state is saved.
     """
-    if group.count == 1:
+    if processes.count == 1:
         return
     statistics = [
         buffer
@@ -101,6 +101,6 @@ def sum_step(group: ProcessGroup, model: nn.Module, sums: Tensor, done: Set[int]
         if buffer is not None
     ]
     if statistics:  # some networks have no batch norm
-        torch._foreach_div_(statistics, group.count)
+        torch._foreach_div_(statistics, processes.count)
     gradients = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in done]
-    group.sum_tensors([*gradients, *statistics, sums])
+    processes.sum_tensors([*gradients, *statistics, sums])

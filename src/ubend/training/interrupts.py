@@ -16,9 +16,9 @@ class StopRequest:
         received: the numbers of the signals that this process has received.
     """
 
-    def __init__(self, group: ProcessGroup = ALONE) -> None:
+    def __init__(self, processes: ProcessGroup = ALONE) -> None:
         self.received: list[int] = []
-        self._vote = Vote(group)
+        self._vote = Vote(processes)
 
     def requested(self) -> bool:
         """Whether to stop; all processes must call it at the same points and get the same answer."""
@@ -30,12 +30,12 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals(group: ProcessGroup = ALONE) -> Iterator[StopRequest]:
+def stop_on_signals(processes: ProcessGroup = ALONE) -> Iterator[StopRequest]:
     """The first Ctrl-C or SIGTERM requests a stop; the second one raises KeyboardInterrupt at once.
 
     In several processes, SIGTERM comes from the launcher as a Ctrl-C. Outside the main thread, signals are not handled.
     """
-    request = StopRequest(group)
+    request = StopRequest(processes)
 
     def note(number: int, _frame: FrameType | None) -> None:
         if request.received:
@@ -45,7 +45,7 @@ def stop_on_signals(group: ProcessGroup = ALONE) -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    signals = [signal.SIGINT] if group.count > 1 else [signal.SIGINT, signal.SIGTERM]
+    signals = [signal.SIGINT] if processes.count > 1 else [signal.SIGINT, signal.SIGTERM]
     before = {number: signal.signal(number, note) for number in signals}
     try:
         yield request

@@ -115,11 +115,11 @@ class Runtime(ABC):
                                                     out of memory, are taken by the wrapped runtime
 
     Attributes:
-        group: the processes that train together; a no-op for a single process.
+        processes: the processes that train together; a no-op for a single process.
     """
 
-    def __init__(self, training: Training, group: ProcessGroup = ALONE) -> None:
-        self.training, self.group = training, group
+    def __init__(self, training: Training, processes: ProcessGroup = ALONE) -> None:
+        self.training, self.processes = training, processes
 
     @abstractmethod
     def gradients(self, step: int, batch: Batch) -> Tensor:
@@ -135,8 +135,9 @@ class Runtime(ABC):
         batch = training.batches.draw(step)
         with preserve_rng_state(training):
             state.sums += self.gradients(step, batch)
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, training.steps, training.plan) * group["rate_share"]
+        rate = learning_rate_at(step, training.steps, training.plan)
+        for parameter_group in state.optimizer.param_groups:
+            parameter_group["lr"] = rate * parameter_group["rate_share"]
         state.optimizer.step()
         state.optimizer.zero_grad()
         if state.ema is not state.model:
@@ -236,7 +237,7 @@ def validate(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
 def _score_validation(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
     """The same as `validate`, without a change of batch norm's mode."""
     training, classes = runtime.training, len(runtime.training.class_names)
-    images, shard = training.validation, runtime.group.shard(len(training.validation))
+    images, shard = training.validation, runtime.processes.shard(len(training.validation))
     sums, start = torch.zeros_like(training.state.sums), shard.start
     # the counts of all crops of an image are summed
     confusions = torch.zeros((images.source_count, classes, classes), dtype=torch.int64, device=sums.device)
@@ -246,7 +247,7 @@ def _score_validation(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
         sums += batch_sums
         confusions.index_add_(0, torch.from_numpy(images.sources[items]).to(sums.device), batch_confusions)
         start += len(items)
-    runtime.group.sum_tensors([sums, confusions])  # entries of other ranks are zero
+    runtime.processes.sum_tensors([sums, confusions])  # entries of other ranks are zero
     per_image = dice_from_confusion(confusions.cpu().numpy())
     defined = np.maximum(1, (~np.isnan(per_image)).sum(axis=0))
     means = np.where(np.isnan(per_image).all(axis=0), np.nan, np.nansum(per_image, axis=0) / defined)

@@ -25,7 +25,7 @@ class LimitedMemoryRuntime(Runtime):
     """
 
     def __init__(self, runtime: Runtime, reporter: Reporter) -> None:
-        super().__init__(runtime.training, runtime.group)
+        super().__init__(runtime.training, runtime.processes)
         self.runtime, self._reporter = runtime, reporter
 
     def gradients(self, step: int, batch: Batch) -> Tensor:
@@ -53,12 +53,12 @@ class LimitedMemoryRuntime(Runtime):
     def _halve_micro_batch(self) -> None:
         training, before = self.training, self.training.micro_batch
         size = before // 2
-        if self.group.count > 1:  # all processes would have to halve together: a synchronisation in every step
+        if self.processes.count > 1:  # all processes would have to halve together: a synchronisation in every step
             raise SettingError(
                 _(
                     "the device of process {rank} ran out of memory with {count} images at a time; use --set "
                     "train.micro_batch={size}, or set it in the run's settings.toml for --resume"
-                ).format(rank=self.group.rank, count=before, size=max(1, size)),
+                ).format(rank=self.processes.rank, count=before, size=max(1, size)),
                 key="train.micro_batch",
             )
         while size and has_lone_values(training, size):

@@ -31,17 +31,17 @@ class SGD(without_compiler(torch.optim.SGD)):  # type: ignore[misc]
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        for group in self.param_groups:
-            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+        for parameter_group in self.param_groups:
+            moved = [parameter for parameter in parameter_group["params"] if parameter.grad is not None]
             for parameter in moved:
                 if not self.state[parameter]:
                     self.state[parameter]["momentum"] = torch.zeros_like(parameter)
             speeds = [self.state[parameter]["momentum"] for parameter in moved]
-            torch._foreach_mul_(speeds, group["momentum"])
+            torch._foreach_mul_(speeds, parameter_group["momentum"])
             torch._foreach_add_(speeds, [parameter.grad for parameter in moved])
-            if group["weight_decay"]:
-                torch._foreach_add_(speeds, moved, alpha=group["weight_decay"])
-            torch._foreach_sub_(moved, torch._foreach_mul(speeds, group["lr"]))
+            if parameter_group["weight_decay"]:
+                torch._foreach_add_(speeds, moved, alpha=parameter_group["weight_decay"])
+            torch._foreach_sub_(moved, torch._foreach_mul(speeds, parameter_group["lr"]))
 
 
 def make_optimizer(
@@ -49,7 +49,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Adam, AdamW or SGD; biases and batch norm parameters get no weight decay.
 
-    Each group of parameters has its `rate_share`, by which `learning_rate_at` is multiplied.
+    Each parameter group has its `rate_share`, by which `learning_rate_at` is multiplied.
 
     Args:
         encoder: the parameters whose learning rate is `encoder_rate`.
@@ -57,17 +57,17 @@ def make_optimizer(
     inside = set(encoder)
     parts = [([p for p in model.parameters() if p not in inside and p.requires_grad], 1.0)]
     parts += [([*encoder], settings.encoder_rate)] if encoder else []
-    groups = [
+    parameter_groups = [
         {"params": [p for p in part if (p.ndim > 1) is decays], "weight_decay": decay, "rate_share": share}
         for part, share in parts
         for decays, decay in ((True, settings.weight_decay), (False, 0.0))
     ]
     rate, device = settings.learning_rate, next(model.parameters()).device.type
     if settings.optimizer == "sgd":
-        return SGD(groups, lr=rate, momentum=settings.momentum)
+        return SGD(parameter_groups, lr=rate, momentum=settings.momentum)
     adam = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     kind: Callable[..., torch.optim.Optimizer] = without_compiler(adam)
-    return kind(groups, lr=rate, fused=device in ("cuda", "cpu"), capturable=device == "cuda")
+    return kind(parameter_groups, lr=rate, fused=device in ("cuda", "cpu"), capturable=device == "cuda")
 
 
 def learning_rate_at(step: int, steps: int, settings: TrainPlan) -> float:
