@@ -37,7 +37,7 @@ def make_step(runtime: Runtime) -> Callable[[], None]:
     progress = runtime.training.state.progress
 
     def step() -> None:
-        runtime.take_step(progress.step)
+        runtime.training_step(progress.step)
         progress.step += 1
 
     return step

@@ -36,7 +36,7 @@ PHASES = {
     "run folder": "ubend.tasks.fit:_begin",
     "first step": "",
     "steps 2 to 5": "",
-    "later steps": "ubend.training.loop:Runtime.take_step ubend.accel.captured:CapturedRuntime.take_step",
+    "later steps": "ubend.training.loop:Runtime.training_step ubend.accel.captured:CapturedRuntime.training_step",
     "waiting for steps": "ubend.training.loop:mean_loss",
     "validation": "ubend.training.loop:validate",
     "panels, all but drawing": "ubend.training.panels:EpochDrawing.__call__",

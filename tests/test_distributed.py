@@ -126,7 +126,7 @@ def test_out_of_memory_is_told(folder: Path, tmp_path: Path, monkeypatch: Patch)
     monkeypatch.setattr(PlainRuntime, "gradients", raise_out_of_memory)
     plain = PlainRuntime(make_runtime(folder, {"train.batch": 6}).training, ProcessGroup(1, 2))
     with raises(SettingError, key="train.micro_batch", named=["1", "6", "train.micro_batch=3", "settings.toml"]):
-        LimitedMemoryRuntime(plain, Listener()).take_step(0)
+        LimitedMemoryRuntime(plain, Listener()).training_step(0)
 
 
 def raise_out_of_memory(*_args: object) -> None:

@@ -43,7 +43,7 @@ def take_steps(
     """Where so many steps lead: weights, their EMA, the losses' sums."""
     runtime = wrap(make_runtime(discs, changes, device))
     for number in range(STEPS):
-        runtime.take_step(number)
+        runtime.training_step(number)
     state = runtime.training.state
     return {
         **{f"weight {name}": tensor.detach().clone() for name, tensor in state.model.state_dict().items()},

@@ -349,7 +349,7 @@ def test_micro_batches_are_the_whole_batch(
         runtime = make_runtime(folder, {"augment.out_of_frame": "ignored", **changes})
         state = runtime.training.state
         monkeypatch.setattr(state.optimizer, "zero_grad", lambda: None)
-        runtime.take_step(0)
+        runtime.training_step(0)
         found.append(([p.grad for p in state.model.parameters()], state.sums))
     (whole, sums), (cut, cut_sums) = found
     assert sum(float(g.abs().sum()) for g in whole) > 0
@@ -364,7 +364,7 @@ def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
     work, state = runtime.training, runtime.training.state
     before = [p.detach().clone() for p in state.model.parameters()]
     average = [p.detach().clone() for p in state.ema.parameters()]
-    runtime.take_step(0)
+    runtime.training_step(0)
     assert all(not torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
     for old, mean, new in zip(average, state.ema.parameters(), state.model.parameters(), strict=True):
         torch.testing.assert_close(mean, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-6)
@@ -379,7 +379,7 @@ def test_train_loss_is_of_its_own_epoch(folder: Path, tmp_path: Path, monkeypatc
     def pretend(self: Runtime, step: int) -> None:
         self.training.state.sums += torch.tensor([10.0 * (step + 1), 10.0, 3.0, 2.0], dtype=torch.float64)
 
-    monkeypatch.setattr(Runtime, "take_step", pretend)
+    monkeypatch.setattr(Runtime, "training_step", pretend)
     job.fit(folder, tmp_path / "run", settings=MODERN, device="cpu", reporter=Listener())
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     began = 0
@@ -404,7 +404,7 @@ def test_validation_against_a_naive_loop(folder: Path, tmp_path: Path, monkeypat
     runtime = make_runtime(folder, {})
     work, state = runtime.training, runtime.training.state
     for _ in range(3):
-        runtime.take_step(0)
+        runtime.training_step(0)
     loss, dice = loop.validate(runtime)
     monkeypatch.setattr(work.validation, "validation_pixels", 1)
     one_by_one, same_dice = loop.validate(runtime)
@@ -453,20 +453,20 @@ def test_a_step_never_waits_for_the_gpu(
 
     def watch(runtime: LimitedMemoryRuntime, reporter: Listener) -> Runtime:
         watched = capture_steps(runtime, reporter) if captured else runtime
-        take_step = watched.take_step
+        training_step = watched.training_step
 
         def take(step: int) -> None:
             if step < 4:  # first steps may wait: workspaces are made, the graph is captured
-                take_step(step)
+                training_step(step)
                 return
             try:
                 torch.cuda.set_sync_debug_mode("error")
-                take_step(step)
+                training_step(step)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
             steps.append(step)
 
-        monkeypatch.setattr(watched, "take_step", take)
+        monkeypatch.setattr(watched, "training_step", take)
         return watched
 
     monkeypatch.setattr(job, "capture_steps", watch)

@@ -56,7 +56,7 @@ def find(folder: Path, way: str, micro_batch: int, processes: ProcessGroup) -> d
     prepared = prepare(data, plan, cpu, (processes.rank, processes.count))
     _training, runtime = assemble(plan, data, prepared, built, quiet, processes)
     state.optimizer.zero_grad = lambda: None  # type: ignore[method-assign]  # so that they can be seen
-    runtime.take_step(0)
+    runtime.training_step(0)
     figures = loop.validate(runtime)
     tensors = {f"gradient {name}": p.grad for name, p in state.model.named_parameters() if p.grad is not None}
     tensors |= {f"weight {name}": p.detach().clone() for name, p in state.model.named_parameters()}

@@ -64,7 +64,7 @@ class CapturedRuntime(Runtime):
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graph, self._taken = torch.cuda.CUDAGraph(), 0
 
-    def take_step(self, step: int) -> None:
+    def training_step(self, step: int) -> None:
         self._send(step)
         if self._taken < _EAGER_STEPS:
             current = torch.cuda.current_stream()
@@ -77,7 +77,7 @@ class CapturedRuntime(Runtime):
         else:
             self._reporter.report(_("note: not enough memory for a CUDA graph, so training continues without one"))
             self._taken = -(2**62)  # all further steps are eager
-            return self.take_step(step)
+            return self.training_step(step)
         self._taken += 1
         return None
 

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ubend.dataset.batches import Batch
 from ubend.training.distributed import ProcessGroup, explain_lost_peers
-from ubend.training.loop import PlainRuntime, Training, join_sums, seed_random_layers, training_step
+from ubend.training.loop import PlainRuntime, Training, forward_backward, join_sums, seed_random_layers
 
 
 class DistributedRuntime(PlainRuntime):
@@ -32,7 +32,7 @@ class DistributedRuntime(PlainRuntime):
         seed_random_layers(training, step * processes.count + processes.rank)
         counts = training.loss.count(batch.target, len(training.class_names), batch.pixel_weights)
         processes.sum_tensors(counts)
-        sums = training_step(training, batch, counts)
+        sums = forward_backward(training, batch, counts)
         sum_step(processes, training.state.model, sums, self._early.take())
         return join_sums(sums, counts)
 

@@ -83,8 +83,8 @@ class Training:
         return autocast(self.state.sums.device, self.plan)
 
 
-def training_step(training: Training, batch: Batch, counts: LossCounts) -> Tensor:
-    """Forward and backward pass of a batch; its gradients are added to the parameters'.
+def forward_backward(training: Training, batch: Batch, counts: LossCounts) -> Tensor:
+    """Forward and backward pass of a batch: adds its gradients to the parameters' `grad`, changes no weights.
 
     Args:
         counts: the normalisers of the batch's loss.
@@ -111,7 +111,7 @@ class Runtime(ABC):
         DistributedRuntime     gradients            a PlainRuntime that sums counts and gradients over all processes
         LimitedMemoryRuntime   gradients, measure   calls the wrapped runtime; after out-of-memory, again at half the
                                                     size
-        CapturedRuntime        take_step            replays the step as a CUDA graph; the first steps, which may run
+        CapturedRuntime        training_step        replays the step as a CUDA graph; the first steps, which may run
                                                     out of memory, are taken by the wrapped runtime
 
     Attributes:
@@ -129,8 +129,11 @@ class Runtime(ABC):
     def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(4,) sums, see `TrainingState.sums`, and (n, C, C) confusion matrices of these validation items."""
 
-    def take_step(self, step: int) -> None:
-        """One optimizer step, from the current state; the host does not wait for the device."""
+    def training_step(self, step: int) -> None:
+        """The whole step `step`: draw its batch, compute the gradients, update the weights and their EMA.
+
+        The host does not wait for the device.
+        """
         training, state = self.training, self.training.state
         batch = training.batches.draw(step)
         with preserve_rng_state(training):
@@ -150,7 +153,7 @@ class PlainRuntime(Runtime):
     def gradients(self, step: int, batch: Batch) -> Tensor:
         seed_random_layers(self.training, step)
         counts = self.training.loss.count(batch.target, len(self.training.class_names), batch.pixel_weights)
-        return join_sums(training_step(self.training, batch, counts), counts)
+        return join_sums(forward_backward(self.training, batch, counts), counts)
 
     @torch.inference_mode()
     def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -182,7 +185,7 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
         started, first_step, waited_before_s = time.monotonic(), progress.step, training.batches.waited_s
         interrupted = stop.requested()
         while progress.step < training.steps_until(epoch) and not interrupted:
-            runtime.take_step(progress.step)
+            runtime.training_step(progress.step)
             progress.step += 1
             recorder.after_step(training)
             interrupted = stop.requested()
