@@ -304,17 +304,18 @@ def describe_weights(settings: ModelSettings) -> str:
     return f"{origin}, {licence}"
 
 
-def fetch_weights(settings: ModelSettings) -> bool:
-    """Download the initial weights of an encoder if necessary; returns whether they are pretrained.
+def is_pretrained(settings: ModelSettings) -> bool:
+    """Whether the network starts from an encoder's pretrained weights."""
+    return settings.encoder not in (None, NO_ENCODER) and bool(pretrained_weights(settings))
+
+
+def download_weights(settings: ModelSettings) -> None:
+    """Download the pretrained weights of an encoder if they are not on this computer.
 
     Raises:
-        SettingError: the weights are not available.
+        SettingError: they are not available.
     """
-    weights = pretrained_weights(settings)
-    if settings.encoder in (None, NO_ENCODER) or not weights:
-        return False
-    make_encoder(str(settings.encoder), 3, 1, weights)  # only to download them
-    return True
+    make_encoder(str(settings.encoder), 3, 1, pretrained_weights(settings))  # only to download them
 
 
 def pretrained_normalisation(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -49,7 +49,7 @@ from ubend.evaluation.caveats import describe_few
 from ubend.evaluation.report import Scores
 from ubend.evaluation.scores import DecodedImage, evaluate_pairs, identify_images
 from ubend.inference.predictor import Predictor
-from ubend.models.encoders import fetch_weights, pretrained_normalisation
+from ubend.models.encoders import download_weights, is_pretrained, pretrained_normalisation
 from ubend.models.model_file import load_bundle
 from ubend.portable.tiling import TileSource
 from ubend.tasks.data import report_dataset
@@ -283,12 +283,14 @@ def scan(
         TrainingError: the images or masks differ from those of `split`.
     """
     model = choose_network(settings)[0].model
-    weights = fetch_weights(model) if pretrained else False
+    pretrained = pretrained and is_pretrained(model)
+    if pretrained:
+        download_weights(model)
     data = open_dataset(settings, device.type, default_cache(), reporter)
     if split is not None:
         data = data.with_splits_of(split)
     known = None
-    if weights and model.encoder is not None:
+    if pretrained and model.encoder is not None:
         known = pretrained_normalisation(model.encoder, data.store.channels)
     return Scan(data, data.facts(device.type, fastest_precision(device), known))
 
