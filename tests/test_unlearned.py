@@ -70,12 +70,12 @@ def test_resumed_runs_say_the_same(step: int, folder: Path, said: str, tmp_path:
     assert len(notes(first.said)) == (step > 3)
 
 
-def make_training(*rows: dict[str, Any], epochs: int = 6, stopped: str | None = None) -> Any:
+def make_training(*rows: dict[str, Any], epochs: int = 6, stop_reason: str | None = None) -> Any:
     """A training whose only validation mask holds the classes 0, 1 and 2, not 3."""
     return SimpleNamespace(
         plan=SimpleNamespace(epochs=epochs, learning_rate=1e-3),
         class_names=("a", "b", "c", "d"),
-        state=SimpleNamespace(progress=SimpleNamespace(history=list(rows), stopped=stopped)),
+        state=SimpleNamespace(progress=SimpleNamespace(history=list(rows), stop_reason=stop_reason)),
         validation=Validation([0]),
     )
 
@@ -106,13 +106,13 @@ def test_which_classes(rows: list[dict[str, Any]], names: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "stopped", "after"),
+    ("epochs", "stop_reason", "after"),
     [(6, None, [2, 6]), (7, None, [3, 7]), (1, None, [1]), (2, None, [1, 2]), (100, "no better figure", [1, 2, 3])],
 )
-def test_when(epochs: int, stopped: str | None, after: list[int]) -> None:
+def test_when(epochs: int, stop_reason: str | None, after: list[int]) -> None:
     """Early stopping is an end, too."""
     said = []
-    for epoch in range(1, min(epochs, 3 if stopped else epochs) + 1):
-        training = make_training(*epoch * [row(0.9, 0.0, 0.5, None)], epochs=epochs, stopped=stopped)
+    for epoch in range(1, min(epochs, 3 if stop_reason else epochs) + 1):
+        training = make_training(*epoch * [row(0.9, 0.0, 0.5, None)], epochs=epochs, stop_reason=stop_reason)
         said += [epoch] if describe_unlearned(training) else []
     assert said == after

@@ -67,7 +67,7 @@ from ubend.training.memory import LimitedMemoryRuntime, refuse_lone_values
 from ubend.training.own_parts import NO_PARTS, LossFunction, OwnParts, take_own_parts
 from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
-from ubend.training.run_folder import RunFolder, free_run_name
+from ubend.training.run_folder import INITIAL_MODEL, RunFolder, free_run_name
 from ubend.training.trackers import check_tracker, track_run
 from ubend.training.transfer import InitialModel, initialise_from
 
@@ -246,9 +246,11 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     tracked = track_run(plan, run, reporter)
     with tracked, Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
         try:
-            with stop_on_signals(processes) as stop:
+            with stop_on_signals(processes) as stop_request:
                 train(
-                    runtime, Recorder(run, saver, reporter, drawing, tracked=tracked, writes=processes.is_first), stop
+                    runtime,
+                    Recorder(run, saver, reporter, drawing, tracked=tracked, writes=processes.is_first),
+                    stop_request,
                 )
         except KeyboardInterrupt as interrupt:
             saver.wait()
@@ -259,8 +261,8 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         processes.leave()
         if not processes.is_first:
             return FitResult(run.path, None)
-        if training.state.progress.stopped:
-            reporter.report(_("stopped early: {reason}").format(reason=training.state.progress.stopped))
+        if training.state.progress.stop_reason:
+            reporter.report(_("stopped early: {reason}").format(reason=training.state.progress.stop_reason))
         saver.begin(partial(_draw_curves, run, scanned.data, training.state))
         predictor = Predictor(load_bundle(run.model_path, session.own_parts.network), device)
         scores = evaluate(run, scanned.data, plan, predictor, reporter)
@@ -377,7 +379,7 @@ def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
     run = session.run
     if run.state_path.exists():
         load_state(run.state_path, state)
-        done = len(state.progress.history) == epochs or state.progress.stopped
+        done = len(state.progress.history) == epochs or state.progress.stop_reason
         session.reporter.report(
             _("the training was already finished; scoring it again")
             if done
@@ -413,7 +415,7 @@ def _begin(
     if plan.model.pretrained or any(source is not None for source in weights):
         save_state(run.state_path, state)  # --resume then works from the first step, without the initial model
     facts = {
-        "begun_with": initial and {"path": str(initial.path), "sha256": initial.sha256, "kept": kept},
+        INITIAL_MODEL: initial and {"path": str(initial.path), "sha256": initial.sha256, "kept": kept},
         "began": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": describe_device(device),
         "processes": session.processes.count,

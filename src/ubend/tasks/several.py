@@ -24,7 +24,7 @@ from ubend.tasks.seeds import open_seeds
 from ubend.tasks.sub_runs import Several, refuse_gpus, refuse_ranks, train_sub_runs
 from ubend.tasks.user_settings import asks_for_several, read_user_settings, source_name
 from ubend.training.launcher import process_rank
-from ubend.training.run_folder import RunFolder, free_run_name
+from ubend.training.run_folder import INITIAL_MODEL, RunFolder, free_run_name
 from ubend.training.trackers import check_tracker
 
 
@@ -111,7 +111,7 @@ def _begin(several: Several) -> None:
     run.create()
     run.started.touch()
     facts = {
-        "begun_with": None,
+        INITIAL_MODEL: None,
         "began": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": describe_device(several.device),
         "processes": 1,

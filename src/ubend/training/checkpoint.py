@@ -29,6 +29,7 @@ _PANEL_BYTES = 2**19  # estimated PNG size of one panel; one is written per epoc
 _MAX_WAITING = 8  # maximum number of panels waiting to be drawn, if epochs are short
 # names in the file
 _HEADER, _MODEL, _EMA, _BEST, _OPTIMIZER, _SUMS = "ubend_state", "model.", "average.", "best.", "optimizer.", "sums"
+_STOPPED = "stopped"  # key of `Progress.stop_reason` in the header
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Progress:
         history: one row per finished epoch, as in metrics.jsonl.
         best_value: validation score of the kept weights, greater is better; None before the first validation.
         best_epoch: its epoch.
-        stopped: why training ended before its last step; None while it continues.
+        stop_reason: why the training was stopped early; None while it continues, and if it ran to its end.
         micro_batch: images in memory at once, reduced after running out of memory; None: as in the settings.
         validation_batch: the same for validation.
     """
@@ -49,9 +50,18 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_value: float | None = None
     best_epoch: int = 0
-    stopped: str | None = None
+    stop_reason: str | None = None
     micro_batch: int | None = None
     validation_batch: int | None = None
+
+    @staticmethod
+    def from_json(text: str) -> "Progress":
+        """Read the header of a state's file."""
+        return Progress(**{"stop_reason" if key == _STOPPED else key: value for key, value in json.loads(text).items()})
+
+    def to_json(self) -> str:
+        """The header of a state's file."""
+        return json.dumps({_STOPPED if key == "stop_reason" else key: value for key, value in vars(self).items()})
 
 
 class RunningStatistics:
@@ -182,7 +192,7 @@ class Saver:
 def snapshot_state(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Copies of all tensors in main memory, and the file's header."""
     tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(state).items()}
-    return tensors, {_HEADER: json.dumps(vars(state.progress))}
+    return tensors, {_HEADER: state.progress.to_json()}
 
 
 def save_state(path: Path, state: TrainingState) -> None:
@@ -200,7 +210,7 @@ def load_state(path: Path, state: TrainingState) -> None:
     try:
         with named_in_utf8(path) as opened_path, safe_open(opened_path, "pt") as file:
             header = file.metadata() or {}
-            state.progress = Progress(**json.loads(header[_HEADER]))
+            state.progress = Progress.from_json(header[_HEADER])
             names = set(file.keys())
             if any(name.startswith(_OPTIMIZER) for name in names):
                 for parameter in _parameters(state.optimizer):
@@ -215,7 +225,7 @@ def load_state(path: Path, state: TrainingState) -> None:
                 if saved.shape != tensor.shape:  # copy_ would broadcast one channel to three
                     raise ValueError(f"{name}: {tuple(saved.shape)} instead of {tuple(tensor.shape)}")
                 tensor.copy_(saved)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ModelFileError(
             _("{path}: cannot resume from this file ({reason}); start the training again").format(
                 path=path, reason=error

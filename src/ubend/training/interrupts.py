@@ -13,16 +13,16 @@ class StopRequest:
     """A request to stop the training, by a signal to this process or, if there are several, to any of them.
 
     Attributes:
-        received: the numbers of the signals that this process has received.
+        signals: numbers of the signals that this process has received.
     """
 
     def __init__(self, processes: ProcessGroup = ALONE) -> None:
-        self.received: list[int] = []
+        self.signals: list[int] = []
         self._vote = Vote(processes)
 
-    def requested(self) -> bool:
-        """Whether to stop; all processes must call it at the same points and get the same answer."""
-        return self._vote.any(bool(self.received))
+    def is_made(self) -> bool:
+        """Whether the training should stop; all processes must call it at the same points and get the same answer."""
+        return self._vote.any(bool(self.signals))
 
     def close(self) -> None:
         """After the last call: wait for the pending answer."""
@@ -38,15 +38,15 @@ def stop_on_signals(processes: ProcessGroup = ALONE) -> Iterator[StopRequest]:
     request = StopRequest(processes)
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if request.received:
+        if request.signals:
             raise KeyboardInterrupt(number)
-        request.received.append(number)
+        request.signals.append(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    signals = [signal.SIGINT] if processes.count > 1 else [signal.SIGINT, signal.SIGTERM]
-    before = {number: signal.signal(number, note) for number in signals}
+    handled = [signal.SIGINT] if processes.count > 1 else [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, note) for number in handled}
     try:
         yield request
     finally:

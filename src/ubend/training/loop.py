@@ -166,7 +166,7 @@ class PlainRuntime(Runtime):
         return join_sums(torch.stack(sums), counts), count_confusion_batch(index, target, classes)
 
 
-def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
+def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> None:
     """Train from the current state to the end, until a stop is requested, or until early stopping.
 
     When this returns, the model file is complete, but writing the last state may still be in progress.
@@ -180,16 +180,16 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
     progress = state.progress
     recorder.begin(training)
     # finished epochs are counted, not steps: after an interruption in the last step, the validation is still due
-    while len(progress.history) < plan.epochs and progress.stopped is None:
+    while len(progress.history) < plan.epochs and progress.stop_reason is None:
         epoch = len(progress.history) + 1
         started, first_step, waited_before_s = time.monotonic(), progress.step, training.batches.waited_s
-        interrupted = stop.requested()
-        while progress.step < training.steps_until(epoch) and not interrupted:
+        is_interrupted = stop_request.is_made()
+        while progress.step < training.steps_until(epoch) and not is_interrupted:
             runtime.training_step(progress.step)
             progress.step += 1
             recorder.after_step(training)
-            interrupted = stop.requested()
-        if interrupted:
+            is_interrupted = stop_request.is_made()
+        if is_interrupted:
             break
 
         train_loss = mean_loss(training, state.sums)  # waits for the device
@@ -222,13 +222,13 @@ def train(runtime: Runtime, recorder: Recorder, stop: StopRequest) -> None:
                 shown = _by_name(training, _score_validation(runtime)[1])  # displayed only; nothing is chosen by it
             progress.history[-1]["batch_statistics_dice"] = shown
         if plan.patience is not None and epoch - progress.best_epoch >= plan.patience:
-            progress.stopped = _("epochs without a better validation score: {count}").format(count=plan.patience)
+            progress.stop_reason = _("epochs without a better validation score: {count}").format(count=plan.patience)
         timing = EpochTiming(train_s, time.monotonic() - started - train_s, waited_s, progress.step - first_step)
         recorder.after_epoch(training, timing)
-    stop.close()
+    stop_request.close()
     recorder.finish(state)
-    if len(progress.history) < plan.epochs and progress.stopped is None:
-        raise KeyboardInterrupt(*stop.received)
+    if len(progress.history) < plan.epochs and progress.stop_reason is None:
+        raise KeyboardInterrupt(*stop_request.signals)
 
 
 def validate(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ubend.dataset.dataset import Dataset
 
 FORMAT = 2  # of run.json; increased when older runs cannot be resumed
+INITIAL_MODEL = "begun_with"  # key in run.json: the model from which the training was initialised
 
 
 class RunFolder:
@@ -122,7 +123,7 @@ class RunFolder:
         was_killed = (self.path / LOCK).exists()  # it may have been killed in its first save, between model and state
         if self.state_path.exists():
             return facts
-        if facts.get("begun_with") or (self.model_path.exists() and not was_killed):
+        if facts.get(INITIAL_MODEL) or (self.model_path.exists() and not was_killed):
             line = _(
                 "{path} is missing, so the training cannot be resumed; its model is still usable: initialise a new "
                 "training from it with `ubend fit FOLDER --from {run}`"

@@ -20,7 +20,7 @@ def describe_unlearned(training: "Training") -> str | None:
     """
     plan, progress = training.plan, training.state.progress
     epoch = len(progress.history)
-    is_last = epoch == plan.epochs or progress.stopped is not None
+    is_last = epoch == plan.epochs or progress.stop_reason is not None
     if not (is_last or epoch == -(-plan.epochs // 3)) or not (names := find_unlearned(training)):
         return None
     return _(
