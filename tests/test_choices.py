@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ubend.core.autoconfig import choose_format, resolve
-from ubend.core.plan import Facts, ImageFormat, Plan, Width
+from ubend.core.autoconfig import choose_input_format, resolve
+from ubend.core.plan import Facts, InputFormat, Plan, Width
 from ubend.core.settings import Recipe, dump_toml, flatten, make_settings
 
 
-def facts(images: ImageFormat, foreground: dict[str, float], **changes: Any) -> Facts:
+def facts(input_format: InputFormat, foreground: dict[str, float], **changes: Any) -> Facts:
     known: dict[str, Any] = {
         "training": 700,
         "training_pixels": 700 * 352**2,
@@ -23,7 +23,7 @@ def facts(images: ImageFormat, foreground: dict[str, float], **changes: Any) -> 
         "upright_offset": 0.0,
     }
     shares = {"background": 1 - sum(foreground.values()), **foreground}
-    return Facts(images=images, shares=shares, foreground=tuple(foreground), **{**known, **changes})
+    return Facts(input_format=input_format, shares=shares, foreground=tuple(foreground), **{**known, **changes})
 
 
 def chosen(
@@ -40,7 +40,7 @@ def chosen(
     foreground = foreground or dict.fromkeys("abcdefgh"[: classes - 1], 0.153)
     settings = make_settings(recipe, changes=changes)
     native_hw, device = np.array([size_hw]), known.get("device", "cuda")
-    images = choose_format(settings, native_hw, channels, len(foreground) + 1, widths or {}, device)
+    images = choose_input_format(settings, native_hw, channels, len(foreground) + 1, widths or {}, device)
     plan = resolve(settings, facts(images, foreground, **known))
     for choice in plan.choices:
         assert choice.line().startswith(f"{choice.key} = ")
@@ -232,7 +232,7 @@ def test_a_window_that_is_too_large() -> None:
     """Falls back to the image, and says so; one that is set and fits is left alone."""
     for requested, window in ((4096, 300), (300, 300), (256, 256)):
         changes = {"data.resize": "native", "data.crop": requested}
-        images = choose_format(make_settings(changes=changes), np.array([[200, 300]]), 3, 2, {}, "cuda")
+        images = choose_input_format(make_settings(changes=changes), np.array([[200, 300]]), 3, 2, {}, "cuda")
         assert images.crop == window
         said = [choice.reason for choice in images.choices if choice.key == "data.crop"]
         assert said == (["4096 was requested, but the median image has 300x200 px"] if requested == 4096 else [])
@@ -271,5 +271,5 @@ def test_narrow_objects(
 def test_crops_at_native_scale_are_not_chosen_for_sets_that_fill_a_disk() -> None:
     for count, wanted in ((300, "native"), (400, "keep")):  # of 6 megapixels
         native_hw = np.full((count, 2), (2000, 3000))
-        images = choose_format(make_settings(), native_hw, 3, 2, {"vessel": Width(6.0, 0.0025)}, "cuda")
+        images = choose_input_format(make_settings(), native_hw, 3, 2, {"vessel": Width(6.0, 0.0025)}, "cuda")
         assert images.resize == wanted

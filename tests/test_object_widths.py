@@ -121,7 +121,7 @@ def test_size_follows_from_the_objects(
     settings = make_settings(changes={"data.folder": str(folder)})
     for device, wanted in (("cpu", on_cpu), ("cuda", on_gpu)):
         data = open_dataset(settings, device, tmp_path / "cache", Reporter())
-        assert (data.images.resize, data.images.size, data.images.crop) == wanted
+        assert (data.input_format.resize, data.input_format.size, data.input_format.crop) == wanted
         assert data.sizing.size_px == wanted[1]
 
 

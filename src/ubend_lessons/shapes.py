@@ -91,7 +91,7 @@ def teach_shapes(
     for number in numbers:
         pair = data.folder.pairs[number]
         if predictor is None:
-            image = read_image(pair.image, data.images.channels)
+            image = read_image(pair.image, data.input_format.channels)
             mask = read_class_map(pair, (image.shape[0], image.shape[1]), data.labels).classes
             found += cut_objects(pair.image, image, mask, data.labels)
         else:

@@ -1,9 +1,9 @@
 """Automatic choices: settings and facts -> plan. Every open setting gets a value and a reason.
 
-choose_network  encoder, weights and depth, from the settings alone
-choose_folds    number of folds, likewise
-choose_format   how images are read, from their headers and the widths of objects in the masks, before decoding
-resolve         everything else: one function for each setting, in the order of `RULES`
+choose_network       encoder, weights and depth, from the settings alone
+choose_folds         number of folds, likewise
+choose_input_format  how images are read, from their headers and the widths of objects in the masks, before decoding
+resolve              everything else: one function for each setting, in the order of `RULES`
 
 Constants without a source were measured on validation splits: docs/experiments.md.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.i18n import _, ngettext
-from ubend.core.plan import Choice, Facts, ImageFormat, Plan, Width
+from ubend.core.plan import Choice, Facts, InputFormat, Plan, Width
 from ubend.core.settings import CUSTOM, NO_ENCODER, UNET_DEPTH, Settings, change_settings, flatten, nest, validate
 
 # The network: an encoder with ImageNet weights, unless the settings shape the plain U-Net. On the validation splits of
@@ -79,15 +79,15 @@ def choose_folds(settings: Settings) -> tuple[Settings, list[Choice]]:
     return change_settings(settings, {"data.folds": _FOLDS}), [Choice("data.folds", _FOLDS, reason)]
 
 
-def choose_format(
+def choose_input_format(
     settings: Settings,
     native_hw: NDArray[np.int64],
     channels: int,
     classes: int,
     widths: Mapping[str, Width],
     device: str,
-) -> ImageFormat:
-    """How images are read: channels, and size or crop.
+) -> InputFormat:
+    """How images become the network's input: channels, and size or crop.
 
     Args:
         native_hw: (N, 2) height and width of each image, px.
@@ -108,7 +108,7 @@ def choose_format(
         choices.append(Choice("data.channels", channels, reason))
     if data.resize == "native":
         crop, chosen = _native_crop(settings, native_hw, device)
-        return ImageFormat(data.channels or channels, None, crop, "native", (*choices, *chosen))
+        return InputFormat(data.channels or channels, None, crop, "native", (*choices, *chosen))
     size = data.size
     if size is None:
         side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
@@ -122,9 +122,9 @@ def choose_format(
         choices.append(choice)
         if choice.key == "data.resize":
             crop, chosen = _native_crop(settings, native_hw, device)
-            return ImageFormat(data.channels or channels, None, crop, choice.value, (*choices, *chosen))
+            return InputFormat(data.channels or channels, None, crop, choice.value, (*choices, *chosen))
         size = choice.value
-    return ImageFormat(data.channels or channels, size, data.crop, data.resize or "keep", tuple(choices))
+    return InputFormat(data.channels or channels, size, data.crop, data.resize or "keep", tuple(choices))
 
 
 def find_narrow(widths: Mapping[str, Width], size: int) -> dict[str, Width]:
@@ -208,14 +208,18 @@ def resolve(settings: Settings, facts: Facts) -> Plan:
     Raises:
         SettingError: a setting does not fit the facts.
     """
-    settings, network = choose_network(change_settings(settings, {"data.resize": facts.images.resize}))
-    draft = Draft(settings, (*network, *facts.images.choices))
+    settings, network = choose_network(change_settings(settings, {"data.resize": facts.input_format.resize}))
+    draft = Draft(settings, (*network, *facts.input_format.choices))
     for rule in RULES:
         rule(draft, facts)
-    model, images = draft.settings.model, facts.images
+    model, input_format = draft.settings.model, facts.input_format
     known = {key: value for key, value in flatten(draft.settings.model_dump()) if value is not None}
     unused = {**_PLACEHOLDERS, "model.skips": (True,) * (model.depth or UNET_DEPTH)}
-    format_values = {"data.channels": images.channels, "data.size": images.size, "data.crop": images.crop}
+    format_values = {
+        "data.channels": input_format.channels,
+        "data.size": input_format.size,
+        "data.crop": input_format.crop,
+    }
     rest = {"train.micro_batch": draft.settings.train.batch, "choices": draft.choices}
     return validate(Plan, nest({**unused, **rest, **known, **format_values}))
 
@@ -243,7 +247,7 @@ def _tutorial_task(draft: Draft, facts: Facts) -> None:
             draft.choose("augment.kind", "frozen", reason)
         else:
             draft.choose("augment.kind", "none", _("the tutorial's pet task does not augment"))
-    data, channels = draft.settings.data, facts.images.channels
+    data, channels = draft.settings.data, facts.input_format.channels
     if data.mean is None and data.std is None and channels in (1, 3):
         draft.choose("data.mean", _IMAGENET_MEAN[:channels], _("the tutorial's numbers (ImageNet's)"))
         draft.choose("data.std", _IMAGENET_STD[:channels], _("the tutorial's numbers (ImageNet's)"))
@@ -310,7 +314,7 @@ def _crops_per_epoch(draft: Draft, facts: Facts) -> None:
     """As many crops as cover the training split, within limits."""
     if draft.settings.data.resize != "native" or draft.settings.data.crops_per_epoch is not None:
         return
-    side = facts.images.crop or 1
+    side = facts.input_format.crop or 1
     cover = max(facts.training, -(-facts.training_pixels // side**2))
     maximum = max(facts.training, _EPOCH_CPU if facts.device == "cpu" else _EPOCH_GPU)
     if cover <= maximum:
@@ -386,10 +390,10 @@ _ON_OBJECTS_NATIVE, _ON_OBJECTS_RARE, _RARE = 0.5, 0.33, 0.02
 
 
 def _foreground_share(draft: Draft, facts: Facts) -> None:
-    data, images = draft.settings.data, facts.images
+    data, input_format = draft.settings.data, facts.input_format
     if data.foreground_share is not None:
         return
-    cropped = images.crop is not None and images.size is not None and images.crop < images.size
+    cropped = input_format.crop is not None and input_format.size is not None and input_format.crop < input_format.size
     if data.resize == "native":
         share = _ON_OBJECTS_NATIVE
         reason = _(
@@ -434,8 +438,8 @@ def _learning_rate(draft: Draft, facts: Facts) -> None:
         draft.choose("train.learning_rate", _RATE_OF_MEAN_LOSS, reason)
         return
     pixels = facts.training_pixels // max(1, facts.training)
-    if facts.images.crop is not None:
-        pixels = min(pixels, facts.images.crop**2)
+    if facts.input_format.crop is not None:
+        pixels = min(pixels, facts.input_format.crop**2)
     pixels *= train.batch or 1
     reason = _("the loss is a sum: {rate:g}, which suits its mean, divided by the {pixels:,} pixels of a step")
     rate = float(f"{_RATE_OF_MEAN_LOSS / max(1, pixels):.3g}")

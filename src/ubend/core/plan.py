@@ -50,8 +50,8 @@ class Width(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ImageFormat:
-    """How images are read: channels, size and crops, chosen from headers and masks before decoding.
+class InputFormat:
+    """How images become the network's input: channels, size and crops; chosen from headers and masks, before decoding.
 
     Attributes:
         channels: `data.channels`.
@@ -73,7 +73,7 @@ class Facts:
     """The facts about a data set on which automatic choices are based.
 
     Attributes:
-        images: how the images are read.
+        input_format: how the images are read.
         training: number of images in the training split.
         training_pixels: number of pixels of these images, as decoded.
         shares: class name -> fraction of the training split's scored pixels, 0..1, in the order of the class table.
@@ -86,7 +86,7 @@ class Facts:
             no pretrained weights.
     """
 
-    images: ImageFormat
+    input_format: InputFormat
     training: int
     training_pixels: int
     shares: Mapping[str, float]

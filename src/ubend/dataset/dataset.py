@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.autoconfig import choose_format
+from ubend.core.autoconfig import choose_input_format
 from ubend.core.errors import DataError, PairError, Problem, SettingError, TrainingError
 from ubend.core.files import csv_cell, csv_text, resolve_many
 from ubend.core.i18n import _, ngettext
-from ubend.core.plan import Facts, ImageFormat, Width
+from ubend.core.plan import Facts, InputFormat, Width
 from ubend.core.progress import Reporter
 from ubend.core.settings import Precision, Settings
 from ubend.dataset.arrays import refuse_lost
@@ -76,7 +76,7 @@ class Dataset:
         labels: the class table.
         splits: the split of each pair.
         widths: class name -> width of its objects, measured on a sample.
-        images: format of the images that the network gets.
+        input_format: how images become the network's input.
         sizing: the same format, as needed to read one file.
         remarks: messages for the user.
         skipped: pairs skipped because of `data.skip_bad`, with their problems.
@@ -93,7 +93,7 @@ class Dataset:
     labels: LabelMap
     splits: tuple[SplitName, ...]
     widths: Mapping[str, Width]
-    images: ImageFormat
+    input_format: InputFormat
     sizing: Sizing
     remarks: list[str]
     skipped: tuple[tuple[Pair, list[str]], ...]
@@ -246,7 +246,7 @@ class Dataset:
         upright_t, upright_offset = self._upright()
         training, names = self.indices("train"), self.labels.names
         return Facts(
-            images=self.images,
+            input_format=self.input_format,
             training=len(training),
             training_pixels=int(self.store.shapes_hw[training].prod(axis=1).sum()),
             shares=dict(zip(names, self.class_shares().tolist(), strict=True)),
@@ -418,8 +418,8 @@ def open_folder(
     labels, remarks = scan.labels, scan.remarks
     widths = find_widths(pairs, scan.shapes_hw, labels, [mask for _image, mask in scan.hashes], cache, reporter.report)
     native_hw = np.array(scan.shapes_hw, np.int64)
-    images = choose_format(settings, native_hw, scan.channels, labels.classes, widths, device)
-    sizing = Sizing(images.size, images.resize != "squash", images.channels)
+    input_format = choose_input_format(settings, native_hw, scan.channels, labels.classes, widths, device)
+    sizing = Sizing(input_format.size, input_format.resize != "squash", input_format.channels)
     reporter.begin(_("reading images"), len(pairs))
     store = open_store(pairs, scan.shapes_hw, sizing, labels, scan.hashes, cache, reporter.count, reporter.report)
     reporter.end()
@@ -454,7 +454,7 @@ def open_folder(
         labels=labels,
         splits=split.splits,
         widths=widths,
-        images=images,
+        input_format=input_format,
         sizing=sizing,
         remarks=remarks,
         skipped=tuple(skipped),

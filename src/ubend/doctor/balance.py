@@ -49,5 +49,5 @@ def check_scale(inspection: Inspection) -> list[Finding]:
     data = inspection.data
     return [
         Finding("narrow objects", "note", (), line.partition(": ")[2], _("train at a larger size, or on crops"), {})
-        for line in describe_narrow(data.widths, data.images.size)
+        for line in describe_narrow(data.widths, data.input_format.size)
     ]

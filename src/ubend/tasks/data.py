@@ -52,7 +52,7 @@ def report_dataset(reporter: Reporter, data: Dataset) -> None:
     reporter.report(_("class shares: {shares}").format(shares=", ".join(shares)))
     for remark in data.remarks:
         reporter.report(_("note: {remark}").format(remark=remark))
-    for line in [*data.describe_extremes(), *describe_narrow(data.widths, data.images.size)]:
+    for line in [*data.describe_extremes(), *describe_narrow(data.widths, data.input_format.size)]:
         reporter.report(line)
 
 
@@ -95,7 +95,7 @@ def describe_data(
     with reporter or Reporter() as log:
         data = open_dataset(settings, device, default_cache(), log)
         report_dataset(log, data)
-        for choice in data.images.choices:
+        for choice in data.input_format.choices:
             log.report(_("chosen: {choice}").format(choice=choice.line()))
         for subset in SPLITS[1:]:
             images = len(data.indices(subset))
