@@ -137,7 +137,7 @@ def test_what_is_requested_for_wins(tmp_path: Path) -> None:
         ("paper", {}, ("keep", 128, None)),
     ):
         settings = make_settings(recipe, changes={"data.folder": folder, **changes})  # type: ignore[arg-type]
-        images = open_dataset(settings, "cpu", tmp_path / "cache", Reporter()).images
+        images = open_dataset(settings, "cpu", tmp_path / "cache", Reporter()).input_format
         assert (images.resize, images.size, images.crop) == wanted
 
 

@@ -284,7 +284,7 @@ def test_weights_go_through_the_warp(kind: Literal["warp", "none"], folder: Path
     images = WholeImages(store, np.arange(3, 8), torch.device("cpu"), 2**30)
     plain = dict.fromkeys(("brightness", "contrast", "color", "saturation", "gamma", "blur_share", "noise_share"), 0.0)
     settings = AugmentSettings(kind=kind, orientation="free", rotation_deg=90, elastic_px=5, elastic_grid=3, **plain)
-    more = read_store(store, images.numbers, (64, 64))[0][..., 0].astype(np.float16)
+    more = read_store(store, images.image_indices, (64, 64))[0][..., 0].astype(np.float16)
     limits = np.zeros(3), np.full(3, 255.0)
     batches = TrainingBatches(images, settings, 0, 4, (64, 64), limits, pixel_weights=more)
     assert batches.weighs_pixels

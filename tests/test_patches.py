@@ -228,7 +228,7 @@ def test_of_many_windows_some_are_taken_evenly() -> None:
     windows = FixedCrops(there, np.array([2, 0, 1]), CPU, (10, 10), 40)  # type: ignore[arg-type]
     assert (windows.cover, len(windows)) == (401, 40)
     assert np.bincount(windows.sources, minlength=3).tolist() == [0, 10, 30]
-    assert set(windows.numbers[windows.sources == 1]) == {0}
+    assert set(windows.image_indices[windows.sources == 1]) == {0}
     rows = windows.corner_yx[windows.sources == 2][:, 0]
     assert (np.diff(rows) == 10).all(), "one of each row"
 

@@ -55,17 +55,17 @@ def test_every_kind_is_looked_at(store: Store) -> None:
 
 
 def test_items_belong_to_images(source: ItemSource) -> None:
-    assert len(source) == len(source.numbers) == len(source.sources) == len(source.shown)
+    assert len(source) == len(source.image_indices) == len(source.sources) == len(source.shown)
     assert source.source_count == len(NUMBERS)
-    np.testing.assert_array_equal(source.numbers, NUMBERS[source.sources])
+    np.testing.assert_array_equal(source.image_indices, NUMBERS[source.sources])
     assert set(source.sources.tolist()) == set(range(len(NUMBERS)))
     ends = source.corner_yx + source.shapes_hw
     assert (source.corner_yx >= 0).all()
     assert (source.shapes_hw >= 1).all()
-    assert (ends <= source.store.shapes_hw[source.numbers]).all()
+    assert (ends <= source.store.shapes_hw[source.image_indices]).all()
     crops = source.regions(np.arange(len(source)))
     for found, known in (
-        (crops.numbers, source.numbers),
+        (crops.image_indices, source.image_indices),
         (crops.corner_yx, source.corner_yx),
         (crops.size_hw, source.shapes_hw),
     ):

@@ -24,7 +24,7 @@ from ubend.core.files import refuse_existing_results
 from ubend.core.i18n import _
 from ubend.core.plan import Plan
 from ubend.core.progress import Reporter
-from ubend.dataset.augment import augment
+from ubend.dataset.augment import ITEM, augment
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.prepare import prepare
 from ubend.dataset.sources import WholeImages
@@ -196,7 +196,7 @@ def train_breeds(
     net.train()
     loss = torch.zeros(())
     for step in range(steps):
-        items = np.ascontiguousarray(batches.numbers(step)[:, -1]).view(np.int32)  # the images of this step
+        items = np.ascontiguousarray(batches.packed(step)[:, ITEM]).view(np.int32)  # the images of this step
         target = torch.from_numpy(of_item[items]).to(breeds.device)
         image = batches.draw(step).image
         with autocast(breeds.device, settings):

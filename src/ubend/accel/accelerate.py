@@ -108,10 +108,10 @@ def accelerate_augmentation(plain: Augment) -> Augment:
             return plain(images, *given)
         from ubend.accel.augment import blur_and_noise, warp
 
-        masks, items, numbers, (height, width), reach, noise, ignore, points = given
+        masks, items, packed, (height, width), reach, noise, ignore, points = given
         basis = elastic_basis(height, images.device, points), elastic_basis(width, images.device, points)
         colors = noise is not None
-        warped, target = warp(images, masks, items, numbers, basis, reach, colors=colors, ignore_outside=ignore)
-        return blur_and_noise(warped, numbers, noise, reach) if colors else warped, target
+        warped, target = warp(images, masks, items, packed, basis, reach, colors=colors, ignore_outside=ignore)
+        return blur_and_noise(warped, packed, noise, reach) if colors else warped, target
 
     return augment

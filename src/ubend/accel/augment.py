@@ -1,7 +1,7 @@
 """Augmentation of a batch (warp and colours) as two kernels, which read the images on the device directly.
 
-The counterpart of `warp` and `change_colors` in ubend.dataset.augment; it reads their numbers in packed form
-(`WarpParams.pack`). A program processes PIXELS pixels of one image.
+The counterpart of `warp` and `change_colors` in ubend.dataset.augment; it reads their arguments in packed form
+(`TrainingBatches.packed`). A program processes PIXELS pixels of one image.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 _PIXELS = 256
 _GRID = 5  # points per side of the elastic field; ubend.dataset.augment.ELASTIC_POINTS
 _BLUR_REACH = 3  # as in ubend.dataset.augment
-# Positions in a row of numbers; those after the gains (one per channel) are shifted by C.
+# Columns of a row of `packed`; those after the gains (one per channel) are shifted by C.
 _OFFSET, _ELASTIC, _GAMMA, _CONTRAST, _BRIGHTNESS, _GAIN = (tl.constexpr(v) for v in (4, 6, 56, 57, 58, 59))
 _SATURATION, _BLUR, _NOISE, _NOISE_YX, _SHAPE = (tl.constexpr(v) for v in (59, 60, 61, 62, 64))
 
@@ -31,7 +31,7 @@ def _warp(
     images,
     masks,
     items,
-    numbers,
+    packed,
     basis_y,
     basis_x,
     low,
@@ -53,7 +53,7 @@ def _warp(
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     inside = pixel < height * width
     row, column = pixel // width, pixel % width
-    row_numbers = numbers + image * columns
+    image_row = packed + image * columns
     shift_y = tl.zeros((PIXELS,), tl.float32)
     shift_x = tl.zeros((PIXELS,), tl.float32)
     for h in range(POINTS):
@@ -61,27 +61,23 @@ def _warp(
         along_x = tl.zeros((PIXELS,), tl.float32)
         for g in tl.static_range(POINTS):
             weight = tl.load(basis_y + row * POINTS + g, mask=inside, other=0.0)
-            along_y += weight * tl.load(row_numbers + _ELASTIC + g * POINTS + h)
-            along_x += weight * tl.load(row_numbers + _ELASTIC + POINTS * POINTS + g * POINTS + h)
+            along_y += weight * tl.load(image_row + _ELASTIC + g * POINTS + h)
+            along_x += weight * tl.load(image_row + _ELASTIC + POINTS * POINTS + g * POINTS + h)
         weight = tl.load(basis_x + column * POINTS + h, mask=inside, other=0.0)
         shift_y += weight * along_y
         shift_x += weight * along_x
     y = row.to(tl.float32) - (height - 1) / 2
     x = column.to(tl.float32) - (width - 1) / 2
-    size_y, size_x = tl.load(row_numbers + _SHAPE + CHANNELS), tl.load(row_numbers + _SHAPE + CHANNELS + 1)
+    size_y, size_x = tl.load(image_row + _SHAPE + CHANNELS), tl.load(image_row + _SHAPE + CHANNELS + 1)
     source_y = (
-        shift_y
-        + tl.load(row_numbers) * y
-        + tl.load(row_numbers + 1) * x
-        + (size_y - 1) / 2
-        + tl.load(row_numbers + _OFFSET)
+        shift_y + tl.load(image_row) * y + tl.load(image_row + 1) * x + (size_y - 1) / 2 + tl.load(image_row + _OFFSET)
     )
     source_x = (
         shift_x
-        + tl.load(row_numbers + 2) * y
-        + tl.load(row_numbers + 3) * x
+        + tl.load(image_row + 2) * y
+        + tl.load(image_row + 3) * x
         + (size_x - 1) / 2
-        + tl.load(row_numbers + _OFFSET + 1)
+        + tl.load(image_row + _OFFSET + 1)
     )
     within_y, within_x = _reflect(source_y, size_y), _reflect(source_x, size_x)
 
@@ -103,15 +99,15 @@ def _warp(
     for c in tl.static_range(CHANNELS):
         value = _sample(images, base, top, bottom, left, beside, lower, right, stored_w, inside, c, CHANNELS)
         if COLORS:
-            value = _color(value, row_numbers, low, high, c, CHANNELS)
+            value = _color(value, image_row, low, high, c, CHANNELS)
             total += value
         tl.store(out + at * CHANNELS + c, value, mask=inside)
     if COLORS and CHANNELS == 3:
         # saturation scales about the channels' mean; sampling three values again is cheaper than keeping them
-        saturation = tl.load(row_numbers + _SATURATION + CHANNELS)
+        saturation = tl.load(image_row + _SATURATION + CHANNELS)
         for c in tl.static_range(CHANNELS):
             value = _sample(images, base, top, bottom, left, beside, lower, right, stored_w, inside, c, CHANNELS)
-            value = _color(value, row_numbers, low, high, c, CHANNELS)
+            value = _color(value, image_row, low, high, c, CHANNELS)
             tl.store(out + at * CHANNELS + c, total / 3 + saturation * (value - total / 3), mask=inside)
 
 
@@ -127,21 +123,21 @@ def _sample(images, base, top, bottom, left, beside, lower, right, stored_w, ins
 
 
 @triton.jit
-def _color(value, row_numbers, low, high, c, CHANNELS: tl.constexpr):
+def _color(value, image_row, low, high, c, CHANNELS: tl.constexpr):
     """Gamma, then contrast and gain about mid-range, then brightness; as fractions of the value range."""
     minimum, maximum = tl.load(low + c), tl.load(high + c)
     share = tl.minimum(tl.maximum((value - minimum) / (maximum - minimum), 0.0), 1.0)
-    share = tl.where(share > 0.0, tl.exp2(tl.load(row_numbers + _GAMMA) * tl.log2(tl.maximum(share, 1e-30))), 0.0)
-    contrast = tl.load(row_numbers + _CONTRAST)
-    return share * (contrast * tl.load(row_numbers + _GAIN + c)) + (
-        tl.load(row_numbers + _BRIGHTNESS) + 0.5 - 0.5 * contrast
+    share = tl.where(share > 0.0, tl.exp2(tl.load(image_row + _GAMMA) * tl.log2(tl.maximum(share, 1e-30))), 0.0)
+    contrast = tl.load(image_row + _CONTRAST)
+    return share * (contrast * tl.load(image_row + _GAIN + c)) + (
+        tl.load(image_row + _BRIGHTNESS) + 0.5 - 0.5 * contrast
     )
 
 
 @triton.jit
 def _blur_and_noise(
     warped,
-    numbers,
+    packed,
     noise,
     low,
     high,
@@ -158,11 +154,11 @@ def _blur_and_noise(
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     inside = pixel < height * width
     row, column = pixel // width, pixel % width
-    row_numbers = numbers + image * columns + CHANNELS  # all numbers read here are after the gains
+    image_row = packed + image * columns + CHANNELS  # all columns read here are after the gains
     base = image.to(tl.int64) * height * width
-    sigma, amount = tl.load(row_numbers + _BLUR), tl.load(row_numbers + _NOISE)
-    noise_y = (tl.load(row_numbers + _NOISE_YX).to(tl.int32) + row) % side
-    noise_x = (tl.load(row_numbers + _NOISE_YX + 1).to(tl.int32) + column) % side
+    sigma, amount = tl.load(image_row + _BLUR), tl.load(image_row + _NOISE)
+    noise_y = (tl.load(image_row + _NOISE_YX).to(tl.int32) + row) % side
+    noise_x = (tl.load(image_row + _NOISE_YX + 1).to(tl.int32) + column) % side
     spread = tl.maximum(sigma * sigma, 1e-6)
     norm = 0.0
     for k in range(2 * REACH + 1):
@@ -193,7 +189,7 @@ def warp(
     images: Tensor,
     masks: Tensor,
     items: Tensor,
-    numbers: Tensor,
+    packed: Tensor,
     basis: tuple[Tensor, Tensor],
     value_range: tuple[Tensor, Tensor],
     *,
@@ -205,23 +201,23 @@ def warp(
     Args:
         images: (n, h, w, C) of any dtype, all images; masks: (n, h, w) uint8.
         items: (N,) int32, the indices of the batch's images.
-        numbers: (N, K) float32, `WarpParams.pack` followed by the images' (h, w).
+        packed: (N, K) float32, `WarpParams.pack` followed by the images' (h, w).
         basis: weights of the elastic field, (H, 5) and (W, 5).
         value_range: (low, high), C numbers each.
     Returns:
         (N, C, H, W) float32 channels last, fractions of the value range if `colors`, else raw values; (N, H, W) uint8.
     """
     height, width, channels, n = len(basis[0]), len(basis[1]), images.shape[3], len(items)
-    out = numbers.new_empty((n, height, width, channels))
+    out = packed.new_empty((n, height, width, channels))
     target = torch.empty((n, height, width), dtype=torch.uint8, device=images.device)
     _warp[(n, triton.cdiv(height * width, _PIXELS))](
-        images, masks, items, numbers, *basis, *value_range, out, target, numbers.shape[1], *images.shape[1:3],
+        images, masks, items, packed, *basis, *value_range, out, target, packed.shape[1], *images.shape[1:3],
         height, width, CHANNELS=channels, COLORS=colors, IGNORE=ignore_outside, POINTS=_GRID, PIXELS=_PIXELS,
     )  # fmt: skip
     return out.permute(0, 3, 1, 2), target
 
 
-def blur_and_noise(warped: Tensor, numbers: Tensor, noise: Tensor, value_range: tuple[Tensor, Tensor]) -> Tensor:
+def blur_and_noise(warped: Tensor, packed: Tensor, noise: Tensor, value_range: tuple[Tensor, Tensor]) -> Tensor:
     """Blur, add noise, and convert fractions of the value range to raw values: (N, C, H, W) float32, channels last.
 
     Args:
@@ -232,7 +228,7 @@ def blur_and_noise(warped: Tensor, numbers: Tensor, noise: Tensor, value_range: 
     n, height, width, channels = shares.shape
     out = torch.empty_like(shares)
     _blur_and_noise[(n, triton.cdiv(height * width, _PIXELS))](
-        shares, numbers, noise, *value_range, out, numbers.shape[1], noise.shape[1], height, width,
+        shares, packed, noise, *value_range, out, packed.shape[1], noise.shape[1], height, width,
         CHANNELS=channels, REACH=_BLUR_REACH, PIXELS=_PIXELS,
     )  # fmt: skip
     return out.permute(0, 3, 1, 2)

@@ -22,7 +22,7 @@ from ubend.training.memory import LimitedMemoryRuntime
 from ubend.training.optim import ema_decay, learning_rate_at
 
 _EAGER_STEPS = 3  # before capture: they allocate workspaces and the optimizer's moments, and may run out of memory
-_PREFETCH = 4  # buffers of numbers in pinned memory: the host runs at most so many steps ahead of the device
+_PREFETCH = 4  # buffers of values in pinned memory: the host runs at most so many steps ahead of the device
 
 
 def capture_steps(runtime: LimitedMemoryRuntime, reporter: Reporter) -> Runtime:
@@ -49,13 +49,13 @@ class CapturedRuntime(Runtime):
         self._runtime, self._reporter = runtime, reporter
         state, batches = self.training.state, self.training.batches
         device = batches.source.device
-        rows = batches.numbers(0).shape
+        rows = batches.packed(0).shape
         parameter_groups = state.optimizer.param_groups
         size = rows[0] * rows[1] + len(parameter_groups) + 1
         self._slots = [torch.empty(size, dtype=torch.float32, pin_memory=True) for _ in range(_PREFETCH)]
         self._sent: deque[torch.cuda.Event] = deque(maxlen=_PREFETCH)
         self._changing = torch.empty(size, dtype=torch.float32, device=device)
-        self._numbers = self._changing[: rows[0] * rows[1]].view(rows)
+        self._packed = self._changing[: rows[0] * rows[1]].view(rows)
         *rates, self._share = self._changing[rows[0] * rows[1] :].unbind()
         self._fetched: tuple[Tensor, Tensor] | None = None
         self._flat = flatten(state.model), flatten(state.ema)
@@ -88,13 +88,13 @@ class CapturedRuntime(Runtime):
         return self._runtime.measure(items)
 
     def _send(self, step: int) -> None:
-        """Start copying this step's numbers to the device."""
+        """Start copying this step's packed values to the device."""
         if len(self._sent) == _PREFETCH:
-            self._sent[0].synchronize()  # until the slot's previous numbers have been copied
+            self._sent[0].synchronize()  # until the slot's previous values have been copied
         slot, training = self._slots[step % _PREFETCH], self.training
         values = slot.numpy()
         shares = np.array([parameters["rate_share"] for parameters in training.state.optimizer.param_groups])
-        values[: -1 - len(shares)] = training.batches.numbers(step).reshape(-1)
+        values[: -1 - len(shares)] = training.batches.packed(step).reshape(-1)
         values[-1 - len(shares) : -1] = learning_rate_at(step, training.steps, training.plan) * shares
         values[-1] = 1.0 - ema_decay(step, training.plan.ema_decay)
         self._changing.copy_(slot, non_blocking=True)
@@ -107,7 +107,7 @@ class CapturedRuntime(Runtime):
         self._sent.append(event)
 
     def _draw(self) -> Batch:
-        return self.training.batches.render(self._numbers, self._fetched)
+        return self.training.batches.render(self._packed, self._fetched)
 
     def _update(self, sums: Tensor) -> None:
         state = self.training.state

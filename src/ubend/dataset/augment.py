@@ -30,6 +30,11 @@ _SHOWN_WITHIN = 0.5
 _SHOWN_WITHIN_AT_BORDER = 0.75  # where the crop would otherwise leave the image
 _NOISE_SIDE = 256  # px; side of the noise field from which images take their noise
 
+# Columns of the rows in which `TrainingBatches.packed` sends the images of a step to the device, float32.
+PARAMS = slice(None, -3)  # `WarpParams.pack`
+SIZE_HW = slice(-3, -1)  # height and width of the image as stored, px
+ITEM = -1  # index of the item in its `ItemSource`: the bits of an int32
+
 Augment = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of `augment`
 
 
@@ -244,7 +249,7 @@ def augment(
     images: Tensor,
     masks: Tensor,
     items: Tensor,
-    numbers: Tensor,
+    packed: Tensor,
     crop_hw: tuple[int, int],
     value_range: tuple[Tensor, Tensor],
     noise: Tensor | None,
@@ -256,8 +261,7 @@ def augment(
     Args:
         images, masks: (n, h, w, C) of any dtype and (n, h, w) uint8 class index or IGNORED, each at the top left.
         items: (N,) int32, indices of the images to use.
-        numbers: (N, K) float32: the packed `WarpParams`, then h and w of the image, then a number that only the caller
-            uses.
+        packed: (N, K) float32 with the columns PARAMS and SIZE_HW; ITEM is not read here, see `items`.
         crop_hw: (H, W) px of the output.
         value_range: (low, high), each (1, C, 1, 1).
         noise: (C, S, S), from `noise_field`; None: colours do not change.
@@ -266,9 +270,9 @@ def augment(
     Returns:
         (N, C, H, W) float32 raw values, channels last, and (N, H, W) uint8.
     """
-    params = DeviceWarpParams.unpack(numbers[:, :-3], images.shape[3])
+    params = DeviceWarpParams.unpack(packed[:, PARAMS], images.shape[3])
     chosen = images[items].permute(0, 3, 1, 2), masks[items]
-    warped, target = warp(*chosen, numbers[:, -3:-1], params, crop_hw, ignore_outside, points)
+    warped, target = warp(*chosen, packed[:, SIZE_HW], params, crop_hw, ignore_outside, points)
     if noise is not None:
         warped = change_colors(warped, params, *value_range, noise)
     return warped.contiguous(memory_format=torch.channels_last), target
@@ -367,8 +371,8 @@ def _change_some(x: Tensor, strength: Tensor, change: Callable[[Tensor, Tensor |
 
 def noise_field(seed: int, channels: int) -> NDArray[np.float32]:
     """(C, S, S) standard normal numbers, S = 256; images use cut-outs of it that wrap around."""
-    numbers = draw_normal(seed, "noise field", np.arange(channels), _NOISE_SIDE**2)
-    return numbers.reshape(channels, _NOISE_SIDE, _NOISE_SIDE).astype(np.float32)
+    normal = draw_normal(seed, "noise field", np.arange(channels), _NOISE_SIDE**2)
+    return normal.reshape(channels, _NOISE_SIDE, _NOISE_SIDE).astype(np.float32)
 
 
 def _reflect(source: Tensor, size: Tensor) -> Tensor:

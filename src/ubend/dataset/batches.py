@@ -20,6 +20,9 @@ from ubend.core.device import send
 from ubend.core.plan import AugmentPlan
 from ubend.dataset.augment import (
     FROZEN_COPIES,
+    ITEM,
+    PARAMS,
+    SIZE_HW,
     Augment,
     DeviceWarpParams,
     augment,
@@ -109,78 +112,82 @@ class TrainingBatches:
 
     def draw(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
-        numbers = send(torch.from_numpy(self.numbers(step)), self.source.device)
-        batch = self.render(numbers, None if self.source.resident else self.fetch(step))
+        packed = send(torch.from_numpy(self.packed(step)), self.source.device)
+        batch = self.render(packed, None if self.source.resident else self.fetch(step))
         return (
             batch
             if self._pixel_weights is None
-            else replace(batch, pixel_weights=self._weigh(step, self._pixel_weights, numbers))
+            else replace(batch, pixel_weights=self._weigh(step, self._pixel_weights, packed))
         )
 
-    def _weigh(self, step: int, weights: NDArray[np.float16], numbers: Tensor) -> Tensor:
-        """(B, H, W) the pixel weights of a step's images, warped as `numbers` say."""
-        chosen = send(torch.from_numpy(weights[self._items(step)[2]]), numbers.device)
+    def _weigh(self, step: int, weights: NDArray[np.float16], packed: Tensor) -> Tensor:
+        """(B, H, W) the pixel weights of a step's images, warped as they are."""
+        chosen = send(torch.from_numpy(weights[self._items(step)[2]]), packed.device)
         if self.settings.kind == "none":
             return chosen.float()
-        params = DeviceWarpParams.unpack(numbers[:, :-3], self.source.store.channels)
-        unlabelled = torch.zeros(chosen.shape, dtype=torch.uint8, device=numbers.device)
+        params = DeviceWarpParams.unpack(packed[:, PARAMS], self.source.store.channels)
+        unlabelled = torch.zeros(chosen.shape, dtype=torch.uint8, device=packed.device)
         points = self.settings.elastic_grid
-        return warp(chosen[:, None], unlabelled, numbers[:, -3:-1], params, self.crop_hw, False, points)[0][:, 0]
+        return warp(chosen[:, None], unlabelled, packed[:, SIZE_HW], params, self.crop_hw, False, points)[0][:, 0]
 
-    def numbers(self, step: int) -> NDArray[np.float32]:
-        """(B, K) all random draws of a step, for `render`, in one array, so that one copy sends it to the device.
+    def packed(self, step: int) -> NDArray[np.float32]:
+        """(B, K) what `render` needs of a step, packed into one array, so that one copy sends it to the device.
 
-        A row is `WarpParams.pack`, the (h, w) of the image as stored, and its index as the bits of an int32.
+        The columns are PARAMS (none without augmentation), SIZE_HW and ITEM, see `ubend.dataset.augment`.
         """
         return self._draw(step)[0]
 
-    def render(self, numbers: Tensor, fetched: tuple[Tensor, Tensor] | None = None) -> Batch:
-        """Make the batch of these numbers; runs on the device only, so that a CUDA graph can capture it.
+    def render(self, packed: Tensor, fetched: tuple[Tensor, Tensor] | None = None) -> Batch:
+        """Make the batch of a step; runs on the device only, so that a CUDA graph can capture it.
 
         Args:
-            numbers: (B, K) float32 on the device, from `numbers`.
+            packed: (B, K) float32 on the device, from the method `packed`.
             fetched: (B, H, W, C) and (B, H, W) images that are not resident.
         """
         settings = self.settings
         images, masks = (self.source.images, self.source.masks) if fetched is None else fetched
         # indices into these images
-        items = numbers[:, -1].contiguous().view(torch.int32) if fetched is None else self._counting
+        items = packed[:, ITEM].contiguous().view(torch.int32) if fetched is None else self._counting
         if settings.kind == "none":
             chosen = images[items], masks[items]
             return Batch(chosen[0].permute(0, 3, 1, 2).float(), chosen[1])
         colors = settings.kind == "warp"
         ignore = colors and settings.out_of_frame == "ignored"
         noise, points = self._noise if colors else None, settings.elastic_grid
-        return Batch(*self._augment(images, masks, items, numbers, self.crop_hw, self._range, noise, ignore, points))
+        return Batch(*self._augment(images, masks, items, packed, self.crop_hw, self._range, noise, ignore, points))
 
     def _draw(self, step: int) -> tuple[NDArray[np.float32], Regions]:
-        """(result of `numbers`, regions to read) for a step."""
+        """(result of `packed`, regions to read) for a step."""
         if step not in self._drawn:
-            items, positions, numbers = self._items(step)
-            regions, channels, rows = self.source.regions(numbers), self.source.store.channels, []
+            slots, positions, items = self._items(step)
+            regions, channels, rows = self.source.regions(items), self.source.store.channels, []
             if self.settings.kind == "frozen":
-                native = self.source.store.native_hw[regions.numbers]
+                native = self.source.store.native_hw[regions.image_indices]
                 shapes = regions.size_hw, native
-                params = sample_frozen(self.settings, self.seed, numbers, items % self.copies, shapes, channels)
+                params = sample_frozen(self.settings, self.seed, items, slots % self.copies, shapes, channels)
                 rows.append(params.pack())
             elif self.settings.kind == "warp":
-                shown = self._foreground.draw(numbers, positions) if self._foreground else None
+                shown = self._foreground.draw(items, positions) if self._foreground else None
                 params = sample_warps(
                     self.settings, self.seed, positions, regions.size_hw, self.crop_hw, channels, shown
                 )
                 params, regions = self.source.narrow(params, regions, self.crop_hw, self.settings.elastic_grid)
                 rows.append(params.pack())
-            rows += [regions.size_hw.astype(np.float32), numbers.astype(np.int32).view(np.float32)[:, None]]
+            rows += [regions.size_hw.astype(np.float32), items.astype(np.int32).view(np.float32)[:, None]]
             while len(self._drawn) > _PREFETCH:
                 del self._drawn[next(iter(self._drawn))]
             self._drawn[step] = np.concatenate(rows, axis=1), regions
         return self._drawn[step]
 
     def _items(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """(items, positions, images), each (B,): the epoch's items in a step, their positions and source images."""
+        """(slots, positions, items) of a step, each (B,).
+
+        Positions are those of the endless sequence, slots those of the epoch (0..`self.items` - 1) in shuffled order,
+        and items those of `source`, which may have several slots.
+        """
         positions = step * self._whole + self._offset + np.arange(self.batch_per_process, dtype=np.int64)
-        items = shuffled_item(self.seed, self.items, positions)
-        return items, positions, np.searchsorted(self._ends, items, side="right")
+        slots = shuffled_item(self.seed, self.items, positions)
+        return slots, positions, np.searchsorted(self._ends, slots, side="right")
 
     def wait_for_reading(self) -> None:
         """Wait until no thread is reading: while a step is captured, no other thread may allocate memory."""

@@ -77,15 +77,15 @@ def border_weights_of(data: Dataset, images: ItemSource, settings: TrainPlan) ->
     """
     if not settings.border_weight:
         return None
-    names, numbers = data.labels.names, images.numbers.tolist()
-    paths = [data.folder.pairs[number].image for number in numbers]
-    sizes = [(int(height), int(width)) for height, width in data.store.native_hw[numbers]]
+    names, image_indices = data.labels.names, images.image_indices.tolist()
+    paths = [data.folder.pairs[index].image for index in image_indices]
+    sizes = [(int(height), int(width)) for height, width in data.store.native_hw[image_indices]]
     folder, kinds = find_ids(data), object_classes(names)
     files = None if folder is None else find_truth(folder, dict(zip(paths, sizes, strict=True)), names)
-    weights = np.zeros((len(numbers), *images.canvas_hw), np.float16)
+    weights = np.zeros((len(image_indices), *images.canvas_hw), np.float16)
 
     def weigh(item: int) -> None:
-        mask = data.store.mask(numbers[item])
+        mask = data.store.mask(image_indices[item])
         objects = read_truth(files[paths[item]]) if files else separate(mask, names, choose_method(names))
         rows, columns = (
             ((np.arange(small) + 0.5) * large / small).astype(np.int64)
@@ -98,7 +98,7 @@ def border_weights_of(data: Dataset, images: ItemSource, settings: TrainPlan) ->
         )
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="ubend-weigh") as pool:
-        list(pool.map(weigh, range(len(numbers))))
+        list(pool.map(weigh, range(len(image_indices))))
     return weights
 
 

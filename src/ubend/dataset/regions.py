@@ -28,12 +28,12 @@ class Regions:
     """Rectangles of images.
 
     Attributes:
-        numbers: (N,) indices of the images in the store.
+        image_indices: (N,) indices of the images in the store.
         corner_yx: (N, 2) first pixel of each rectangle.
         size_hw: (N, 2) size, px.
     """
 
-    numbers: NDArray[np.int64]
+    image_indices: NDArray[np.int64]
     corner_yx: NDArray[np.int64]
     size_hw: NDArray[np.int64]
 
@@ -123,10 +123,10 @@ def read_regions(
     Returns:
         (N, H, W, C) images, uint8 or float32, and (N, H, W) class indices.
     """
-    shape, pinned = (len(regions.numbers), *canvas_hw), device.type == "cuda"
+    shape, pinned = (len(regions.image_indices), *canvas_hw), device.type == "cuda"
     pixels = torch.empty((*shape, store.channels), dtype=device_dtype(store), pin_memory=pinned)
     index = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
-    every = zip(regions.numbers.tolist(), regions.corner_yx.tolist(), regions.size_hw.tolist(), strict=True)
+    every = zip(regions.image_indices.tolist(), regions.corner_yx.tolist(), regions.size_hw.tolist(), strict=True)
     for image, mask, (number, corner_yx, size_hw) in zip(pixels.numpy(), index.numpy(), every, strict=True):
         store.paint(number, image, mask, corner_yx, size_hw)  # writes to the memory of the tensors
     return pixels.to(device, non_blocking=True), index.to(device, non_blocking=True)

@@ -40,11 +40,11 @@ class ItemSource:
 
     Args:
         store: contains the images.
-        numbers: (n,) indices of the images to use.
+        image_indices: (n,) indices of the images to use.
         device: the target device.
     Attributes:
-        numbers: (N,) index of each item's image in the store.
-        sources: (N,) index of each item's image in the argument `numbers`.
+        image_indices: (N,) index of each item's image in the store.
+        sources: (N,) index of each item's image in the argument `image_indices`.
         source_count: n.
         corner_yx, shapes_hw: (N, 2) rectangle of the image that an item shows, px.
         canvas_hw: (H, W) px, at least as large as what is read of an item.
@@ -61,16 +61,16 @@ class ItemSource:
     validation_pixels = _VALIDATION_PIXELS
     canvas_hw: tuple[int, int]
 
-    def __init__(self, store: Store, numbers: NDArray[np.int64], device: torch.device) -> None:
-        self.store, self.numbers, self.device = store, numbers, device
-        self.sources, self.source_count = np.arange(len(numbers)), len(numbers)
-        self.shapes_hw = store.shapes_hw[numbers]
-        self.corner_yx, self.shown = np.zeros_like(self.shapes_hw), np.ones(len(numbers), np.int64)
+    def __init__(self, store: Store, image_indices: NDArray[np.int64], device: torch.device) -> None:
+        self.store, self.image_indices, self.device = store, image_indices, device
+        self.sources, self.source_count = np.arange(len(image_indices)), len(image_indices)
+        self.shapes_hw = store.shapes_hw[image_indices]
+        self.corner_yx, self.shown = np.zeros_like(self.shapes_hw), np.ones(len(image_indices), np.int64)
         self.images = self.masks = torch.empty(0)
         self._reader = ThreadPoolExecutor(self.threads, thread_name_prefix="ubend-read")
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.image_indices)
 
     @property
     def fetched_bytes(self) -> int:
@@ -80,16 +80,16 @@ class ItemSource:
     def image(self, item: int) -> NDArray[Any]:
         """(h, w, C) of one item, in main memory."""
         (top, left), (h, w) = self.corner_yx[item].tolist(), self.shapes_hw[item].tolist()
-        return self.store.image(int(self.numbers[item]))[top : top + h, left : left + w]
+        return self.store.image(int(self.image_indices[item]))[top : top + h, left : left + w]
 
     def mask(self, item: int) -> NDArray[np.uint8]:
         """(h, w) class index or IGNORED of one item, in main memory."""
         (top, left), (h, w) = self.corner_yx[item].tolist(), self.shapes_hw[item].tolist()
-        return self.store.mask(int(self.numbers[item]))[top : top + h, left : left + w]
+        return self.store.mask(int(self.image_indices[item]))[top : top + h, left : left + w]
 
     def regions(self, items: NDArray[np.int64] | slice) -> Regions:
         """The rectangles that these items show."""
-        return Regions(self.numbers[items], self.corner_yx[items], self.shapes_hw[items])
+        return Regions(self.image_indices[items], self.corner_yx[items], self.shapes_hw[items])
 
     def narrow(
         self, params: WarpParams, regions: Regions, crop_hw: tuple[int, int], points: int
@@ -136,14 +136,14 @@ class WholeImages(ItemSource):
     """Whole images, resident on the device if they fit, else read from the memory-mapped store.
 
     Args:
-        store, numbers, device: see `ItemSource`.
+        store, image_indices, device: see `ItemSource`.
         room_bytes: maximum device memory for images.
     """
 
-    def __init__(self, store: Store, numbers: NDArray[np.int64], device: torch.device, room_bytes: int) -> None:
-        super().__init__(store, numbers, device)
+    def __init__(self, store: Store, image_indices: NDArray[np.int64], device: torch.device, room_bytes: int) -> None:
+        super().__init__(store, image_indices, device)
         self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
-        self.bytes = len(numbers) * self.fetched_bytes
+        self.bytes = len(image_indices) * self.fetched_bytes
         self.resident = self.bytes <= room_bytes
         if self.resident:
             shape, dtype = (len(self), *self.canvas_hw), device_dtype(store)
@@ -159,7 +159,7 @@ class RandomCrops(ItemSource):
     """Training images at native size, from which only crops are read.
 
     Args:
-        store, numbers, device: see `ItemSource`.
+        store, image_indices, device: see `ItemSource`.
         crops: crops per epoch; each image has a number proportional to its area, at least one.
         crop_hw: (H, W) px.
         settings: of the warp; they determine how much of an image a crop may sample.
@@ -170,13 +170,13 @@ class RandomCrops(ItemSource):
     def __init__(
         self,
         store: Store,
-        numbers: NDArray[np.int64],
+        image_indices: NDArray[np.int64],
         device: torch.device,
         crops: int,
         crop_hw: tuple[int, int],
         settings: AugmentPlan,
     ) -> None:
-        super().__init__(store, numbers, device)
+        super().__init__(store, image_indices, device)
         self.shown = share_crops(self.shapes_hw.prod(axis=1), crops)
         self.canvas_hw = region_canvas(crop_hw, settings, self.shapes_hw.max(axis=0))
 
@@ -185,14 +185,14 @@ class RandomCrops(ItemSource):
     ) -> tuple[WarpParams, Regions]:
         """The rectangle that each warp samples."""
         moved, *box = find_regions(params, regions.size_hw, crop_hw, self.canvas_hw, points)
-        return moved, Regions(regions.numbers, *box)
+        return moved, Regions(regions.image_indices, *box)
 
 
 class FixedCrops(ItemSource):
     """Fixed crops that cover the images; each pixel is scored in exactly one crop.
 
     Args:
-        store, numbers, device: see `ItemSource`.
+        store, image_indices, device: see `ItemSource`.
         crop_hw: (H, W) px, at most; smaller if the images are.
         maximum: number of crops; if more are needed, evenly spaced ones are used.
     Attributes:
@@ -200,9 +200,14 @@ class FixedCrops(ItemSource):
     """
 
     def __init__(
-        self, store: Store, numbers: NDArray[np.int64], device: torch.device, crop_hw: tuple[int, int], maximum: int
+        self,
+        store: Store,
+        image_indices: NDArray[np.int64],
+        device: torch.device,
+        crop_hw: tuple[int, int],
+        maximum: int,
     ) -> None:
-        super().__init__(store, numbers, device)
+        super().__init__(store, image_indices, device)
         self.validation_pixels = _CPU_CROP_PIXELS if device.type == "cpu" else _VALIDATION_PIXELS
         shapes = self.shapes_hw
         counts = np.ceil(shapes / np.array(crop_hw)).astype(np.int64)
@@ -212,7 +217,7 @@ class FixedCrops(ItemSource):
         if self.cover > maximum:  # the middle one of each of `maximum` equal ranges
             chosen = ((np.arange(maximum) + 0.5) * self.cover / maximum).astype(np.int64)
         self.sources = np.searchsorted(ends, chosen, side="right").astype(np.int64)
-        self.numbers, self.shown = numbers[self.sources], np.ones_like(chosen)
+        self.image_indices, self.shown = image_indices[self.sources], np.ones_like(chosen)
         inside = chosen - (ends - counts.prod(axis=1))[self.sources]
         positions = np.stack(np.divmod(inside, counts[self.sources, 1]), axis=1)
         shapes, counts = shapes[self.sources], counts[self.sources]
@@ -254,14 +259,14 @@ def open_sources(
     Args:
         crop_hw: (H, W) px of a training crop.
     """
-    numbers, others = data.indices("train"), data.indices("val")
+    image_indices, others = data.indices("train"), data.indices("val")
     if plan.data.resize == "native":
-        crops = plan.data.crops_per_epoch or len(numbers)
-        training = RandomCrops(data.store, numbers, device, crops, crop_hw, plan.augment)
+        crops = plan.data.crops_per_epoch or len(image_indices)
+        training = RandomCrops(data.store, image_indices, device, crops, crop_hw, plan.augment)
         # Twice the training crop, so that half as many pixels are near a border, where context is missing.
         maximum = max(len(others), round(_VALIDATION_SHARE * crops / 4))
         return training, FixedCrops(data.store, others, device, (2 * crop_hw[0], 2 * crop_hw[1]), maximum)
     # On the CPU, the memory-mapped store is as fast.
     room = 0 if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
-    whole = WholeImages(data.store, numbers, device, room)
+    whole = WholeImages(data.store, image_indices, device, room)
     return whole, WholeImages(data.store, others, device, room - (whole.bytes if whole.resident else 0))

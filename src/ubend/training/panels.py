@@ -71,7 +71,7 @@ class EpochDrawing:
                 h, w = validation.shapes_hw[item]
                 masks = [color_mask(indices[slot, :h, :w], colors) for indices in (index, truth)]
                 rows.append([to_rgb(validation.image(int(item))), *masks])
-                labels.append(data.folder.pairs[int(validation.numbers[item])].name)
+                labels.append(data.folder.pairs[int(validation.image_indices[item])].name)
             panel = draw_grid(
                 rows,
                 [_("input"), heading.format(epoch=epoch), _("truth")],
