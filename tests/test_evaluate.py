@@ -76,7 +76,7 @@ def test_logits_that_are_not_finite_are_no_score(tmp_path: Path) -> None:
     class Broken(Oracle):
         def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
             for logits in super().run(sources):
-                if logits.numbers == [1]:
+                if logits.image_indices == [1]:
                     logits.values[0, :, 0, 0] = torch.nan
                 yield logits
 
@@ -116,9 +116,9 @@ def test_outlines_of_perfect_answers(tmp_path: Path) -> None:
         def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
             for logits in super().run(sources):
                 half = logits.native_hw[0] // 2
-                yield Logits(logits.numbers, logits.native_hw, slice(0, half), logits.values[:, :, :half])
+                yield Logits(logits.image_indices, logits.native_hw, slice(0, half), logits.values[:, :, :half])
                 yield Logits(
-                    logits.numbers, logits.native_hw, slice(half, logits.native_hw[0]), logits.values[:, :, half:]
+                    logits.image_indices, logits.native_hw, slice(half, logits.native_hw[0]), logits.values[:, :, half:]
                 )
 
     masks = [np.zeros((20, 30), np.uint8) for _mask in range(3)]
@@ -145,7 +145,9 @@ def test_distances_are_in_the_unit_that_all_files_state(tmp_path: Path) -> None:
         def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
             for logits in super().run(sources):
                 hot = np.stack([1 - moved, moved])
-                yield Logits(logits.numbers, logits.native_hw, logits.rows, torch.from_numpy(60.0 * hot[None]).float())
+                yield Logits(
+                    logits.image_indices, logits.native_hw, logits.rows, torch.from_numpy(60.0 * hot[None]).float()
+                )
 
     for number, pair in enumerate(pairs):
         metadata = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 2.0, "axes": "YX"}

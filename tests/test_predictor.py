@@ -207,17 +207,17 @@ def test_images_of_one_padded_size_share_a_pass(monkeypatch: pytest.MonkeyPatch)
     assert {one.size_hw for one in prepared} == {(33, 31), (34, 30)}
     answers = list(predictor.run(prepared))
     assert passes == [(5, 3, 36, 32)]
-    assert [(one.numbers, one.native_hw) for one in answers] == [
+    assert [(one.image_indices, one.native_hw) for one in answers] == [
         ([0, 2, 4], (33, 31)),
         ([1], (34, 30)),
         ([3], (66, 62)),
     ]
     for one in answers:
-        for number, values in zip(one.numbers, one.values, strict=True):
+        for number, values in zip(one.image_indices, one.values, strict=True):
             (alone,) = predictor.run([prepared[number]])
             np.testing.assert_allclose(values.numpy(), alone.values[0].numpy(), atol=1e-4)
     monkeypatch.setattr(subject, "_NATIVE_VALUES", 2 * 3 * 33 * 31)
-    assert [one.numbers for one in predictor.run(prepared)] == [[0, 2], [4], [1], [3]]
+    assert [one.image_indices for one in predictor.run(prepared)] == [[0, 2], [4], [1], [3]]
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,7 +384,7 @@ def test_the_one_generator() -> None:
         parts: dict[int, list[torch.Tensor]] = {number: [] for number in rows}
         for one in predictor.run(map(predictor.prepare, images)):
             assert one.native().shape[-2:] == (one.rows.stop - one.rows.start, one.native_hw[1])
-            for number, logits in zip(one.numbers, one.native().clone(), strict=True):
+            for number, logits in zip(one.image_indices, one.native().clone(), strict=True):
                 assert one.native_hw == images[number].shape[:2]
                 rows[number] += range(one.rows.start, one.rows.stop)
                 parts[number].append(logits)

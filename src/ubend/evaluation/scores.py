@@ -126,41 +126,41 @@ def evaluate_pairs(
     read: list[int] = []  # indices in `pairs` of the images that are predicted
 
     def sources() -> Iterator[TileSource]:
-        for number, decoded_pair in enumerate(_read(predictor, pairs, known, decoded)):
+        for index, decoded_pair in enumerate(_read(predictor, pairs, known, decoded)):
             if isinstance(decoded_pair, DataError):
-                bad[pairs[number].name] = decoded_pair.problems
+                bad[pairs[index].name] = decoded_pair.problems
             elif decoded_pair is not None:
-                image, truths[number] = decoded_pair
-                read.append(number)
+                image, truths[index] = decoded_pair
+                read.append(index)
                 yield image
 
     for logits in predictor.run(sources()):
-        numbers = [read[index] for index in logits.numbers]
-        truth = np.stack([truths[number][logits.rows] for number in numbers])
+        indices = [read[position] for position in logits.image_indices]
+        truth = np.stack([truths[index][logits.rows] for index in indices])
         with explain_out_of_memory(too_large(logits.native_hw)):
             values = logits.native()
             guess, target = class_index(values.movedim(1, 0)), send(torch.from_numpy(truth), values.device)
-            counted = native.add(numbers, values, guess, target)
+            counted = native.add(indices, values, guess, target)
             h, w = map(int, logits.values.shape[-2:])
             if truth.shape[1:] != (h, w):
                 target = send(torch.from_numpy(resize_mask(truth, (h, w))), values.device)
-                small.add(numbers, logits.values, class_index(logits.values.movedim(1, 0)), target)
+                small.add(indices, logits.values, class_index(logits.values.movedim(1, 0)), target)
             else:
-                small.add_counted(numbers, *counted)
+                small.add_counted(indices, *counted)
             masks = guess.cpu().numpy()
-        for number, rows in zip(numbers, masks, strict=True):
-            if not logits.is_last or number in guesses:
-                guesses.setdefault(number, np.empty(logits.native_hw, np.uint8))[logits.rows] = rows
+        for index, rows in zip(indices, masks, strict=True):
+            if not logits.is_last or index in guesses:
+                guesses.setdefault(index, np.empty(logits.native_hw, np.uint8))[logits.rows] = rows
             if logits.is_last:
-                whole, true, spacing = guesses.pop(number, rows), truths.pop(number), spacings[number]
-                outlines[number] = count_boundaries(whole, true, known.classes, spacing=spacing)
-                objects[number] = find_missed_objects(true, whole, with_objects)
+                whole, true, spacing = guesses.pop(index, rows), truths.pop(index), spacings[index]
+                outlines[index] = count_boundaries(whole, true, known.classes, spacing=spacing)
+                objects[index] = find_missed_objects(true, whole, with_objects)
     if bad and not (skip_bad and read):
         raise PairError(bad)
     counting = select(read)
-    pairs = [pairs[number] for number in counting]
+    pairs = [pairs[index] for index in counting]
     confusions, losses, calibration = native.fetch(counting)
-    boundary = BoundaryCounts(*map(np.stack, zip(*(outlines[number] for number in counting), strict=True)))
+    boundary = BoundaryCounts(*map(np.stack, zip(*(outlines[index] for index in counting), strict=True)))
     for pair, loss in zip(pairs, losses, strict=True):
         if np.isnan(loss):
             line = _(
@@ -177,7 +177,7 @@ def evaluate_pairs(
             name: dict(zip(known.names, row, strict=True))
             for name, row in zip(known.names, confusions.sum(axis=0).tolist(), strict=True)
         },
-        "missed_objects": _summarise_objects([objects[number] for number in counting], pairs, with_objects, known),
+        "missed_objects": _summarise_objects([objects[index] for index in counting], pairs, with_objects, known),
     }
     per_image = {
         "dice": dice_from_confusion(confusions),
@@ -214,10 +214,10 @@ def _read(
     """
     if decoded is not None:
 
-        def take(number: int) -> tuple[TileSource, NDArray[np.uint8]] | DataError:
+        def take(index: int) -> tuple[TileSource, NDArray[np.uint8]] | DataError:
             try:
-                image, truth = decoded(number)
-                return image, _read_truth(pairs[number], image, labels) if truth is None else truth
+                image, truth = decoded(index)
+                return image, _read_truth(pairs[index], image, labels) if truth is None else truth
             except DataError as error:
                 return error
 
@@ -256,34 +256,34 @@ class _Counts:
         self._confusions = np.zeros((images, classes, classes), np.int64)
         self._losses = np.zeros(images)
         self._calibration = np.zeros((images, BINS, 3))
-        self._numbers: list[int] = []
+        self._indices: list[int] = []
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def add(self, numbers: list[int], logits: Tensor, guess: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def add(self, indices: list[int], logits: Tensor, guess: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Count rows of images: (n, C, h, W) logits, (n, h, W) predicted class index, class index or IGNORED; returns
         the counts."""
         confusion = count_confusion_batch(guess, target, self._confusions.shape[1])
         counted = confusion, sum_cross_entropy(logits, target), count_calibration_batch(logits, target)
-        self.add_counted(numbers, *counted)
+        self.add_counted(indices, *counted)
         return counted
 
-    def add_counted(self, numbers: list[int], confusion: Tensor, loss: Tensor, calibration: Tensor) -> None:
+    def add_counted(self, indices: list[int], confusion: Tensor, loss: Tensor, calibration: Tensor) -> None:
         """Add counts that `add` of another object returned."""
-        self._numbers += numbers
+        self._indices += indices
         self._waiting.append((confusion, loss, calibration))
-        if len(self._numbers) * self._confusions.shape[1] ** 2 >= _CELLS_WAITING:
+        if len(self._indices) * self._confusions.shape[1] ** 2 >= _CELLS_WAITING:
             self.fetch([])
 
-    def fetch(self, numbers: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    def fetch(self, indices: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         """(n, C, C) confusions, (n,) cross entropies and (n, BINS, 3) calibration of these images, summed over the
         pixels of each."""
         if self._waiting:
             for sums, tensors in zip(
                 (self._confusions, self._losses, self._calibration), zip(*self._waiting, strict=True), strict=True
             ):
-                np.add.at(sums, self._numbers, torch.cat(tensors).cpu().numpy())
-            self._numbers, self._waiting = [], []
-        return self._confusions[numbers], self._losses[numbers], self._calibration[numbers]
+                np.add.at(sums, self._indices, torch.cat(tensors).cpu().numpy())
+            self._indices, self._waiting = [], []
+        return self._confusions[indices], self._losses[indices], self._calibration[indices]
 
 
 def _read_spacings(pairs: Sequence[Pair]) -> tuple[list[tuple[float, float]], str]:

@@ -56,13 +56,13 @@ class Logits:
     """Logits of n images of one size, or of some rows of one image. Valid until the next item: the buffer is reused.
 
     Attributes:
-        numbers: indices of the images in the input, ascending.
+        image_indices: of the images in the input, ascending.
         native_hw: (H, W) of each image, px.
         rows: row range in the native image; the ranges of one image come from top to bottom.
         values: (n, C, h, w) float32 logits of these rows at model size, on the device.
     """
 
-    numbers: list[int]
+    image_indices: list[int]
     native_hw: tuple[int, int]
     rows: slice
     values: Tensor
@@ -160,14 +160,14 @@ class Predictor:
     def predict(self, images: Iterable[Image], *, probabilities: bool = False) -> Iterator[tuple[int, Prediction]]:
         """Predict several images: yields (index, prediction) in order of completion; see `__call__`."""
         opened: dict[int, LoadedImage] = {}
-        for number, result in self._results(images, opened, probabilities):
-            loaded = opened.pop(number)
+        for index, result in self._results(images, opened, probabilities):
+            loaded = opened.pop(index)
             mask = result.argmax(axis=0).astype(np.uint8) if probabilities else result
             if loaded.invalid is not None:
                 mask[loaded.invalid] = IGNORED
                 if probabilities:
                     result[:, loaded.invalid] = 0
-            yield number, Prediction(mask, self.labels, loaded.pixels, result if probabilities else None)
+            yield index, Prediction(mask, self.labels, loaded.pixels, result if probabilities else None)
 
     def _results(
         self, images: Iterable[Image], opened: dict[int, LoadedImage], probabilities: bool
@@ -180,20 +180,20 @@ class Predictor:
             return loaded, self.resize_input(loaded, loaded.pixels.nbytes)
 
         def sources() -> Iterator[TileSource]:
-            for number, (loaded, source) in enumerate(prefetch(open_image, images, _bytes_given)):
-                opened[number] = loaded
+            for index, (loaded, source) in enumerate(prefetch(open_image, images, _bytes_given)):
+                opened[index] = loaded
                 yield source
 
         def make(native: Tensor) -> list[Tensor]:
             return [native.softmax(dim=1) if probabilities else class_index(native.movedim(1, 0))]
 
         for part, (made,) in fetch(self.run(sources()), make):
-            for number, rows in zip(part.numbers, made, strict=True):
-                if number not in started:
-                    started[number] = np.empty((*rows.shape[:-2], *part.native_hw), rows.dtype)
-                started[number][..., part.rows, :] = rows
+            for index, rows in zip(part.image_indices, made, strict=True):
+                if index not in started:
+                    started[index] = np.empty((*rows.shape[:-2], *part.native_hw), rows.dtype)
+                started[index][..., part.rows, :] = rows
                 if part.is_last:
-                    yield number, started.pop(number)
+                    yield index, started.pop(index)
 
     def prepare(self, image: Image, header: Header | None = None) -> TileSource:
         """Convert an image to the input of `run`: at model size, or at native size for tiles.
@@ -342,8 +342,8 @@ class Predictor:
             for chunk in (slots[start : start + maximum] for start in range(0, len(slots), maximum)):
                 adjacent = chunk[-1] - chunk[0] + 1 == len(chunk)
                 values = logits[chunk[0] : chunk[-1] + 1] if adjacent else logits[chunk]
-                numbers = [tiles[slot].row.image for slot in chunk]
-                yield Logits(numbers, native_hw, slice(0, native_hw[0]), values[..., :h, :w])
+                image_indices = [tiles[slot].row.image for slot in chunk]
+                yield Logits(image_indices, native_hw, slice(0, native_hw[0]), values[..., :h, :w])
 
 
 def fetch(

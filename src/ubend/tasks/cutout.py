@@ -94,26 +94,26 @@ class _CutoutJob(ImageJob):
         self._weights, self._behind, self._soft_px = how
         self._empty: list[int] = []
 
-    def files(self, number: int) -> list[Path]:
-        return [self.out / f"{self.paths[number].stem}.png"]
+    def files(self, index: int) -> list[Path]:
+        return [self.out / f"{self.paths[index].stem}.png"]
 
-    def size(self, number: int) -> float:
-        return _BYTES_PER_PIXEL * math.prod(self.usable[number].size_hw)
+    def size(self, index: int) -> float:
+        return _BYTES_PER_PIXEL * math.prod(self.usable[index].size_hw)
 
-    def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
+    def write_one(self, index: int, result: MaskResult, image: NDArray[Any]) -> None:
         assert result.prob is not None
         alpha = make_alpha(weigh_classes(result.prob, self._weights), self._soft_px)
         alpha[result.mask == IGNORED] = 0  # invalid pixels
         if not alpha.any():
-            self._empty.append(number)
+            self._empty.append(index)
         colors = extend_colors(to_rgb(image), alpha)
-        save_png(Image.fromarray(_composite(colors, alpha, self._behind)), self.files(number)[0])
+        save_png(Image.fromarray(_composite(colors, alpha, self._behind)), self.files(index)[0])
 
-    def finish(self, _numbers: Sequence[int], reporter: Reporter) -> None:
+    def finish(self, _indices: Sequence[int], reporter: Reporter) -> None:
         sought = ", ".join(self.predictor.labels.names[index] for index in self._weights)
-        for number in sorted(self._empty):
+        for index in sorted(self._empty):
             message = _("{path}: no pixels of {name} were found; its cut-out is empty")
-            reporter.report(message.format(path=self.paths[number], name=sought))
+            reporter.report(message.format(path=self.paths[index], name=sought))
 
 
 def parse_classes(texts: Iterable[str], names: Sequence[str]) -> dict[int, float]:

@@ -71,10 +71,10 @@ class FileJob(ABC, Generic[_Facts]):
         done_message: message at the end.
         record: of the folder; None: there is none. Set by `run_jobs`.
         together: names of the summary files.
-        usable: number of an input -> result of `inspect`; usable inputs only.
-        todo: numbers of the inputs whose files are to be made.
-        wrong: number of an input -> its problems; it has no output files.
-        damaged: number of an input -> its problems; the readable part of it has output files.
+        usable: index of an input -> result of `inspect`; usable inputs only.
+        todo: indices of the inputs whose files are to be made.
+        wrong: index of an input -> its problems; it has no output files.
+        damaged: index of an input -> its problems; the readable part of it has output files.
     """
 
     output_name, exist_message, done_message = "", "", ""
@@ -91,7 +91,7 @@ class FileJob(ABC, Generic[_Facts]):
         self._remade = 0
 
     @abstractmethod
-    def inspect(self, number: int) -> _Facts:
+    def inspect(self, index: int) -> _Facts:
         """Read an input's header.
 
         Raises:
@@ -99,25 +99,25 @@ class FileJob(ABC, Generic[_Facts]):
         """
 
     @abstractmethod
-    def files(self, number: int) -> list[Path]:
+    def files(self, index: int) -> list[Path]:
         """The output files of an input, the main one first."""
 
-    def is_done(self, number: int) -> bool:
+    def is_done(self, index: int) -> bool:
         """Whether the output files of an input are complete and were made from its current content."""
-        return self.record is not None and self.record.is_current(self.files(number), self.paths[number])
+        return self.record is not None and self.record.is_current(self.files(index), self.paths[index])
 
-    def note_source(self, number: int) -> None:
+    def note_source(self, index: int) -> None:
         """Record an input's size and digest, before it is read and its files are written."""
         if self.record is not None:
-            self._sources[number] = describe_source(self.paths[number])
-            self.record.begin(self.files(number), self._sources[number])
+            self._sources[index] = describe_source(self.paths[index])
+            self.record.begin(self.files(index), self._sources[index])
 
-    def note_done(self, number: int) -> None:
+    def note_done(self, index: int) -> None:
         """Record that all files of an input are written."""
         if self.record is not None:
-            self.record.add(self.files(number), self._sources.pop(number))
+            self.record.add(self.files(index), self._sources.pop(index))
 
-    def size(self, _number: int) -> float:
+    def size(self, _index: int) -> float:
         """Estimated bytes of the files of an input."""
         return 0
 
@@ -125,7 +125,7 @@ class FileJob(ABC, Generic[_Facts]):
     def make(self, reporter: Reporter) -> None:
         """Make the files of the inputs in `todo`; problems are collected by `collect_problems`."""
 
-    def finish(self, _numbers: Sequence[int], _reporter: Reporter) -> None:
+    def finish(self, _indices: Sequence[int], _reporter: Reporter) -> None:
         """Write the summary files of all inputs whose files are written."""
 
     def inspect_all(self) -> list[DiskRequirement]:
@@ -136,33 +136,33 @@ class FileJob(ABC, Generic[_Facts]):
             OutputError: an output exists already (with `resume`: one that this command did not write), or is an input.
         """
         inspected = dict(self.map_inputs(self.inspect, range(len(self.paths))))
-        self.usable = {number: facts for number, facts in inspected.items() if self._check_name_lengths(number, facts)}
+        self.usable = {index: facts for index, facts in inspected.items() if self._check_name_lengths(index, facts)}
         if not self.usable:
             return []
-        files = [(self.paths[number], self.files(number)) for number in self.usable]
+        files = [(self.paths[index], self.files(index)) for index in self.usable]
         refuse_shared(files, now(self.output_name))
         refuse_inputs(self.paths, (path for _input, outputs in files for path in outputs))
         groups = [*(outputs for _input, outputs in files), *([self._summaries] if self.together else [])]
         if not self.resume:
             can_resume = self.record is not None and not any(map(self.record.foreign, groups))
             refuse_existing([path for group in groups for path in group], resumable=can_resume)
-        is_done = dict(self.map_inputs(lambda number: self.resume and self.is_done(number), [*self.usable]))
-        sizes = dict(self.map_inputs(self.size, [number for number, done in is_done.items() if not done]))
-        self.usable = {number: facts for number, facts in self.usable.items() if number not in self.wrong}
+        is_done = dict(self.map_inputs(lambda index: self.resume and self.is_done(index), [*self.usable]))
+        sizes = dict(self.map_inputs(self.size, [index for index, done in is_done.items() if not done]))
+        self.usable = {index: facts for index, facts in self.usable.items() if index not in self.wrong}
         self.todo = [*sizes]
         if self.resume and self.record is not None:
             rewritten = [*map(self.files, self.todo), *groups[len(files) :]]
             refuse_foreign([path for group in rewritten for path in self.record.foreign(group)], self.record.path)
-        self._remade = sum(any(map(os.path.exists, self.files(number))) for number in self.todo)
+        self._remade = sum(any(map(os.path.exists, self.files(index))) for index in self.todo)
         return [DiskRequirement(self.out, int(sum(sizes.values())), _("choose another --out"))]
 
-    def _check_name_lengths(self, number: int, facts: _Facts) -> bool:
+    def _check_name_lengths(self, index: int, facts: _Facts) -> bool:
         """Whether an input's output files can have their names; if not, that is its problem."""
-        self.usable[number] = facts
-        for path in self.files(number):
+        self.usable[index] = facts
+        for path in self.files(index):
             if is_too_long(path):
                 line = _("{path}: the name of its result, {name}, is too long for a file; rename the input")
-                self.wrong[number] = [Problem(line.format(path=self.paths[number], name=path.name), path, "name")]
+                self.wrong[index] = [Problem(line.format(path=self.paths[index], name=path.name), path, "name")]
                 return False
         return True
 
@@ -178,45 +178,45 @@ class FileJob(ABC, Generic[_Facts]):
         if self._remade:
             message = _("note: {count} of the files are recreated: their input has changed, or they are incomplete")
             reporter.report(message.format(count=self._remade))
-        clear_leftovers(path for number in self.usable for path in self.files(number))
+        clear_leftovers(path for index in self.usable for path in self.files(index))
         self.make(reporter)
-        numbers = [number for number in self.usable if number not in self.wrong]
-        if numbers:
+        indices = [index for index in self.usable if index not in self.wrong]
+        if indices:
             if self.record is not None and self.together:
                 self.record.begin(self._summaries, {})
-            self.finish(numbers, reporter)
+            self.finish(indices, reporter)
             if self.record is not None and self.together:
                 self.record.add(self._summaries, {})
-            reporter.report(now(self.done_message).format(count=len(numbers), out=self.out))
-        return [self.files(number)[0] for number in numbers]
+            reporter.report(now(self.done_message).format(count=len(indices), out=self.out))
+        return [self.files(index)[0] for index in indices]
 
     @property
     def _summaries(self) -> list[Path]:
         return [self.out / name for name in self.together]
 
     @contextmanager
-    def collect_problems(self, number: int) -> Iterator[None]:
+    def collect_problems(self, index: int) -> Iterator[None]:
         """Collect what goes wrong with this input instead of raising it.
 
         Raises:
             OutputError: the disk is full, or cannot be written.
             MissingPackageError: a package is missing, so every other input would fail, too.
         """
-        path = self.paths[number]
+        path = self.paths[index]
         try:
             yield
         except DataError as error:
-            self.wrong[number] = [self._named(number, line) for line in error.problems]
+            self.wrong[index] = [self._named(index, line) for line in error.problems]
         except UbendError as error:
             if isinstance(error, MissingPackageError) or (isinstance(error, OutputError) and is_of_the_disk(error)):
                 raise
-            self.wrong[number] = [Problem(str(error), error.path or path, error.key)]
+            self.wrong[index] = [Problem(str(error), error.path or path, error.key)]
         except ImportError as error:
             raise missing_package(error) from error
         except MemoryError:
-            self.wrong[number] = [Problem(_("{path}: not enough memory").format(path=path), path, "memory")]
+            self.wrong[index] = [Problem(_("{path}: not enough memory").format(path=path), path, "memory")]
         except OSError as error:
-            self.wrong[number] = [Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)]
+            self.wrong[index] = [Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)]
         except Exception as error:
             message = _("{path}: failed with an internal error; please report it ({reason})")
             if is_out_of_memory(error):
@@ -224,27 +224,27 @@ class FileJob(ABC, Generic[_Facts]):
             else:
                 _log.debug("%s", path, exc_info=True)
             cause = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-            self.wrong[number] = [Problem(message.format(path=path, reason=cause), path)]
+            self.wrong[index] = [Problem(message.format(path=path, reason=cause), path)]
 
-    def _named(self, number: int, line: str) -> str:
+    def _named(self, index: int, line: str) -> str:
         """Add the file's path to a problem that has none: the predictor knows only the array."""
         if not isinstance(line, Problem) or line.path is not None:
             return line
-        path = self.paths[number]
+        path = self.paths[index]
         return Problem(_("{path}: {problem}").format(path=path, problem=line), path, line.key)
 
     def map_inputs(
-        self, work: Callable[[int], _Result], numbers: Iterable[int], size_of: Callable[[int], int] = lambda _number: 0
+        self, work: Callable[[int], _Result], indices: Iterable[int], size_of: Callable[[int], int] = lambda _index: 0
     ) -> Iterator[tuple[int, _Result]]:
-        """(number, result) of successful inputs, in order; computed ahead in threads, see `prefetch`."""
+        """(index, result) of successful inputs, in order; computed ahead in threads, see `prefetch`."""
 
-        def kept(number: int) -> list[tuple[int, _Result]]:
+        def kept(index: int) -> list[tuple[int, _Result]]:
             results = []
-            with self.collect_problems(number):
-                results.append((number, work(number)))
+            with self.collect_problems(index):
+                results.append((index, work(index)))
             return results
 
-        for results in prefetch(kept, numbers, size_of):
+        for results in prefetch(kept, indices, size_of):
             yield from results
 
 
@@ -271,49 +271,49 @@ class ImageJob(FileJob[Header]):
         super().__init__(predictor, list_images(paths), out, resume=resume)
         self.extremes = ExtremeValues(*(member.predictor.bundle for member in predictor.members))
 
-    def inspect(self, number: int) -> Header:
-        refuse_folder(self.paths[number])
-        header = read_header(self.paths[number], self.predictor.channels)
-        self.predictor.refuse_other_kind(self.paths[number], header)
+    def inspect(self, index: int) -> Header:
+        refuse_folder(self.paths[index])
+        header = read_header(self.paths[index], self.predictor.channels)
+        self.predictor.refuse_other_kind(self.paths[index], header)
         return header
 
     def notes(self) -> list[str]:
-        return describe_channels([self.usable[number] for number in self.todo], self.predictor.channels)
+        return describe_channels([self.usable[index] for index in self.todo], self.predictor.channels)
 
     @abstractmethod
-    def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
+    def write_one(self, index: int, result: MaskResult, image: NDArray[Any]) -> None:
         """Write the files of an image; called in threads."""
 
     def make(self, reporter: Reporter) -> None:
         self.predict_in_memory(self.todo, reporter)
         self.extremes.tell(reporter)
 
-    def predict_in_memory(self, numbers: Sequence[int], reporter: Reporter) -> None:
+    def predict_in_memory(self, indices: Sequence[int], reporter: Reporter) -> None:
         """Predict and write images that fit in memory."""
 
         def write(predicted: tuple[tuple[int, NDArray[Any]], MaskResult]) -> None:
-            (number, image), result = predicted
-            with self.collect_problems(number):
-                self.write_one(number, result, image)
-                self.note_done(number)
+            (index, image), result = predicted
+            with self.collect_problems(index):
+                self.write_one(index, result, image)
+                self.note_done(index)
 
         existing = len(self.usable) - len(self.todo)
-        reporter.begin(now(self.title), existing + len(numbers), existing)
+        reporter.begin(now(self.title), existing + len(indices), existing)
         written = prefetch(
-            write, self._predict_each(numbers), lambda predicted: self._bytes(predicted[0][0]) + predicted[1].bytes
+            write, self._predict_each(indices), lambda predicted: self._bytes(predicted[0][0]) + predicted[1].bytes
         )
         for count, _none in enumerate(written, existing + 1):
             reporter.count(count)
         reporter.end()
 
-    def _predict_each(self, numbers: Sequence[int]) -> Iterator[tuple[tuple[int, NDArray[Any]], MaskResult]]:
-        """((number, image for `write_one`), result) of each image; after an error, the rest is predicted one by one."""
+    def _predict_each(self, indices: Sequence[int]) -> Iterator[tuple[tuple[int, NDArray[Any]], MaskResult]]:
+        """((index, image for `write_one`), result) of each image; after an error, the rest is predicted one by one."""
         started: list[int] = []
 
         def given() -> Iterator[tuple[tuple[int, NDArray[Any]], LoadedImage]]:
-            for number, (image, shown) in self.map_inputs(self._read, numbers, self._bytes):
-                started.append(number)
-                yield (number, shown), image
+            for index, (image, shown) in self.map_inputs(self._read, indices, self._bytes):
+                started.append(index)
+                yield (index, shown), image
 
         finished = set[int]()
         try:
@@ -323,34 +323,34 @@ class ImageJob(FileJob[Header]):
             return
         except Exception as error:
             failure = error
-        if len(numbers) == 1 or (isinstance(failure, OutputError) and is_of_the_disk(failure)):
-            with self.collect_problems(numbers[0]):
+        if len(indices) == 1 or (isinstance(failure, OutputError) and is_of_the_disk(failure)):
+            with self.collect_problems(indices[0]):
                 raise failure
         else:
-            for number in (input_number for input_number in started or numbers if input_number not in finished):
-                yield from self._predict_each([number])
+            for index in (input_index for input_index in started or indices if input_index not in finished):
+                yield from self._predict_each([index])
             if started and (
                 rest := [
-                    input_number
-                    for input_number in numbers
-                    if input_number not in started and input_number not in self.wrong
+                    input_index
+                    for input_index in indices
+                    if input_index not in started and input_index not in self.wrong
                 ]
             ):
                 yield from self._predict_each(rest)
 
-    def _read(self, number: int) -> tuple[LoadedImage, NDArray[Any]]:
+    def _read(self, index: int) -> tuple[LoadedImage, NDArray[Any]]:
         """An image for the models and for `write_one`; the same pixels if both take the same channels."""
-        path, header, channels = self.paths[number], self.usable[number], self.predictor.channels
-        self.note_source(number)
+        path, header, channels = self.paths[index], self.usable[index], self.predictor.channels
+        self.note_source(index)
         given, shown = read_with_channels(path, (channels, None if self.as_stored else channels))
         if given.pixels.shape[:2] != header.size_hw or given.pixels.dtype != header.dtype:
             raise DataError(_("{path}: changed while it was read; run the command again").format(path=path), path=path)
         self.extremes.look(path, given.pixels)
         return given, shown.pixels
 
-    def _bytes(self, number: int) -> int:
+    def _bytes(self, index: int) -> int:
         """Upper limit of the bytes of an image in memory."""
-        header = self.usable[number]
+        header = self.usable[index]
         return header.bytes(self.predictor.channels + (header.channels if self.as_stored else 0))
 
 
@@ -390,7 +390,7 @@ def _run_locked(jobs: Sequence[FileJob[Any]], reporter: Reporter, record: Record
         written = [path for job in jobs for path in job.write(reporter)]
         if record is not None:
             record.close([path.name for path in written])
-    problems = [line for job in jobs for _number, lines in sorted((job.wrong | job.damaged).items()) for line in lines]
+    problems = [line for job in jobs for _index, lines in sorted((job.wrong | job.damaged).items()) for line in lines]
     if problems:
         if written:
             raise FilesError(problems)

@@ -333,19 +333,19 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, predictor: Predictor, re
     reporter.report(_("scoring the {split} split, images: {count}").format(count=len(pairs), split=split))
     for line in describe_few(len(pairs), split):
         reporter.report(line)
-    numbers, store = data.indices(split).tolist(), data.store
+    indices, store = data.indices(split).tolist(), data.store
 
-    whole = bool((store.shapes_hw[numbers] == store.native_hw[numbers]).all())  # stored images are at full resolution
+    whole = bool((store.shapes_hw[indices] == store.native_hw[indices]).all())  # stored images are at full resolution
 
-    def take_stored(number: int) -> DecodedImage:  # decoded data, as if read from the files
-        if store.has_invalid[numbers[number]]:  # only the file contains the invalid pixels at native size
-            return DecodedImage(predictor.prepare(pairs[number].image))
-        height, width = store.native_hw[numbers[number]].tolist()
-        image = TileSource.of_pixels(store.image(numbers[number]), (height, width))
-        return DecodedImage(image, store.mask(numbers[number]) if whole else None)
+    def take_stored(position: int) -> DecodedImage:  # decoded data, as if read from the files
+        if store.has_invalid[indices[position]]:  # only the file contains the invalid pixels at native size
+            return DecodedImage(predictor.prepare(pairs[position].image))
+        height, width = store.native_hw[indices[position]].tolist()
+        image = TileSource.of_pixels(store.image(indices[position]), (height, width))
+        return DecodedImage(image, store.mask(indices[position]) if whole else None)
 
     measured = evaluate_pairs(predictor, pairs, decoded=take_stored if whole or predictor.tiling is None else None)
-    images = identify_images(pairs, [store.hashes[number] for number in numbers])
+    images = identify_images(pairs, [store.hashes[index] for index in indices])
     scores = {"part": split, "recipe": plan.recipe, **measured, "images": images}
     write_json(run.scores, scores)
     return scores

@@ -187,12 +187,11 @@ class _OutOfFold:
 
     def run(self, sources: Iterable[TileSource]) -> Iterator[Logits]:
         offset = 0
-        for fold, group in groupby(enumerate(sources), lambda item: self._folds[item[0]]):
+        for fold, of_fold in groupby(enumerate(sources), lambda item: self._folds[item[0]]):
             count = 0
-
-            for logits in self._predictors[fold].run(source for _number, source in group):
-                yield replace(logits, numbers=[offset + number for number in logits.numbers])
-                count += len(logits.numbers) if logits.is_last else 0
+            for logits in self._predictors[fold].run(source for _index, source in of_fold):
+                yield replace(logits, image_indices=[offset + index for index in logits.image_indices])
+                count += len(logits.image_indices) if logits.is_last else 0
             offset += count
 
 
@@ -208,8 +207,8 @@ def _choose_bias(folds: Folds, predictors: Sequence[Predictor], reporter: Report
     if labels.classes > _MOST_CLASSES:
         return None
     background = background_class(labels.names) or 0  # only the ratios of the weights matter, so one stays 1
-    tried = [number for number in range(labels.classes) if number != background]
-    single = [{number: float(np.log(weight))} for number in tried for weight in _WEIGHTS]
+    tried = [index for index in range(labels.classes) if index != background]
+    single = [{index: float(np.log(weight))} for index in tried for weight in _WEIGHTS]
     dice = _dice_with(folds, predictors, [{}, *single])
     means = np.array([_mean(one_rule) for one_rule in dice])
     together = dict[int, float]()
@@ -225,7 +224,7 @@ def _choose_bias(folds: Folds, predictors: Sequence[Predictor], reporter: Report
         float((new - old)[there].mean()) for old, new, there in zip(plain, after, defined, strict=True) if there.any()
     ]
     error = float(np.std(gains) / max(1, len(gains)) ** 0.5) if gains else 0.0
-    names = ", ".join(f"{labels.names[number]} {np.exp(bias):.3g}" for number, bias in together.items())
+    names = ", ".join(f"{labels.names[index]} {np.exp(bias):.3g}" for index, bias in together.items())
     if not together or _mean(after) <= means[0] or float(np.mean(gains)) <= _SURE * error:
         reporter.report(
             _("chosen: the most probable class of each pixel, without class weights, since none are clearly better")
@@ -236,7 +235,7 @@ def _choose_bias(folds: Folds, predictors: Sequence[Predictor], reporter: Report
         "at model size {after:.4f}, without weights {plain:.4f}"
     )
     reporter.report(line.format(names=names, after=_mean(after), plain=means[0]))
-    return [together.get(number, 0.0) for number in range(labels.classes)]
+    return [together.get(index, 0.0) for index in range(labels.classes)]
 
 
 def _mean(dice: NDArray[np.float64]) -> float:
@@ -250,20 +249,20 @@ def _dice_with(folds: Folds, predictors: Sequence[Predictor], rules: Sequence[di
     store, classes = folds.first.store, folds.first.labels.classes
     biases = torch.zeros(len(rules), classes, device=folds.device)
     for row, rule in enumerate(rules):
-        for number, bias in rule.items():
-            biases[row, number] = bias
+        for index, bias in rule.items():
+            biases[row, index] = bias
     dice_of_folds = list[NDArray[np.float64]]()
     for fold, predictor in enumerate(predictors, 1):
-        numbers = [number for number, image_fold in enumerate(folds.first.folds) if image_fold == fold]
-        counts = np.zeros((len(rules), len(numbers), classes, classes), np.int64)
-        images = (store.image(number) for number in numbers)
+        indices = [index for index, image_fold in enumerate(folds.first.folds) if image_fold == fold]
+        counts = np.zeros((len(rules), len(indices), classes, classes), np.int64)
+        images = (store.image(index) for index in indices)
         sources = (TileSource.of_pixels(image, (image.shape[0], image.shape[1])) for image in images)
         for logits in predictor.run(sources):
-            truth = np.stack([store.mask(numbers[place])[logits.rows] for place in logits.numbers])
+            truth = np.stack([store.mask(indices[place])[logits.rows] for place in logits.image_indices])
             target = torch.from_numpy(truth).to(folds.device)
             for row, bias in enumerate(biases):
                 guess = class_index((logits.values + bias[:, None, None]).movedim(1, 0))
-                counts[row, logits.numbers] += count_confusion_batch(guess, target, classes).cpu().numpy()
+                counts[row, logits.image_indices] += count_confusion_batch(guess, target, classes).cpu().numpy()
         dice_of_folds.append(dice_from_confusion(counts))
     return np.concatenate(dice_of_folds, axis=1)
 

@@ -155,21 +155,21 @@ class _ObjectJob(ImageJob):
             *([_SCORES] if counting.truth is not None else []),
         ]
 
-    def inspect(self, number: int) -> Header:
-        header = super().inspect(number)
-        spatial, chosen = read_spatial_info(self.paths[number]), self._counting.pixel_size
+    def inspect(self, index: int) -> Header:
+        header = super().inspect(index)
+        spatial, chosen = read_spatial_info(self.paths[index]), self._counting.pixel_size
         if chosen is not None:
             if spatial.pixel is not None:
-                self._replaced[number] = spatial.pixel
+                self._replaced[index] = spatial.pixel
             spatial = replace(spatial, pixel=chosen)
-        self._spatial[number] = spatial
+        self._spatial[index] = spatial
         return header
 
     def notes(self) -> list[str]:
         """Also notes that `--pixel-size` overrides the files."""
         lines = super().notes()
         if self._replaced:
-            number, pixel = min(self._replaced.items())
+            index, pixel = min(self._replaced.items())
             lines.append(
                 ngettext(
                     "--pixel-size replaces the pixel size that {count} of {total} files states"
@@ -180,7 +180,7 @@ class _ObjectJob(ImageJob):
                 ).format(
                     count=len(self._replaced),
                     total=len(self._spatial),
-                    name=self.paths[number].name,
+                    name=self.paths[index].name,
                     height=pixel.height,
                     width=pixel.width,
                     unit=pixel.unit,
@@ -188,9 +188,9 @@ class _ObjectJob(ImageJob):
             )
         return lines
 
-    def files(self, number: int) -> list[Path]:
+    def files(self, index: int) -> list[Path]:
         """Ids, overlay and table; GeoJSON and panoptic PNG if requested."""
-        stem = self.paths[number].stem
+        stem = self.paths[index].stem
         files = [self.out / f"{stem}{end}" for end in ("_ids.tif", "_objects.png", "_objects.csv")]
         files += [self.out / f"{stem}.geojson"] if "geojson" in self._exports else []
         return files + ([self.out / "panoptic" / f"{stem}.png"] if "panoptic" in self._exports else [])
@@ -205,23 +205,23 @@ class _ObjectJob(ImageJob):
         if folder is not None:
             find_truth(folder, {}, self._names)  # a missing folder is not the problem of an image
 
-            def find(number: int) -> dict[Path, Files]:
-                return find_truth(folder, {self.paths[number]: self.usable[number].size_hw}, self._names)
+            def find(index: int) -> dict[Path, Files]:
+                return find_truth(folder, {self.paths[index]: self.usable[index].size_hw}, self._names)
 
-            for _number, files in self.map_inputs(find, [*self.usable]):
+            for _index, files in self.map_inputs(find, [*self.usable]):
                 self._truth |= files
-            self.usable = {number: header for number, header in self.usable.items() if number not in self.wrong}
-            self.todo = [number for number in self.todo if number in self.usable]
+            self.usable = {index: header for index, header in self.usable.items() if index not in self.wrong}
+            self.todo = [index for index in self.todo if index in self.usable]
             if self._split_lookup and self.usable and all(map(self._is_training_image, self.usable)):
-                names = [self.paths[number].name for number in self.usable]
+                names = [self.paths[index].name for index in self.usable]
                 raise DataError(
                     only_training_images(names, _("name other images, or leave out --truth")), key="--truth"
                 )
         return requirements if self.usable else []
 
-    def _is_training_image(self, number: int) -> bool:
+    def _is_training_image(self, index: int) -> bool:
         try:
-            image = load_image(self.paths[number], self.predictor.channels)
+            image = load_image(self.paths[index], self.predictor.channels)
         except DataError:  # reported when it is predicted
             return False
         return self._split_lookup.find_split(image.pixels) == "train"
@@ -231,9 +231,9 @@ class _ObjectJob(ImageJob):
             reporter.report(_("objects are separated with --method {method}").format(method=self._method))
         super().make(reporter)
 
-    def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
-        path, spatial, exports = self.paths[number], self._spatial[number], self._exports
-        ids_path, overlay_path, table_path, *others = self.files(number)
+    def write_one(self, index: int, result: MaskResult, image: NDArray[Any]) -> None:
+        path, spatial, exports = self.paths[index], self._spatial[index], self._exports
+        ids_path, overlay_path, table_path, *others = self.files(index)
         objects = separate(result.mask, self._names, self._method, self._counting.min_area)
         valid_px = int((result.mask != IGNORED).sum())
         rows = measure(path, image, objects, self._names, spatial.pixel)
@@ -259,12 +259,12 @@ class _ObjectJob(ImageJob):
         write_file(
             ids_path, lambda temporary: tifffile.imwrite(temporary, small, compression="zlib", extratags=spatial.tags)
         )
-        self._kept[number] = kept
+        self._kept[index] = kept
 
-    def finish(self, numbers: Sequence[int], reporter: Reporter) -> None:
+    def finish(self, indices: Sequence[int], reporter: Reporter) -> None:
         """Write the summary files."""
-        kept = {number: self._kept[number] for number in numbers}
-        pixels = [self._spatial[number].pixel for number in numbers]
+        kept = {index: self._kept[index] for index in indices}
+        pixels = [self._spatial[index].pixel for index in indices]
         write_table(self.out / _TABLE, [row for result in kept.values() for row in result.rows], self._channels, pixels)
         self._write_exports(kept)
         write_summary(self.out / _SUMMARY, [row for result in kept.values() for row in result.summary], pixels)
@@ -323,32 +323,30 @@ class _ObjectJob(ImageJob):
             )
 
     def _write_exports(self, kept: dict[int, _ImageObjects]) -> None:
-        images = [describe_image(number, self.paths[number], self.usable[number].size_hw) for number in kept]
+        images = [describe_image(index, self.paths[index], self.usable[index].size_hw) for index in kept]
         if "coco" in self._exports:
-            entries = [
-                {"image_id": number + 1} | entry for number, result in kept.items() for entry in result.instances
-            ]
+            entries = [{"image_id": index + 1} | entry for index, result in kept.items() for entry in result.instances]
             numbered = [{"id": index} | entry for index, entry in enumerate(entries, 1)]
             write_coco(self.out / _COCO, images, numbered, self._names)
         if "panoptic" in self._exports:
             segments = [
                 {
-                    "image_id": number + 1,
-                    "file_name": self.files(number)[-1].name,
+                    "image_id": index + 1,
+                    "file_name": self.files(index)[-1].name,
                     "segments_info": result.segments,
                 }
-                for number, result in kept.items()
+                for index, result in kept.items()
             ]
             write_coco(self.out / _PANOPTIC, images, segments, self._names)
 
     def _write_scores(self, kept: dict[int, _ImageObjects], reporter: Reporter) -> None:
-        left_out = [self.paths[number].name for number, result in kept.items() if result.split == "train"]
-        kept = {number: result for number, result in kept.items() if result.split != "train"}
+        left_out = [self.paths[index].name for index, result in kept.items() if result.split == "train"]
+        kept = {index: result for index, result in kept.items() if result.split != "train"}
         for line in describe_seen(self._split_lookup, left_out, sum(result.split == "val" for result in kept.values())):
             reporter.report(line)
         if not kept:  # all others failed
             return
-        qualities = {self.paths[number]: result.qualities for number, result in kept.items()}
+        qualities = {self.paths[index]: result.qualities for index, result in kept.items()}
         scores = {"method": self._method, "min_area": self._counting.min_area, **score(qualities, self._names)}
         write_json(self.out / _SCORES, scores)
         reporter.report(

@@ -76,64 +76,64 @@ class MaskImageJob(ImageJob):
         self._tiffs: dict[int, _Tiff] = {}
         self._shares = ClassShares(predictor.labels, out)
 
-    def inspect(self, number: int) -> Header:
-        path, channels = self.paths[number], self.predictor.channels
+    def inspect(self, index: int) -> Header:
+        path, channels = self.paths[index], self.predictor.channels
         if not may_be_tiff(path):
-            self._tiffs[number] = _Tiff([], False, False)
-            return super().inspect(number)
+            self._tiffs[index] = _Tiff([], False, False)
+            return super().inspect(index)
         with TiffRowReader(path, channels) as rows_reader:
             header, georeference = rows_reader.header, rows_reader.georeference
             self.predictor.refuse_other_kind(path, header)
             by_rows = rows_reader.is_readable and header.pixels > _LARGE_PIXELS and self.predictor.by_rows
-            self._tiffs[number] = _Tiff(georeference, rows_reader.has_invalid, by_rows)
+            self._tiffs[index] = _Tiff(georeference, rows_reader.has_invalid, by_rows)
         return header
 
-    def files(self, number: int) -> list[Path]:
-        tiff, name = self._tiffs[number], self.paths[number].stem
+    def files(self, index: int) -> list[Path]:
+        tiff, name = self._tiffs[index], self.paths[index].stem
         mask = self.out / f"{name}{'.tif' if tiff.by_rows or tiff.georeference else '.png'}"
         beside = [] if self._prob is None else [prob_path(mask, self._prob)]
         return [mask, *beside] if tiff.by_rows else [mask, *beside, self.out / f"{name}_overlay.png"]
 
-    def is_done(self, number: int) -> bool:
+    def is_done(self, index: int) -> bool:
         """Whether the files are complete and current, and the mask is as large as the image."""
-        if not super().is_done(number):
+        if not super().is_done(index):
             return False
-        mask = self.files(number)[0]
+        mask = self.files(index)[0]
         if mask.suffix != ".tif":
-            return read_header(mask).size_hw == self.usable[number].size_hw
+            return read_header(mask).size_hw == self.usable[index].size_hw
         with TiffRowReader(mask) as rows_reader:
-            return rows_reader.size_hw == self.usable[number].size_hw
+            return rows_reader.size_hw == self.usable[index].size_hw
 
-    def size(self, number: int) -> float:
+    def size(self, index: int) -> float:
         values = BYTES_PER_VALUE[self._prob] * self._labels.classes if self._prob is not None else 0.0
-        mask = _MASK_BYTES_PER_PIXEL if self._tiffs[number].by_rows else _BYTES_PER_PIXEL
-        return (mask + values) * self.usable[number].pixels
+        mask = _MASK_BYTES_PER_PIXEL if self._tiffs[index].by_rows else _BYTES_PER_PIXEL
+        return (mask + values) * self.usable[index].pixels
 
     def make(self, reporter: Reporter) -> None:
-        by_rows = [number for number in self.todo if self._tiffs[number].by_rows]
+        by_rows = [index for index in self.todo if self._tiffs[index].by_rows]
         in_memory = sorted({*self.todo} - {*by_rows})
-        for number in in_memory:
-            if self.usable[number].pixels > _LARGE_PIXELS:
+        for index in in_memory:
+            if self.usable[index].pixels > _LARGE_PIXELS:
                 message = _("note: {path} has {count:.0f} megapixels and is held in memory as a whole")
-                reporter.report(message.format(path=self.paths[number], count=self.usable[number].pixels / 1e6))
+                reporter.report(message.format(path=self.paths[index], count=self.usable[index].pixels / 1e6))
         self.predict_in_memory(in_memory, reporter)
-        for number in by_rows:
-            with self.collect_problems(number):
-                self.note_source(number)
-                self._write_by_rows(number, reporter)
-                self.note_done(number)
+        for index in by_rows:
+            with self.collect_problems(index):
+                self.note_source(index)
+                self._write_by_rows(index, reporter)
+                self.note_done(index)
         reporter.end()
         self.extremes.tell(reporter)
 
-    def write_one(self, number: int, result: MaskResult, image: NDArray[Any]) -> None:
+    def write_one(self, index: int, result: MaskResult, image: NDArray[Any]) -> None:
         """Write the files of an image; the mask last: its presence marks completion."""
-        path, tiff, labels = self.paths[number], self._tiffs[number], self._labels
+        path, tiff, labels = self.paths[index], self._tiffs[index], self._labels
         mask, prob = result.mask, result.prob
         self._shares.count(path, mask)
         overlay = overlay_mask(to_rgb(image), mask, labels.colors, background=background_class(labels.names))
-        target, *beside = self.files(number)
+        target, *beside = self.files(index)
         save_png(Image.fromarray(overlay), beside[-1])
-        size_hw = self.usable[number].size_hw
+        size_hw = self.usable[index].size_hw
         if prob is not None and self._prob is not None:
             write_probabilities(beside[0], size_hw, [prob], labels.names, self._prob, tiff.georeference)
         if tiff.georeference:
@@ -142,14 +142,14 @@ class MaskImageJob(ImageJob):
         else:
             write_mask(target, mask, labels.colors)
 
-    def _write_by_rows(self, number: int, reporter: Reporter) -> None:
+    def _write_by_rows(self, index: int, reporter: Reporter) -> None:
         """Predict and write an image that is too large for memory, by rows."""
-        path, tiff, labels = self.paths[number], self._tiffs[number], self._labels
-        target, *beside = self.files(number)
+        path, tiff, labels = self.paths[index], self._tiffs[index], self._labels
+        target, *beside = self.files(index)
         with TiffRowReader(path, self.predictor.channels) as rows_reader:
             size_hw, georeference = rows_reader.size_hw, tiff.georeference
             reporter.begin(_("predicting {name}, rows").format(name=path.name), size_hw[0])
-            results = self._predict_rows(number, rows_reader, reporter)
+            results = self._predict_rows(index, rows_reader, reporter)
 
             def write(rows: Iterable[NDArray[np.uint8]]) -> None:
                 write_tiff_mask(target, size_hw, rows, labels.colors, georeference, has_invalid=tiff.has_invalid)
@@ -167,7 +167,7 @@ class MaskImageJob(ImageJob):
 
                 write_probabilities(beside[0], size_hw, take_prob(), labels.names, self._prob, georeference)
 
-    def _predict_rows(self, number: int, rows_reader: TiffRowReader, reporter: Reporter) -> Iterator[MaskResult]:
+    def _predict_rows(self, index: int, rows_reader: TiffRowReader, reporter: Reporter) -> Iterator[MaskResult]:
         """Masks and probabilities of (h, W) rows, from top to bottom."""
         source = TileSource(self.extremes.watch(rows_reader), rows_reader.size_hw, rows_reader.size_hw)
         for rows, result in self.predictor.predict_rows(source, with_prob=self.with_prob):
@@ -179,9 +179,9 @@ class MaskImageJob(ImageJob):
             yield result
             reporter.count(rows.stop)
 
-    def finish(self, numbers: Sequence[int], reporter: Reporter) -> None:
+    def finish(self, indices: Sequence[int], reporter: Reporter) -> None:
         """Write the table of the class shares."""
-        self._shares.write({self.paths[number]: self.files(number)[0] for number in numbers}, reporter)
+        self._shares.write({self.paths[index]: self.files(index)[0] for index in indices}, reporter)
 
 
 def predict_paths(

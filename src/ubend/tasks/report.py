@@ -234,11 +234,11 @@ def _shares(mask: NDArray[np.uint8], labels: LabelMap) -> str:
 
 
 def _predict(predictor: Predictor, pairs: Sequence[Pair], labels: LabelMap) -> dict[int, NDArray[np.uint8]]:
-    """Number of a pair -> (H, W) predicted class index, in the order of `labels`."""
+    """Index of a pair -> (H, W) predicted class index, in the order of `labels`."""
     table = np.full(256, IGNORED, np.uint8)
     table[: labels.classes] = [labels.names.index(name) for name in predictor.labels.names]
     images = (load_image(pair.image, predictor.bundle.sizing.channels) for pair in pairs)
-    return {number: table[prediction.mask] for number, prediction in predictor.predict(images)}
+    return {index: table[prediction.mask] for index, prediction in predictor.predict(images)}
 
 
 def _legend(labels: LabelMap) -> list[tuple[str, str]]:

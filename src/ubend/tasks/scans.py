@@ -54,46 +54,46 @@ class ScanJob(FileJob[None]):
         self._refuse_unfit()
         return super().inspect_all()
 
-    def inspect(self, number: int) -> None:
+    def inspect(self, index: int) -> None:
         """Check that the scan can be read; it is read later."""
-        if not os.path.exists(self.paths[number]):
-            raise DataError(_("{path}: no such file").format(path=self.paths[number]), path=self.paths[number])
-        require_reader(self.paths[number])
+        if not os.path.exists(self.paths[index]):
+            raise DataError(_("{path}: no such file").format(path=self.paths[index]), path=self.paths[index])
+        require_reader(self.paths[index])
 
-    def files(self, number: int) -> list[Path]:
-        return [mask_path(self.paths[number], self.out)]
+    def files(self, index: int) -> list[Path]:
+        return [mask_path(self.paths[index], self.out)]
 
-    def size(self, number: int) -> float:
-        path = self.paths[number]
+    def size(self, index: int) -> float:
+        path = self.paths[index]
         files = path.iterdir() if path.is_dir() else [path]
         return _MASK_SHARE * sum(file.stat().st_size for file in files if file.is_file())
 
     def make(self, reporter: Reporter) -> None:
         """Predict the scans that have no complete mask yet; measure and report all of them."""
-        for number in self.usable:
-            with self.collect_problems(number):
-                is_new = number in self.todo
+        for index in self.usable:
+            with self.collect_problems(index):
+                is_new = index in self.todo
                 if is_new:
-                    self.note_source(number)
-                scan, (target,) = read_scan(self.paths[number]), self.files(number)
+                    self.note_source(index)
+                scan, (target,) = read_scan(self.paths[index]), self.files(index)
                 for note in scan.notes:
                     reporter.report(note)
                 mask = None if is_new else self._read_before(scan, target)
                 if mask is None:
                     if not is_new:
-                        self.note_source(number)
+                        self.note_source(index)
                     mask = self._predict(scan, reporter)
                     scan.write_mask(mask, target)
-                    self.note_done(number)
-                self._rows[number] = self._measure(scan, mask)
+                    self.note_done(index)
+                self._rows[index] = self._measure(scan, mask)
                 sizes = ", ".join(
                     f"{name} {ml} ml" if ml else _("{name} {count} voxels").format(name=name, count=voxels)
-                    for _path, name, voxels, ml in self._rows[number]
+                    for _path, name, voxels, ml in self._rows[index]
                 )
                 reporter.report(f"{scan.name}: {sizes}")
 
-    def finish(self, numbers: Sequence[int], _reporter: Reporter) -> None:
-        rows = [row for number in numbers for row in self._rows[number]]
+    def finish(self, indices: Sequence[int], _reporter: Reporter) -> None:
+        rows = [row for index in indices for row in self._rows[index]]
         write_csv(self.out / _TABLE, [("scan", "class", "voxels", "ml"), *rows])
 
     def _refuse_unfit(self) -> None:
@@ -144,8 +144,8 @@ class ScanJob(FileJob[None]):
     def _predict(self, scan: Scan, reporter: Reporter) -> NDArray[np.uint8]:
         reporter.begin(_("predicting"), len(scan.slices))
         mask = np.empty(scan.slices.shape, dtype=np.uint8)
-        for done, (number, result) in enumerate(self.predictor.predict(enumerate(self._images(scan))), start=1):
-            mask[number] = result.mask
+        for done, (index, result) in enumerate(self.predictor.predict(enumerate(self._images(scan))), start=1):
+            mask[index] = result.mask
             reporter.count(done)
         reporter.end()
         return mask

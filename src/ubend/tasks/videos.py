@@ -40,27 +40,27 @@ class VideoJob(FileJob[Video]):
             raise DataError(message, key="data.channels")
         return super().inspect_all()
 
-    def inspect(self, number: int) -> Video:
-        return open_video(self.paths[number])
+    def inspect(self, index: int) -> Video:
+        return open_video(self.paths[index])
 
-    def files(self, number: int) -> list[Path]:
-        return [self.out / f"{self.paths[number].stem}{end}" for end in _ENDS]
+    def files(self, index: int) -> list[Path]:
+        return [self.out / f"{self.paths[index].stem}{end}" for end in _ENDS]
 
-    def size(self, number: int) -> float:
-        return 2 * self.paths[number].stat().st_size  # an overlay is about as large
+    def size(self, index: int) -> float:
+        return 2 * self.paths[index].stat().st_size  # an overlay is about as large
 
     def make(self, reporter: Reporter) -> None:
-        for number in self.todo:
-            with self.collect_problems(number):
-                self.note_source(number)
-                if damage := self._predict(number, reporter):
-                    self.damaged[number] = [damage]  # not recorded, so that --resume recreates and reports it
+        for index in self.todo:
+            with self.collect_problems(index):
+                self.note_source(index)
+                if damage := self._predict(index, reporter):
+                    self.damaged[index] = [damage]  # not recorded, so that --resume recreates and reports it
                 else:
-                    self.note_done(number)
+                    self.note_done(index)
 
-    def _predict(self, number: int, reporter: Reporter) -> Problem | None:
+    def _predict(self, index: int, reporter: Reporter) -> Problem | None:
         """Write the files of a video; returns its problems."""
-        video, (mask, overlay, table) = self.usable[number], self.files(number)
+        video, (mask, overlay, table) = self.usable[index], self.files(index)
         labels, rows = self.predictor.labels, list[list[str | int]]()
         reader = VideoReader(video)
         reporter.begin(_("predicting"), video.frames or 0)
@@ -75,11 +75,11 @@ class VideoJob(FileJob[Video]):
             ):
                 # all frames have one size, so batches fill in order
                 given = ((timed, self._fit(timed[1])) for timed in chain([first], frames))
-                for (seconds, frame), (index, _prob) in self.predictor.predict(given):
-                    colored = overlay_mask(frame, index, labels.colors, background=background_class(labels.names))
+                for (seconds, frame), (predicted, _prob) in self.predictor.predict(given):
+                    colored = overlay_mask(frame, predicted, labels.colors, background=background_class(labels.names))
                     shown.add(seconds, colored)
-                    masks.add(seconds, index)
-                    shares = np.bincount(index.reshape(-1), minlength=labels.classes) / index.size
+                    masks.add(seconds, predicted)
+                    shares = np.bincount(predicted.reshape(-1), minlength=labels.classes) / predicted.size
                     rows.append([len(rows), f"{seconds:.3f}", *(f"{share:.6f}" for share in shares)])
                     reporter.count(len(rows))
 

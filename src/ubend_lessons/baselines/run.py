@@ -157,7 +157,7 @@ class _Watched:
             yield logits
 
     def _write(self, out: Path, logits: Logits) -> None:
-        pair, mask = self._pairs[logits.numbers[0]], class_index(logits.native()[0]).numpy()
+        pair, mask = self._pairs[logits.image_indices[0]], class_index(logits.native()[0]).numpy()
         image = to_rgb(read_image(pair.image, self._baseline.sizing.channels))
         overlay = overlay_mask(image, mask, self.labels.colors, background=background_class(self.labels.names))
         save_png(Image.fromarray(overlay), _targets(out, pair)[1])
