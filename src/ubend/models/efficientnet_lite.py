@@ -29,7 +29,8 @@ from ubend.core.i18n import _
 
 LICENCE = "Apache-2.0"  # of the packaged weights, and of TensorFlow's, from which they were converted
 MEAN = STD = (0.5, 0.5, 0.5)  # normalisation with which the weights were trained, 1 = white
-LEVEL_CHANNELS = {1: 16, 2: 24, 3: 40, 4: 112, 5: 320}  # level -> channels of its feature map in lite0; stride 2^level
+# level, in the numbering of `SegmentationNet` -> channels of its feature map in lite0
+LEVEL_CHANNELS = {1: 16, 2: 24, 3: 40, 4: 112, 5: 320}
 
 
 class _Stage(NamedTuple):

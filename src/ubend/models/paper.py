@@ -83,8 +83,10 @@ class PaperUNet(SegmentationNet):
         self.margin = valid_margin(depth)
         widths = [width * 2**level for level in range(depth + 1)]
         self.stem = ValidBlock(channels, widths[0])
-        self.encoders = nn.ModuleList(ValidBlock(widths[i], widths[i + 1]) for i in range(depth))
-        self.decoders = nn.ModuleList(ValidDecoder(widths[i + 1], widths[i]) for i in reversed(range(depth)))
+        self.encoders = nn.ModuleList(ValidBlock(widths[level], widths[level + 1]) for level in range(depth))
+        self.decoders = nn.ModuleList(
+            ValidDecoder(widths[level + 1], widths[level]) for level in reversed(range(depth))
+        )
         self.dropout, self.is_stochastic = nn.Dropout(dropout), dropout > 0
         self.head = nn.Conv2d(widths[0], classes, 1)
         initialise_he(self)
@@ -116,14 +118,14 @@ class PaperUNet(SegmentationNet):
             if side != input_side(side - 2 * self.margin, self.depth):
                 fits = input_side(max(1, side - 2 * self.margin), self.depth)
                 raise ValueError(f"a side of {side} px does not halve {self.depth} times; {fits} px does")
-        levels = [self.stem((image - self.mean) / self.std)]
+        maps = [self.stem((image - self.mean) / self.std)]
         for encoder in self.encoders:
-            if len(levels) == self.depth:
-                levels[-1] = self.dropout(levels[-1])
-            levels.append(encoder(F.max_pool2d(levels[-1], 2)))
-        features = self.dropout(levels.pop())
+            if len(maps) == self.depth:
+                maps[-1] = self.dropout(maps[-1])
+            maps.append(encoder(F.max_pool2d(maps[-1], 2)))
+        features = self.dropout(maps.pop())
         for decoder in self.decoders:
-            features = decoder(features, levels.pop())
+            features = decoder(features, maps.pop())
         logits: Tensor = self.head(features)
         return logits
 

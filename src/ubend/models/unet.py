@@ -122,9 +122,9 @@ class UNet(SegmentationNet):
         super().__init__(channels, classes, width, depth, skips, upsampling, mean, std)
         widths = [width * 2**level for level in range(depth + 1)]
         self.stem = ConvBlock(channels, widths[0])
-        self.encoders = nn.ModuleList(Encoder(widths[i], widths[i + 1]) for i in range(depth))
+        self.encoders = nn.ModuleList(Encoder(widths[level], widths[level + 1]) for level in range(depth))
         self.decoders = nn.ModuleList(
-            Decoder(widths[i + 1], widths[i], self.skips[i], upsampling) for i in reversed(range(depth))
+            Decoder(widths[level + 1], widths[level], self.skips[level], upsampling) for level in reversed(range(depth))
         )
         self.head = nn.Conv2d(widths[0], classes, 1)
 
@@ -132,11 +132,11 @@ class UNet(SegmentationNet):
         check_channels(image, self.channels)
         height, width = image.shape[-2:]
         features = pad_to_multiple((image - self.mean) / self.std, self.input_multiple)
-        levels = [self.stem(features)]
+        maps = [self.stem(features)]
         for encoder in self.encoders:
-            levels.append(encoder(levels[-1]))
-        features = levels.pop()
+            maps.append(encoder(maps[-1]))
+        features = maps.pop()
         for decoder in self.decoders:
-            features = decoder(features, levels.pop())
+            features = decoder(features, maps.pop())
         logits: Tensor = self.head(features)
         return logits[..., :height, :width]

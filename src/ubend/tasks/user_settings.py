@@ -221,8 +221,8 @@ def source_name(settings: Settings) -> str:
 
 
 def parse_skips(skips: str | Sequence[bool], depth: int) -> tuple[bool, ...]:
-    """`all`, `none`, or levels such as `1,2` (1 is full size) -> for each level, whether its skip connection is
-    kept."""
+    """`all`, `none`, or levels such as `1,2`, counted from 1 -> for each level of the network, from 0, whether its skip
+    connection is kept."""
     if not isinstance(skips, str):
         return tuple(skips)
     if skips in ("all", "none"):
@@ -236,4 +236,4 @@ def parse_skips(skips: str | Sequence[bool], depth: int) -> tuple[bool, ...]:
             _("--skips {text}: give all, none, or levels from 1 to {depth}").format(text=skips, depth=depth),
             key="model.skips",
         )
-    return tuple(level in levels for level in range(1, depth + 1))
+    return tuple(level + 1 in levels for level in range(depth))
