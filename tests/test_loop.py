@@ -182,7 +182,7 @@ def test_is_settling(step: int, net: Any, side: int, settling: bool) -> None:
 
 
 def test_time_is_told_once_from_timed_steps(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock of 2 s per step: the first step is not timed, five are; 16 images, batch 5, 3 epochs: 10 steps."""
+    """A clock of 2 s per step: the first step is not timed, two are; 16 images, batch 5, 3 epochs: 10 steps."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(recorder, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
@@ -200,6 +200,25 @@ def test_time_is_told_once_from_timed_steps(folder: Path, tmp_path: Path, monkey
 
 def test_no_flags_are_told_to_a_resumed_run() -> None:
     assert recorder.describe_duration(600.0, 3, is_resumed=True) == "about 10 min to go"
+
+
+@pytest.mark.parametrize(
+    ("device", "step_s", "ready"),
+    [("cpu", 0.1, 6), ("cpu", 1.0, 4), ("cpu", 20.0, 2), ("cuda", 20.0, 25)],
+    ids=["short steps", "steps of a second", "long steps", "gpu"],
+)
+def test_the_duration_is_known_after_few_steps_if_they_are_long(
+    device: str, step_s: float, ready: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step, which is slow, is never in the figure."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(recorder.time, "monotonic", lambda: clock.now)
+    timer, figures = recorder.StepTimer(torch.device(device)), []
+    for step in range(1, 41):
+        clock.now += 1000.0 if step == 1 else step_s
+        figures.append(timer.after_step(torch.zeros(4)))
+    assert [step for step, figure in enumerate(figures, 1) if figure is not None] == [ready]
+    assert figures[ready - 1] == pytest.approx(step_s)
 
 
 @pytest.mark.usefixtures("plain")

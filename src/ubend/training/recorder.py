@@ -1,5 +1,6 @@
 """Records a training: metrics, timing, states and progress; files are written in the background."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ubend.training.loop import Training
 
 _READING_LIMITS = 0.2  # share of the training time spent waiting for images
+_ENOUGH_S = 3.0  # seconds of timed steps after which the duration of a training on a CPU is estimated
 _SAVE_AFTER_S = 300.0  # seconds without a save within an epoch; at its end a state is saved if that is cheap
 
 
@@ -32,22 +34,32 @@ class EpochTiming:
     steps: int
 
 
-class _StepTimer:
-    """Measures the duration of steps after the warm-up, including validations between them."""
+class StepTimer:
+    """Measures the duration of steps after the warm-up, including validations between them.
+
+    On a CPU the figure is ready after five timed steps, or after fewer that took `_ENOUGH_S` together. A GPU computes
+    while the host runs ahead, so that only a fixed number of steps can be timed, between two waits for the device.
+    """
 
     def __init__(self, device: torch.device) -> None:
         # on a GPU, the first steps compile kernels and capture the graph, and steps are short
-        self._first, self._last = (1, 6) if device.type == "cpu" else (5, 25)
+        self._first, self._last, self._enough_s = (1, 6, _ENOUGH_S) if device.type == "cpu" else (5, 25, math.inf)
         self._steps, self._since = 0, 0.0
+        self._is_ready = False
 
     def after_step(self, sums: torch.Tensor) -> float | None:
-        """Seconds per step, returned once when enough steps are timed; synchronises with the device at both ends."""
+        """Seconds per step, returned once, when enough steps are timed."""
         self._steps += 1
-        if self._steps in (self._first, self._last):
-            sums.cpu()
-            started, self._since = self._since, time.monotonic()
-            return (self._since - started) / (self._last - self._first) if self._steps == self._last else None
-        return None
+        if self._steps == self._first:
+            sums.cpu()  # waits for the device
+            self._since = time.monotonic()
+        if self._steps <= self._first or self._is_ready:
+            return None
+        if self._steps < self._last and time.monotonic() - self._since < self._enough_s:
+            return None
+        sums.cpu()
+        self._is_ready = True
+        return (time.monotonic() - self._since) / (self._steps - self._first)
 
 
 class Recorder:
@@ -78,7 +90,7 @@ class Recorder:
 
     def begin(self, training: "Training") -> None:
         done = training.state.progress.step
-        self._timer, self._is_resumed = _StepTimer(training.state.sums.device), done > 0
+        self._timer, self._is_resumed = StepTimer(training.state.sums.device), done > 0
         self._reporter.begin(_("training"), training.steps, done)
         if self._tracked is not None and self._writes:
             self._tracked.begin(training.state.progress.history)
