@@ -154,8 +154,10 @@ def notes(*words: object) -> list[str]:
 def test_fit_without_a_flag_learns_crops_of_thin_lines(tmp_path: Path) -> None:
     """`data` says it before; settings.toml holds it, so that a run from it, and one that is resumed, are the same."""
     folder, run, again = make_folder(tmp_path / "lines", line(4), 320), tmp_path / "run", tmp_path / "again"
-    chosen = "chosen: data.resize = native: objects of class foreground (median width 4.0 px) would be 1.6 px wide"
+    chosen = "chosen: data.resize = native: objects of class foreground (median width 4.0 px in all splits) would be"
     assert chosen in say("data", folder, "--out", tmp_path / "data", "--set", "device=cpu")
+    stated = say("data", tmp_path / "data" / "data.toml", "--out", tmp_path / "stated", "--set", "device=cpu")
+    assert chosen.replace("in all splits", "in the training split") in stated
     small = ["--width", 2, "--epochs", 1, "--device", "cpu"]
     told = say("fit", folder, *small, "--out", run)
     assert chosen in told

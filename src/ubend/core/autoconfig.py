@@ -136,6 +136,11 @@ def find_narrow(widths: Mapping[str, Width], size: int) -> dict[str, Width]:
     }
 
 
+def describe_sample(width: Width) -> str:
+    """In which images a width was measured."""
+    return _("in the training split") if width.is_of_training else _("in all splits")
+
+
 def find_sufficient_size(width: Width) -> int:
     """The least `data.size`, a multiple of 16 px, at which objects are 10 px wide, or as wide as in the originals."""
     return 16 * math.ceil(min(_NARROW_PX, width.native_px) / width.relative / 16 - 0.01)  # a hundredth: rounding errors
@@ -152,8 +157,11 @@ def _spare_narrow(
     if settings.recipe != "modern" or settings.data.resize or settings.data.crop or not narrow:
         return None
     name, width = max(narrow.items(), key=lambda item: (find_sufficient_size(item[1]), -item[1].native_px))
-    reason = _("objects of class {name} (median width {native:.1f} px) would be {narrow:.1f} px wide at {size} px")
-    shrunk = reason.format(name=name, native=width.native_px, narrow=size * width.relative, size=size)
+    reason = _(
+        "objects of class {name} (median width {native:.1f} px {where}) would be {narrow:.1f} px wide at {size} px"
+    )
+    narrow_px, where = size * width.relative, describe_sample(width)
+    shrunk = reason.format(name=name, native=width.native_px, where=where, narrow=narrow_px, size=size)
     wide, maximum = find_sufficient_size(width), _WIDE_CPU if device == "cpu" else _WIDE_GPU
     side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
     if wide <= min(maximum, 16 * math.ceil(side / 16)):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from ubend.core.i18n import LANGUAGES, _, choose_language, later, now
 from ubend.core.terminal import echo, printable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_STATED_DEFAULT = re.compile(r"(.+)  \[([^][]+)\]", re.DOTALL)  # a sentence, and the default that ends it
 _NEVER_CUT = 10_000  # characters
 NUMBER_TYPES = ("integer", "integer range", "float", "float range")  # type names that click does not translate
 
@@ -33,7 +35,21 @@ class _Translated:
 
 
 class Option(_Translated, click.Option):
-    """An option; its help is marked by `later`."""
+    """An option; its help is marked by `later`.
+
+    A default that click does not know ends the help, after two spaces: `Random seed  [0]`.
+    """
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """click's record; a default that the help states looks like one that click states."""
+        record = super().get_help_record(ctx)
+        stated = _STATED_DEFAULT.fullmatch(self.help or "")
+        if record is None or stated is None:
+            return record
+        sentence, default = stated.groups()
+        extra = record[1].removeprefix(self.help or "").strip(" []")  # the range of a number, for example
+        notes = "; ".join(filter(None, (_("default: {default}").format(default=default), extra)))
+        return record[0], f"{sentence.removesuffix('.')}.  [{notes}]"
 
 
 class Command(_Translated, click.Command):

@@ -43,10 +43,13 @@ class Width(NamedTuple):
         native_px: in the original images, px.
         relative: `native_px` divided by the square root of the image's area; at `data.size` s the width is s times
             this, in px.
+        is_of_training: whether only images of the training split were measured, because the folder states it; otherwise
+            images of all splits, since a random split is drawn later, when the images are decoded.
     """
 
     native_px: float
     relative: float
+    is_of_training: bool = False
 
 
 @dataclass(frozen=True)

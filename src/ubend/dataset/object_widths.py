@@ -14,7 +14,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from ubend.core.autoconfig import find_narrow, find_sufficient_size
+from ubend.core.autoconfig import describe_sample, find_narrow, find_sufficient_size
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
 from ubend.core.plan import Width
@@ -55,7 +55,7 @@ def find_widths(
     cache: Path,
     log: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Width]:
-    """Measure the objects in a sample of the possible training images: {class name: width}.
+    """Measure objects in a sample of the training split, if one is stated, or of all images: {class name: width}.
 
     Without the background (or the most common class, if none is called background), and without classes that do not
     occur in the sample. The result is cached.
@@ -65,20 +65,22 @@ def find_widths(
         digests: of each mask's content.
         cache, log: see `cached_arrays`.
     """
-    numbers = [number for number, pair in enumerate(pairs) if pair.split in (None, "train")] or range(len(pairs))
-    sample = sorted({numbers[index] for index in np.linspace(0, len(numbers) - 1, _IMAGES).astype(int).tolist()})
-    chosen = [(pairs[number], shapes_hw[number]) for number in sample]
-    contents = [_VERSION, labels, [(digests[number], shapes_hw[number]) for number in sample]]
+    indices = [index for index, pair in enumerate(pairs) if pair.split in (None, "train")] or range(len(pairs))
+    sample = sorted({indices[place] for place in np.linspace(0, len(indices) - 1, _IMAGES).astype(int).tolist()})
+    chosen = [(pairs[index], shapes_hw[index]) for index in sample]
+    contents = [_VERSION, labels, [(digests[index], shapes_hw[index]) for index in sample]]
 
     def measure() -> dict[str, Any]:
         widths = _measure_sample(chosen, labels)
         folder = common_folder(path for pair, _shape in chosen for path in (pair.image, *pair.mask.files))
-        return {"folder": folder, "classes": list(widths), "widths": np.array(list(widths.values())).reshape(-1, 2)}
+        medians = np.array([(width.native_px, width.relative) for width in widths.values()]).reshape(-1, 2)
+        return {"folder": folder, "classes": list(widths), "widths": medians}
 
     measured = cached_arrays(cache, contents, WIDTHS_SUFFIX, ("classes", "widths"), measure, log)
+    is_of_training = all(pair.split == "train" for pair, _shape in chosen)
     return {
-        str(name): Width(*map(float, median_widths))
-        for name, median_widths in zip(measured["classes"], measured["widths"], strict=True)
+        str(name): Width(float(native), float(relative), is_of_training)
+        for name, (native, relative) in zip(measured["classes"], measured["widths"], strict=True)
     }
 
 
@@ -100,7 +102,7 @@ def _measure_sample(chosen: Sequence[tuple[Pair, tuple[int, int]]], labels: Labe
     if background is None:
         background = int(pixels.reshape(-1, 256)[:, : labels.classes].sum(axis=0).argmax())
     return {
-        name: Width(*(middle_width(widths[classes == index]) for widths in (native, relative)))
+        name: Width(middle_width(native[classes == index]), middle_width(relative[classes == index]))
         for index, name in enumerate(labels.names)
         if index != background and (classes == index).any()
     }
@@ -134,10 +136,11 @@ def describe_narrow(widths: Mapping[str, Width], size: int | None) -> list[str]:
     enough = max(map(find_sufficient_size, narrow.values()))
     cure = "--patches" if enough > _LARGER * size else f"--size {enough}"
     line = _(
-        "note: narrow objects become too narrow to be learnt well: {objects} (median width, in the images -> at "
-        "{size} px); train with `ubend fit ... {cure}`"
+        "note: narrow objects become too narrow to be learnt well: {objects} (median width {where}: in the image files "
+        "-> at {size} px); train with `ubend fit ... {cure}`"
     )
     objects = ", ".join(
         f"{name} {width.native_px:.1f} -> {size * width.relative:.1f} px" for name, width in narrow.items()
     )
-    return [line.format(objects=objects, size=size, cure=cure)]
+    where = describe_sample(next(iter(narrow.values())))
+    return [line.format(objects=objects, where=where, size=size, cure=cure)]
