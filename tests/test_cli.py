@@ -87,7 +87,10 @@ def test_fit_says_what_it_understood_in_plain_lines(fitted: tuple[Path, str]) ->
     lines = said.splitlines()
     assert "mask values: 0 -> background, 255 -> foreground" in lines
     assert any(line.startswith("images: ") for line in lines)
-    assert any(line.startswith("chosen: data.channels = 3: ") for line in lines)
+    chosen = [line for line in lines if line.startswith("chosen: ")]
+    assert any(line.startswith("chosen: augment.orientation = ") for line in chosen)
+    assert re.fullmatch(rf"chosen: \d+ other settings; `ubend info {re.escape(str(run))}` lists them .*", chosen[-1])
+    assert len(chosen) <= 6
     assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["1/3", "2/3", "3/3"]
     assert lines[-1] == f"model: {run / 'model.safetensors'}; see its predictions with `ubend show {run}`"
 
@@ -155,6 +158,14 @@ def test_show_and_preview(run: Path, folder: Path, tmp_path: Path) -> None:
             heights.append(grid.height)
     assert heights[1] < heights[2] < heights[0]  # two, three and four rows
     (run / "predictions.png").unlink()
+
+
+def test_preview_names_its_file_after_the_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is overwritten: the next one has the next number."""
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        assert ubend("preview", folder, "--count", 1).stdout == f"discs-preview-{number}.png\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["discs-preview-1.png", "discs-preview-2.png"]
 
 
 def test_show_the_worst(run: Path) -> None:
@@ -238,6 +249,16 @@ def test_info(run: Path) -> None:
     assert "U-Net: width 4, depth 4" in said
     assert "1 foreground  mask value 255" in said
     assert "recipe: modern" in said
+
+
+def test_info_lists_all_choices(fitted: tuple[Path, str]) -> None:
+    """Those that `fit` printed, and as many others as it said."""
+    run, said = fitted
+    printed = [line for line in said.splitlines() if line.startswith("chosen: ")]
+    listed = [line for line in ubend("info", run).stdout.splitlines() if line.startswith("chosen: ")]
+    assert set(printed[:-1]) < set(listed)
+    assert len(listed) == len(printed) - 1 + int(printed[-1].split()[1])
+    assert any(line.startswith("chosen: data.channels = 3: ") for line in listed)
 
 
 def test_info_says_how_training_went(run: Path, tmp_path: Path) -> None:
@@ -465,3 +486,31 @@ def test_subcommands_have_help() -> None:
         assert command is not None
         assert command.help
         assert ubend(name, "--help").stdout.startswith("Usage: ")
+
+
+def test_help_has_one_notation_for_defaults() -> None:
+    """Those that click knows, and those that are stated in the help because they are found later."""
+    shown = " ".join(ubend("fit", "--help").stdout.split())
+    assert "Random seed. [default: 0]" in shown
+    assert "Number of GPUs of this computer to train on. [default: 1; 1<=x<=64]" in shown
+    assert "Channels of the images: 1 (grey), 3 (colour) or more. [default: as stored]" in shown
+    assert "Number of images. [default: 8; x>=1]" in " ".join(ubend("preview", "--help").stdout.split())
+
+
+def test_every_note_in_the_help_says_what_it_is() -> None:
+    """A default, a range, or that an option is required; of all commands."""
+    notes = list[str]()
+
+    def read(group: click.Group, context: click.Context) -> None:
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            own = click.Context(command, context, name)
+            for record in (option.get_help_record(own) for option in command.get_params(own)):
+                notes.extend(re.findall(r"  \[([^]]+)\]", record[1]) if record else [])
+            if isinstance(command, click.Group):
+                read(command, own)
+
+    read(main, click.Context(main))
+    assert sum("default: " in note for note in notes) > 40
+    assert [note for note in notes if not re.match(r"default: |required$|-?[0-9.]+<|x[<>]", note)] == []

@@ -24,6 +24,7 @@ from ubend.core.errors import SettingError
 from ubend.dataset.sample import SAMPLE_CLASSES
 from ubend.instances.instances import choose_method, separate
 from ubend.metrics.panoptic import Quality, compare_objects
+from ubend.tasks.objects import describe_method
 
 PLAIN = ("background", "cell")
 CELLS = ("background", "cell", "contour")
@@ -108,6 +109,17 @@ def test_a_shape_alone_is_whole_by_distance(turn: float) -> None:
     found = separate((ellipse | beside).astype(np.uint8), PLAIN, "distance")
     assert len(found.classes) == 2
     assert abs((found.ids == 1).sum() / (found.ids == 2).sum() - 1) < 0.1
+
+
+def test_what_becomes_of_a_contour_class_is_said() -> None:
+    chosen, inside = describe_method(CELLS, "contour", is_chosen=True)
+    assert "--method contour" in chosen
+    assert "class contour" in inside
+    assert "those of class cell" in inside
+    (outside,) = describe_method(CELLS, "parts", is_chosen=False)
+    assert "class contour" in outside
+    assert outside != inside
+    assert describe_method(PLAIN, "parts", is_chosen=False) == []
 
 
 def test_fragments_in_the_contour_are_no_objects() -> None:

@@ -12,7 +12,9 @@ A keyword has the flag's name (`--min-area` is `min_area`), except these:
 A flag that can be repeated takes a list; a flag of the form `CLASS=NUMBER` takes a dict. Each function reports what
 its command prints, in the same words, through `reporter`. Notes and warnings go there too, in order, because they are
 part of the log of a long training. Python's `warnings` would show each once per process, with a line number of ubend,
-and under `-W error` end a training at its last step.
+and under `-W error` end a training at its last step. Two calls have no reporter: `ubend.read_folder` returns its notes
+as `notes`, and a call of a predictor, such as `predictor(image)`, gives a UserWarning through `warnings` if the image
+is changed to fit: grey repeated, colour made grey, alpha taken as the valid pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,9 +81,9 @@ def fit(
 ) -> "FitResult":
     """Train a U-Net on a folder of images and masks, score it, and write model, scores and logs to a run folder.
 
-    A keyword that is None is chosen from the images and the device; the choice is reported with its reason. Keywords
-    override `config`, and `settings` overrides keywords. Ctrl-C stops after the current step and keeps the model;
-    `ubend.resume` continues. Under torchrun all processes train together; only the first one reports and writes.
+    A keyword that is None is chosen from the images and the device; the main choices are reported with their reasons.
+    Keywords override `config`, and `settings` overrides keywords. Ctrl-C stops after the current step and keeps the
+    model; `ubend.resume` continues. Under torchrun all processes train together; only the first one reports and writes.
 
     Args:
         folder: images and masks in any of the layouts of docs/formats.md, or the name of a data set (oxford-pet,

@@ -92,15 +92,15 @@ def doctor(
 @command(help=later("Draw images of FOLDER with their masks, before training."))
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
-@option("--out", type=PATH, default=Path("samples.png"), show_default=True, help=later("PNG to write."))
+@option("--out", type=PATH, help=later("PNG to write  [NAME-preview-1.png, -2, ...]"))
 @option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Number of images."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
-def preview(folder: Path | None, out: Path, count: int, display: bool, **flags: Any) -> None:
-    from ubend.tasks.show import draw_samples
+def preview(folder: Path | None, out: Path | None, count: int, display: bool, **flags: Any) -> None:
+    from ubend.tasks.show import draw_samples, free_preview_name
     from ubend.tasks.user_settings import read_user_settings
 
     settings = read_user_settings(folder, flags=flags).settings
-    echo(draw_samples(settings, out, count=count, show=display))
+    echo(draw_samples(settings, out or free_preview_name(settings), count=count, show=display))
 
 
 @command(help=later("Write drawn microscope images with masks to FOLDER."))

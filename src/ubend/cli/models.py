@@ -26,7 +26,7 @@ def show(run: Path, out: Path | None, display: bool, **flags: Any) -> None:
     echo(draw_predictions(run, out, show=display, **flags))
 
 
-@command(help=later("Describe MODEL: network, classes, size, training, scores."))
+@command(help=later("Describe MODEL: network, classes, size, training, scores, automatic choices."))
 @click.argument("model", type=PATH)
 def info(model: Path) -> None:
     from ubend.tasks.info import describe_model

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ubend.core.device import pick_device, set_up
 from ubend.core.errors import OutputError
 from ubend.core.files import default_cache, read_text, refuse_existing, write_text
 from ubend.core.i18n import _, ngettext
+from ubend.core.plan import Choice
 from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, change_settings, dump_toml
 from ubend.dataset.dataset import Dataset, open_dataset
@@ -25,6 +26,9 @@ from ubend.labels.value_table import write_table
 from ubend.layouts.pairs import SPLITS
 from ubend.tasks.show import draw_pairs
 
+# The choices that `fit` prints: what decides about scores and time most, and what people most often set themselves.
+_SHOWN_CHOICES = {"data.folds", "data.size", "data.resize", "model.encoder", "augment.orientation", "train.epochs"}
+_SHOWN_CHOICES |= {"train.loss"}
 _STAMP = "# as written by ubend: "  # digest of all lines below and of split.csv; shows whether they were edited
 
 
@@ -54,6 +58,20 @@ def report_dataset(reporter: Reporter, data: Dataset) -> None:
         reporter.report(_("note: {remark}").format(remark=remark))
     for line in [*data.describe_extremes(), *describe_narrow(data.widths, data.input_format.size)]:
         reporter.report(line)
+
+
+def describe_choices(choices: Sequence[Choice], run: Path) -> list[str]:
+    """The main automatic choices of a training with their reasons, and where the others are listed."""
+    shown = [choice for choice in choices if choice.key in _SHOWN_CHOICES]
+    lines = [_("chosen: {choice}").format(choice=choice.line()) for choice in shown]
+    if count := len(choices) - len(shown):
+        line = ngettext(
+            "chosen: {count} other setting; `ubend info {run}` lists it with the reason",
+            "chosen: {count} other settings; `ubend info {run}` lists them with the reasons",
+            count,
+        )
+        lines.append(line.format(count=count, run=run))
+    return lines
 
 
 def _describe_images(data: Dataset) -> str:

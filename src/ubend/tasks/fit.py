@@ -52,7 +52,7 @@ from ubend.inference.predictor import Predictor
 from ubend.models.encoders import download_weights, is_pretrained, pretrained_normalisation
 from ubend.models.model_file import load_bundle
 from ubend.portable.tiling import TileSource
-from ubend.tasks.data import report_dataset
+from ubend.tasks.data import describe_choices, report_dataset
 from ubend.tasks.fit_result import FitResult
 from ubend.tasks.report import write_report
 from ubend.tasks.user_settings import read_user_settings, source_name
@@ -352,11 +352,11 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, predictor: Predictor, re
 
 
 def _report_start(session: _Session, data: Dataset, plan: Plan, device: torch.device) -> None:
-    """Report the data, the automatic choices and the device."""
+    """Report the data, the main automatic choices and the device."""
     reporter, count = session.reporter, session.processes.count
     report_dataset(reporter, data)
-    for choice in plan.choices:
-        reporter.report(_("chosen: {choice}").format(choice=choice.line()))
+    for line in describe_choices(plan.choices, session.run.path):
+        reporter.report(line)
     message = _("device: {device}; threads: {count}") if device.type == "cpu" else _("device: {device}")
     reporter.report(message.format(device=describe_device(device), count=torch.get_num_threads()))
     if count > 1:

@@ -16,10 +16,11 @@ from ubend.training.run_folder import RunFolder
 
 
 def describe_model(path: Path | str) -> list[str]:
-    """Lines for people: network, classes with colours and mask values, size, normalisation, origin, scores.
+    """Lines for people: network, classes with colours and mask values, size, normalisation, origin, scores, choices.
 
     Args:
-        path: a run folder, or a model file; date and test scores are read from the run folder that contains it.
+        path: a run folder, or a model file; date, test scores and automatic choices are read from the run folder that
+            contains it.
     """
     bundle = load_model(Path(path))
     net, labels, sizing = bundle.model, bundle.labels, bundle.sizing
@@ -63,12 +64,13 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
     lines.append(_describe_epochs(summary.done, summary.epochs, summary.kept_epoch))
     if summary.val_dice is not None:
         lines.append(_describe_dice(_("validation, at training size"), summary.val_dice))
+    choices = [_("chosen: {choice}").format(choice=choice) for choice in summary.choices]
     if summary.test_dice is None:
-        return [*lines, _("test: not scored; `ubend evaluate {run}` scores it").format(run=path.parent)]
+        return [*lines, _("test: not scored; `ubend evaluate {run}` scores it").format(run=path.parent), *choices]
     title = ngettext(
         "{subset}, {count} image at native size", "{subset}, {count} images at native size", summary.images
     ).format(subset=summary.scored, count=summary.images)
-    return [*lines, _describe_dice(title, summary.test_dice)]
+    return [*lines, _describe_dice(title, summary.test_dice), *choices]
 
 
 def _describe_epochs(done: int, epochs: int, kept: int | None) -> str:

@@ -36,7 +36,7 @@ from ubend.instances.export import (
     write_summary,
     write_table,
 )
-from ubend.instances.instances import Method, choose_method, object_classes, separate
+from ubend.instances.instances import Method, choose_method, contour_class, object_classes, separate
 from ubend.instances.truth import Files, find_truth, keep_valid, looks_like_mask, read_truth, score, score_lines
 from ubend.io.images import load_image
 from ubend.io.pixel_size import PixelSize, SpatialInfo, read_spatial_info
@@ -112,6 +112,27 @@ def find_objects(
     separate(np.zeros((1, 1), np.uint8), names, method)  # fails now, not after the first image
     say_deeper(paths, reporter)
     return run_jobs([_ObjectJob(masks, paths, out, counting, method)], reporter)
+
+
+def describe_method(names: Sequence[str], method: Method, *, is_chosen: bool) -> list[str]:
+    """How objects are separated, and what becomes of a contour class, which has no objects, ids or rows of its own.
+
+    Args:
+        names: class names.
+        is_chosen: whether the method was chosen automatically.
+    """
+    contour, lines = contour_class(names), list[str]()
+    if is_chosen:
+        lines.append(_("objects are separated with --method {method}").format(method=method))
+    if contour is None:
+        return lines
+    line = _("class {contour} has no objects: with --method {method}, its pixels belong to none")
+    if method == "contour":
+        line = _(
+            "class {contour} has no objects of its own: its pixels separate those of class {name} and belong to them"
+        )
+    kinds = ", ".join(names[index] for index in object_classes(names))
+    return [*lines, line.format(contour=names[contour], name=kinds, method=method)]
 
 
 @dataclass
@@ -227,8 +248,8 @@ class _ObjectJob(ImageJob):
         return self._split_lookup.find_split(image.pixels) == "train"
 
     def make(self, reporter: Reporter) -> None:
-        if self._counting.method is None:
-            reporter.report(_("objects are separated with --method {method}").format(method=self._method))
+        for line in describe_method(self._names, self._method, is_chosen=self._counting.method is None):
+            reporter.report(line)
         super().make(reporter)
 
     def write_one(self, index: int, result: MaskResult, image: NDArray[Any]) -> None:

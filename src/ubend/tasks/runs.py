@@ -38,6 +38,7 @@ class RunSummary:
         test_dice: scores at native size.
         mean: their mean over the classes without the background, with the ends of its 95% interval; None: unknown.
         test_images: what the scored images are recognised by; empty: unknown.
+        choices: the automatic choices among the settings, "key = value: reason".
     """
 
     started: datetime
@@ -55,6 +56,7 @@ class RunSummary:
     test_dice: Dice | None
     mean: Mapping[str, Any] | None
     test_images: frozenset[str]
+    choices: tuple[str, ...]
 
 
 def read_summary(path: Path) -> RunSummary:
@@ -101,6 +103,7 @@ def read_summary(path: Path) -> RunSummary:
             int(native.get("pictures", 0)),
             test_dice,
             *_read_test(scores or {}),
+            choices=tuple(map(str, facts.get("choices", ()))),
         )
     except KeyError as error:
         cause = _("no {key}").format(key=error.args[0])

@@ -17,7 +17,7 @@ from ubend.core.lock import locked
 from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings, read_config
 from ubend.tasks import fit as one
-from ubend.tasks.data import report_dataset
+from ubend.tasks.data import describe_choices, report_dataset
 from ubend.tasks.fit_result import FitResult
 from ubend.tasks.folds import open_folds
 from ubend.tasks.seeds import open_seeds
@@ -65,8 +65,8 @@ def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any
             several = open_seeds(run, settings, reporter)
         report_dataset(reporter, several.whole)
         reporter.report(several.describe())
-        for choice in several.plan.choices:
-            reporter.report(_("chosen: {choice}").format(choice=choice.line()))
+        for line in describe_choices(several.plan.choices, run.path):
+            reporter.report(line)
         _begin(several)
         return _run(several, gpus or 1, bool(show), reporter)
 

@@ -24,6 +24,7 @@ from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import Folder, Pair, SplitName
 from ubend.metrics.boundary import TOLERANCE_PX
 from ubend.tasks.evaluate import read_run_subset
+from ubend.tasks.user_settings import source_name
 from ubend.training.run_folder import RunFolder
 
 _CELL_PX = 192
@@ -45,6 +46,14 @@ def draw_samples(settings: Settings, out: Path | str, *, count: int = 8, show: b
         return draw_pairs(usable.pairs, label_scan.labels, label_scan.channels, Path(out), count=count, show=show)
 
     return read_usable(settings, draw)
+
+
+def free_preview_name(settings: Settings) -> Path:
+    """`NAME-preview-1.png` of the data folder, or the first free number."""
+    name, number = Path(source_name(settings)).resolve().name, 1
+    while (path := Path(f"{name}-preview-{number}.png")).exists():
+        number += 1
+    return path
 
 
 def draw_pairs(
