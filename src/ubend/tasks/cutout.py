@@ -28,13 +28,13 @@ from ubend.tasks.file_jobs import ImageJob, run_jobs
 from ubend.tasks.record import Record
 
 _CLEAR, _SOLID = 0.25, 0.75  # probabilities at which the edge begins and ends; its middle is the mask's border
-_REACH_SHARE = 1 / 64  # of the image's longer side: how far from its middle the edge reaches, to either side
+_REACH_SHARE = 1 / 64  # how far the edge reaches to either side of its middle, as a fraction of the image's longer side
 _MIN_REACH_PX = 2.0
 _BYTES_PER_PIXEL = 2.0  # bytes per pixel of a cut-out as PNG; a guess: photographs without an edge take 1.5
 _NONE = Conditions()
-_How = tuple[
+_CutoutOptions = tuple[
     Mapping[int, float], Color | Image.Image | None, float | None
-]  # weights of classes, background, edge in px
+]  # class weights, background, width of the edge in px
 
 
 def cut_out_files(
@@ -88,7 +88,13 @@ class _CutoutJob(ImageJob):
     done_message = later("cut-outs in {out}: {count}")
 
     def __init__(
-        self, predictor: MaskPredictor, paths: Sequence[Path | str], out: Path, how: _How, *, resume: bool = False
+        self,
+        predictor: MaskPredictor,
+        paths: Sequence[Path | str],
+        out: Path,
+        how: _CutoutOptions,
+        *,
+        resume: bool = False,
     ) -> None:
         super().__init__(predictor, paths, out, resume=resume)
         self._weights, self._behind, self._soft_px = how

@@ -40,8 +40,8 @@ def examine_data(
         html_path: a file for all findings with thumbnails, as one HTML page.
         strict: warnings fail too.
         accepted: findings to accept before the rest is reported, each `CHECK` or `CHECK:FILE`, see `accept`.
-        fix: a folder to create with a repaired copy; the findings that are left in it are reported after those of the
-            original, and decide whether this fails.
+        fix: a folder to create with a repaired copy. The findings that are left in the copy are reported too, and
+            they alone decide whether this fails.
     Returns:
         The findings, errors first; with `fix`, those that are left in the copy.
     Raises:
@@ -89,7 +89,7 @@ def _examine(settings: Settings, device: str, accepted: Sequence[str], log: Repo
     findings = run_checks(inspection, (*QUICK, *THOROUGH))
     if accepted:
         _refuse_problems(
-            accepted, [problem for problem in problems if problem.check not in {found.check for found in findings}]
+            accepted, [problem for problem in problems if problem.check not in {finding.check for finding in findings}]
         )
         taken = accept(accepted, findings, inspection)
         line = ngettext("{count} finding is accepted in {file}", "{count} findings are accepted in {file}", len(taken))
@@ -99,10 +99,10 @@ def _examine(settings: Settings, device: str, accepted: Sequence[str], log: Repo
 
 
 def _refuse_problems(accepted: Sequence[str], problems: Sequence[Finding]) -> None:
-    """Fail if files are to be accepted that cannot be read at all: `fit` would refuse them still.
+    """Fail if findings to accept are of files that cannot be read: `fit` would still refuse them.
 
     Raises:
-        SettingError: one is.
+        SettingError: they are.
     """
     checks = {finding.check for finding in problems}
     for text in accepted:

@@ -29,7 +29,7 @@ from ubend.portable.image_paths import is_system
 
 REPAIRS_FILE = "repairs.csv"
 _COLUMNS = ("file", "check", "repair")
-_ROUNDS = 5  # of mending and examining, at most; a round without a new repair is the last
+_ROUNDS = 5  # rounds of mending and examining, at most; a round that mends nothing new is the last
 _SPLIT_FILE = "split.csv"
 
 
@@ -130,7 +130,7 @@ def _plan(settings: Settings, examination: Examination, by_name: bool) -> list[C
 
 
 def _refuse_many(folder: Folder, changes: Sequence[Change]) -> None:
-    """Fail if more than half of the pairs would be left out: then the cause is another than their files.
+    """Fail if more than half of the pairs would be left out: the cause is then probably not in their files.
 
     Raises:
         DataError: they would.
@@ -145,9 +145,9 @@ def _refuse_many(folder: Folder, changes: Sequence[Change]) -> None:
 def _list_files(root: Path) -> Iterator[tuple[Path, int]]:
     """(path relative to the root, bytes) of each regular file, linked ones too, without hidden and system files."""
     for folder, names, files in os.walk(root, followlinks=True):
-        here = os.path.realpath(folder)
+        real = os.path.realpath(folder)
         above = {os.path.realpath(root / parent) for parent in Path(folder).relative_to(root).parents}
-        if here in above:  # a loop of links
+        if real in above:  # a loop of links
             names.clear()
             continue
         names[:] = [name for name in sorted(names) if name[0] != "." and not is_system(name)]

@@ -61,7 +61,7 @@ def evaluate(
         subset: which split; None: test if there is one, else validation, else all.
         device: None: the best one available.
         tiles: side of the tiles in px, 0: whole images; None: as the model was trained.
-        network: your own module, if the model is one of it.
+        network: your own network, if the model was trained with it.
         options: images, masks, split, skip_bad, root: see `fit`; values: the class of each label value of `folder`, by
             the model's class names. Without `values`, classes that the folder names (annotations, class lists, ...)
             are matched by name; otherwise the label values mean the same as in the model's training masks. Classes of
@@ -80,7 +80,7 @@ def evaluate(
     ) -> tuple[dict[str, Any], SplitName | None, list[str]]:
         chosen, pairs = choose_subset(data_folder.pairs, subset, split_lookup)
         labels = match_folder(data_folder, settings, predictor.labels, pairs)
-        filtered = _WithoutTrainingImages(predictor, split_lookup, pairs, chosen)
+        filtered = _NewImagesPredictor(predictor, split_lookup, pairs, chosen)
         scores = evaluate_pairs(filtered, pairs, labels, skip_bad=skip_bad, select=filtered.select)
         left_out = {name: [problem] for name, problem in data_folder.skipped} | {
             pair.name: cause for pair, cause in skipped
@@ -95,7 +95,7 @@ def evaluate(
     if folder is None and options.get("images") is None:
         rows = read_run_rows(Path(model))
         split, pairs = _choose_present(Path(model), [pair for pair, _hashes in rows], subset)
-        looked = _LookedAt(predictor)
+        looked = _ExtremesPredictor(predictor)
         scores = evaluate_pairs(looked, pairs, skip_bad=skip_bad)
         scored = [(pair, hashes) for pair, hashes in rows if pair.name in scores["per_picture"]]
         now = hash_pairs([pair for pair, _then in scored])
@@ -126,7 +126,7 @@ def _describe_unmapped(labels: LabelMap) -> list[str]:
 def choose_subset(
     pairs: Sequence[Pair], subset: SplitName | None, split_lookup: SplitLookup | None = None
 ) -> tuple[SplitName | None, list[Pair]]:
-    """Choose a subset and its pairs; None: the test split if there is one, else validation, else all (None).
+    """The split to score, and its pairs; `subset` None: the test split if there is one, else validation, else all.
 
     Args:
         split_lookup: a model's images that may be among the pairs; they are recognised only when read, so all pairs are
@@ -147,19 +147,19 @@ def choose_subset(
 
 def _scored_split(splits: Iterable[SplitName | None]) -> SplitName | None:
     """The split to score among the existing ones: test, else validation, else all."""
-    there = set(splits)
-    return next((name for name in cast(tuple[SplitName, ...], ("test", "val")) if name in there), None)
+    existing = set(splits)
+    return next((name for name in cast(tuple[SplitName, ...], ("test", "val")) if name in existing), None)
 
 
 def _no_images(split: SplitName | None, splits: Iterable[SplitName | None]) -> DataError:
-    there = ", ".join(sorted({name for name in splits if name}))
+    existing = ", ".join(sorted({name for name in splits if name}))
     line = _("no images in the split {subset}; available: {found}")
-    if not there:
+    if not existing:
         line = _("no images in the split {subset}: the folder states no splits; leave out --subset, or give --split")
-    return DataError(line.format(subset=split, found=there), key="--subset")
+    return DataError(line.format(subset=split, found=existing), key="--subset")
 
 
-class _LookedAt:
+class _ExtremesPredictor:
     """A predictor for `evaluate_pairs` that detects values far beyond those of the training images.
 
     Attributes:
@@ -181,7 +181,7 @@ class _LookedAt:
         return True
 
 
-class _WithoutTrainingImages(_LookedAt):
+class _NewImagesPredictor(_ExtremesPredictor):
     """A predictor for `evaluate_pairs` that skips training images of its model.
 
     An image belongs to the split that its folder states, and to its split in the model's training.
@@ -223,8 +223,8 @@ class _WithoutTrainingImages(_LookedAt):
         if self.split is None:  # images without a split in the folder or the model are new: all are scored
             self.split = _scored_split(present if None not in present else self._stated.values())
         chosen = [n for n in read if self.split in (None, splits[n], self._pairs[n].split)]
-        there = [n for n, pair in enumerate(self._pairs) if pair.image in self._splits]
-        stated = [n for n in there if self.split is None or self._pairs[n].split in (None, self.split)]
+        readable = [n for n, pair in enumerate(self._pairs) if pair.image in self._splits]
+        stated = [n for n in readable if self.split is None or self._pairs[n].split in (None, self.split)]
         if self.split != "train":
             self.left_out = [self._pairs[n].name for n in stated if splits[n] == "train"]
         if self.left_out and len(self.left_out) == len(stated):

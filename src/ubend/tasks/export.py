@@ -44,7 +44,7 @@ def export(
         to: the kind of file.
         out: the file, new; None: the model file's name with the ending of the kind.
         precision: of the stored weights.
-        network: the module of a model of your own network.
+        network: your own network, if the model was trained with it.
     Returns:
         The file.
     Raises:

@@ -184,11 +184,11 @@ def resume(
     started = folder.read_facts()
     settings = make_settings(config=read_config(folder.settings))
     with join_process_group() as processes, _rank_reporter(processes, reporter) as log:
-        here = (describe_device(processes.pick_device(settings.device)), torch.get_num_threads(), torch.__version__)
-        then = (started["device"], started["threads"], started["torch"])
-        if then != here:
+        current = (describe_device(processes.pick_device(settings.device)), torch.get_num_threads(), torch.__version__)
+        original = (started["device"], started["threads"], started["torch"])
+        if original != current:
             line = _("note: started on {then}, continues with {now} (device, threads, torch): last digits may differ")
-            log.report(line.format(then=", ".join(map(str, then)), now=", ".join(map(str, here))))
+            log.report(line.format(then=", ".join(map(str, original)), now=", ".join(map(str, current))))
         if started["processes"] != processes.count:
             log.report(
                 _(

@@ -27,7 +27,7 @@ class FitResult:
 
         Args:
             device: cuda, cuda:1, mps or cpu; None: the fastest here.
-            network: your own module, if it was trained; its weights do not matter.
+            network: your own network, if that was trained; its weights are replaced.
         Raises:
             ModelFileError: training was interrupted before it saved a model.
             SettingError: there is no such device.

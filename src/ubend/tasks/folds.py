@@ -44,9 +44,9 @@ from ubend.tasks.report import write_report
 from ubend.tasks.sub_runs import SubRun
 from ubend.training.run_folder import RunFolder
 
-# The weights that are tried for each class in the choice of the most probable class; the largest number of classes.
+# The class weights that `_choose_bias` tries, and the largest number of classes for which it tries any.
 _WEIGHTS, _MOST_CLASSES = (0.125, 0.25, 0.5, 0.67, 1.5, 2.0, 4.0, 8.0), 16
-_SURE = 2.0  # standard errors by which weights must be better than no weights
+_SURE = 2.0  # weights must be better than no weights by this many standard errors
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class _OutOfFold:
 
 
 def _choose_bias(folds: Folds, predictors: Sequence[Predictor], reporter: Reporter) -> list[float] | None:
-    """The `EnsembleNet.class_bias` that raises the out-of-fold Dice at model size; None if no bias surely does.
+    """The `EnsembleNet.class_bias` that raises the out-of-fold Dice at model size; None if none clearly does.
 
     A few weights are tried for each class except the background, one class at a time. The best weights of all classes
     are then used together, and kept if they are better than no weights by `_SURE` standard errors over the images. The

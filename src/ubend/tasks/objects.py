@@ -115,7 +115,7 @@ def find_objects(
 
 
 def describe_method(names: Sequence[str], method: Method, *, is_chosen: bool) -> list[str]:
-    """How objects are separated, and what becomes of a contour class, which has no objects, ids or rows of its own.
+    """How objects are separated, and what happens to a contour class, which has no objects of its own.
 
     Args:
         names: class names.

@@ -204,7 +204,7 @@ def _opens(path: Path) -> bool:
 
 
 def _stripped(value: Any) -> Any:
-    """The value as JSON reads it back, without the keys that may differ."""
+    """A value after a round trip through JSON, without the keys that may differ."""
     if isinstance(value, Mapping):
         return {key: _stripped(item) for key, item in value.items() if key not in _FREE}
     return [_stripped(item) for item in value] if isinstance(value, list | tuple) else value

@@ -275,7 +275,7 @@ def _split_choice(line: str) -> tuple[str, str, str]:
 def _read_logs(
     run: RunFolder, parts: Sequence[RunFolder]
 ) -> tuple[list[Mapping[str, Any]], tuple[tuple[str, str], ...]]:
-    """The history (with folds, that of the first), and the known durations of each phase (summed over `parts`)."""
+    """The history (of several trainings, that of the first), and the known duration of each phase, summed over all."""
     runs = parts or [run]
 
     def read(file: Path) -> list[Mapping[str, Any]]:

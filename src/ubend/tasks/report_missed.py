@@ -103,7 +103,7 @@ def _describe_group(name: str, group: Mapping[str, int]) -> MissedRow:
 
 
 def _choose(classes: Mapping[str, Any]) -> list[LargestMissed]:
-    """The largest missed object of each class, then the second ones, ..."""
+    """The objects to show: the largest of each class, then the second largest of each, and so on."""
     largest = [[_read_object(name, entry) for entry in summary["largest_missed"]] for name, summary in classes.items()]
     return [missed for turn in zip_longest(*largest) for missed in turn if missed is not None][:_SHOWN]
 

@@ -37,7 +37,7 @@ class RunSummary:
         images: number of scored images.
         test_dice: scores at native size.
         mean: their mean over the classes without the background, with the ends of its 95% interval; None: unknown.
-        test_images: what the scored images are recognised by; empty: unknown.
+        test_images: hashes of each scored image and its mask; empty: unknown.
         choices: the automatic choices among the settings, "key = value: reason".
     """
 
@@ -131,7 +131,7 @@ def sub_runs(path: Path, facts: Mapping[str, Any], data: Mapping[str, Any]) -> l
 
 
 def _read_test(scores: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, frozenset[str]]:
-    """`mean` and `test_images` of a run; none of versions that did not write them."""
+    """`mean` and `test_images` of `RunSummary`; earlier versions did not write them."""
     interval = scores.get("intervals", {}).get("dice", {}).get("mean_foreground")
     if interval is not None:
         interval = {key: interval[key] for key in ("mean", "low", "high", "t_low", "t_high", "rough")}

@@ -17,7 +17,7 @@ from ubend.io.scans import Scan, mask_path, parse_intensity_window, read_scan, r
 from ubend.tasks.file_jobs import FileJob
 
 _TABLE = "volumes.csv"
-_MASK_SHARE = 0.5  # of a scan's bytes, which are mostly 16 bit; a mask in DICOM is 8 bit and not compressed
+_MASK_SHARE = 0.5  # bytes of a mask in DICOM, 8 bit and not compressed, per byte of the scan, which mostly has 16 bit
 
 
 class ScanJob(FileJob[None]):

@@ -16,7 +16,7 @@ from ubend.core.i18n import _
 from ubend.core.lock import locked
 from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings, read_config
-from ubend.tasks import fit as one
+from ubend.tasks import fit as single_fit
 from ubend.tasks.data import describe_choices, report_dataset
 from ubend.tasks.fit_result import FitResult
 from ubend.tasks.folds import open_folds
@@ -28,7 +28,7 @@ from ubend.training.run_folder import INITIAL_MODEL, RunFolder, free_run_name
 from ubend.training.trackers import check_tracker
 
 
-@wraps(one.fit)
+@wraps(single_fit.fit)
 def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any) -> FitResult:
     """Train one model (see `ubend.tasks.fit.fit`), or several; for `gpus` see `resume`."""
     options = {key: value for key, value in options.items() if value is not None}
@@ -36,7 +36,7 @@ def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any
     named = {key: options.pop(key, None) for key in ("recipe", "config", "settings")}
     kind = asks_for_several(folder, named["config"], named["settings"], options)
     if kind is None:
-        return one.fit(folder, out, show=bool(show), reporter=log, gpus=gpus, **named, **options)
+        return single_fit.fit(folder, out, show=bool(show), reporter=log, gpus=gpus, **named, **options)
     reporter = log or Reporter()
     refuse_ranks(kind)
     if options.pop("network", None) is not None or callable(options.get("loss")):
@@ -92,7 +92,7 @@ def resume(
                 "start your script with torchrun"
             )
             raise SettingError(line.format(count=gpus), key="--gpus")
-        return one.resume(run, show=show, reporter=reporter, **own_parts)
+        return single_fit.resume(run, show=show, reporter=reporter, **own_parts)
     refuse_ranks(kind)
     if not whole.facts.is_file():
         whole.read_facts()  # raises an error that explains it

@@ -1,6 +1,6 @@
 """Several trainings in one run: each is a normal run in a folder of its own within the run folder.
 
-They are trained one after another, or at once on several GPUs; those that have scores are finished, and resuming trains
+They are trained one after another, or at once on several GPUs. A training that has scores is finished; resuming trains
 the others.
 """
 

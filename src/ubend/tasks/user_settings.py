@@ -81,8 +81,8 @@ def read_user_settings(
 ) -> UserSettings:
     """Combine all settings; precedence: `data.toml` < a `config` file < flags < `settings`.
 
-    If `folder`, or images in the flags or settings, differ from the data of a `config` file, that file's paths and
-    split are not used, nor its classes and values if a `data.toml` has some.
+    A `config` file may be of other data than `folder`, or than the images in the flags or settings. Then its paths and
+    its split are not used; nor are its classes and values, if a `data.toml` has some.
 
     A named data set is downloaded if needed, after everything else has been validated.
 

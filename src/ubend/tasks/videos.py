@@ -47,7 +47,7 @@ class VideoJob(FileJob[Video]):
         return [self.out / f"{self.paths[index].stem}{end}" for end in _ENDS]
 
     def size(self, index: int) -> float:
-        return 2 * self.paths[index].stat().st_size  # an overlay is about as large
+        return 2 * self.paths[index].stat().st_size  # estimated: the overlay and the mask, each as large
 
     def make(self, reporter: Reporter) -> None:
         for index in self.todo:

@@ -24,7 +24,7 @@ from ubend.core.i18n import _
 from ubend.models.model_file import Bundle, save_bundle, write_tensors
 from ubend.models.networks import Network
 
-_SHARE = 20  # a state is saved after this many times the duration of the last save: at most 5% of the time
+_SHARE = 20  # the next save waits this many times as long as the last one took, so saving takes at most 5% of the time
 _PANEL_BYTES = 2**19  # estimated PNG size of one panel; one is written per epoch
 _MAX_WAITING = 8  # maximum number of panels waiting to be drawn, if epochs are short
 # names in the file
@@ -268,9 +268,10 @@ def save_trained(
 
 
 def run_bytes(state: TrainingState, epochs: int, *, resumed: bool) -> int:
-    """Estimated bytes that a run still writes; until a new file is complete, the file that it replaces also exists.
+    """Estimated bytes that a run still needs on the disk.
 
-    Everything is float32; the state holds weights, best and EMA weights, and the optimizer's two moments.
+    A new file is complete before it replaces the old one, so that both exist for a while. Everything is float32; the
+    state holds weights, best and EMA weights, and the optimizer's two moments.
 
     Args:
         epochs: of the whole run; one panel is written per epoch.

@@ -50,13 +50,13 @@ class ProcessGroup(ProcessRank):
                 ).format(name=name, count=self.count),
                 key="device",
             )
-        there = torch.cuda.device_count()
-        if self.local >= there:
+        available = torch.cuda.device_count()
+        if self.local >= available:
             raise SettingError(
                 _(
                     "this computer has {there} GPUs, too few for {count} processes; give a smaller --gpus, or "
                     "--device cpu for processes on the CPU"
-                ).format(there=there, count=self.count),
+                ).format(there=available, count=self.count),
                 key="--gpus",
             )
         torch.cuda.set_device(self.local)

@@ -84,12 +84,12 @@ class EarlySums:
 def sum_step(processes: ProcessGroup, model: nn.Module, sums: Tensor, done: Set[int]) -> None:
     """Sum gradients and `sums` over the ranks after a step's backward pass.
 
+    In the same message, batch norm's running statistics are replaced by their mean over the ranks, so that they are
+    equal on all ranks whenever a state is saved. The variance between the ranks' means is not included, as it is not
+    between micro-batches.
+
     Args:
         done: ids of parameters whose gradients are already summed.
-
-    Batch norm's running statistics become their mean over the ranks, in the same message. (The variance between the
-    ranks' means is not included, as with micro-batches.) So they are equal on all ranks after every step, whenever a
-    state is saved.
     """
     if processes.count == 1:
         return

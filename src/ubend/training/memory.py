@@ -101,7 +101,7 @@ def has_lone_values(training: Training, micro_batch: int) -> bool:
 
 
 def refuse_lone_values(training: Training) -> None:
-    """Raise SettingError, before the first step would fail, if `has_lone_values`."""
+    """Raise SettingError if `has_lone_values`, so that the first step does not fail with torch's message."""
     if has_lone_values(training, training.micro_batch):
         raise SettingError(
             _(

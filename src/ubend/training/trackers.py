@@ -27,9 +27,9 @@ from ubend.training.run_folder import RunFolder
 
 PROJECT = "ubend"  # MLflow's experiment, unless MLFLOW_EXPERIMENT_NAME names another, and trackio's project
 _CLOSING_S = 60.0  # seconds that the end of a training waits for the tracker
-_PARAMETERS = 100  # that MLflow takes at once
-_PARAMETER_LENGTH = 500  # characters of one, in MLflow
-_NO_METRIC = re.compile(r"[^\w.\-: /]")  # what names of MLflow's metrics cannot contain
+_PARAMETERS = 100  # parameters that MLflow accepts in one call
+_PARAMETER_LENGTH = 500  # characters of the value of a parameter in MLflow
+_NO_METRIC = re.compile(r"[^\w.\-: /]")  # characters that names of metrics cannot contain in MLflow
 
 Values = Mapping[str, float]
 
@@ -98,7 +98,7 @@ class TrackedRun:
         self._report_failure()
 
     def begin(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Start the tracker's run, or continue it after these epochs; those that it lacks are sent."""
+        """Start the tracker's run, or continue it; epochs that it does not have yet are sent."""
         if self._kind is None:
             return
         rows = [dict(row) for row in history]
@@ -269,7 +269,7 @@ class _MLflow:
 
 
 class _Trackio:
-    """A run of the project `ubend` in trackio's folder (TRACKIO_DIR), on this computer unless trackio is told other."""
+    """A run of the project `ubend` in trackio's folder (TRACKIO_DIR), on this computer by default."""
 
     def __init__(
         self, run: RunFolder, name: str, settings: Mapping[str, str], place: Mapping[str, str], epochs: int
