@@ -144,9 +144,9 @@ TALK = """
 import sys, time, torch
 from pathlib import Path
 from ubend.core.errors import TrainingError
-from ubend.training.distributed import Vote, join_process_group
+from ubend.training.distributed import Vote, join_processes
 place = Path(sys.argv[1])
-with join_process_group() as group:
+with join_processes() as group:
     with group.first_rank_first():
         time.sleep(0.5 if group.is_first else 0)
         with (place / "order").open("a") as file:

@@ -16,7 +16,7 @@ from support.sentences import LOOKUPS
 WORDS = {"picture", "pictures", "teller", "told", "asked", "crumb", "crumbs", "stranger", "strangers", "grown"}
 WORDS |= {"unseen", "begun", "anew"}
 NAMES = {"drawn_weights", "average_decay", "epoch_windows", "Held", "Need", "Kept", "Counted", "Gathered", "Found"}
-NAMES |= {"take_step", "fetch_weights", "choose_format", "ImageFormat", "join_group"}
+NAMES |= {"take_step", "fetch_weights", "choose_format", "ImageFormat", "join_group", "join_process_group"}
 # Parts of sentences. Words that are common, and right elsewhere, are not among them.
 PHRASES = re.compile(
     r"\b(as of|pass(ed|es)? over|goes on|go on|begun with|drawn weights|laid over|lies? over|made anew|anew|told|"

@@ -25,7 +25,7 @@ from ubend.models.unet import UNet
 from ubend.tasks.fit import assemble, scan
 from ubend.training import loop
 from ubend.training.build import build
-from ubend.training.distributed import ProcessGroup, join_process_group
+from ubend.training.distributed import ProcessGroup, join_processes
 from ubend.training.sync_batch_norm import synchronise_batch_norm
 
 BATCH = 6
@@ -67,7 +67,7 @@ def find(folder: Path, way: str, micro_batch: int, processes: ProcessGroup) -> d
 def main(folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
     found: dict[str, Tensor] = {}
-    with join_process_group() as processes:
+    with join_processes() as processes:
         for way in ("frozen", "synced", "live", "fused"):
             train = UNet.train
             fused.find_kernels = lambda _image, way=way: reference if way == "fused" else None

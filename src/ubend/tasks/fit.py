@@ -58,7 +58,7 @@ from ubend.tasks.report import write_report
 from ubend.tasks.user_settings import read_user_settings, source_name
 from ubend.training.build import ModelSetup, build
 from ubend.training.checkpoint import Saver, TrainingState, load_state, run_bytes, save_state, save_trained
-from ubend.training.distributed import ALONE, ProcessGroup, join_process_group
+from ubend.training.distributed import ALONE, ProcessGroup, join_processes
 from ubend.training.distributed_runtime import DistributedRuntime, EarlySums
 from ubend.training.interrupts import stop_on_signals
 from ubend.training.launcher import process_rank
@@ -149,19 +149,14 @@ def fit(
     own_parts = take_own_parts(flags)
     if out is not None and process_rank().is_first:
         RunFolder(Path(out)).refuse_existing_results()
-    with (
-        join_process_group() as processes,
-        _rank_reporter(processes, reporter) as log,
-        explain_out_of_memory(_no_memory()),
-    ):
+    with join_processes() as processes, _rank_reporter(processes, reporter) as log, explain_out_of_memory(_no_memory()):
         with processes.first_rank_first():  # a named data set is downloaded once
             requested = read_user_settings(folder, recipe, config, settings, flags, log)
         check_tracker(requested.settings.train.track)
         run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(requested.settings))))
         with locked(run.path) if processes.is_first else nullcontext():
-            return _fit(
-                _Session(run, processes, log, show, initial=requested.initial, own_parts=own_parts), requested.settings
-            )
+            session = _Session(run, processes, log, show, initial=requested.initial, own_parts=own_parts)
+            return _fit(session, requested.settings)
 
 
 def resume(
@@ -183,7 +178,7 @@ def resume(
     folder = RunFolder(Path(run))
     started = folder.read_facts()
     settings = make_settings(config=read_config(folder.settings))
-    with join_process_group() as processes, _rank_reporter(processes, reporter) as log:
+    with join_processes() as processes, _rank_reporter(processes, reporter) as log:
         current = (describe_device(processes.pick_device(settings.device)), torch.get_num_threads(), torch.__version__)
         original = (started["device"], started["threads"], started["torch"])
         if original != current:
@@ -199,9 +194,8 @@ def resume(
         with locked(folder.path) if processes.is_first else nullcontext(), explain_out_of_memory(_no_memory()):
             if processes.is_first:
                 folder.clear_leftovers()
-            return _fit(
-                _Session(folder, processes, log, show, resumed=True, own_parts=OwnParts(network, loss)), settings
-            )
+            session = _Session(folder, processes, log, show, resumed=True, own_parts=OwnParts(network, loss))
+            return _fit(session, settings)
 
 
 def _rank_reporter(processes: ProcessGroup, reporter: Reporter | None) -> Reporter:
@@ -240,18 +234,15 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     if session.resumed:
         _restore(session, training.state, plan.train.epochs)
     else:
-        _begin(session, plan, scanned.data, training.state, device, findings)
+        _begin(session, plan, scanned.data, training.state, findings)
     processes.refuse_different(f"{scanned.data.store.hashes}{scanned.data.splits}{plan!r}{training.state.progress}")
     drawing = EpochDrawing(run, scanned.data, training, show=session.show)
     tracked = track_run(plan, run, reporter)
     with tracked, Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
         try:
+            recorder = Recorder(run, saver, reporter, drawing, tracked=tracked, writes=processes.is_first)
             with stop_on_signals(processes) as stop_request:
-                train(
-                    runtime,
-                    Recorder(run, saver, reporter, drawing, tracked=tracked, writes=processes.is_first),
-                    stop_request,
-                )
+                train(runtime, recorder, stop_request)
         except KeyboardInterrupt as interrupt:
             saver.wait()
             _report_interrupted(session, scanned.data, training)
@@ -291,9 +282,7 @@ def scan(
     data = open_dataset(settings, device.type, default_cache(), reporter)
     if split is not None:
         data = data.with_splits_of(split)
-    known = None
-    if pretrained and model.encoder is not None:
-        known = pretrained_normalisation(model.encoder, data.store.channels)
+    known = pretrained_normalisation(str(model.encoder), data.store.channels) if pretrained else None
     return Scan(data, data.facts(device.type, fastest_precision(device), known))
 
 
@@ -334,7 +323,6 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, predictor: Predictor, re
     for line in describe_few(len(pairs), split):
         reporter.report(line)
     indices, store = data.indices(split).tolist(), data.store
-
     whole = bool((store.shapes_hw[indices] == store.native_hw[indices]).all())  # stored images are at full resolution
 
     def take_stored(position: int) -> DecodedImage:  # decoded data, as if read from the files
@@ -393,14 +381,7 @@ def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
         run.trim_timing(len(state.progress.history))
 
 
-def _begin(
-    session: _Session,
-    plan: Plan,
-    data: Dataset,
-    state: TrainingState,
-    device: torch.device,
-    findings: Sequence[Finding],
-) -> None:
+def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, findings: Sequence[Finding]) -> None:
     """Copy the initial model's weights, if there is one, and start the run folder."""
     run, reporter, initial = session.run, session.reporter, session.initial
     kept = [] if initial is None else initialise_from(initial, state, data.labels.names)
@@ -417,7 +398,7 @@ def _begin(
     facts = {
         INITIAL_MODEL: initial and {"path": str(initial.path), "sha256": initial.sha256, "kept": kept},
         "began": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "device": describe_device(device),
+        "device": describe_device(state.sums.device),
         "processes": session.processes.count,
     }
     write_findings(run.findings, findings)

@@ -144,7 +144,7 @@ ALONE = ProcessGroup()
 
 
 @contextmanager
-def join_process_group() -> Iterator[ProcessGroup]:
+def join_processes() -> Iterator[ProcessGroup]:
     """Join the other ranks, if any, until the context ends.
 
     Raises:

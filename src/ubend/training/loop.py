@@ -130,10 +130,7 @@ class Runtime(ABC):
         """(4,) sums, see `TrainingState.sums`, and (n, C, C) confusion matrices of these validation items."""
 
     def training_step(self, step: int) -> None:
-        """The whole step `step`: draw its batch, compute the gradients, update the weights and their EMA.
-
-        The host does not wait for the device.
-        """
+        """A whole step: batch, gradients, update of weights and EMA; the host does not wait for the device."""
         training, state = self.training, self.training.state
         batch = training.batches.draw(step)
         with preserve_rng_state(training):
