@@ -77,6 +77,7 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     init_from: Path | str | None = None,
     show: bool = False,
+    watch: bool = False,
     reporter: "Reporter | None" = None,
 ) -> "FitResult":
     """Train a U-Net on a folder of images and masks, score it, and write model, scores and logs to a run folder.
@@ -146,6 +147,7 @@ def fit(
         settings: dotted key -> value of any setting of docs/settings.md, such as {"train.epochs": 5}.
         init_from: run folder or model file with the initial weights.
         show: also display each epoch's panel, in a notebook or a window.
+        watch: show curves and panels on a page at 127.0.0.1 while training; its address is reported.
         reporter: reports notes, choices and epochs; None: prints them, as the command does.
     Returns:
         The run folder, and the scores on the test split.
@@ -165,6 +167,7 @@ def fit(
         config=config,
         settings=settings,
         show=show,
+        watch=watch,
         reporter=reporter,
         images=images,
         masks=masks,
@@ -208,6 +211,7 @@ def resume(
     loss: "LossFunction | None" = None,
     gpus: int | None = None,
     show: bool = False,
+    watch: bool = False,
     reporter: "Reporter | None" = None,
 ) -> "FitResult":
     """Resume an interrupted training, as if it had not been interrupted; a finished one is scored again.
@@ -218,6 +222,7 @@ def resume(
         loss: your own loss function, if the run was started with one.
         gpus: see `fit`.
         show: also display each epoch's panel.
+        watch: show curves and panels on a local page, see `ubend.fit`.
         reporter: reports notes and epochs; None: prints them, as the command does.
     Raises:
         OutputError: there is no run to resume, or it is from an older version.
@@ -226,7 +231,7 @@ def resume(
     """
     from ubend.tasks.several import resume as run_resume
 
-    result = run_resume(run, network=network, loss=loss, gpus=gpus, show=show, reporter=reporter)
+    result = run_resume(run, network=network, loss=loss, gpus=gpus, show=show, watch=watch, reporter=reporter)
     _report_one_class(result.scores, reporter)
     return result
 

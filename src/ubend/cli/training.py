@@ -62,12 +62,14 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
 )
 @option("--from", "init_from", type=PATH, metavar="MODEL", help=later("Initialise from a trained model."))
 @option("--show", is_flag=True, help=later("Display the panel of each epoch."))
+@option("--watch", is_flag=True, help=later("Show curves and images on a local page while training."))
 @option("--resume", "resumed", type=PATH, metavar="RUN", help=later("Resume an interrupted run."))
 def fit(
     folder: Path | None,
     config: Path | None,
     assignments: tuple[str, ...],
     show: bool,
+    watch: bool,
     resumed: Path | None,
     gpus: int | None,
     **flags: Any,
@@ -81,7 +83,10 @@ def fit(
         given = [name for name, value in flags.items() if value is not None]
         if folder is not None or config is not None or assignments or given:
             raise click.UsageError(
-                _("--resume uses the run's own folder and settings; only --show and --gpus can be given with it")
+                _(
+                    "--resume uses the run's own folder and settings; only --show, --watch and --gpus can be given "
+                    "with it"
+                )
             )
         config = resumed / "settings.toml"
     settings = dict(parse_assignment(text) for text in assignments)
@@ -90,14 +95,13 @@ def fit(
         context = click.get_current_context()
         context.exit(launch_ranks(gpus, context.meta[ARGUMENTS]))
     prepare(resumed is not None or bool(flags["deterministic"]))  # deterministic mode is harmless for other runs
-    task, more = import_module("ubend.tasks.several" if several else "ubend.tasks.fit"), {}
-    if several:
-        more["gpus"] = gpus
+    task = import_module("ubend.tasks.several" if several else "ubend.tasks.fit")
+    more = {"show": show, "watch": watch} | ({"gpus": gpus} if several else {})
     with make_reporter() as reporter:
         if resumed is not None:
-            result = task.resume(resumed, show=show, reporter=reporter, **more)
+            result = task.resume(resumed, reporter=reporter, **more)
         else:
-            words = {"recipe": flags.pop("recipe"), "config": config, "settings": settings, "show": show}
+            words = {"recipe": flags.pop("recipe"), "config": config, "settings": settings}
             result = task.fit(folder, flags.pop("out"), reporter=reporter, **words, **flags, **more)
         report_result(reporter, result.run, result.scores)
 

@@ -1,6 +1,5 @@
 """The findings of the dataset doctor as one HTML page, with thumbnails, that needs no other file."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,16 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ubend.core.files import write_text
-from ubend.core.i18n import current_language
 from ubend.doctor.finding import Finding
 from ubend.doctor.inspection import Inspection, shrink, to_bytes
 from ubend.doctor.report import describe_counts, describe_evidence, name_check, name_files, name_grade
 from ubend.drawing.encoding import image_uri
+from ubend.tasks.pages import render_page
 
 _SIDE_PX = 192  # long side of a thumbnail
 _IMAGES = 4  # of a finding
 _OUTLINE = (0, 230, 60)
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # in names; not allowed in HTML
 
 
 class _Entry(NamedTuple):
@@ -42,8 +40,6 @@ def write_page(path: Path, title: str, findings: Sequence[Finding], inspection: 
     Raises:
         OutputError: it cannot be written.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     numbers = dict[Path, int]()
     for number in range(len(inspection) if inspection else 0):
         assert inspection is not None
@@ -62,17 +58,8 @@ def write_page(path: Path, title: str, findings: Sequence[Finding], inspection: 
                 images,
             )
         )
-    environment = Environment(
-        loader=PackageLoader("ubend.tasks", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("doctor.html").render(
-        title=title, counts=describe_counts(findings), entries=entries, language=current_language()
-    )
-    write_text(path, _CONTROL.sub("\ufffd", page))
+    page = render_page("doctor.html", title=title, counts=describe_counts(findings), entries=entries)
+    write_text(path, page)
 
 
 def _draw(inspection: Inspection, number: int) -> tuple[str, str]:

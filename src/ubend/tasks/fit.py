@@ -56,6 +56,7 @@ from ubend.tasks.data import describe_choices, report_dataset
 from ubend.tasks.fit_result import FitResult
 from ubend.tasks.report import write_report
 from ubend.tasks.user_settings import read_user_settings, source_name
+from ubend.tasks.watch import watch_page
 from ubend.training.build import ModelSetup, build
 from ubend.training.checkpoint import Saver, TrainingState, load_state, run_bytes, save_state, save_trained
 from ubend.training.distributed import ALONE, ProcessGroup, join_processes
@@ -94,6 +95,7 @@ class _Session:
         processes: the processes that train together.
         reporter: reports progress.
         show: display each epoch's panel.
+        watch: show the training on a local page.
         resumed: whether this resumes a run.
         initial: the model to initialise from, if any.
         own_parts: the user's own network and loss.
@@ -103,6 +105,7 @@ class _Session:
     processes: ProcessGroup
     reporter: Reporter
     show: bool
+    watch: bool = False
     resumed: bool = False
     initial: InitialModel | None = None
     own_parts: OwnParts = NO_PARTS
@@ -116,6 +119,7 @@ def fit(
     config: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     show: bool = False,
+    watch: bool = False,
     reporter: Reporter | None = None,
     **flags: Any,
 ) -> FitResult:
@@ -132,6 +136,7 @@ def fit(
         config: a TOML file of settings.
         settings: dotted key -> value of any settings, such as {"train.learning_rate": 3e-4}.
         show: also display each epoch's panel.
+        watch: show curves and panels on a local page while training.
         flags: the other keywords of `ubend.fit`: images, masks, groups (arrays: `arrays_to_files`), network
             (`CustomNetwork`), loss (a function: `CustomLoss`), split, classes, size, ...
     Raises:
@@ -155,7 +160,7 @@ def fit(
         check_tracker(requested.settings.train.track)
         run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(requested.settings))))
         with locked(run.path) if processes.is_first else nullcontext():
-            session = _Session(run, processes, log, show, initial=requested.initial, own_parts=own_parts)
+            session = _Session(run, processes, log, show, watch, initial=requested.initial, own_parts=own_parts)
             return _fit(session, requested.settings)
 
 
@@ -165,6 +170,7 @@ def resume(
     network: nn.Module | None = None,
     loss: LossFunction | None = None,
     show: bool = False,
+    watch: bool = False,
     reporter: Reporter | None = None,
 ) -> FitResult:
     """Resume an interrupted training, as if it had not been interrupted.
@@ -194,7 +200,7 @@ def resume(
         with locked(folder.path) if processes.is_first else nullcontext(), explain_out_of_memory(_no_memory()):
             if processes.is_first:
                 folder.clear_leftovers()
-            session = _Session(folder, processes, log, show, resumed=True, own_parts=OwnParts(network, loss))
+            session = _Session(folder, processes, log, show, watch, resumed=True, own_parts=OwnParts(network, loss))
             return _fit(session, settings)
 
 
@@ -238,7 +244,8 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     processes.refuse_different(f"{scanned.data.store.hashes}{scanned.data.splits}{plan!r}{training.state.progress}")
     drawing = EpochDrawing(run, scanned.data, training, show=session.show)
     tracked = track_run(plan, run, reporter)
-    with tracked, Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
+    watched = watch_page(run, plan.train.epochs, reporter) if session.watch and processes.is_first else nullcontext()
+    with watched, tracked, Saver(run.state_path, partial(save_trained, run.model_path, built.bundle)) as saver:
         try:
             recorder = Recorder(run, saver, reporter, drawing, tracked=tracked, writes=processes.is_first)
             with stop_on_signals(processes) as stop_request:

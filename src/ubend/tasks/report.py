@@ -1,18 +1,17 @@
 """The report of a run, or the comparison of several: one HTML file that needs no other files."""
 
 import functools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.errors import SettingError, UbendError
 from ubend.core.files import refuse_existing, write_text
-from ubend.core.i18n import _, current_language
+from ubend.core.i18n import _
 from ubend.drawing.calibration import draw_calibration
 from ubend.drawing.curves import draw_curve_svgs
 from ubend.drawing.encoding import image_uri, svg_uri
@@ -23,16 +22,13 @@ from ubend.inference.predictor import Predictor, load
 from ubend.io.images import load_image, resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.layouts.pairs import Pair
+from ubend.tasks.pages import render_page
 from ubend.tasks.report_facts import RunFacts, choose_examples, different_settings, read_facts
 from ubend.tasks.report_figures import Example, Figure
 from ubend.tasks.report_missed import LargestMissed, draw_missed
 from ubend.tasks.show import draw_error_map, error_legend, read_small
 from ubend.training.run_folder import RunFolder
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # not allowed in HTML, but possible in file names
 _CHANGED = 3  # images with the largest differences, for each pair of runs and each direction
 
 
@@ -91,7 +87,7 @@ def write_report(
         page = _describe_run(paths[0], lambda: predictor or load(paths[0], device))
     else:
         page = _describe_comparison(paths, device)
-    write_text(target, _render(page))
+    write_text(target, render_page("report.html", page=page, draw_figures=_draw_figures))
     return target
 
 
@@ -268,22 +264,3 @@ def _draw_figures(facts: RunFacts) -> tuple[list[Figure], Figure | None]:
     alt = _("calibration plot: share of correct pixels over the probability; expected calibration error {error:.3f}")
     uri = svg_uri(draw_calibration(facts.calibration))
     return curves, Figure(_("calibration"), alt.format(error=facts.expected_error), uri)
-
-
-def _render(page: Page) -> str:
-    return _CONTROL.sub("\ufffd", _template().render(page=page, language=current_language()))
-
-
-@functools.cache
-def _template() -> "Template":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("ubend.tasks", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"_": _, "draw_figures": _draw_figures}
-    return environment.get_template("report.html")

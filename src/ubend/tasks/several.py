@@ -32,13 +32,18 @@ from ubend.training.trackers import check_tracker
 def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any) -> FitResult:
     """Train one model (see `ubend.tasks.fit.fit`), or several; for `gpus` see `resume`."""
     options = {key: value for key, value in options.items() if value is not None}
-    gpus, show, log = (options.pop(key, None) for key in ("gpus", "show", "reporter"))
+    gpus, show, watch, log = (options.pop(key, None) for key in ("gpus", "show", "watch", "reporter"))
     named = {key: options.pop(key, None) for key in ("recipe", "config", "settings")}
     kind = asks_for_several(folder, named["config"], named["settings"], options)
     if kind is None:
+<<<<<<< HEAD
         return single_fit.fit(folder, out, show=bool(show), reporter=log, gpus=gpus, **named, **options)
+=======
+        return one.fit(folder, out, show=bool(show), watch=bool(watch), reporter=log, gpus=gpus, **named, **options)
+>>>>>>> 071c4b7 (ubend fit --watch: a local page with curves, Dice and images while training)
     reporter = log or Reporter()
     refuse_ranks(kind)
+    _refuse_watch(watch)
     if options.pop("network", None) is not None or callable(options.get("loss")):
         line = _(
             "your own network or loss cannot be combined with folds, leave_out, seeds or effort best; leave these out"
@@ -72,7 +77,13 @@ def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any
 
 
 def resume(
-    run: Path | str, *, gpus: int | None = None, show: bool = False, reporter: Reporter | None = None, **own_parts: Any
+    run: Path | str,
+    *,
+    gpus: int | None = None,
+    show: bool = False,
+    watch: bool = False,
+    reporter: Reporter | None = None,
+    **own_parts: Any,
 ) -> FitResult:
     """Resume an interrupted training, as if it had not been interrupted; of several models, the unfinished ones.
 
@@ -92,8 +103,13 @@ def resume(
                 "start your script with torchrun"
             )
             raise SettingError(line.format(count=gpus), key="--gpus")
+<<<<<<< HEAD
         return single_fit.resume(run, show=show, reporter=reporter, **own_parts)
+=======
+        return one.resume(run, show=show, watch=watch, reporter=reporter, **own_parts)
+>>>>>>> 071c4b7 (ubend fit --watch: a local page with curves, Dice and images while training)
     refuse_ranks(kind)
+    _refuse_watch(watch)
     if not whole.facts.is_file():
         whole.read_facts()  # raises an error that explains it
     settings = make_settings(config=read_config(whole.settings))
@@ -103,6 +119,12 @@ def resume(
         several: Several = open_several(whole, settings, reporter)
         several.whole.with_splits_of(read_text(whole.data))  # refuses images that have changed
         return _run(several, gpus or 1, show, reporter)
+
+
+def _refuse_watch(watch: bool | None) -> None:
+    if watch:
+        line = _("--watch shows one training; leave it out with --folds, --leave-out, --seeds and --effort best")
+        raise SettingError(line, key="--watch")
 
 
 def _begin(several: Several) -> None:
