@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import ubend
 from support.discs import make_discs, open_folder
 from support.refusal import check, raises, refused_once
 from support.training import Listener, make_runtime
@@ -135,7 +136,7 @@ def raise_out_of_memory(*_args: object) -> None:
 
 def test_python_does_not_start_processes(discs: Path) -> None:
     with raises(SettingError, key="--gpus", named=["`ubend fit ... --gpus 2`"]):
-        fit(discs, gpus=2)
+        ubend.fit(discs, gpus=2)
 
 
 # ------------------------------------------------------------------------------------------------ several processes

@@ -31,7 +31,7 @@ from ubend.accel.captured import capture_steps
 from ubend.accel.warmup import warmed_up
 from ubend.core.autoconfig import choose_network, resolve
 from ubend.core.device import describe_device, explain_out_of_memory, fastest_precision, prepare_process, set_up
-from ubend.core.errors import DataError, SettingError
+from ubend.core.errors import DataError
 from ubend.core.files import DiskRequirement, check_disk_space, default_cache, read_text, write_json
 from ubend.core.i18n import _
 from ubend.core.lock import locked
@@ -142,15 +142,6 @@ def fit(
     Raises:
         UbendError: bad input; the message says what, where, and how to fix it.
     """
-    gpus = flags.pop("gpus", None)
-    if gpus not in (None, 1, process_rank().count):
-        raise SettingError(
-            _(
-                "gpus: Python cannot start the processes; use the command line, `ubend fit ... --gpus {count}`, or "
-                "start your script with torchrun"
-            ).format(count=gpus),
-            key="--gpus",
-        )
     own_parts = take_own_parts(flags)
     if out is not None and process_rank().is_first:
         RunFolder(Path(out)).refuse_existing_results()

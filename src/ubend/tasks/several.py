@@ -36,11 +36,8 @@ def fit(folder: Path | str | None, out: Path | str | None = None, **options: Any
     named = {key: options.pop(key, None) for key in ("recipe", "config", "settings")}
     kind = asks_for_several(folder, named["config"], named["settings"], options)
     if kind is None:
-<<<<<<< HEAD
-        return single_fit.fit(folder, out, show=bool(show), reporter=log, gpus=gpus, **named, **options)
-=======
-        return one.fit(folder, out, show=bool(show), watch=bool(watch), reporter=log, gpus=gpus, **named, **options)
->>>>>>> 071c4b7 (ubend fit --watch: a local page with curves, Dice and images while training)
+        _refuse_starting_processes(gpus)
+        return single_fit.fit(folder, out, show=bool(show), watch=bool(watch), reporter=log, **named, **options)
     reporter = log or Reporter()
     refuse_ranks(kind)
     _refuse_watch(watch)
@@ -97,17 +94,8 @@ def resume(
     whole, reporter = RunFolder(Path(run)), reporter or Reporter()
     kind = asks_for_several(None, whole.settings)
     if kind is None:
-        if gpus not in (None, process_rank().count):
-            line = _(
-                "gpus: Python cannot start the processes; use the command line, `ubend fit ... --gpus {count}`, or "
-                "start your script with torchrun"
-            )
-            raise SettingError(line.format(count=gpus), key="--gpus")
-<<<<<<< HEAD
-        return single_fit.resume(run, show=show, reporter=reporter, **own_parts)
-=======
-        return one.resume(run, show=show, watch=watch, reporter=reporter, **own_parts)
->>>>>>> 071c4b7 (ubend fit --watch: a local page with curves, Dice and images while training)
+        _refuse_starting_processes(gpus)
+        return single_fit.resume(run, show=show, watch=watch, reporter=reporter, **own_parts)
     refuse_ranks(kind)
     _refuse_watch(watch)
     if not whole.facts.is_file():
@@ -119,6 +107,15 @@ def resume(
         several: Several = open_several(whole, settings, reporter)
         several.whole.with_splits_of(read_text(whole.data))  # refuses images that have changed
         return _run(several, gpus or 1, show, reporter)
+
+
+def _refuse_starting_processes(gpus: int | None) -> None:
+    if gpus not in (None, 1, process_rank().count):
+        line = _(
+            "gpus: Python cannot start the processes; use the command line, `ubend fit ... --gpus {count}`, or "
+            "start your script with torchrun"
+        )
+        raise SettingError(line.format(count=gpus), key="--gpus")
 
 
 def _refuse_watch(watch: bool | None) -> None:
