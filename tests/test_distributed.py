@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import ubend
 from support.discs import make_discs, open_folder
 from support.refusal import check, raises, refused_once
 from support.training import Listener, make_runtime
@@ -26,7 +25,7 @@ from ubend.dataset.batches import TrainingBatches
 from ubend.dataset.sources import WholeImages
 from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED
-from ubend.tasks.fit import fit
+from ubend.tasks.several import fit
 from ubend.training import launcher as launch
 from ubend.training.distributed import ALONE, ProcessGroup, Vote
 from ubend.training.loop import PlainRuntime
@@ -136,7 +135,7 @@ def raise_out_of_memory(*_args: object) -> None:
 
 def test_python_does_not_start_processes(discs: Path) -> None:
     with raises(SettingError, key="--gpus", named=["`ubend fit ... --gpus 2`"]):
-        ubend.fit(discs, gpus=2)
+        fit(discs, gpus=2)
 
 
 # ------------------------------------------------------------------------------------------------ several processes
