@@ -17,7 +17,6 @@ TORCH_FREE = ["portable", "core", "io", "labels", "layouts", "metrics", "drawing
 TORCH_FREE_MODULES = [
     "api",
     "evaluation.report",
-    "inference.postprocess",
     "tasks.options",
     "tasks.reading",
     "dataset.scan",

@@ -40,7 +40,6 @@ from ubend.dataset.splits import split_pairs
 from ubend.dataset.store import read_class_map
 from ubend.dataset.unpack import Limits, unpack
 from ubend.inference.ensemble import load
-from ubend.inference.postprocess import parse_areas, parse_thresholds
 from ubend.inference.predictor import Predictor
 from ubend.instances.truth import find_truth, read_truth
 from ubend.io.images import Sizing, read_image
@@ -57,6 +56,7 @@ from ubend.layouts.pairs import Pair
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
 from ubend.portable.decode import read_header
+from ubend.portable.postprocess import parse_areas, parse_thresholds
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.runs import read_summary
 from ubend.tasks.user_settings import parse_skips

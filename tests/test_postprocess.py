@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from support.refusal import raises
 from ubend.core.errors import SettingError
-from ubend.inference.postprocess import (
+from ubend.portable.postprocess import (
     PostprocessOptions,
     apply_thresholds,
     drop_small_regions,

@@ -21,11 +21,11 @@ from support.models import make_bundle, prob_of
 from support.refusal import check, contents, refused, refused_once
 from ubend.core import files
 from ubend.core.errors import DataError, FilesError, ModelFileError, OutputError, SettingError
-from ubend.inference.postprocess import PostprocessOptions, postprocess
 from ubend.io.images import Sizing, read_image
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
+from ubend.portable.postprocess import PostprocessOptions, postprocess
 from ubend.tasks import predict as job
 
 

@@ -20,7 +20,6 @@ from ubend.core.errors import DataError, PairError
 from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.inference.postprocess import PostprocessOptions, postprocess
 from ubend.inference.predictor import Predictor
 from ubend.instances.instances import Objects
 from ubend.instances.truth import keep_valid
@@ -31,6 +30,7 @@ from ubend.labels.class_table import IGNORED
 from ubend.models.model_file import Bundle, save_bundle
 from ubend.portable import images
 from ubend.portable.decode import read_header
+from ubend.portable.postprocess import PostprocessOptions, postprocess
 
 Pixels = NDArray[Any]
 NODATA = 42113

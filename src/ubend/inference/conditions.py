@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ubend.inference.ensemble import Ensemble, Member, load
-from ubend.inference.postprocess import PostprocessOptions, parse_areas, parse_thresholds, postprocess
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Predictor, fetch
 from ubend.io.images import LoadedImage
 from ubend.labels.class_table import IGNORED
 from ubend.portable.input_checks import refuse_other_kind
+from ubend.portable.postprocess import PostprocessOptions, parse_areas, parse_thresholds, postprocess
 from ubend.portable.raster import Header
 from ubend.portable.tiling import TileSource
 

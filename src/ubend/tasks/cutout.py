@@ -20,9 +20,9 @@ from ubend.drawing.overlay import Color, to_rgb
 from ubend.drawing.panels import save_png
 from ubend.inference.conditions import Conditions, MaskPredictor, MaskResult, load_mask_predictor
 from ubend.inference.describe import describe_masks
-from ubend.inference.postprocess import find_class, split_number
 from ubend.io.images import read_image
 from ubend.labels.class_table import IGNORED, background_class
+from ubend.portable.postprocess import find_class, split_number
 from ubend.tasks.expand import say_deeper
 from ubend.tasks.file_jobs import ImageJob, run_jobs
 from ubend.tasks.record import Record

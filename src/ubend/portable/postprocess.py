@@ -10,14 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 
-from ubend.core.errors import SettingError
-from ubend.core.i18n import _
-from ubend.labels.class_table import IGNORED, background_class
-
-_CORNERS = np.ones((3, 3), bool)  # 8-connectivity
+from .class_table import IGNORED, background_class
+from .errors import SettingError
+from .i18n import _
+from .regions import label_regions
 
 
 @dataclass(frozen=True)
@@ -96,9 +94,8 @@ def fill_holes(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> None:
         limits: class index -> maximum area of a hole to fill, px.
     """
     for index, limit in sorted(limits.items()):
-        holes, count = scipy.ndimage.label(mask != index)
-        filled = np.bincount(holes.reshape(-1), minlength=count + 1) <= limit
-        filled[0] = False  # the class itself
+        holes, is_other = label_regions(mask != index, corners=False)
+        filled = is_other & (np.bincount(holes.reshape(-1)) <= limit)
         for rim in (holes[0], holes[-1], holes[:, 0], holes[:, -1], holes[mask == IGNORED]):
             filled[rim] = False
         mask[filled[holes]] = index
@@ -116,7 +113,7 @@ def drop_small_regions(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> 
         limits: class index -> minimum area of a region, px.
     """
     while True:
-        parts, classes = _label_regions(mask)
+        parts, classes = label_regions(mask, corners=True)
         areas = np.bincount(parts.reshape(-1), minlength=len(classes))
         minimum = np.array([limits.get(index, 0) for index in range(int(classes.max()) + 1)])
         small = areas < minimum[classes]
@@ -139,18 +136,6 @@ def drop_small_regions(mask: NDArray[np.uint8], limits: Mapping[int, float]) -> 
         becomes = classes.copy()
         becomes[going] = borders.reshape(len(going), maximum).argmax(axis=1)
         mask[:] = becomes[parts]
-
-
-def _label_regions(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """((H, W) index of the region of each pixel, (regions,) class of each region)."""
-    parts = np.zeros(mask.shape, np.int32)
-    classes: list[int] = []
-    for index in np.unique(mask):
-        region = mask == index
-        components, count = scipy.ndimage.label(region, _CORNERS)
-        parts[region] = components[region] + (len(classes) - 1)
-        classes += [int(index)] * count
-    return parts, np.array(classes, np.uint8)
 
 
 def _find_borders(parts: NDArray[np.int32], small: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
