@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 import ubend
-from ubend.core.device import describe_device, is_out_of_memory, pick_device, prepare_process, set_up
+from ubend.core.device import describe_device, pick_device, prepare_process, set_up
+from ubend.portable.errors import is_out_of_memory
 
 Row = dict[str, Any]
 Tuning = Literal["ubend", "none", "all"]

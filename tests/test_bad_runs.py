@@ -17,7 +17,7 @@ from support.commands import succeed
 from support.refusal import TINY, check, contents, raises, refused, refused_once
 from ubend.cli.app import main
 from ubend.core.errors import DataError, ModelFileError, OutputError, TrainingError
-from ubend.core.lock import LOCK
+from ubend.portable.lock import LOCK
 
 
 @contextlib.contextmanager

@@ -21,9 +21,9 @@ from ubend.core.settings import make_settings
 from ubend.dataset.augment import sample_warps
 from ubend.dataset.dataset import open_dataset
 from ubend.dataset.scan import agree_channels, read_headers
-from ubend.drawing.overlay import to_rgb
 from ubend.io.images import read_image
 from ubend.layouts.folder import read_folder
+from ubend.portable.overlay import to_rgb
 
 KINDS = [(5, "uint16"), (2, "float32"), (16, "uint8"), (1, "uint8"), (3, "uint16")]
 

@@ -18,12 +18,12 @@ from PIL import Image
 
 from support.discs import make_discs
 from support.refusal import check, refused_once
-from ubend._version import __version__
 from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.drawing.panels import draw_grid
 from ubend.io import file_cache
 from ubend.models.model_file import load_bundle, save_bundle
+from ubend.portable.version import __version__
 from ubend.tasks import show as show_task
 
 TINY = ["--size", "32", "--width", "4", "--epochs", "3", "--batch", "8", "--device", "cpu"]

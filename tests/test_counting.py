@@ -23,10 +23,10 @@ from support.refusal import check, contents, raises, refused, refused_once
 from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
 from ubend.core.errors import DataError, FilesError, MissingPackageError, OutputError, Problem, SettingError, UbendError
-from ubend.inference.conditions import Conditions
 from ubend.instances.truth import find_truth, read_truth, score, score_lines
 from ubend.io.pixel_size import read_spatial_info
 from ubend.metrics.panoptic import Quality, compare_objects
+from ubend.portable.conditions import Conditions
 
 TWO = np.zeros((40, 48), np.uint8)
 TWO[5:15, 5:15] = TWO[5:15, 20:40] = 1

@@ -17,13 +17,13 @@ from support.discs import draw_disc
 from support.models import prob_of
 from support.refusal import check, contents, raises, refused, refused_once
 from ubend.cli.app import main
-from ubend.core import files
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.inference import ensemble
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, save_bundle
 from ubend.models.unet import UNet
+from ubend.portable import files
 from ubend.tasks.cutout import extend_colors, make_alpha, parse_classes, weigh_classes
 
 probabilities = arrays.arrays(

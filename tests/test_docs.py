@@ -4,8 +4,8 @@ import re
 
 import settings_page
 from support import ROOT
-from ubend._version import __version__
 from ubend.core.settings import known_keys
+from ubend.portable.version import __version__
 
 
 def test_every_setting_has_a_description() -> None:

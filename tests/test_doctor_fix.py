@@ -15,7 +15,6 @@ import synthetic_faults
 from support.annotated import coco_in_annotations
 from support.refusal import contents
 from ubend.cli.app import main
-from ubend.core import files
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings
@@ -23,6 +22,7 @@ from ubend.doctor.mask_repair import snap_values
 from ubend.doctor.repairs import REPAIRS
 from ubend.doctor.values import KnownValues
 from ubend.labels.label_values import LabelArray, ValueKind
+from ubend.portable import files
 from ubend.tasks import doctor_fix
 from ubend.tasks.doctor import examine_data
 

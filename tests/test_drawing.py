@@ -22,9 +22,10 @@ from support.refusal import raises
 from ubend.core.errors import OutputError
 from ubend.drawing import curves, panels
 from ubend.drawing.curves import draw_curves
-from ubend.drawing.overlay import ERROR_COLORS, IGNORED_COLOR, _outline, color_mask, draw_errors, overlay_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_image
+from ubend.drawing.panels import draw_grid, show_image
 from ubend.labels.class_table import IGNORED, default_colors
+from ubend.portable.images import save_png
+from ubend.portable.overlay import ERROR_COLORS, IGNORED_COLOR, _outline, color_mask, draw_errors, overlay_mask, to_rgb
 
 COLORS = ((0, 0, 0), (230, 159, 0), (86, 180, 233))
 
@@ -404,7 +405,7 @@ def test_curves_need_an_epoch(tmp_path: Path) -> None:
 
 def test_heavy_libraries_are_not_imported() -> None:
     code = (
-        "import sys, numpy, ubend.drawing.overlay, ubend.drawing.panels, ubend.drawing.curves\n"
+        "import sys, numpy, ubend.portable.overlay, ubend.drawing.panels, ubend.drawing.curves\n"
         "ubend.drawing.panels.draw_grid([[numpy.zeros((8, 8, 3), numpy.uint8)]], ['heading'])\n"
         "print(*(name for name in ('torch', 'matplotlib', 'IPython') if name in sys.modules))"
     )

@@ -14,13 +14,14 @@ import ubend
 from support.models import prob_of
 from support.refusal import raises
 from ubend.core.errors import DataError, ModelFileError, SettingError
-from ubend.inference.ensemble import MIRRORED, PLAIN, SQUARE, Ensemble, Member, View, find_views, load
+from ubend.inference.ensemble import Ensemble, find_views, load
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.segmentation_net import SegmentationNet
 from ubend.models.unet import UNet
+from ubend.portable.ensemble import MIRRORED, PLAIN, SQUARE, Member, View
 from ubend.tasks.fit import fit
 
 views = st.sampled_from(SQUARE)

@@ -15,9 +15,9 @@ from support.models import make_bundle, save_model
 from ubend.core.files import default_cache
 from ubend.core.progress import Reporter
 from ubend.dataset.dataset import Dataset, open_dataset
-from ubend.dataset.extreme_values import find_normal_range
-from ubend.inference.extremes import ExtremeValues
-from ubend.tasks import predict
+from ubend.portable import mask_job
+from ubend.portable.extreme_values import find_normal_range
+from ubend.portable.extremes import ExtremeValues
 from ubend.tasks.user_settings import read_user_settings
 
 
@@ -123,7 +123,7 @@ MIN = -1e30
 def test_predictions_say_it(words: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of nodata in a corner or nearly everywhere, and of a hot pixel; also where an image is read by rows."""
     if "--tiles" in words:
-        monkeypatch.setattr(predict, "_LARGE_PIXELS", 100)
+        monkeypatch.setattr(mask_job, "_LARGE_PIXELS", 100)
     bad = write_images(tmp_path / "bad", {"good": (200, 4), "corner": (MIN, 4), "most": (MIN, 30), "hot": (1e7, 1)})
     clean = write_images(tmp_path / "clean", {"good": (200, 4), "bright": (3000, 4), "dark": (-3000, 30)})
     for folder, named in ((bad, "corner.tif, hot.tif, most.tif"), (clean, None)):

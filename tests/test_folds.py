@@ -32,12 +32,13 @@ from ubend.core.autoconfig import choose_folds
 from ubend.core.errors import DataError, ModelFileError, SettingError, TrainingError
 from ubend.core.settings import make_settings
 from ubend.dataset.splits import cut_folds
-from ubend.inference.ensemble import MIRRORED, PLAIN, SQUARE, Ensemble, Member
+from ubend.inference.ensemble import Ensemble
 from ubend.inference.predictor import Logits, Predictor
 from ubend.labels.class_table import make_label_map
 from ubend.layouts.pairs import SplitName
 from ubend.models.ensemble_net import EnsembleNet, ViewKind
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
+from ubend.portable.ensemble import MIRRORED, PLAIN, SQUARE, Member
 from ubend.portable.tiling import TileSource
 from ubend.tasks import folds as tasks
 from ubend.training.run_folder import RunFolder

@@ -107,7 +107,7 @@ def test_leftovers_of_a_killed_process_go(tmp_path: Path) -> None:
 
 def test_leftovers_of_many_files_are_found_in_one_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a folder of 10,000 masks is listed 20,000 times before the first is written."""
-    from ubend.core import files
+    from ubend.portable import files
 
     listed, list_folder = list[Path](), os.listdir
     monkeypatch.setattr(files.os, "listdir", lambda folder: (listed.append(folder), list_folder(folder))[1])

@@ -54,7 +54,9 @@ def test_portable_modules_import_their_neighbours_and_three_libraries() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.level:
                 assert node.level == 1, f"{path}:{node.lineno}"
-                assert (SOURCE / "portable" / f"{node.module}.py").is_file(), f"{path}:{node.lineno}"
+                modules = [node.module] if node.module else [alias.name for alias in node.names]
+                for name in modules:
+                    assert (SOURCE / "portable" / f"{name}.py").is_file(), f"{path}:{node.lineno}"
         for node in tree.body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []

@@ -16,11 +16,12 @@ from support.discs import make_discs
 from support.refusal import raises
 from support.training import MODERN, TUTORIAL, Listener, contents, press_once
 from ubend.accel.folded import FoldedUNet
-from ubend.core.device import attempt, is_out_of_memory
+from ubend.core.device import attempt
 from ubend.core.errors import OutputError, SettingError
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
 from ubend.models.unet import UNet
+from ubend.portable.errors import is_out_of_memory
 from ubend.tasks import fit as job
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.training.loop import Training

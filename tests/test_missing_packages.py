@@ -16,8 +16,7 @@ from support.models import save_model
 from support.refusal import TINY, check, invoke, raises, refused_once
 from support.scans import SEEN, write_nifti, write_slice
 from ubend.core.errors import DataError, MissingPackageError
-from ubend.io.images import load_image, read_image
-from ubend.io.row_windows import read_into_array
+from ubend.io.images import load_image, read_image, read_into_array
 from ubend.io.scans import read_scan
 
 IMAGECODECS: dict[str, Any] = {"key": "imagecodecs", "named": ["pip install imagecodecs"]}

@@ -9,8 +9,8 @@ import pytest
 
 from support.refusal import contents, invoke, refused
 from ubend.core.errors import DataError, FilesError, OutputError
-from ubend.inference.conditions import MaskPredictor
-from ubend.tasks import file_jobs
+from ubend.portable import file_jobs
+from ubend.portable.conditions import MaskPredictor
 
 COMMANDS = {"predict": [], "objects": ["--method", "parts"], "cutout": []}
 FAILURES = [MemoryError(), OSError(5, "Input/output error"), ValueError("bad"), RecursionError(), KeyError("x")]
@@ -56,7 +56,7 @@ def inject(patch: pytest.MonkeyPatch, stage: str, bad: Path, failure: Exception)
     if stage == "predict":
         real = MaskPredictor.predict
 
-        def predict(masks: MaskPredictor, images: Any, **how: Any) -> Iterator[Any]:
+        def predict(masks: MaskPredictor[Any], images: Any, **how: Any) -> Iterator[Any]:
             def given() -> Iterator[Any]:
                 for key, image in images:
                     if key[0] == numbers[0]:

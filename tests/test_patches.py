@@ -349,7 +349,7 @@ def test_large_images_are_laid_down_by_rows(tmp_path: Path, suffix: str, monkeyp
         Image.fromarray((255 * (rng.random((h, w)) < 0.3)).astype(np.uint8)).save(tmp_path / f"masks/{k}.png")
     at_once = open_folder(tmp_path, tmp_path / "one", Sizing(None, True, 3))
     monkeypatch.setattr("ubend.dataset.store._LARGE_PIXELS", 0)
-    monkeypatch.setattr("ubend.io.row_windows._ROWS_PIXELS", 5000)
+    monkeypatch.setattr("ubend.io.images._ROWS_PIXELS", 5000)
     by_rows = open_folder(tmp_path, tmp_path / "other", Sizing(None, True, 3))
     assert at_once.folder != by_rows.folder
     np.testing.assert_array_equal(at_once.images, by_rows.images)

@@ -19,14 +19,14 @@ from support.commands import predict
 from support.geotiff import GEO
 from support.models import make_bundle, prob_of
 from support.refusal import check, contents, refused, refused_once
-from ubend.core import files
 from ubend.core.errors import DataError, FilesError, ModelFileError, OutputError, SettingError
 from ubend.io.images import Sizing, read_image
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.unet import UNet
+from ubend.portable import files
+from ubend.portable import mask_job as job
 from ubend.portable.postprocess import PostprocessOptions, postprocess
-from ubend.tasks import predict as job
 
 
 def masks(out: Path) -> list[str]:
@@ -144,7 +144,7 @@ def test_bad_tiles(good: Path, images: Path, tmp_path: Path) -> None:
 def large(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A georeferenced TIFF of 300 x 260 px that counts as large, its pixels discs."""
     monkeypatch.setattr(job, "_LARGE_PIXELS", 5000)
-    monkeypatch.setattr("ubend.tasks.shares._ROWS", 100)
+    monkeypatch.setattr("ubend.portable.shares._ROWS", 100)
     rows = [
         np.hstack([np.asarray(Image.open(images / f"disc{r * 6 + c:02d}.png")) for c in range(6)]) for r in range(4)
     ]
@@ -375,10 +375,10 @@ def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
         ""
         "from pathlib import Path\n"
         "from large_store import anonymous_mib\n"
-        "from ubend.tasks import predict\n"
+        "from ubend.portable import mask_job\n"
         "from ubend.core.progress import Reporter\n"
-        "predict._LARGE_PIXELS = 2**25\n"
-        "from ubend.inference.conditions import Conditions\n"
+        "mask_job._LARGE_PIXELS = 2**25\n"
+        "from ubend.portable.conditions import Conditions\n"
         "from ubend.tasks.predict import predict_paths\n"
         "import torch; torch.zeros(1).softmax(0); before = peak = anonymous_mib()\n"
         "class CountingOptions(Reporter):\n"

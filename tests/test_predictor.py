@@ -15,11 +15,11 @@ from support.models import make_bundle, prob_of
 from support.refusal import raises
 from ubend.core.errors import DataError, ModelFileError, SettingError
 from ubend.inference import predictor as subject
-from ubend.inference import prefetch as ahead
 from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import model_size, resize_array
 from ubend.models.model_file import save_bundle
+from ubend.portable import prefetch as ahead
 from ubend.portable.input_checks import refuse_other_kind
 from ubend.portable.raster import Header
 

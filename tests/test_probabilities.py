@@ -9,7 +9,7 @@ import tifffile
 
 from ubend.core.errors import DataError, OutputError
 from ubend.core.files import write_text
-from ubend.io.probabilities import ProbKind, write_probabilities, written_beside
+from ubend.portable.probabilities import ProbKind, write_probabilities, written_beside
 
 NAMES = ("nền", "<cell> & edge", "c")
 

@@ -25,13 +25,13 @@ from support.training import Listener
 from ubend.cli.app import main
 from ubend.core.errors import OutputError, SettingError
 from ubend.doctor.finding import read_findings
-from ubend.drawing.overlay import ERROR_COLORS, NEAR_COLOR, draw_errors
 from ubend.evaluation.report import show_mean
 from ubend.inference.predictor import load
 from ubend.labels.class_table import make_label_map
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.pairs import Pair
 from ubend.portable import i18n
+from ubend.portable.overlay import ERROR_COLORS, NEAR_COLOR, draw_errors
 from ubend.tasks import show
 from ubend.tasks.report import write_report
 from ubend.tasks.report_facts import choose_examples

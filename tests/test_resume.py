@@ -14,7 +14,7 @@ from PIL import Image
 from support.commands import succeed
 from support.refusal import check, contents, refused, refused_once
 from ubend.core.errors import OutputError
-from ubend.core.lock import LOCK, locked
+from ubend.portable.lock import LOCK, locked
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_killed_writer_is_gone_on_with(good: Path, images: Path, tmp_path: Pat
     """What lies in the folder without being whole in the record was begun by the same command."""
     words, out = [good / "run", images, "--out", tmp_path / "out"], tmp_path / "out"
     program = (
-        "import os, sys; from ubend.tasks.predict import MaskImageJob as job; from ubend.cli.app import main\n"
+        "import os, sys; from ubend.portable.mask_job import MaskImageJob as job; from ubend.cli.app import main\n"
         "write = job.write_one\n"
         "job.write_one = lambda self, number, *rest: (write(self, number, *rest), os._exit(9))\n"
         "main(sys.argv[1:])"
@@ -164,7 +164,7 @@ def test_two_processes(command: str, good: Path, images: Path, tmp_path: Path) -
 
 
 def test_the_system_releases_the_lock(tmp_path: Path) -> None:
-    program = "from ubend.core.lock import locked; from pathlib import Path; import os"
+    program = "from ubend.portable.lock import locked; from pathlib import Path; import os"
     program += f"\nwith locked(Path({str(tmp_path)!r})): os._exit(9)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 9
     assert (tmp_path / LOCK).exists()

@@ -10,8 +10,8 @@ from support.geotiff import GEO
 from support.refusal import raises
 from ubend.core.errors import DataError
 from ubend.io.images import read_image
-from ubend.io.row_windows import TiffRowReader, may_be_tiff, write_tiff_mask
 from ubend.labels.class_table import make_label_map
+from ubend.portable.row_windows import TiffRowReader, may_be_tiff, write_tiff_mask
 
 KINDS = {
     "tiled": {"tile": (64, 48), "compression": "zlib"},

@@ -24,9 +24,9 @@ from support.refusal import check, raises, refused_once
 from support.scans import SEEN, write_nifti, write_slice
 from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
-from ubend.core import files
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.io.scans import PRESETS, IntensityWindow, is_scan, parse_intensity_window, read_scan
+from ubend.portable import files
 
 CODES = ["".join(code) for pairs in permutations(["LR", "PA", "SI"]) for code in product(*pairs)]
 

@@ -17,9 +17,9 @@ from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
 from ubend.inference.predictor import Logits
 from ubend.models.unet import UNet
+from ubend.portable import mask_job
 from ubend.portable.tiling import Blender
 from ubend.tasks import fit as fit_task
-from ubend.tasks import predict as predict_task
 from ubend.training import build, loop
 from ubend.training.losses import Loss
 
@@ -120,7 +120,7 @@ def test_the_way_of_fit(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_way_of_predict(discs: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the command to network, merging and writing: all files of the list, and no others."""
     seen, command = list[set[str]](), SOURCE / "cli" / "prediction.py"
-    for home, name in ((FoldedUNet, "__call__"), (Blender, "add"), (Logits, "native"), (predict_task, "write_mask")):
+    for home, name in ((FoldedUNet, "__call__"), (Blender, "add"), (Logits, "native"), (mask_job, "write_mask")):
         watch(monkeypatch, home, name, seen, command, lambda *_given: True)
     for number, tiles in enumerate(("whole", "16")):
         words = ["predict", str(run), str(discs / "images"), "--tiles", tiles, "--out", str(tmp_path / str(number))]

@@ -17,8 +17,8 @@ from support.rasters import DEEP, GREY, RGB, SMOOTH, check, turned
 from support.refusal import raises
 from ubend.core.errors import DataError
 from ubend.io.images import read_image
-from ubend.io.row_windows import TiffRowReader
 from ubend.portable.decode import read_header, read_raster
+from ubend.portable.row_windows import TiffRowReader
 
 DEEP_RGB = RGB.astype(np.uint16) * 257
 BANDS = np.random.default_rng(3).integers(0, 65_536, (21, 34, 5)).astype(np.uint16)

@@ -23,14 +23,14 @@ from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.inference.predictor import Predictor
 from ubend.instances.instances import Objects
 from ubend.instances.truth import keep_valid
-from ubend.io import row_windows
-from ubend.io.images import load_image, read_image
-from ubend.io.row_windows import TiffRowReader, read_into_array
+from ubend.io import images as io_images
+from ubend.io.images import load_image, read_image, read_into_array
 from ubend.labels.class_table import IGNORED
 from ubend.models.model_file import Bundle, save_bundle
 from ubend.portable import images
 from ubend.portable.decode import read_header
 from ubend.portable.postprocess import PostprocessOptions, postprocess
+from ubend.portable.row_windows import TiffRowReader
 
 Pixels = NDArray[Any]
 NODATA = 42113
@@ -100,7 +100,7 @@ def draw(seed: int, dtype: str, channels: int, size_hw: tuple[int, int] = (37, 4
 def test_every_carrier(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read whole, by rows and into a place: the seen pixels as they are, the others their mean."""
     monkeypatch.setattr(images, "_BLOCK_PIXELS", 500)
-    monkeypatch.setattr(row_windows, "_ROWS_PIXELS", 500)
+    monkeypatch.setattr(io_images, "_ROWS_PIXELS", 500)
     dtype, channels, suffix, save = CARRIERS[name]
     values, invalid, path = draw(1, dtype, channels), region(1, (37, 45)), tmp_path / f"a{suffix}"
     save(path, values, invalid)

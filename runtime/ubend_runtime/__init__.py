@@ -10,13 +10,14 @@ from .portable.errors import (
     SettingError,
     UbendError,
 )
-from .portable.model import Model, Prediction, load
+from .portable.model import Model, ModelEnsemble, Prediction, load
 
 __all__ = [
     "DataError",
     "FilesError",
     "MissingPackageError",
     "Model",
+    "ModelEnsemble",
     "ModelFileError",
     "OutputError",
     "Prediction",

@@ -14,7 +14,7 @@ Names are imported on first use, so that `import ubend` does not wait for torch.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ubend._version import __version__ as __version__
+from ubend.portable.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ubend.api import compare as compare

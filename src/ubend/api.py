@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from ubend.dataset.arrays import Arrays
     from ubend.evaluation.comparison import Comparison
     from ubend.evaluation.report import Scores
-    from ubend.inference.conditions import Conditions
     from ubend.instances.export import Export
     from ubend.instances.instances import Method
-    from ubend.io.probabilities import ProbKind
     from ubend.layouts.pairs import SplitName
+    from ubend.portable.conditions import Conditions
+    from ubend.portable.probabilities import ProbKind
     from ubend.tasks.fit_result import FitResult
     from ubend.tasks.reading import DataFolder
     from ubend.training.own_parts import LossFunction
@@ -744,7 +744,7 @@ def _conditions(
     """The first model, and the conditions with the others; SettingError: there is no model."""
     from ubend.core.errors import SettingError
     from ubend.core.i18n import _
-    from ubend.inference.conditions import Conditions
+    from ubend.portable.conditions import Conditions
 
     models = _as_list(model)
     if not models:

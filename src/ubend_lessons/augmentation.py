@@ -22,9 +22,10 @@ from ubend.dataset.augment import FROZEN_COPIES
 from ubend.dataset.batches import TrainingBatches
 from ubend.dataset.sources import WholeImages
 from ubend.dataset.store import Store
-from ubend.drawing.overlay import IGNORED_COLOR, overlay_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_image
+from ubend.drawing.panels import draw_grid, show_image
 from ubend.labels.class_table import IGNORED, background_class
+from ubend.portable.images import save_png
+from ubend.portable.overlay import IGNORED_COLOR, overlay_mask, to_rgb
 from ubend_lessons.example import Example, store_example
 
 DRAWS = 3  # of each kind

@@ -28,12 +28,13 @@ from ubend.dataset.augment import ITEM, augment
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.prepare import prepare
 from ubend.dataset.sources import WholeImages
-from ubend.drawing.overlay import to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_image
+from ubend.drawing.panels import draw_grid, show_image
 from ubend.labels.class_table import background_class
 from ubend.models.model_file import load_bundle
 from ubend.models.segmentation_net import pad_to_multiple
 from ubend.models.unet import UNet
+from ubend.portable.images import save_png
+from ubend.portable.overlay import to_rgb
 from ubend.tasks.fit import fit, scan
 from ubend.tasks.user_settings import read_user_settings
 from ubend.training.loop import autocast

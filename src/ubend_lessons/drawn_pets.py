@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ubend.core.files import write_text
-from ubend.drawing.panels import save_png
+from ubend.portable.images import save_png
 
 _COATS, _EARS = ("plain", "striped", "spotted"), ("pointed", "round")
 KINDS = tuple(f"{coat}-{ears}" for coat, ears in product(_COATS, _EARS))

@@ -23,10 +23,10 @@ from ubend.core.plan import AugmentPlan
 from ubend.dataset.augment import FROZEN_COPIES, DeviceWarpParams, sample_frozen, warp
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.store import read_class_map
-from ubend.inference.prefetch import prefetch
 from ubend.io.images import write_mask
 from ubend.labels.class_table import IGNORED, LabelMap
 from ubend.layouts.pairs import SplitName
+from ubend.portable.prefetch import prefetch
 
 HELD = "held"  # prefix of the names of copies whose image has no copy in the training split
 _HELD_SHARE, _VAL_SHARE, _TEST_SHARE = 0.15, 0.15, 0.15  # of the images; of the copies (both), as in the text

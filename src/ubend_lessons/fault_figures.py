@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ubend.core.i18n import _
-from ubend.drawing.overlay import color_mask
 from ubend.drawing.panels import draw_grid
+from ubend.portable.overlay import color_mask
 from ubend_lessons.fault_data import ResizedData
 
 _ROWS = 3  # of each drawing

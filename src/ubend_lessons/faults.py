@@ -22,8 +22,9 @@ from ubend.core.settings import RECIPES, flatten
 from ubend.dataset.dataset import open_dataset
 from ubend.dataset.prepare import prepare
 from ubend.dataset.sample import draw_sample
-from ubend.drawing.panels import save_png, show_image
+from ubend.drawing.panels import show_image
 from ubend.labels.class_table import IGNORED
+from ubend.portable.images import save_png
 from ubend.tasks.user_settings import read_user_settings
 from ubend.training.build import build
 from ubend_lessons.explain import draw_table, explain

@@ -14,10 +14,11 @@ from PIL import Image
 
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
-from ubend.drawing.overlay import color_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_image
+from ubend.drawing.panels import draw_grid, show_image
 from ubend.io.images import model_size, resize_array
 from ubend.models.model_file import Bundle
+from ubend.portable.images import save_png
+from ubend.portable.overlay import color_mask, to_rgb
 from ubend_lessons.cards import Card, draw_cards
 from ubend_lessons.trace import Step, trace_network
 

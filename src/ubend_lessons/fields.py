@@ -19,14 +19,15 @@ from ubend.core.files import refuse_existing_results
 from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
 from ubend.dataset.store import read_class_map
-from ubend.drawing.overlay import color_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_image
-from ubend.inference.conditions import Conditions
+from ubend.drawing.panels import draw_grid, show_image
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import read_image
-from ubend.io.row_windows import TiffRowReader
 from ubend.io.scans import PRESETS, IntensityWindow, read_scan
 from ubend.layouts.pairs import Pair
+from ubend.portable.conditions import Conditions
+from ubend.portable.images import save_png
+from ubend.portable.overlay import color_mask, to_rgb
+from ubend.portable.row_windows import TiffRowReader
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit
 from ubend.tasks.predict import predict_paths

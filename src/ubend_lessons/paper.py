@@ -17,8 +17,7 @@ from ubend.core.progress import Reporter
 from ubend.dataset.border_weights import border_weights
 from ubend.dataset.sample import draw_ids, draw_image
 from ubend.dataset.store import read_class_map
-from ubend.drawing.overlay import to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_image
+from ubend.drawing.panels import draw_grid, show_image
 from ubend.inference.predictor import load
 from ubend.instances.instances import Objects, choose_method, object_classes, separate
 from ubend.instances.truth import read_truth
@@ -27,6 +26,8 @@ from ubend.labels.class_table import LabelMap
 from ubend.layouts.pairs import Pair
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.models.paper import input_side
+from ubend.portable.images import save_png
+from ubend.portable.overlay import to_rgb
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit
 from ubend_lessons.paper_figures import color_ids, draw_sizes, draw_tiles, draw_weights, object_color

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ubend.core.i18n import _
-from ubend.drawing.overlay import Color, to_rgb
 from ubend.drawing.panels import draw_grid, load_font
 from ubend.models.paper import EDGE_PX, valid_margin
+from ubend.portable.overlay import Color, to_rgb
 from ubend.portable.tiling import Tiling
 
 _PAPER, _INK, _FAINT, _FRAME = (255, 255, 255), (30, 30, 30), (95, 95, 95), (120, 120, 120)

@@ -17,13 +17,14 @@ from ubend.core.progress import Reporter
 from ubend.dataset.dataset import open_dataset
 from ubend.dataset.sample import draw_sample
 from ubend.dataset.store import read_class_map
-from ubend.drawing.overlay import to_rgb
-from ubend.drawing.panels import load_font, save_png, show_image
+from ubend.drawing.panels import load_font, show_image
 from ubend.inference.predictor import load
 from ubend.instances.export import Row, measure, write_table
 from ubend.instances.instances import choose_method, separate
 from ubend.io.images import read_image
 from ubend.labels.class_table import LabelMap
+from ubend.portable.images import save_png
+from ubend.portable.overlay import to_rgb
 from ubend.tasks.cutout import extend_colors, make_alpha
 from ubend.tasks.user_settings import read_user_settings
 from ubend_lessons.variants import SilentReporter

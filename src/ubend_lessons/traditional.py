@@ -10,11 +10,12 @@ from PIL import Image
 
 from ubend.core.i18n import _
 from ubend.dataset.sample import SAMPLE_CLASSES, draw_image
-from ubend.drawing.overlay import color_mask, overlay_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_image
+from ubend.drawing.panels import draw_grid, show_image
 from ubend.io.images import Sizing, model_size, resize_array, resize_mask
 from ubend.labels.class_table import LabelMap, background_class, make_label_map
 from ubend.metrics.overlap import count_confusion, summarise_overlap
+from ubend.portable.images import save_png
+from ubend.portable.overlay import color_mask, overlay_mask, to_rgb
 from ubend_lessons.baselines.baseline import Baseline, Example, Range, learn_baseline
 from ubend_lessons.baselines.methods import METHODS, describe_method
 from ubend_lessons.convolution_figures import stack

@@ -5,7 +5,8 @@ from pathlib import Path
 from PIL import Image
 
 from ubend.core.i18n import _
-from ubend.drawing.panels import save_png, show_image
+from ubend.drawing.panels import show_image
+from ubend.portable.images import save_png
 from ubend_lessons.convolution import (
     Matrix,
     Pair,

@@ -15,12 +15,13 @@ from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.dataset.sample import draw_sample
 from ubend.dataset.store import read_class_map
-from ubend.drawing.overlay import color_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_image
+from ubend.drawing.panels import draw_grid, show_image
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import read_image
 from ubend.labels.class_table import background_class
 from ubend.layouts.pairs import Pair
+from ubend.portable.images import save_png
+from ubend.portable.overlay import color_mask, to_rgb
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit
 from ubend_lessons.boundary import boundary_dice

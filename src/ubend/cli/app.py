@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from ubend._version import __version__
 from ubend.cli import folders, models, training
 from ubend.cli import objects as object_commands
 from ubend.cli.extensions import find_extensions, load_extension
@@ -17,6 +16,7 @@ from ubend.core.click_i18n import MainGroup, Option
 from ubend.core.errors import FilesError, SettingError, UbendError, reason
 from ubend.core.i18n import _, later
 from ubend.core.terminal import echo
+from ubend.portable.version import __version__
 
 _SOME_FAILED = 3  # exit code; the others: 0 success, 1 internal error, 2 nothing was done, 130 interrupted
 # System errors caused by the user's file names and permissions, in any call.

@@ -7,6 +7,7 @@ import click
 
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import later
+from ubend.portable import option_help
 from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 
 
@@ -21,17 +22,15 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
     "--out",
     type=PATH,
     required=True,
-    help=later("Folder for masks, overlays and shares.csv: the share (0 to 1) of each class in each image's pixels."),
+    help=option_help.OUT,
 )
 @options("tiles", "overlap", "with", "tta", "threshold")
-@option(
-    "--min-area", metavar="[CLASS=]PX", multiple=True, help=later("Remove regions smaller than PX pixels; repeatable.")
-)
+@option("--min-area", metavar="[CLASS=]PX", multiple=True, help=option_help.MIN_AREA)
 @options("fill-holes")
 @option(
     "--prob",
     type=click.Choice(["uint8", "uint16", "npz"]),
-    help=later("Also write probabilities: as TIFF (uint8, uint16) or npz."),
+    help=option_help.PROB,
 )
 @options("resume")
 @option("--window", help=later("Intensity window of scans (NIfTI, DICOM): a name such as lung, or CENTER,WIDTH."))

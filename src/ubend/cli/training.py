@@ -8,7 +8,8 @@ import click
 
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import _, later
-from ubend.tasks.options import PATH, folder_options, make_reporter, options, parse_tiles, prepare, print_scores
+from ubend.portable.tile_options import parse_tiles
+from ubend.tasks.options import PATH, folder_options, make_reporter, options, prepare, print_scores
 
 ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus passes to the processes it starts
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
+from ubend.portable.errors import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-# Out-of-memory messages of torch's allocators; only CUDA has an exception class for it.
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "ALLOC_FAILED",
-    "could not create a memory",
-)
 
 
 def prepare_process(deterministic: bool) -> None:
@@ -172,13 +165,6 @@ def send(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means out of memory, on any device."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def attempt(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | None:

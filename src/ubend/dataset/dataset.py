@@ -23,7 +23,6 @@ from ubend.core.plan import Facts, InputFormat, Width
 from ubend.core.progress import Reporter
 from ubend.core.settings import Precision, Settings
 from ubend.dataset.arrays import refuse_lost
-from ubend.dataset.extreme_values import find_normal_range, name_values
 from ubend.dataset.object_widths import find_widths
 from ubend.dataset.scan import (
     LabelScan,
@@ -55,8 +54,9 @@ from ubend.labels.match_classes import drop_absent, match_classes, match_palette
 from ubend.labels.value_table import parse_table
 from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
 from ubend.layouts.pairs import Folder, Pair, SplitName
-from ubend.layouts.problems import enumerate_names
 from ubend.layouts.split_file import SPLIT_COLUMNS
+from ubend.portable.extreme_values import find_normal_range, name_values
+from ubend.portable.printable import enumerate_names
 from ubend.portable.raster import Header
 
 _Result = TypeVar("_Result")

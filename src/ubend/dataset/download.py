@@ -21,11 +21,11 @@ from email.message import Message
 from pathlib import Path
 from typing import IO, Any
 
-from ubend._version import __version__
 from ubend.core.errors import DataError
 from ubend.core.files import explain_write_errors, write_json
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
+from ubend.portable.version import __version__
 
 _CHUNK_BYTES = 2**18
 _MIN_BYTES_S = 128  # a slower connection counts as stalled, after `Patience.stall_s`

@@ -47,11 +47,11 @@ from ubend.io.images import (
     Sizing,
     hash_pixels,
     model_size,
+    read_into_array,
     read_resized,
     resize_arrays,
     resize_mask,
 )
-from ubend.io.row_windows import read_into_array
 from ubend.labels.class_table import IGNORED, ClassMap, LabelMap
 from ubend.labels.mask_files import DrawnMask, hash_masks, read_label_values
 from ubend.layouts.pairs import Pair, common_folder

@@ -19,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ubend.core.files import write_file
 from ubend.core.i18n import _
-from ubend.drawing.overlay import Color
+from ubend.portable.images import save_png
+from ubend.portable.overlay import Color
 
 _logger = logging.getLogger(__name__)
 
-_LEVEL = 2  # PNG compression: photographs take a quarter of the time of level 6, and an eighth more space
 _PAPER, _INK, _FAINT, _FRAME = (255, 255, 255), (30, 30, 30), (95, 95, 95), (200, 200, 200)
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -103,15 +102,6 @@ def draw_grid(
             draw.text(at, name, fill=_INK, font=font, anchor="lm")
         top += line
     return page
-
-
-def save_png(image: Image.Image, path: Path) -> None:
-    """Write the image as PNG, atomically.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    write_file(path, lambda temporary: image.save(temporary, format="PNG", compress_level=_LEVEL))
 
 
 def show_image(image: Path | Image.Image) -> None:

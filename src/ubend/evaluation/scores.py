@@ -23,7 +23,6 @@ from ubend.evaluation.intervals import mean_intervals
 from ubend.evaluation.report import DISTANCES
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits, too_large
-from ubend.inference.prefetch import prefetch
 from ubend.io.images import resize_mask
 from ubend.io.pixel_size import PixelSize, read_spatial_info
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
@@ -47,6 +46,7 @@ from ubend.metrics.overlap import (
     summarise_overlap,
 )
 from ubend.metrics.summary import ClassMean, class_keys, none_for_nan
+from ubend.portable.prefetch import prefetch
 from ubend.portable.raster import Header
 from ubend.portable.tiling import TileSource
 from ubend.training.losses import sum_cross_entropy

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend._version import __version__
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.exporting.network_graph import CORE_INPUT, CORE_OUTPUT, fold_constants
@@ -19,6 +18,7 @@ from ubend.models.segmentation_net import SegmentationNet
 from ubend.portable.contract import ENTRY
 from ubend.portable.onnx_scan import MAX_BYTES, OPSET
 from ubend.portable.session import INPUT, OUTPUTS
+from ubend.portable.version import __version__
 
 _IR_VERSION = 8  # that of opset 18: read by every onnxruntime since 1.14
 _LARGEST_HALF = 65504.0

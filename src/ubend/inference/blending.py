@@ -9,10 +9,14 @@ from ubend.portable.tiling import Blender, TilePlan
 
 
 class TorchBlender(Blender):
-    """A `Blender` of tensors; `add` takes and returns tensors on the device."""
+    """A `Blender` of tensors; `add` takes and returns tensors on the device.
 
-    def __init__(self, plan: TilePlan, classes: int, device: torch.device) -> None:
-        self._device = device
+    Args:
+        fused: whether products are added with one rounding; otherwise with two, as NumPy does in `ubend-runtime`.
+    """
+
+    def __init__(self, plan: TilePlan, classes: int, device: torch.device, *, fused: bool = True) -> None:
+        self._device, self._fused = device, fused
         super().__init__(plan, classes)
 
     def _zeros(self, shape: tuple[int, int, int]) -> Tensor:
@@ -25,4 +29,7 @@ class TorchBlender(Blender):
         return values.clone()
 
     def _multiply_add(self, sums: Tensor, logits: Tensor, weight: Tensor) -> None:
-        sums.addcmul_(logits, weight)
+        if self._fused:
+            sums.addcmul_(logits, weight)
+        else:
+            sums += logits * weight

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ubend.drawing.overlay import overlay_mask
 from ubend.drawing.panels import show_image
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.portable.images import save_mask
+from ubend.portable.overlay import overlay_mask
 
 _NOTEBOOK_PX = 1024  # longest side of the image in a notebook's output; a 12 Mpix PNG would add 10 MB to the notebook
 

@@ -23,15 +23,18 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.inference.blending import TorchBlender
 from ubend.inference.prediction import Prediction, class_index
-from ubend.inference.prefetch import prefetch
 from ubend.io.images import LoadedImage, model_size, resize_array, resize_image
 from ubend.labels.class_table import IGNORED
 from ubend.models.exported import load_model
 from ubend.models.model_file import Bundle
 from ubend.models.networks import Network
 from ubend.portable.input_checks import Image, inspect_file, take_pixels
+from ubend.portable.predictors import MaskResult
+from ubend.portable.prefetch import prefetch
 from ubend.portable.raster import Header
 from ubend.portable.session import refuse_not_finite
+from ubend.portable.softmax import softmax
+from ubend.portable.tile_options import refuse_wrong_tiles
 from ubend.portable.tiling import (
     TilePlan,
     TileRow,
@@ -109,14 +112,7 @@ class Predictor:
         tiles: int | None = None,
         overlap: float = 0.25,
     ) -> None:
-        if tiles is not None and tiles < 0:
-            raise SettingError(
-                _("--tiles {tiles}: give a side in px, or 0 for whole images").format(tiles=tiles), key="--tiles"
-            )
-        if not 0 <= overlap < 1:
-            raise SettingError(
-                _("--overlap {overlap}: give a fraction from 0 to less than 1").format(overlap=overlap), key="--overlap"
-            )
+        refuse_wrong_tiles(tiles, overlap)
         self.bundle, self.labels = bundle, bundle.labels
         if bundle.model.cpu_only:
             if str(device or "cpu") != "cpu":
@@ -169,6 +165,21 @@ class Predictor:
                     result[:, loaded.invalid] = 0
             yield index, Prediction(mask, self.labels, loaded.pixels, result if probabilities else None)
 
+    def predict_rows(self, source: TileSource, *, probabilities: bool) -> Iterator[tuple[slice, MaskResult]]:
+        """Predict an image that is read by rows, from top to bottom: yields (row range, result); only with tiles."""
+
+        def make(logits: Tensor) -> list[Tensor]:
+            return [class_index(logits[0]), *([self._softmax(logits)[0]] if probabilities else [])]
+
+        for part, (mask, *prob) in fetch(self.run([source]), make):
+            yield part.rows, MaskResult(mask, prob[0] if prob else None)
+
+    def _softmax(self, logits: Tensor) -> Tensor:
+        """(n, C, h, w) probabilities; of exported models with the values of `ubend-runtime`, to the last bit."""
+        if not self.bundle.model.cpu_only:
+            return logits.softmax(dim=1)
+        return torch.from_numpy(np.stack([softmax(values) for values in logits.numpy()]))
+
     def _results(
         self, images: Iterable[Image], opened: dict[int, LoadedImage], probabilities: bool
     ) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -185,7 +196,7 @@ class Predictor:
                 yield source
 
         def make(native: Tensor) -> list[Tensor]:
-            return [native.softmax(dim=1) if probabilities else class_index(native.movedim(1, 0))]
+            return [self._softmax(native) if probabilities else class_index(native.movedim(1, 0))]
 
         for part, (made,) in fetch(self.run(sources()), make):
             for index, rows in zip(part.image_indices, made, strict=True):
@@ -330,7 +341,9 @@ class Predictor:
                 alike.setdefault((row.source.size_hw, row.source.native_hw), []).append(slot)
                 continue
             if row.image not in blenders:
-                blenders[row.image] = TorchBlender(row.plan, logits.shape[1], logits.device)
+                blenders[row.image] = TorchBlender(
+                    row.plan, logits.shape[1], logits.device, fused=not self.bundle.model.cpu_only
+                )
             done = blenders[row.image].add(row.number, column, logits[slot])
             if done is not None:
                 part = Logits([row.image], row.source.native_hw, done[0], done[1][None])

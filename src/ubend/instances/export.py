@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ubend.core.files import json_text, write_csv, write_text
-from ubend.drawing.panels import save_png
 from ubend.instances.instances import Objects, find_boxes, object_classes
 from ubend.io.pixel_size import GeoTransform, PixelSize
 from ubend.labels.shapes import coco_masks, decode_rle
+from ubend.portable.images import save_png
 
 if TYPE_CHECKING:
     from shapely import MultiPolygon, Polygon

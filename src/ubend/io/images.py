@@ -30,6 +30,7 @@ from ubend.portable.images import (
     write_mask,
 )
 from ubend.portable.raster import MAX_CHANNELS
+from ubend.portable.row_windows import TiffRowReader, may_be_tiff
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,7 @@ __all__ = [
     "model_size",
     "read_image",
     "read_into",
+    "read_into_array",
     "read_resized",
     "read_with_channels",
     "resize_array",
@@ -57,6 +59,7 @@ __all__ = [
     "write_mask",
 ]
 
+_ROWS_PIXELS = 2**22  # of the rows of a file that are read at a time
 _Label = TypeVar("_Label", np.uint8, np.bool_)
 
 
@@ -119,6 +122,41 @@ def read_into(out: NDArray[Any], path: Path) -> NDArray[np.bool_] | None:
     if not np.may_share_memory(image, out):
         out[:] = image
     return loaded.invalid
+
+
+def read_into_array(path: Path, out: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Read an image into an array of its shape and dtype, (H, W, C), by rows if possible.
+
+    Returns:
+        (H, W) invalid pixels, see `LoadedImage`; None: all are valid.
+
+    Raises:
+        DataError: unreadable, or its shape or dtype differs from the array's.
+    """
+    if may_be_tiff(path):
+        with TiffRowReader(path, out.shape[2]) as reader:
+            if reader.is_readable and reader.size_hw == out.shape[:2]:
+                return _read_rows_into_array(reader, out)
+    return read_into(out, path)
+
+
+def _read_rows_into_array(reader: TiffRowReader, out: NDArray[Any]) -> NDArray[np.bool_] | None:
+    step = max(1, _ROWS_PIXELS // out.shape[1])
+    invalid: NDArray[np.bool_] | None = None
+    for top in range(0, len(out), step):
+        rows = reader.load(top, min(top + step, len(out)))
+        if rows.pixels.dtype != out.dtype:
+            raise DataError(depth_problem(reader.path, rows.pixels.dtype, out.dtype))
+        out[top : top + step] = rows.pixels
+        if rows.invalid is not None:
+            invalid = np.zeros(out.shape[:2], bool) if invalid is None else invalid
+            invalid[top : top + step] = rows.invalid
+    if invalid is not None:
+        known = invalid
+        mean = mean_valid(lambda top, bottom: LoadedImage(out[top:bottom], known[top:bottom]), reader.size_hw)
+        for top in range(0, len(out), step):
+            out[top : top + step][invalid[top : top + step]] = mean
+    return invalid
 
 
 def depth_problem(path: Path, dtype: np.dtype[Any], wanted: np.dtype[Any]) -> str:

@@ -24,8 +24,8 @@ import numpy as np
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.io.row_windows import GEO_TAGS, may_be_tiff
 from ubend.portable.decode import explain_decode_errors
+from ubend.portable.row_windows import GEO_TAGS, may_be_tiff
 from ubend.portable.tiff import open_tiff
 
 if TYPE_CHECKING:

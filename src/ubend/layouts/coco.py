@@ -22,7 +22,8 @@ from ubend.layouts.collection import (
     split_of_path,
 )
 from ubend.layouts.pairs import Layout, LayoutResult, SplitName
-from ubend.layouts.problems import Problems, enumerate_names, natural_key
+from ubend.layouts.problems import Problems, natural_key
+from ubend.portable.printable import enumerate_names
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "image_info_")  # of the official sets
 

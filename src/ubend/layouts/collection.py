@@ -16,9 +16,10 @@ from ubend.labels.class_table import IGNORED, MAX_CLASSES, background_class
 from ubend.labels.mask_files import DrawnMask, Mask
 from ubend.layouts.naming import SPLIT_WORDS, TASK_MASK, Side, bare_stem, folder_meaning
 from ubend.layouts.pairs import LayoutResult, Pair, SplitName
-from ubend.layouts.problems import Problems, enumerate_names, natural_key
+from ubend.layouts.problems import Problems, natural_key
 from ubend.layouts.tree import entries, is_empty, subfolders, walk
 from ubend.portable.image_paths import IMAGE_SUFFIXES
+from ubend.portable.printable import enumerate_names
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 Polygon = tuple[float, ...]  # x0, y0, x1, y1, ...

@@ -21,10 +21,11 @@ from ubend.layouts.layouts import TREE, fixed_folder, list_root, read_lists
 from ubend.layouts.naming import SPLIT_WORDS, folder_meaning
 from ubend.layouts.official import CITYSCAPES, DRIVE, PETS, VOC, loveda_hint
 from ubend.layouts.pairs import Folder, Layout, LayoutResult, Pair
-from ubend.layouts.problems import Problems, enumerate_names, natural_key
+from ubend.layouts.problems import Problems, natural_key
 from ubend.layouts.split_file import apply_split
 from ubend.layouts.tree import as_found, describe_content, entries, skipped_folders, subfolders, walk
 from ubend.layouts.yolo import YOLO
+from ubend.portable.printable import enumerate_names
 
 # Tried in this order; the general folder tree (`TREE`) comes last.
 _LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, LABEL_STUDIO_MASKS, COCO, LABELME, LABEL_STUDIO, YOLO)

@@ -10,7 +10,8 @@ from pathlib import Path
 from ubend.core.i18n import _
 from ubend.layouts.naming import folder_meaning
 from ubend.layouts.pairs import Pair, SplitName
-from ubend.layouts.problems import enumerate_names, natural_key
+from ubend.layouts.problems import natural_key
+from ubend.portable.printable import enumerate_names
 
 _MIN_GROUPS = 3  # train, val and test need one each
 _MANY_GROUPS = 5  # fewer groups cannot be split close to the requested fractions

@@ -26,9 +26,10 @@ from ubend.layouts.matching import match
 from ubend.layouts.naming import MASK_SUFFIXES, OBJECT_IDS, Side, folder_meaning, mentions, side_of_affix, squeeze
 from ubend.layouts.pairing import cellpose_line, read_matching
 from ubend.layouts.pairs import Layout, LayoutResult, SplitName
-from ubend.layouts.problems import Problems, enumerate_names
+from ubend.layouts.problems import Problems
 from ubend.layouts.tree import FoundFile, as_found, describe_content, entries, walk
 from ubend.portable.image_paths import IMAGE_SUFFIXES, expand_pattern
+from ubend.portable.printable import enumerate_names
 
 _LOOKED_AT = 3  # files of each group that are opened
 _FEW_VALUES = 32  # a file with more distinct values is not considered a mask

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ubend.core.errors import DataError, Problem
 from ubend.core.i18n import _
+from ubend.portable.printable import enumerate_names
 
-_SHOWN = 10  # names shown of a long list
 # Kinds of problem with which `--skip-bad` continues: the remaining files are read as if these did not exist.
 _SKIPPABLE = frozenset(
     ("no mask", "split without masks", "no image", "empty", "foreign", "image missing", "annotation entry",
@@ -69,14 +69,6 @@ class Problems:
                 lines.append(Problem(sentence.format(names=names, count=len(set(named))), self.root, kind))
         if lines:
             raise DataError([*lines, *more], path=self.root)
-
-
-def enumerate_names(names: list[str]) -> str:
-    """`a, b, c`; a long list is cut after ten names, followed by the number of the others."""
-    shown = ", ".join(names[:_SHOWN])
-    if len(names) > _SHOWN:
-        shown = _("{names}, ... and {count} more").format(names=shown, count=len(names) - _SHOWN)
-    return shown
 
 
 def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:

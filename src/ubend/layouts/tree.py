@@ -10,8 +10,8 @@ from pathlib import Path
 from ubend.core.errors import DataError, reason
 from ubend.core.i18n import _
 from ubend.layouts.naming import FOREIGN_SUFFIXES, MASK_SUFFIXES, folder_meaning
-from ubend.layouts.problems import enumerate_names
 from ubend.portable.image_paths import is_system
+from ubend.portable.printable import enumerate_names
 
 # Folders and files left by operating systems, network storage and notebooks: thumbnails, deleted files and copies,
 # which look like data. Names that begin with a dot are skipped as well.

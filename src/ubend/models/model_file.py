@@ -33,9 +33,9 @@ from ubend.labels.class_table import IGNORED, MAX_CLASSES, NAME_PATTERN, LabelMa
 from ubend.layouts.pairs import SplitName
 from ubend.models.ensemble_net import MAX_MEMBERS, ViewKind
 from ubend.models.networks import Network, make_network
+from ubend.portable.predictors import is_same_scale
 from ubend.portable.raster import MAX_CHANNELS
 
-SAME_SCALE = 1.1  # scales that differ by less are considered equal: augmentation zooms by more
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")  # undecodable bytes of file names
 _HEADER = "ubend"  # key in the file's metadata
 FORMAT = 3  # to be increased when older versions of ubend could not use the file correctly
@@ -110,8 +110,13 @@ class Bundle(StoredFields):
     @property
     def keeps_scale(self) -> bool:
         """Whether it was trained on crops at native scale, so that images are predicted in tiles."""
-        low, high = self.scale or (0.0, 0.0)
-        return self.window_px is not None and low >= 1 / SAME_SCALE and high <= SAME_SCALE
+        return self.window_px is not None and is_same_scale(self.scale)
+
+    @property
+    def channel_statistics(self) -> NDArray[np.float64]:
+        """(2, channels) mean and standard deviation of the training images."""
+        net = self.model
+        return np.stack([values.detach().flatten().cpu().numpy().astype(np.float64) for values in (net.mean, net.std)])
 
 
 class NetworkFields(BaseModel):

@@ -4,18 +4,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_args
 
+from . import option_help
+from .conditions import Conditions
 from .contract import describe_contract
-from .errors import DataError, FilesError, OutputError, Problem, UbendError
-from .files import is_of_the_disk, refuse_existing, refuse_inputs, refuse_shared
-from .i18n import _
-from .image_paths import list_images, refuse_folder
+from .errors import FilesError, UbendError, missing_package
+from .i18n import _, now
 from .images import describe_sizing
-from .input_checks import describe_channels, inspect_file
-from .model import Model, load
+from .mask_job import MaskImageJob, run_mask_jobs
+from .model import load_file, load_mask_predictor
 from .printable import printable, printable_line
-from .raster import Header
+from .probabilities import ProbKind
+from .reporter import LineReporter
+from .tile_options import DEFAULT_OVERLAP, parse_tiles
 
+_NONE = Conditions()
 _NOTHING_DONE, _SOME_FAILED, _INTERRUPTED = 2, 3, 130  # exit codes, those of ubend
 
 
@@ -27,7 +31,8 @@ def main(words: Sequence[str] | None = None) -> int:
             for line in describe_model(given.model):
                 print(printable_line(line))
         else:
-            predict_files(given.model, given.images, given.out, threads=given.threads)
+            kept = {name: getattr(given, name) for name in ("prob", "resume", "threads")}
+            predict_files(given.model, given.images, given.out, conditions=_take_conditions(given), **kept)
     except UbendError as error:
         print(printable(_("error: {message}").format(message=error)), file=sys.stderr)
         return _SOME_FAILED if isinstance(error, FilesError) else _NOTHING_DONE
@@ -43,7 +48,7 @@ def describe_model(path: Path) -> list[str]:
     Raises:
         ModelFileError, MissingPackageError: see `load`.
     """
-    model = load(path)
+    model = load_file(path)
     tiles = model.contract.tiles
     lines = [*describe_contract(model.contract), describe_sizing(*model.sizing)]
     lines.append(_("bit depth: {dtype}").format(dtype=model.dtype))
@@ -56,64 +61,44 @@ def describe_model(path: Path) -> list[str]:
     return lines
 
 
-def predict_files(model_path: Path, images: Sequence[str], out: Path, *, threads: int | None = None) -> list[Path]:
-    """Write the mask of each image, `NAME.png`, into a folder; prints notes and the number of masks.
-
-    All images are inspected before anything is written.
+def predict_files(
+    model: Path | str,
+    images: Sequence[Path | str],
+    out: Path,
+    *,
+    conditions: Conditions = _NONE,
+    prob: ProbKind | None = None,
+    resume: bool = False,
+    threads: int | None = None,
+) -> list[Path]:
+    """Predict masks of images into a folder, as `ubend predict` does, see `MaskImageJob`; prints notes and shares.
 
     Args:
         images: files, folders, patterns, or `-` for a list of files, see `list_images`.
+        prob: file type of the probabilities, see `write_probabilities`; None: not written. All but npz need tifffile.
+        resume: keep existing files, and write the missing ones.
         threads: see `load`.
     Returns:
-        The masks.
+        The masks, including existing ones.
     Raises:
-        ModelFileError, MissingPackageError: see `load`.
-        DataError: no images, none that can be used, or two whose masks would have the same name.
-        OutputError: a mask exists already, is an input, or cannot be written.
+        ModelFileError, SettingError, MissingPackageError: see `load_mask_predictor`; or tifffile is missing.
+        DataError, OutputError: see `run_jobs`.
         FilesError: some of the images failed; the masks of all others are written.
     """
-    model, paths = load(model_path, threads=threads), list_images(images)
-    wrong: list[str] = []
-    headers: dict[Path, Header] = {}
-    for path in dict.fromkeys(paths):
-        try:
-            refuse_folder(path)
-            headers[path] = inspect_file(path, model)
-        except DataError as error:
-            wrong += error.problems
-    if not headers:
-        raise DataError(wrong)
-    masks = {path: out / f"{path.stem}.png" for path in headers}
-    refuse_shared([(path, [mask]) for path, mask in masks.items()], _("masks"))
-    refuse_inputs(headers, masks.values())
-    refuse_existing(masks.values())
-    for line in describe_channels(list(headers.values()), model.sizing.channels):
-        print(printable_line(line))
-    written = [masks[path] for path, header in headers.items() if _write_mask(model, path, header, masks[path], wrong)]
-    if written:
-        print(printable_line(_("masks in {out}: {count}").format(out=out, count=len(written))))
-    if wrong:
-        raise FilesError(wrong) if written else DataError(wrong)
-    return written
+    if prob not in (None, "npz"):
+        _require_tifffile()
+    masks = load_mask_predictor(model, conditions, threads=threads)
+    job = MaskImageJob(masks, images, out, prob=prob, resume=resume)
+    return run_mask_jobs([job], out, window=None, prob=prob, reporter=LineReporter())
 
 
-def _write_mask(model: Model, path: Path, header: Header, mask: Path, wrong: list[str]) -> bool:
-    """Predict an image and write its mask; adds what is wrong with it to `wrong`. Returns whether it is written.
-
-    Raises:
-        OutputError: the disk is full, or cannot be written.
-    """
+def _require_tifffile() -> None:
+    """Raise MissingPackageError if TIFF cannot be written, before anything is predicted."""
     try:
-        model(path, header=header).save(mask)
-    except UbendError as error:
-        if isinstance(error, OutputError) and is_of_the_disk(error):
-            raise
-        for line in error.problems if isinstance(error, DataError) else [str(error)]:
-            at = line.path if isinstance(line, Problem) else error.path
-            text = line if at else _("{path}: {problem}").format(path=path, problem=line)
-            wrong.append(Problem(text, at or path, error.key))
-        return False
-    return True
+        import imagecodecs  # noqa: F401
+        import tifffile  # noqa: F401
+    except ImportError as error:
+        raise missing_package(error) from error
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -125,10 +110,40 @@ def _make_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help=_("Show what a model is."))
     for command in (predict, info):
         command.add_argument("model", metavar="MODEL", type=Path, help=_("An exported model, model.onnx."))
-    predict.add_argument("images", metavar="IMAGES", nargs="+", help=_("Images, folders, patterns, or - for a list."))
-    predict.add_argument("--out", metavar="FOLDER", type=Path, required=True, help=_("Folder for the masks."))
-    predict.add_argument("--threads", metavar="COUNT", type=_read_count, help=_("Threads of the CPU."))
+    _add_options(predict)
     return parser
+
+
+def _add_options(predict: argparse.ArgumentParser) -> None:
+    """The arguments of `predict`; those of `ubend predict` that need no torch, with the same names."""
+
+    def add(flag: str, sentence: str, **how: Any) -> None:
+        predict.add_argument(flag, help=now(sentence).replace("%", "%%"), **how)
+
+    predict.add_argument("images", metavar="IMAGES", nargs="+", help=_("Images, folders, patterns, or - for a list."))
+    add("--out", option_help.OUT, metavar="FOLDER", type=Path, required=True)
+    add("--tiles", option_help.TILES, metavar="PX")
+    add("--overlap", option_help.OVERLAP, metavar="FRACTION", type=float, default=DEFAULT_OVERLAP)
+    add("--with", option_help.WITH, metavar="MODEL", dest="models", type=Path, action="append", default=[])
+    add("--tta", option_help.TTA, action="store_true")
+    add("--threshold", option_help.THRESHOLD, metavar="CLASS=P", action="append", default=[])
+    add("--min-area", option_help.MIN_AREA, metavar="[CLASS=]PX", action="append", default=[])
+    add("--fill-holes", option_help.FILL_HOLES, metavar="[CLASS=]PX", action="append", default=[])
+    add("--prob", option_help.PROB, choices=get_args(ProbKind))
+    add("--resume", option_help.RESUME, action="store_true")
+    predict.add_argument("--threads", metavar="COUNT", type=_read_count, help=_("Threads of the CPU."))
+
+
+def _take_conditions(given: argparse.Namespace) -> Conditions:
+    return Conditions(
+        given.models,
+        given.tta,
+        given.threshold,
+        given.min_area,
+        given.fill_holes,
+        parse_tiles(given.tiles),
+        given.overlap,
+    )
 
 
 def _read_count(text: str) -> int:

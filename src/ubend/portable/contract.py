@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .class_table import MAX_CLASSES, NAME_PATTERN
 from .errors import ModelFileError
 from .i18n import _, later, ngettext, now
+from .predictors import is_same_scale
 from .raster import MAX_CHANNELS
 
 ENTRY = "ubend"  # of the file's metadata
@@ -90,6 +94,12 @@ class ImageModel:
         sizing: see `ImageSizing`.
         dtype: of the images: uint8, uint16 or float32.
         pads: whether repeating the last row and column leaves the logits as they are.
+        mirrors: whether whole images are mirrored beyond their borders, so that it takes no tiles without a margin.
+        flips: whether test-time augmentation averages views: it was trained with flips, and averages none itself.
+        orientation: of the training, `free`: with all rotations; None: unknown.
+        window_px: side of the training crops, px; None: trained on whole images.
+        scale: smallest and largest ratio of model size to native size of the training images; None: unknown.
+        channel_statistics: (2, channels) mean and standard deviation of the training images.
     """
 
     names: tuple[str, ...]
@@ -97,6 +107,17 @@ class ImageModel:
     sizing: ImageSizing
     dtype: str
     pads: bool
+    mirrors: bool
+    flips: bool
+    orientation: str | None
+    window_px: int | None
+    scale: tuple[float, float] | None
+    channel_statistics: NDArray[np.float64]
+
+    @property
+    def keeps_scale(self) -> bool:
+        """Whether it was trained on crops at native scale, so that images are predicted in tiles."""
+        return self.window_px is not None and is_same_scale(self.scale)
 
 
 class _FieldError(ValueError):
@@ -116,13 +137,13 @@ def read_contract(path: Path, text: str) -> Contract:
     return _explain(path, lambda: _read_contract(path, text))
 
 
-def read_model(path: Path, model: dict[str, Any]) -> ImageModel:
-    """What a prediction needs of `Contract.model`.
+def read_model(path: Path, contract: Contract) -> ImageModel:
+    """What a prediction needs of the metadata.
 
     Raises:
         ModelFileError: it is damaged, or of another format.
     """
-    return _explain(path, lambda: _read_model(_Fields(model, "model.")))
+    return _explain(path, lambda: _read_model(_Fields(contract.model, "model."), contract))
 
 
 def refusal(path: Path, key: str | None, cause: str) -> ModelFileError:
@@ -287,7 +308,7 @@ def _read_tiles(fields: _Fields) -> Tiles:
     )
 
 
-def _read_model(fields: _Fields) -> ImageModel:
+def _read_model(fields: _Fields, contract: Contract) -> ImageModel:
     fields.whole("format", HEADER_FORMAT, HEADER_FORMAT)
     labels, sizing, network = (fields.inner(key) for key in ("labels", "sizing", "network"))
     names, colors = labels.items("names"), labels.items("colors")
@@ -309,7 +330,20 @@ def _read_model(fields: _Fields) -> ImageModel:
         ImageSizing(size_px, sizing.flag("keep_aspect"), channels),
         fields.choice("dtype", ("uint8", "uint16", "float32")),
         kind != "paper" and views == "plain",
+        kind == "paper",
+        fields.flag("flips") and views == "plain",
+        None if fields.take("orientation") is None else fields.text("orientation"),
+        None if fields.take("window_px") is None else fields.whole("window_px", 16, 8192),
+        None if fields.take("scale") is None else _read_scale(fields),
+        np.array([contract.mean, contract.std], np.float32).astype(np.float64),
     )
+
+
+def _read_scale(fields: _Fields) -> tuple[float, float]:
+    numbers = fields.numbers("scale")
+    if len(numbers) != 2 or not 0 < numbers[0] <= numbers[1]:
+        raise fields.refuse("scale", now(_MISFIT))
+    return numbers[0], numbers[1]
 
 
 def _is_color(color: Any) -> bool:

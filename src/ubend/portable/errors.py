@@ -10,6 +10,15 @@ _Value = TypeVar("_Value")
 _ALIKE, _NAMED = 3, 10  # lines that differ only in their file are shown as one if there are more; names shown of it
 _PACKAGES = {"yaml": "pyyaml", "PIL": "pillow", "skimage": "scikit-image"}  # modules -> packages whose names differ
 
+# Messages of torch's allocators; only CUDA has an exception class for it.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "could not create a memory",
+)
+
 
 class UbendError(Exception):
     """Base class of all errors that a user can fix; `str(error)` can be shown unchanged.
@@ -119,3 +128,10 @@ def missing_package(error: ImportError) -> MissingPackageError:
 def reason(error: Exception) -> str:
     """The system's message, such as "No such file or directory", or else the error's own text."""
     return now(getattr(error, "strerror", None) or str(error))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means out of memory, on any device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -20,6 +20,7 @@ from .raster import Raster, depth_name
 from .tiff import union_invalid
 
 _BLOCK_PIXELS = 2**22  # of the rows that are averaged at a time
+_PNG_LEVEL = 2  # compression: photographs take a quarter of the time of level 6, and an eighth more space
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,15 @@ def save_mask(path: Path, index: NDArray[np.uint8], colors: Sequence[tuple[int, 
         line = _("{path}: a mask is saved as PNG; give a name that ends in .png")
         raise OutputError(line.format(path=path), path=path)
     write_mask(path, index, colors)
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write the image as PNG, atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_file(path, lambda temporary: image.save(temporary, format="PNG", compress_level=_PNG_LEVEL))
 
 
 def straighten(image: NDArray[Any]) -> NDArray[Any]:

@@ -2,8 +2,11 @@
 
 import re
 
+from .i18n import _
+
 # C0, DEL and C1 without line feed and tab; bytes that are not UTF-8; marks that reorder or break a line
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_SHOWN = 10  # names shown of a long list
 
 
 def printable(text: str) -> str:
@@ -20,3 +23,11 @@ def _escape(code: int) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def enumerate_names(names: list[str]) -> str:
+    """`a, b, c`; a long list is cut after ten names, followed by the number of the others."""
+    shown = ", ".join(names[:_SHOWN])
+    if len(names) > _SHOWN:
+        shown = _("{names}, ... and {count} more").format(names=shown, count=len(names) - _SHOWN)
+    return shown

@@ -15,17 +15,19 @@ from PIL import Image, ImageColor, ImageOps
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
-from ubend.core.progress import Reporter
-from ubend.drawing.overlay import Color, to_rgb
-from ubend.drawing.panels import save_png
-from ubend.inference.conditions import Conditions, MaskPredictor, MaskResult, load_mask_predictor
-from ubend.inference.describe import describe_masks
+from ubend.inference.conditions import MaskPredictor, load_mask_predictor
 from ubend.io.images import read_image
 from ubend.labels.class_table import IGNORED, background_class
+from ubend.portable.conditions import Conditions
+from ubend.portable.describe import describe_masks
+from ubend.portable.file_jobs import ImageJob, run_jobs
+from ubend.portable.images import save_png
+from ubend.portable.overlay import Color, to_rgb
 from ubend.portable.postprocess import find_class, split_number
+from ubend.portable.predictors import MaskResult
+from ubend.portable.record import Record
+from ubend.portable.reporter import Reporter
 from ubend.tasks.expand import say_deeper
-from ubend.tasks.file_jobs import ImageJob, run_jobs
-from ubend.tasks.record import Record
 
 _CLEAR, _SOLID = 0.25, 0.75  # probabilities at which the edge begins and ends; its middle is the mask's border
 _REACH_SHARE = 1 / 64  # how far the edge reaches to either side of its middle, as a fraction of the image's longer side
@@ -82,7 +84,7 @@ def cut_out_files(
 
 
 class _CutoutJob(ImageJob):
-    what, title = later("cut-out"), later("cutting out")
+    output_name, title = later("cut-out"), later("cutting out")
     with_prob, as_stored = True, True
     exist_message = later("cut-outs that exist already and are kept: {count}")
     done_message = later("cut-outs in {out}: {count}")

@@ -24,13 +24,13 @@ from ubend.evaluation.caveats import (
     some_names,
 )
 from ubend.evaluation.scores import evaluate_pairs, identify_images
-from ubend.inference.extremes import ExtremeValues
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import LoadedImage
 from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import format_values
 from ubend.labels.mask_files import mask_from_text
 from ubend.layouts.pairs import Folder, Pair, SplitName
+from ubend.portable.extremes import ExtremeValues
 from ubend.portable.input_checks import take_pixels
 from ubend.portable.raster import Header
 from ubend.portable.tiling import TileSource

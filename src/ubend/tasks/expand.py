@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from ubend.core.i18n import ngettext
-from ubend.core.progress import Reporter
 from ubend.io.scans import is_scan
 from ubend.io.video import VIDEO_SUFFIXES
 from ubend.portable.image_paths import expand_pattern, images_in
+from ubend.portable.reporter import Reporter
 
 
 def expand_input(path: Path, reporter: Reporter) -> list[Path]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from ubend._version import __version__
 from ubend.core.errors import OutputError, UbendError
 from ubend.core.files import EXPORTED_SUFFIX, model_path, refuse_existing, write_file
 from ubend.core.i18n import _
@@ -21,6 +20,7 @@ from ubend.inference.predictor import Predictor
 from ubend.models.exported import import_package, open_exported
 from ubend.models.model_file import Bundle, load_bundle, make_entry
 from ubend.portable.contract import CONTRACT, Contract, Tiles, describe_proof
+from ubend.portable.version import __version__
 from ubend.tasks.evaluate import read_run_subset
 from ubend.tasks.runs import read_summary
 from ubend.training.run_folder import RunFolder

@@ -34,7 +34,6 @@ from ubend.core.device import describe_device, explain_out_of_memory, fastest_pr
 from ubend.core.errors import DataError
 from ubend.core.files import DiskRequirement, check_disk_space, default_cache, read_text, write_json
 from ubend.core.i18n import _
-from ubend.core.lock import locked
 from ubend.core.plan import Facts, Plan
 from ubend.core.progress import Reporter
 from ubend.core.settings import Recipe, Settings, make_settings, read_config
@@ -51,6 +50,7 @@ from ubend.evaluation.scores import DecodedImage, evaluate_pairs, identify_image
 from ubend.inference.predictor import Predictor
 from ubend.models.encoders import download_weights, is_pretrained, pretrained_normalisation
 from ubend.models.model_file import load_bundle
+from ubend.portable.lock import locked
 from ubend.portable.tiling import TileSource
 from ubend.tasks.data import describe_choices, report_dataset
 from ubend.tasks.fit_result import FitResult

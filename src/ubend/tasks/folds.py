@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ubend._version import __version__
 from ubend.core.autoconfig import resolve
 from ubend.core.device import pick_device, prepare_process, set_up
 from ubend.core.files import write_json
@@ -38,6 +37,7 @@ from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.models.ensemble_net import EnsembleNet, ViewKind
 from ubend.models.model_file import Bundle, load_bundle, pack_hashes, save_bundle
 from ubend.portable.tiling import TileSource
+from ubend.portable.version import __version__
 from ubend.tasks import fit as one
 from ubend.tasks.fit_result import FitResult
 from ubend.tasks.report import write_report

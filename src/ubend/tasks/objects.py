@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, MissingPackageError
 from ubend.core.files import DiskRequirement, write_file, write_json
 from ubend.core.i18n import _, later, ngettext
-from ubend.core.progress import Reporter
 from ubend.drawing.object_overlay import draw_objects
-from ubend.drawing.overlay import to_rgb
-from ubend.drawing.panels import save_png
 from ubend.evaluation.caveats import SplitLookup, describe_seen, only_training_images
-from ubend.inference.conditions import Conditions, MaskPredictor, MaskResult, load_mask_predictor
+from ubend.inference.conditions import MaskPredictor, load_mask_predictor
 from ubend.instances.export import (
     Entry,
     Export,
@@ -44,9 +41,14 @@ from ubend.labels.class_table import IGNORED
 from ubend.labels.shapes import coco_masks
 from ubend.layouts.pairs import SplitName
 from ubend.metrics.panoptic import Quality, compare_objects
+from ubend.portable.conditions import Conditions
+from ubend.portable.file_jobs import ImageJob, run_jobs
+from ubend.portable.images import save_png
+from ubend.portable.overlay import to_rgb
+from ubend.portable.predictors import MaskResult
 from ubend.portable.raster import Header
+from ubend.portable.reporter import Reporter
 from ubend.tasks.expand import say_deeper
-from ubend.tasks.file_jobs import ImageJob, run_jobs
 
 _TABLE, _SUMMARY, _COCO, _PANOPTIC, _SCORES = "objects.csv", "images.csv", "coco.json", "panoptic.json", "scores.json"
 _MERGED_SHARE = (
@@ -149,7 +151,7 @@ class _ImageObjects:
 
 
 class _ObjectJob(ImageJob):
-    what, title = later("ids"), later("finding objects")
+    output_name, title = later("ids"), later("finding objects")
     done_message = later("images with numbered objects in {out}: {count}")
 
     def __init__(

@@ -13,11 +13,13 @@ from ubend.core.click_i18n import option
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
 from ubend.core.terminal import echo
+from ubend.portable import option_help
+from ubend.portable.tile_options import DEFAULT_OVERLAP, parse_tiles
 
 if TYPE_CHECKING:
     from ubend.core.progress import Reporter
     from ubend.evaluation.report import Scores
-    from ubend.inference.conditions import Conditions
+    from ubend.portable.conditions import Conditions
 
 PATH = click.Path(path_type=Path)
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -47,38 +49,34 @@ _FOLDER_OPTIONS = {
 
 # How a model is used: the same in every command that predicts.
 _MODEL_OPTIONS = {
-    "tiles": option(
-        "--tiles", metavar="PX", help=later("Tile size in pixels, at native scale; whole: no tiles  [as trained]")
-    ),
+    "tiles": option("--tiles", metavar="PX", help=option_help.TILES),
     "overlap": option(
         "--overlap",
         type=float,
-        default=0.25,
+        default=DEFAULT_OVERLAP,
         show_default=True,
-        help=later("Overlap between neighbouring tiles, as a fraction of the tile."),
+        help=option_help.OVERLAP,
     ),
     "with": option(
         "--with",
         "models",
         type=PATH,
         multiple=True,
-        help=later("Another model, averaged with MODEL in prediction; repeatable."),
+        help=option_help.WITH,
     ),
     "tta": option(
         "--tta",
         is_flag=True,
-        help=later("Test-time augmentation: average over flips, and over rotations if trained with them."),
+        help=option_help.TTA,
     ),
-    "threshold": option(
-        "--threshold", metavar="CLASS=P", multiple=True, help=later("Probability threshold of CLASS; repeatable.")
-    ),
+    "threshold": option("--threshold", metavar="CLASS=P", multiple=True, help=option_help.THRESHOLD),
     "fill-holes": option(
         "--fill-holes",
         metavar="[CLASS=]PX",
         multiple=True,
-        help=later("Fill holes of up to PX pixels (all: every hole); repeatable."),
+        help=option_help.FILL_HOLES,
     ),
-    "resume": option("--resume", is_flag=True, help=later("Skip outputs that exist already.")),
+    "resume": option("--resume", is_flag=True, help=option_help.RESUME),
     "subset": option(
         "--subset", type=click.Choice(["train", "val", "test"]), help=later("Split of the images to use  [test]")
     ),
@@ -140,21 +138,10 @@ def take_conditions(flags: dict[str, Any]) -> "Conditions":
     """Remove the conditions from the flags of a command and return them."""
     from dataclasses import fields
 
-    from ubend.inference.conditions import Conditions
+    from ubend.portable.conditions import Conditions
 
     requested = {field.name: flags.pop(field.name) for field in fields(Conditions) if field.name in flags}
     return Conditions(**requested | {"tiles": parse_tiles(requested["tiles"])})
-
-
-def parse_tiles(text: str | None) -> int | None:
-    """Parse --tiles: a side in px, 0 for `whole`; None if not given."""
-    if text is None or text == "whole":
-        return None if text is None else 0
-    if not text.isdecimal():
-        raise SettingError(
-            _("--tiles {tiles}: give a side in px, or whole for no tiles").format(tiles=text), key="--tiles"
-        )
-    return int(text)
 
 
 def prepare(deterministic: bool) -> None:

@@ -1,187 +1,23 @@
 """Predict masks of images, videos and scans: one job for each kind, with shared options."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from typing import Any
 
 from ubend.core.errors import SettingError
-from ubend.core.i18n import _, later
-from ubend.core.progress import Reporter
-from ubend.drawing.overlay import overlay_mask, to_rgb
-from ubend.drawing.panels import save_png
-from ubend.inference.conditions import Conditions, MaskPredictor, MaskResult, load_mask_predictor
-from ubend.inference.describe import describe_masks
-from ubend.io.images import write_mask
-from ubend.io.probabilities import BYTES_PER_VALUE, ProbKind, prob_path, write_probabilities, written_beside
-from ubend.io.row_windows import TiffRowReader, may_be_tiff, write_tiff_mask
+from ubend.core.i18n import _
+from ubend.inference.conditions import load_mask_predictor
 from ubend.io.scans import is_scan
-from ubend.labels.class_table import IGNORED, background_class
-from ubend.portable.decode import read_header
-from ubend.portable.raster import Header
-from ubend.portable.tiling import TileSource
+from ubend.portable.conditions import Conditions
+from ubend.portable.file_jobs import FileJob
+from ubend.portable.mask_job import MaskImageJob, run_mask_jobs
+from ubend.portable.probabilities import ProbKind
+from ubend.portable.reporter import Reporter
 from ubend.tasks.expand import expand_input, is_video
-from ubend.tasks.file_jobs import FileJob, ImageJob, run_jobs
-from ubend.tasks.record import Record
 from ubend.tasks.scans import ScanJob
-from ubend.tasks.shares import SHARES, ClassShares
 from ubend.tasks.videos import VideoJob
 
 _NONE = Conditions()
-_LARGE_PIXELS = 64 * 2**20  # larger TIFFs are processed by rows
-_MASK_BYTES_PER_PIXEL = 0.1  # compressed, estimated; masks of the sample take 0.02 to 0.05
-_BYTES_PER_PIXEL = 1.6  # estimated PNG bytes of mask and overlay; measured on photographs: 1.5 (1.0 to 2.2)
-
-
-class _Tiff(NamedTuple):
-    """How the output of an image is written; all empty unless it is a TIFF.
-
-    Attributes:
-        georeference: see `TiffRowReader`.
-        has_invalid: whether its file marks invalid pixels.
-        by_rows: whether it is read, predicted and written by rows.
-    """
-
-    georeference: list[Any]
-    has_invalid: bool
-    by_rows: bool
-
-
-class MaskImageJob(ImageJob):
-    """Predicts masks of images.
-
-    For NAME.jpg writes `NAME.png` (class indices with a palette, at the image's own size), `NAME_overlay.png`,
-    with `prob` the probabilities `NAME_prob.tif` or `.npz`, and one `shares.csv` for all. Invalid pixels (nodata,
-    alpha 0, NaN) are 255. A georeferenced image gets a georeferenced mask `NAME.tif`. A TIFF above 64 * 2**20 pixels
-    also gets a `NAME.tif` if it is predicted in tiles: it is processed by rows, in bounded memory, and gets no overlay.
-
-    Args:
-        prob: see `write_probabilities`.
-    """
-
-    what, title = later("mask or overlay"), later("predicting")
-    exist_message = later("masks that exist already and are kept: {count}")
-    done_message = later("masks and overlays in {out}: {count}")
-    together = (SHARES,)
-
-    def __init__(
-        self, predictor: MaskPredictor, paths: Sequence[Path | str], out: Path, *, prob: ProbKind | None, resume: bool
-    ) -> None:
-        super().__init__(predictor, paths, out, resume=resume)
-        self._prob, self.with_prob = prob, prob is not None
-        self._labels = predictor.labels
-        self._tiffs: dict[int, _Tiff] = {}
-        self._shares = ClassShares(predictor.labels, out)
-
-    def inspect(self, index: int) -> Header:
-        path, channels = self.paths[index], self.predictor.channels
-        if not may_be_tiff(path):
-            self._tiffs[index] = _Tiff([], False, False)
-            return super().inspect(index)
-        with TiffRowReader(path, channels) as rows_reader:
-            header, georeference = rows_reader.header, rows_reader.georeference
-            self.predictor.refuse_other_kind(path, header)
-            by_rows = rows_reader.is_readable and header.pixels > _LARGE_PIXELS and self.predictor.by_rows
-            self._tiffs[index] = _Tiff(georeference, rows_reader.has_invalid, by_rows)
-        return header
-
-    def files(self, index: int) -> list[Path]:
-        tiff, name = self._tiffs[index], self.paths[index].stem
-        mask = self.out / f"{name}{'.tif' if tiff.by_rows or tiff.georeference else '.png'}"
-        beside = [] if self._prob is None else [prob_path(mask, self._prob)]
-        return [mask, *beside] if tiff.by_rows else [mask, *beside, self.out / f"{name}_overlay.png"]
-
-    def is_done(self, index: int) -> bool:
-        """Whether the files are complete and current, and the mask is as large as the image."""
-        if not super().is_done(index):
-            return False
-        mask = self.files(index)[0]
-        if mask.suffix != ".tif":
-            return read_header(mask).size_hw == self.usable[index].size_hw
-        with TiffRowReader(mask) as rows_reader:
-            return rows_reader.size_hw == self.usable[index].size_hw
-
-    def size(self, index: int) -> float:
-        values = BYTES_PER_VALUE[self._prob] * self._labels.classes if self._prob is not None else 0.0
-        mask = _MASK_BYTES_PER_PIXEL if self._tiffs[index].by_rows else _BYTES_PER_PIXEL
-        return (mask + values) * self.usable[index].pixels
-
-    def make(self, reporter: Reporter) -> None:
-        by_rows = [index for index in self.todo if self._tiffs[index].by_rows]
-        in_memory = sorted({*self.todo} - {*by_rows})
-        for index in in_memory:
-            if self.usable[index].pixels > _LARGE_PIXELS:
-                message = _("note: {path} has {count:.0f} megapixels and is held in memory as a whole")
-                reporter.report(message.format(path=self.paths[index], count=self.usable[index].pixels / 1e6))
-        self.predict_in_memory(in_memory, reporter)
-        for index in by_rows:
-            with self.collect_problems(index):
-                self.note_source(index)
-                self._write_by_rows(index, reporter)
-                self.note_done(index)
-        reporter.end()
-        self.extremes.tell(reporter)
-
-    def write_one(self, index: int, result: MaskResult, image: NDArray[Any]) -> None:
-        """Write the files of an image; the mask last: its presence marks completion."""
-        path, tiff, labels = self.paths[index], self._tiffs[index], self._labels
-        mask, prob = result.mask, result.prob
-        self._shares.count(path, mask)
-        overlay = overlay_mask(to_rgb(image), mask, labels.colors, background=background_class(labels.names))
-        target, *beside = self.files(index)
-        save_png(Image.fromarray(overlay), beside[-1])
-        size_hw = self.usable[index].size_hw
-        if prob is not None and self._prob is not None:
-            write_probabilities(beside[0], size_hw, [prob], labels.names, self._prob, tiff.georeference)
-        if tiff.georeference:
-            has_invalid = tiff.has_invalid or bool((mask == IGNORED).any())
-            write_tiff_mask(target, size_hw, [mask], labels.colors, tiff.georeference, has_invalid=has_invalid)
-        else:
-            write_mask(target, mask, labels.colors)
-
-    def _write_by_rows(self, index: int, reporter: Reporter) -> None:
-        """Predict and write an image that is too large for memory, by rows."""
-        path, tiff, labels = self.paths[index], self._tiffs[index], self._labels
-        target, *beside = self.files(index)
-        with TiffRowReader(path, self.predictor.channels) as rows_reader:
-            size_hw, georeference = rows_reader.size_hw, tiff.georeference
-            reporter.begin(_("predicting {name}, rows").format(name=path.name), size_hw[0])
-            results = self._predict_rows(index, rows_reader, reporter)
-
-            def write(rows: Iterable[NDArray[np.uint8]]) -> None:
-                write_tiff_mask(target, size_hw, rows, labels.colors, georeference, has_invalid=tiff.has_invalid)
-
-            if self._prob is None:
-                write(result.mask for result in results)
-                return
-            with written_beside(write) as add_rows:  # the mask file is completed last
-
-                def take_prob() -> Iterator[NDArray[np.float32]]:
-                    for mask, prob in results:
-                        assert prob is not None
-                        add_rows(mask)
-                        yield prob
-
-                write_probabilities(beside[0], size_hw, take_prob(), labels.names, self._prob, georeference)
-
-    def _predict_rows(self, index: int, rows_reader: TiffRowReader, reporter: Reporter) -> Iterator[MaskResult]:
-        """Masks and probabilities of (h, W) rows, from top to bottom."""
-        source = TileSource(self.extremes.watch(rows_reader), rows_reader.size_hw, rows_reader.size_hw)
-        for rows, result in self.predictor.predict_rows(source, with_prob=self.with_prob):
-            if (invalid := rows_reader.invalid(rows.start, rows.stop)) is not None:
-                result.mask[invalid] = IGNORED
-                if result.prob is not None:
-                    result.prob[:, invalid] = 0
-            self._shares.count(rows_reader.path, result.mask)
-            yield result
-            reporter.count(rows.stop)
-
-    def finish(self, indices: Sequence[int], reporter: Reporter) -> None:
-        """Write the table of the class shares."""
-        self._shares.write({self.paths[index]: self.files(index)[0] for index in indices}, reporter)
 
 
 def predict_paths(
@@ -196,9 +32,7 @@ def predict_paths(
     resume: bool = False,
     reporter: Reporter,
 ) -> list[Path]:
-    """Predict masks of images (see `MaskImageJob`), videos (`VideoJob`) and scans (`ScanJob`) into one folder.
-
-    `predict.json` in this folder records how they were made.
+    """Predict masks of images (see `MaskImageJob`), videos (`VideoJob`) and scans (`ScanJob`) into a folder.
 
     Args:
         model: a run folder or a model file.
@@ -234,5 +68,4 @@ def predict_paths(
         jobs.append(VideoJob(masks, videos, out, resume=resume))
     if images or not jobs:
         jobs.append(MaskImageJob(masks, images, out, prob=prob, resume=resume))
-    facts = {**describe_masks(masks), "window": window, "prob": prob}
-    return run_jobs(jobs, reporter, Record(out / "predict.json", facts))
+    return run_mask_jobs(jobs, out, window=window, prob=prob, reporter=reporter)

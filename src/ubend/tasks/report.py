@@ -15,13 +15,13 @@ from ubend.core.i18n import _
 from ubend.drawing.calibration import draw_calibration
 from ubend.drawing.curves import draw_curve_svgs
 from ubend.drawing.encoding import image_uri, svg_uri
-from ubend.drawing.overlay import Color, overlay_mask
 from ubend.evaluation.comparison import Comparison, compare_scores, note_lines, read_scores, show_interval, verdict_line
 from ubend.evaluation.intervals import MARGIN
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import load_image, resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.layouts.pairs import Pair
+from ubend.portable.overlay import Color, overlay_mask
 from ubend.tasks.pages import render_page
 from ubend.tasks.report_facts import RunFacts, choose_examples, different_settings, read_facts
 from ubend.tasks.report_figures import Example, Figure

@@ -12,10 +12,10 @@ from PIL import Image
 from ubend.core.i18n import _, ngettext
 from ubend.dataset.store import read_class_map
 from ubend.drawing.encoding import image_uri
-from ubend.drawing.overlay import ERROR_COLORS, overlay_mask, to_rgb
 from ubend.io.images import read_image
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import Pair
+from ubend.portable.overlay import ERROR_COLORS, overlay_mask, to_rgb
 from ubend.tasks.report_figures import Example, Figure
 
 _CLASSES = 12  # in the table, those with the most missed objects

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, SettingError
 from ubend.core.files import DiskRequirement, write_csv
 from ubend.core.i18n import _, later
-from ubend.core.progress import Reporter
 from ubend.inference.conditions import MaskPredictor
 from ubend.io.scans import Scan, mask_path, parse_intensity_window, read_scan, require_reader
-from ubend.tasks.file_jobs import FileJob
+from ubend.portable.file_jobs import FileJob
+from ubend.portable.reporter import Reporter
 
 _TABLE = "volumes.csv"
 _MASK_SHARE = 0.5  # bytes of a mask in DICOM, 8 bit and not compressed, per byte of the scan, which mostly has 16 bit

@@ -13,9 +13,9 @@ from ubend.core.device import describe_device
 from ubend.core.errors import SettingError
 from ubend.core.files import read_text
 from ubend.core.i18n import _
-from ubend.core.lock import locked
 from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings, read_config
+from ubend.portable.lock import locked
 from ubend.tasks import fit as single_fit
 from ubend.tasks.data import describe_choices, report_dataset
 from ubend.tasks.fit_result import FitResult

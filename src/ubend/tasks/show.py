@@ -14,8 +14,7 @@ from ubend.core.progress import Reporter
 from ubend.core.settings import Settings
 from ubend.dataset.dataset import read_usable, scan_folder
 from ubend.dataset.store import read_class_map
-from ubend.drawing.overlay import ERROR_COLORS, NEAR_COLOR, Color, color_mask, draw_errors, overlay_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_image
+from ubend.drawing.panels import draw_grid, show_image
 from ubend.evaluation.comparison import image_dice
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.predictor import load
@@ -23,6 +22,8 @@ from ubend.io.images import read_image, resize_array, resize_mask
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import Folder, Pair, SplitName
 from ubend.metrics.boundary import TOLERANCE_PX
+from ubend.portable.images import save_png
+from ubend.portable.overlay import ERROR_COLORS, NEAR_COLOR, Color, color_mask, draw_errors, overlay_mask, to_rgb
 from ubend.tasks.evaluate import read_run_subset
 from ubend.tasks.user_settings import source_name
 from ubend.training.run_folder import RunFolder

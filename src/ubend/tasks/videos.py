@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, Problem
 from ubend.core.files import DiskRequirement, write_csv, write_file
 from ubend.core.i18n import _, later
-from ubend.core.progress import Reporter
-from ubend.drawing.overlay import overlay_mask
 from ubend.io.images import fit_channels
 from ubend.io.video import Video, VideoReader, open_video, written_video
 from ubend.labels.class_table import background_class
-from ubend.tasks.file_jobs import FileJob
+from ubend.portable.file_jobs import FileJob
+from ubend.portable.overlay import overlay_mask
+from ubend.portable.reporter import Reporter
 
 _ENDS = ("_mask.mkv", "_overlay.mp4", "_shares.csv")
 
@@ -79,7 +79,7 @@ class VideoJob(FileJob[Video]):
                     colored = overlay_mask(frame, predicted, labels.colors, background=background_class(labels.names))
                     shown.add(seconds, colored)
                     masks.add(seconds, predicted)
-                    shares = np.bincount(predicted.reshape(-1), minlength=labels.classes) / predicted.size
+                    shares = np.bincount(predicted.reshape(-1), minlength=len(labels.names)) / predicted.size
                     rows.append([len(rows), f"{seconds:.3f}", *(f"{share:.6f}" for share in shares)])
                     reporter.count(len(rows))
 

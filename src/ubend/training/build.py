@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from ubend._version import __version__
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.plan import Plan
@@ -18,6 +17,7 @@ from ubend.layouts.pairs import SPLITS
 from ubend.models.encoders import describe_weights, pretrained_weights
 from ubend.models.model_file import Bundle, pack_hashes
 from ubend.models.networks import Network, make_network, shape_from_settings
+from ubend.portable.version import __version__
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.distributed import ALONE, ProcessGroup
 from ubend.training.losses import Loss, sums_dtype

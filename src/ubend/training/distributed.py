@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ubend.core.device import is_out_of_memory, pick_device
+from ubend.core.device import pick_device
 from ubend.core.errors import SettingError, TrainingError, reason
 from ubend.core.i18n import _
+from ubend.portable.errors import is_out_of_memory
 from ubend.training.launcher import ProcessRank, process_rank
 
 _STEP_TIMEOUT = timedelta(minutes=30)  # timeout for the other ranks' share of a step; a state may be written meanwhile

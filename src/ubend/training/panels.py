@@ -9,8 +9,9 @@ import torch
 from ubend.core.i18n import _
 from ubend.dataset.dataset import Dataset
 from ubend.drawing.curves import LiveCurves
-from ubend.drawing.overlay import color_mask, to_rgb
-from ubend.drawing.panels import draw_grid, save_png, show_image
+from ubend.drawing.panels import draw_grid, show_image
+from ubend.portable.images import save_png
+from ubend.portable.overlay import color_mask, to_rgb
 from ubend.training.batch_norm_warmup import batch_statistics, in_batch_norm_warmup
 from ubend.training.checkpoint import TrainingState
 from ubend.training.loop import Training, validation_batch

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ubend._version import __version__
 from ubend.core.errors import OutputError, reason
 from ubend.core.files import MODEL_FILE, clear_leftovers, read_text, write_json, write_text
 from ubend.core.i18n import _
-from ubend.core.lock import LOCK
 from ubend.core.settings import dump_toml
+from ubend.portable.lock import LOCK
+from ubend.portable.version import __version__
 
 if TYPE_CHECKING:
     from ubend.core.plan import Plan

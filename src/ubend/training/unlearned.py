@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ubend.core.i18n import _
-from ubend.layouts.problems import enumerate_names
+from ubend.portable.printable import enumerate_names
 
 if TYPE_CHECKING:
     from ubend.training.loop import Training

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ubend.inference.prediction import Prediction, class_index
 from ubend.inference.predictor import Logits
-from ubend.inference.prefetch import prefetch
 from ubend.io.images import LoadedImage, Sizing, load_image, model_size, resize_array
 from ubend.labels.class_table import IGNORED, LabelMap
 from ubend.portable.decode import read_header
 from ubend.portable.input_checks import given_image
+from ubend.portable.prefetch import prefetch
 from ubend.portable.raster import Header
 from ubend.portable.tiling import TileSource
 from ubend_lessons.baselines.methods import Method, Parameters, count_levels, list_parameters, refuse_missing, segment

@@ -14,14 +14,14 @@ from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.store import read_class_map
-from ubend.drawing.overlay import overlay_mask, to_rgb
-from ubend.drawing.panels import save_png
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits
 from ubend.io.images import read_image, write_mask
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import Pair, SplitName
+from ubend.portable.images import save_png
+from ubend.portable.overlay import overlay_mask, to_rgb
 from ubend.portable.raster import Header
 from ubend.portable.tiling import TileSource
 from ubend.tasks.user_settings import read_user_settings

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.errors import DataError
-from ubend.core.files import regular_file, write_file
-from ubend.core.i18n import _
-from ubend.io.images import LoadedImage, depth_problem, finish_pixels, mean_valid, read_into
-from ubend.portable.decode import explain_decode_errors
-from ubend.portable.tiff import (
+from .decode import explain_decode_errors
+from .files import regular_file, write_file
+from .i18n import _
+from .images import LoadedImage, finish_pixels, mean_valid
+from .tiff import (
     NODATA,
     find_mask,
     find_nodata,
@@ -36,7 +35,6 @@ GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
 _INVALID = 255  # the ignored value in masks
 _MAX_CHUNK_BYTES = 2**28  # decoded, of one tile or strip
 _MASK_TILE = 256  # px
-_ROWS_PIXELS = 2**22  # of the rows that are read at a time
 
 
 class TiffRowReader(AbstractContextManager["TiffRowReader"]):
@@ -171,41 +169,6 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
 def _chunk_height(page: Any) -> int:
     """Rows of a tile or strip; tifffile's `chunks` omit the axis of separate planes."""
     return int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
-
-
-def read_into_array(path: Path, out: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Read an image into an array of its shape and dtype, (H, W, C), by rows if possible.
-
-    Returns:
-        (H, W) invalid pixels, see `LoadedImage`; None: all are valid.
-
-    Raises:
-        DataError: unreadable, or its shape or dtype differs from the array's.
-    """
-    if may_be_tiff(path):
-        with TiffRowReader(path, out.shape[2]) as reader:
-            if reader.is_readable and reader.size_hw == out.shape[:2]:
-                return _read_rows_into_array(reader, out)
-    return read_into(out, path)
-
-
-def _read_rows_into_array(reader: TiffRowReader, out: NDArray[Any]) -> NDArray[np.bool_] | None:
-    step = max(1, _ROWS_PIXELS // out.shape[1])
-    invalid: NDArray[np.bool_] | None = None
-    for top in range(0, len(out), step):
-        rows = reader.load(top, min(top + step, len(out)))
-        if rows.pixels.dtype != out.dtype:
-            raise DataError(depth_problem(reader.path, rows.pixels.dtype, out.dtype))
-        out[top : top + step] = rows.pixels
-        if rows.invalid is not None:
-            invalid = np.zeros(out.shape[:2], bool) if invalid is None else invalid
-            invalid[top : top + step] = rows.invalid
-    if invalid is not None:
-        known = invalid
-        mean = mean_valid(lambda top, bottom: LoadedImage(out[top:bottom], known[top:bottom]), reader.size_hw)
-        for top in range(0, len(out), step):
-            out[top : top + step][invalid[top : top + step]] = mean
-    return invalid
 
 
 def may_be_tiff(path: Path) -> bool:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.i18n import ngettext
-from ubend.core.progress import Reporter
-from ubend.dataset.extreme_values import find_normal_range, name_values
-from ubend.io.row_windows import TiffRowReader
-from ubend.layouts.problems import enumerate_names
-from ubend.models.model_file import Bundle
+from .extreme_values import find_normal_range, name_values
+from .i18n import ngettext
+from .predictors import ModelFacts
+from .printable import enumerate_names
+from .reporter import Reporter
+from .row_windows import TiffRowReader
 
 _RANGE_STD = 2.0  # standard deviations from the mean; training images have at least this range
 _FAR_STD = 400.0  # 100 times that range, as in extreme_values.py; values closer to the mean are not checked further
@@ -29,12 +29,9 @@ class ExtremeValues:
         bundles: the models; images are compared with the first one among those with the most channels.
     """
 
-    def __init__(self, *bundles: Bundle) -> None:
+    def __init__(self, *bundles: ModelFacts) -> None:
         bundle = max(bundles, key=lambda bundle_: bundle_.sizing.channels)
-        net = bundle.model
-        self._mean, self._std = (
-            values.detach().flatten().cpu().numpy().astype(np.float64) for values in (net.mean, net.std)
-        )
+        self._mean, self._std = bundle.channel_statistics
         self._is_possible = bundle.dtype != "uint8"
         self._found: dict[Path, NDArray[np.generic]] = {}
 

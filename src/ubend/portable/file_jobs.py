@@ -16,18 +16,22 @@ from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
-from ubend.core.device import is_out_of_memory
-from ubend.core.errors import (
+from .conditions import AnyMaskPredictor
+from .decode import read_header
+from .describe import describe_tiling
+from .errors import (
     DataError,
     FilesError,
     MissingPackageError,
     OutputError,
     Problem,
     UbendError,
+    is_out_of_memory,
     missing_package,
     reason,
 )
-from ubend.core.files import (
+from .extremes import ExtremeValues
+from .files import (
     DiskRequirement,
     check_disk_space,
     clear_leftovers,
@@ -38,19 +42,16 @@ from ubend.core.files import (
     refuse_inputs,
     refuse_shared,
 )
-from ubend.core.i18n import _, now
-from ubend.core.lock import locked
-from ubend.core.progress import Reporter
-from ubend.inference.conditions import MaskPredictor, MaskResult
-from ubend.inference.describe import describe_tiling
-from ubend.inference.extremes import ExtremeValues
-from ubend.inference.prefetch import prefetch
-from ubend.io.images import LoadedImage, read_with_channels
-from ubend.portable.decode import read_header
-from ubend.portable.image_paths import list_images, refuse_folder
-from ubend.portable.input_checks import describe_channels
-from ubend.portable.raster import Header
-from ubend.tasks.record import Record, describe_source
+from .i18n import _, now
+from .image_paths import list_images, refuse_folder
+from .images import LoadedImage, read_with_channels
+from .input_checks import describe_channels
+from .lock import locked
+from .predictors import MaskResult
+from .prefetch import prefetch
+from .raster import Header
+from .record import Record, describe_source
+from .reporter import Reporter
 
 _log = logging.getLogger(__name__)
 _Facts = TypeVar("_Facts")
@@ -80,7 +81,7 @@ class FileJob(ABC, Generic[_Facts]):
     output_name, exist_message, done_message = "", "", ""
     together: Sequence[str] = ()
 
-    def __init__(self, predictor: MaskPredictor, paths: Sequence[Path], out: Path, *, resume: bool = False) -> None:
+    def __init__(self, predictor: AnyMaskPredictor, paths: Sequence[Path], out: Path, *, resume: bool = False) -> None:
         self.predictor, self.paths, self.out, self.resume = predictor, paths, out, resume
         self.usable: dict[int, _Facts] = {}
         self.todo: list[int] = []
@@ -266,7 +267,7 @@ class ImageJob(FileJob[Header]):
     title, with_prob, as_stored = "", False, False
 
     def __init__(
-        self, predictor: MaskPredictor, paths: Iterable[Path | str], out: Path, *, resume: bool = False
+        self, predictor: AnyMaskPredictor, paths: Iterable[Path | str], out: Path, *, resume: bool = False
     ) -> None:
         super().__init__(predictor, list_images(paths), out, resume=resume)
         self.extremes = ExtremeValues(*(member.predictor.bundle for member in predictor.members))

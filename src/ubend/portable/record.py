@@ -1,25 +1,22 @@
 """The JSON record in a folder of results: how they were made, and from which files."""
 
-import gzip
 import hashlib
 import json
 import os
 import threading
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tifffile
 from PIL import Image
 
-from ubend._version import __version__
-from ubend.core.errors import DataError, OutputError, reason
-from ubend.core.files import explain_write_errors, read_text, write_json
-from ubend.core.i18n import _
-from ubend.portable.decode import without_warnings
+from .decode import without_warnings
+from .errors import DataError, OutputError, reason
+from .files import explain_write_errors, read_text, write_json
+from .i18n import _
+from .version import __version__
 
 _FREE = ("ubend", "path")  # may differ
 
@@ -187,14 +184,20 @@ def _opens(path: Path) -> bool:
             with without_warnings(), Image.open(path) as image:
                 image.verify()
         elif path.suffix == ".npz":
+            import zipfile
+
             with zipfile.ZipFile(path) as archive:
                 return archive.testzip() is None
         elif path.suffix == ".tif":
+            import tifffile
+
             with without_warnings(), tifffile.TiffFile(path) as tiff:
                 page = tiff.pages.first
                 ends = [at + size for at, size in zip(page.dataoffsets, page.databytecounts, strict=True)]
                 return max(ends) <= path.stat().st_size
         elif path.suffix == ".gz":
+            import gzip
+
             with gzip.open(path) as packed:
                 while packed.read(2**20):
                     pass

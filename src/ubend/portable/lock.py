@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-import socket
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ubend.core.errors import OutputError, reason
-from ubend.core.i18n import _
+from .errors import OutputError, reason
+from .i18n import _
 
 LOCK = ".ubend.lock"
 
@@ -38,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
         )
     try:
         os.truncate(file, 0)
-        os.write(file, f"{os.getpid()} ({socket.gethostname()})".encode())
+        os.write(file, f"{os.getpid()} ({platform.node()})".encode())
         yield
     finally:
         with contextlib.suppress(OSError):

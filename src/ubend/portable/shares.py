@@ -1,19 +1,19 @@
 """The table shares.csv: the share of each class in the pixels of each predicted mask."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.core.errors import DataError
-from ubend.core.files import write_csv
-from ubend.core.i18n import _
-from ubend.core.progress import Reporter
-from ubend.io.row_windows import TiffRowReader
-from ubend.labels.class_table import IGNORED, LabelMap
-from ubend.portable.decode import explain_decode_errors
+from .class_table import IGNORED
+from .decode import explain_decode_errors
+from .errors import DataError
+from .files import write_csv
+from .i18n import _
+from .reporter import Reporter
+from .row_windows import TiffRowReader
 
 SHARES = "shares.csv"
 _ROWS = 1024  # of a written mask, read at once
@@ -24,12 +24,12 @@ class ClassShares:
     """Counts the pixels of each class while masks are written; thread-safe.
 
     Args:
-        labels: the class table.
+        names: of the classes.
         out: the folder of the masks, and of `shares.csv`.
     """
 
-    def __init__(self, labels: LabelMap, out: Path) -> None:
-        self._labels, self._out = labels, out
+    def __init__(self, names: Sequence[str], out: Path) -> None:
+        self._names, self._out = names, out
         self._pixels: dict[Path, NDArray[np.int64]] = {}
 
     def count(self, image: Path, mask: NDArray[np.uint8]) -> None:
@@ -39,11 +39,11 @@ class ClassShares:
             DataError: it contains values that are not classes of the model.
         """
         counts = np.bincount(mask.reshape(-1), minlength=IGNORED + 1)
-        if counts[self._labels.classes : IGNORED].any():
+        if counts[len(self._names) : IGNORED].any():
             raise DataError(
                 _("the folder contains a mask of another model; choose another --out"), path=self._out, key="--out"
             )
-        self._pixels[image] = self._pixels.get(image, 0) + counts[: self._labels.classes]
+        self._pixels[image] = self._pixels.get(image, 0) + counts[: len(self._names)]
 
     def write(self, masks: Mapping[Path, Path], reporter: Reporter) -> None:
         """Write the shares of all images and print some; masks that were not counted are read.
@@ -51,7 +51,7 @@ class ClassShares:
         Args:
             masks: image -> its mask.
         """
-        names, shares = self._labels.names, dict[Path, list[float]]()
+        names, shares = self._names, dict[Path, list[float]]()
         for image, mask in masks.items():
             if image not in self._pixels:
                 self._count_written(image, mask)

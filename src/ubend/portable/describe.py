@@ -4,15 +4,13 @@ import hashlib
 import math
 from typing import Any
 
-from ubend.core.files import model_path
-from ubend.core.i18n import _
-from ubend.core.plan import Choice
-from ubend.inference.conditions import MaskPredictor
-from ubend.inference.predictor import Predictor
-from ubend.models.model_file import SAME_SCALE
+from .conditions import AnyMaskPredictor
+from .files import model_path
+from .i18n import _
+from .predictors import ImagePredictor, is_same_scale
 
 
-def describe_masks(masks: MaskPredictor) -> dict[str, Any]:
+def describe_masks(masks: AnyMaskPredictor) -> dict[str, Any]:
     """Everything that determines the masks, as JSON object; equal descriptions give equal masks."""
     members = []
     for path, (predictor, views) in zip(masks.paths, masks.members, strict=True):
@@ -29,7 +27,7 @@ def describe_masks(masks: MaskPredictor) -> dict[str, Any]:
     return facts
 
 
-def describe_tiling(masks: MaskPredictor) -> list[str]:
+def describe_tiling(masks: AnyMaskPredictor) -> list[str]:
     """Messages on how images are tiled, and why; a warning if this does not match the model's training."""
     lines_given = [_describe_one(member.predictor, masks.tiles_requested) for member in masks.members]
     if all(lines == lines_given[0] for lines in lines_given):
@@ -38,15 +36,14 @@ def describe_tiling(masks: MaskPredictor) -> list[str]:
     return [_("{model}: {line}").format(model=path, line=line) for path, lines in named for line in lines]
 
 
-def _describe_one(predictor: Predictor, requested: bool) -> list[str]:
+def _describe_one(predictor: ImagePredictor, requested: bool) -> list[str]:
     bundle, tiling = predictor.bundle, predictor.tiling
     if not requested:
         reason = _("whole images are resized to {size} px, as in training")
         if tiling is not None:
             reason = _("trained on crops of {window} px at native scale")
         text = reason.format(window=bundle.window_px, size=bundle.sizing.size_px)
-        choice = Choice("--tiles", tiling.tile_px if tiling else 0, text)
-        return [_("chosen: {choice}").format(choice=choice.line())]
+        return [_("chosen: {choice}").format(choice=f"--tiles = {tiling.tile_px if tiling else 0}: {text}")]
     if tiling is None and bundle.keeps_scale and bundle.sizing.size_px is not None:
         return [
             _(
@@ -54,10 +51,10 @@ def _describe_one(predictor: Predictor, requested: bool) -> list[str]:
                 "have another size than in training. Leave --tiles out"
             )
         ]
-    low, high = bundle.scale or (1.0, 1.0)
     if tiling is not None and not bundle.keeps_scale and bundle.scale is None:
         return [_("WARNING: the model file does not state the scale of training; tiles are at native scale")]
-    if tiling is not None and (low < 1 / SAME_SCALE or high > SAME_SCALE):
+    if tiling is not None and bundle.scale is not None and not is_same_scale(bundle.scale):
+        low, high = bundle.scale
         return [
             _(
                 "WARNING: the model was trained on images at {low:.2g} to {high:.2g} of their size, but tiles are at "

@@ -1,20 +1,19 @@
 """Writes probability maps row by row. C classes, H x W px."""
 
 import json
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from queue import Full, Queue
 from typing import Any, Literal, TypeVar
-from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.files import write_file
-from ubend.io.row_windows import cut_tiles
+from .files import write_file
+from .row_windows import cut_tiles
 
 ProbKind = Literal["uint8", "uint16", "npz"]
 BYTES_PER_VALUE = {"uint8": 0.4, "uint16": 1.2, "npz": 4.0}  # compressed; an estimate for a mostly confident model
@@ -58,6 +57,8 @@ def write_probabilities(
 
 
 def _write_npz(path: Path, size_hw: tuple[int, int], rows: Iterable[NDArray[np.float32]], names: Sequence[str]) -> None:
+    import zipfile
+
     shape = (*size_hw, len(names))
     with zipfile.ZipFile(path, "w") as file:  # in the format of np.savez
         with file.open("prob.npy", "w", force_zip64=True) as stream:
@@ -82,7 +83,7 @@ def _write_tiff(
     white = int(np.iinfo(dtype).max)
     description = json.dumps({"classes": list(names), "value": f"probability = value / {white}"})  # ASCII, for TIFF
     bands = "".join(
-        f'<Item name="DESCRIPTION" sample="{band}" role="description">{escape(name)}</Item>'
+        f'<Item name="DESCRIPTION" sample="{band}" role="description">{escape(name, quote=False)}</Item>'
         f'<Item name="SCALE" sample="{band}" role="scale">{1 / white!r}</Item>'
         for band, name in enumerate(names)
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.labels.class_table import IGNORED
+from .class_table import IGNORED
 
 Color = tuple[int, int, int]
 

@@ -1,0 +1,14 @@
+"""Help of the options that `ubend predict` and `ubend-runtime predict` have in common."""
+
+from .i18n import later
+
+OUT = later("Folder for masks, overlays and shares.csv: the share (0 to 1) of each class in each image's pixels.")
+TILES = later("Tile size in pixels, at native scale; whole: no tiles  [as trained]")
+OVERLAP = later("Overlap between neighbouring tiles, as a fraction of the tile.")
+WITH = later("Another model, averaged with MODEL in prediction; repeatable.")
+TTA = later("Test-time augmentation: average over flips, and over rotations if trained with them.")
+THRESHOLD = later("Probability threshold of CLASS; repeatable.")
+MIN_AREA = later("Remove regions smaller than PX pixels; repeatable.")
+FILL_HOLES = later("Fill holes of up to PX pixels (all: every hole); repeatable.")
+PROB = later("Also write probabilities: as TIFF (uint8, uint16) or npz.")
+RESUME = later("Skip outputs that exist already.")
