@@ -111,9 +111,7 @@ def fit(
 @click.argument("model", type=PATH)
 @click.argument("folder", type=PATH, required=False)
 @folder_options("images", "masks", "split", "values", "skip-bad", "root")
-@options("subset")
-@option("--device", help=later("cuda, mps or cpu  [the fastest here]"))
-@option("--tiles", metavar="PX", help=later("Tile size in pixels, at native scale; whole: no tiles  [as trained]"))
+@options("subset", "device", "tiles")
 @option("--out", type=PATH, help=later("Also write the scores to this JSON file."))
 def evaluate(model: Path, folder: Path | None, out: Path | None, tiles: str | None, **flags: Any) -> None:
     from ubend.core.files import refuse_existing, write_json
