@@ -21,6 +21,7 @@ from support.refusal import check, invoke, raises, refused_once
 from support.training import Listener
 from ubend.core.errors import MissingPackageError, ModelFileError, OutputError, SettingError
 from ubend.exporting import network_graph, proof
+from ubend.exporting.targets import Precision
 from ubend.inference.ensemble import load
 from ubend.inference.predictor import Predictor
 from ubend.models.custom import CustomNetwork
@@ -256,15 +257,17 @@ def test_limits_of_half_precision() -> None:
     """The mean is judged by the end of its interval, and so is the worst image."""
     dice = {"before": 0.9, "after": 0.899, "difference": -0.001, "interval": [-0.002, 0.0], "worst_image": -0.01}
     found = {"share_of_pixels": 0.001, "dice": dice}
-    proof.refuse_different(found, "fp16")
-    with raises(ModelFileError, key="share_of_pixels"):
-        proof.refuse_different(found, "fp32")
-    with raises(ModelFileError, key="dice"):
-        proof.refuse_different({**found, "dice": {**dice, "interval": [-0.006, 0.004]}}, "fp16")
-    with raises(ModelFileError, key="dice"):
-        proof.refuse_different({**found, "dice": {**dice, "interval": None, "difference": -0.006}}, "fp16")
-    with raises(ModelFileError, key="worst_image"):
-        proof.refuse_different({**found, "dice": {**dice, "worst_image": -0.06}}, "fp16")
+    assert proof.find_difference(found, "fp16") is None
+    beyond: list[tuple[str, dict[str, Any], Precision]] = [
+        ("share_of_pixels", found, "fp32"),
+        ("dice", {**found, "dice": {**dice, "interval": [-0.006, 0.004]}}, "fp16"),
+        ("dice", {**found, "dice": {**dice, "interval": None, "difference": -0.006}}, "bf16"),
+        ("worst_image", {**found, "dice": {**dice, "worst_image": -0.06}}, "int8"),
+    ]
+    for key, measured, precision in beyond:
+        difference = proof.find_difference(measured, precision)
+        assert difference is not None
+        assert difference[0] == key
 
 
 def test_images_of_the_run_that_are_gone(good: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ubend.dataset.arrays import Arrays
     from ubend.evaluation.comparison import Comparison
     from ubend.evaluation.report import Scores
+    from ubend.exporting.targets import Precision, Target
     from ubend.instances.export import Export
     from ubend.instances.instances import Method
     from ubend.layouts.pairs import SplitName
@@ -437,28 +438,31 @@ def predict(
 def export(
     model: Path | str,
     *,
-    to: 'Literal["onnx"]' = "onnx",
+    to: "Target" = "onnx",
     out: Path | str | None = None,
-    precision: 'Literal["fp32", "fp16"]' = "fp32",
+    precision: "Precision" = "fp32",
     network: "nn.Module | None" = None,
     reporter: "Reporter | None" = None,
 ) -> Path:
     """Write a model as one file for other programs; it is compared with the model on images before.
 
-    docs/deploy.md describes the file, and the limits beyond which it is not written. Needs the extra `export`.
+    docs/deploy.md describes the file, and the limits beyond which a more exact precision is taken, or none written.
+    Needs the extra `export`, and for OpenVINO `openvino`.
 
     Args:
         model: a run folder or a model file.
-        to: kind of the file.
+        to: kind of the file: `onnx` for onnxruntime and others, `openvino` for OpenVINO.
         out: the file, new; None: `model.onnx` beside the model file.
-        precision: of the stored weights: `fp32`, or `fp16`, which halves the file; computed is in float32 either way.
+        precision: `fp32`; of `onnx` also `fp16`, which halves the file and is computed in float32; of `openvino` also
+            `bf16`; of both `int8`, which is calibrated on training images of the run.
         network: your own module, if the model is one of it; its weights do not matter.
         reporter: reports notes and progress; None: prints them, as the command does.
     Returns:
         The file.
     Raises:
-        SettingError: the network cannot be exported.
-        MissingPackageError: the extra `export` is not installed.
+        SettingError: the network cannot be exported, the target has no such precision, or there are no training images
+            to calibrate `int8` on.
+        MissingPackageError: the extra `export` or `openvino` is not installed.
         ModelFileError: the model cannot be read, or the export differs from it too much.
         OutputError: the file exists already, or cannot be written.
     """

@@ -1,5 +1,7 @@
 """Exported models made by code, without a training."""
 
+import importlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
 from ubend.models.model_file import Bundle
 from ubend.models.segmentation_net import SegmentationNet
+from ubend.portable.openvino_session import import_openvino
 from ubend.tasks.export import contract_text, describe
 
 onnx: Any
@@ -25,6 +28,10 @@ try:
 except ImportError:
     onnx = onnxruntime = None
     _IS_HERE = False
+openvino: Any = None
+with suppress(ImportError):
+    openvino = import_openvino(importlib.import_module)
+NEEDS_OPENVINO = pytest.mark.skipif(openvino is None, reason="the extra `openvino` is not installed")
 NEEDS_EXPORT = pytest.mark.skipif(not _IS_HERE, reason="the extra `export` is not installed")
 
 

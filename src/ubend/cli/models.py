@@ -92,7 +92,7 @@ def runs(folder: Path) -> None:
     type=click.Choice(PRECISION_NAMES),
     default="fp32",
     show_default=True,
-    help=later("Precision of the weights in the file; fp16 halves it."),
+    help=later("Precision of the file: onnx fp32, fp16 (half as large), int8; openvino fp32, bf16, int8."),
 )
 def export(model: Path, **flags: Any) -> None:
     from ubend.tasks.export import export as call

@@ -5,7 +5,7 @@ does, which gives the same values before normalisation as after it. N images, C 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,8 +138,8 @@ def _finish(onnx: Any, build: _Builder, net: SegmentationNet, dtype: str) -> Any
     )
 
 
-def to_half(model: Any) -> None:
-    """Store the weights of a graph in half precision; they are float32 again before they are used.
+def store_weights(model: Any, precision: Literal["fp16", "bf16"]) -> None:
+    """Store the weights of a graph in half precision, or as bfloat16; a node makes them float32 again.
 
     What has fewer than two dimensions (biases, means) stays as it is, and so do weights that half precision has no
     number for.
@@ -151,11 +151,42 @@ def to_half(model: Any) -> None:
         if array.dtype != np.float32 or array.ndim < 2 or array.size < 256 or np.abs(array).max() > _LARGEST_HALF:
             continue
         name = tensor.name
-        tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), f"{name}.half"))
+        kind = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16
+        stored = array.astype(np.float16) if precision == "fp16" else _to_bfloat16(array)
+        tensor.CopyFrom(onnx.helper.make_tensor(f"{name}.half", kind, array.shape, stored.tobytes(), raw=True))
         casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+
+
+def _to_bfloat16(array: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The bits of the nearest bfloat16 numbers, of two the even one."""
+    bits = np.ascontiguousarray(array).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def round_to_bfloat16(graph: Any) -> None:
+    """Round what the nodes of an `onnx.GraphProto` compute to bfloat16, and add up in float32, as processors with
+    bfloat16 do; from the first convolution to the logits. The graph is changed in place."""
+    onnx = import_package("onnx")
+    first = {node.input[0] for node in graph.node if node.op_type == "Conv"}
+    nodes, behind = list(graph.node), set[str]()
+    del graph.node[:]
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            if name in behind:
+                node.input[index] = f"{name}.rounded"
+        graph.node.append(node)
+        depends = any(name.removesuffix(".rounded") in behind for name in node.input)
+        value = node.output[0]
+        if value not in OUTPUTS and node.op_type not in ("ArgMax", "Shape") and (depends or value in first):
+            behind.add(value)
+            for given, rounded, kind in (
+                (value, f"{value}.bits", onnx.TensorProto.BFLOAT16),
+                (f"{value}.bits", f"{value}.rounded", onnx.TensorProto.FLOAT),
+            ):
+                graph.node.append(onnx.helper.make_node("Cast", [given], [rounded], to=kind))
 
 
 def to_bytes(model: Any, metadata: str) -> bytes:

@@ -5,10 +5,13 @@ from typing import Literal, get_args
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 
-Target = Literal["onnx"]
-Precision = Literal["fp32", "fp16"]
+Target = Literal["onnx", "openvino"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 # Of each target, from the most exact to the fastest.
-PRECISIONS: dict[Target, tuple[Precision, ...]] = {"onnx": ("fp32", "fp16")}
+PRECISIONS: dict[Target, tuple[Precision, ...]] = {
+    "onnx": ("fp32", "fp16", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+}
 TARGETS: tuple[Target, ...] = get_args(Target)
 PRECISION_NAMES: tuple[Precision, ...] = get_args(Precision)
 

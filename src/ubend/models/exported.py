@@ -1,4 +1,4 @@
-"""An exported model, `model.onnx`, as a network: onnxruntime computes it, all else is as for any other.
+"""An exported model, `model.onnx`, as a network: onnxruntime or OpenVINO computes it, all else is as for any other.
 
 Its metadata are a `Contract` (`ubend.portable.contract`), with the header of the model file that was exported.
 """
@@ -18,7 +18,8 @@ from ubend.models.model_file import Bundle, Header, StoredFields, load_bundle, r
 from ubend.models.paper import mirror_to_fit
 from ubend.models.segmentation_net import SegmentationNet, check_channels
 from ubend.portable.contract import Contract, describe_contract
-from ubend.portable.session import Run, check_exported, open_session, read_exported
+from ubend.portable.engines import open_engine
+from ubend.portable.session import Run, check_exported, read_exported
 
 
 class ExportedNetwork(SegmentationNet):
@@ -28,6 +29,8 @@ class ExportedNetwork(SegmentationNet):
         run: (N, C, H, W) values of the model's dtype -> (N, classes, h, w) float32 logits.
         contract: of the file.
         header: of the model file in it.
+    Attributes:
+        run: as given.
     """
 
     cpu_only = True
@@ -37,7 +40,7 @@ class ExportedNetwork(SegmentationNet):
         super().__init__(
             shape.channels, shape.classes, shape.width, shape.depth, None, shape.upsampling, contract.mean, contract.std
         )
-        self._run, self._dtype, self._contract = run, header.dtype, contract
+        self.run, self._dtype, self._contract = run, header.dtype, contract
         self._multiple, self.margin, self.edge_px = tiles.multiple, tiles.margin, tiles.edge_px
         self.averages_views = shape.views != "plain"
         self._mirrors = shape.kind == "paper"
@@ -61,7 +64,7 @@ class ExportedNetwork(SegmentationNet):
         values = image.detach().cpu().contiguous()
         if self._dtype != "float32":  # arrays may be float
             values = values.round().to(getattr(torch, self._dtype))
-        return torch.from_numpy(self._run(values.numpy()))
+        return torch.from_numpy(self.run(values.numpy()))
 
     @property
     def input_multiple(self) -> int:
@@ -81,7 +84,7 @@ def load_model(path: Path, network: nn.Module | None = None) -> Bundle:
     Raises:
         ModelFileError: also of an exported file that is cut off, not ours, of a newer contract, or that holds what
             ubend does not write.
-        MissingPackageError: onnxruntime is not installed.
+        MissingPackageError: onnxruntime, or OpenVINO if the file is for it, is not installed.
     """
     path = model_path(path)
     return load_exported(path) if path.suffix.lower() == EXPORTED_SUFFIX else load_bundle(path, network)
@@ -96,13 +99,13 @@ def open_exported(path: Path, data: bytes) -> Bundle:
     """A model from the bytes of an exported file; `path` is for messages. For errors see `load_model`."""
     contract = check_exported(path, data)
     header, _entry = read_header(path, json.dumps(contract.model))
-    run = open_session(
-        import_package("onnxruntime"),
+    run = open_engine(
+        import_package,
         path,
         data,
+        contract,
         dtype=header.dtype,
         classes=header.network.classes,
-        margin=contract.tiles.margin,
         threads=torch.get_num_threads(),
     )
     stored = {kept.name: getattr(header, kept.name) for kept in fields(StoredFields)} | {"precision": "float32"}
@@ -110,11 +113,12 @@ def open_exported(path: Path, data: bytes) -> Bundle:
 
 
 def import_package(name: str) -> Any:
-    """A package of the extra `export`; MissingPackageError: it is not installed."""
+    """A package of the extra `export` or `openvino`; MissingPackageError: it is not installed."""
     import importlib
 
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        line = _("exported models need {package}; install it with: pip install 'ubend[export]'")
-        raise MissingPackageError(line.format(package=name), key=name) from error
+        extra = name if name == "openvino" else "export"
+        line = _("exported models need {package}; install it with: pip install 'ubend[{extra}]'")
+        raise MissingPackageError(line.format(package=name, extra=extra), key=name) from error

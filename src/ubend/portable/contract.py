@@ -24,6 +24,7 @@ from .raster import MAX_CHANNELS
 ENTRY = "ubend"  # of the file's metadata
 CONTRACT: Literal[1] = 1  # grows when an older reader could not use the file rightly
 HEADER_FORMAT = 3  # of a model file's header
+TARGET_NAMES = {"onnx": "ONNX", "openvino": "OpenVINO"}
 PACKAGE = __name__.partition(".")[0].replace("_", "-")  # ubend, or ubend-runtime in its wheel
 _Read = TypeVar("_Read")
 _MISFIT = later("does not fit the other fields")
@@ -54,7 +55,8 @@ class Contract:
 
     Attributes:
         contract: version of this table.
-        precision: of the stored weights.
+        target: which engine the file is for: onnxruntime and other readers of ONNX, or OpenVINO.
+        precision: in which the engine computes; of fp16, in which the weights are stored.
         mean, std: per channel, in the image's units; the graph normalises.
         tiles: how larger images are cut.
         model: the header of the model file: network, class table, sizing, dtype, and how it came about.
@@ -65,7 +67,8 @@ class Contract:
     """
 
     contract: Literal[1]
-    precision: Literal["fp32", "fp16"]
+    target: Literal["onnx", "openvino"]
+    precision: Literal["fp32", "fp16", "bf16", "int8"]
     mean: list[float]
     std: list[float]
     tiles: Tiles
@@ -157,9 +160,10 @@ def refusal(path: Path, key: str | None, cause: str) -> ModelFileError:
 
 def describe_contract(contract: Contract) -> list[str]:
     """What the metadata say of the file, for people."""
-    line = _("exported model: ONNX, {precision}, contract {contract}, written by ubend {version}")
+    line = _("exported model: {target}, {precision}, contract {contract}, written by ubend {version}")
+    target = TARGET_NAMES[contract.target]
     return [
-        line.format(precision=contract.precision, contract=contract.contract, version=contract.ubend),
+        line.format(target=target, precision=contract.precision, contract=contract.contract, version=contract.ubend),
         *describe_proof(contract.proof or {}),
     ]
 
@@ -189,9 +193,19 @@ def describe_proof(proof: dict[str, Any]) -> list[str]:
             shown = "" if low is None else _(" (95% interval {low:+.5f} to {high:+.5f})").format(low=low, high=high)
             given = {key: float(dice[key]) for key in ("before", "after", "difference")}
             lines.append(line.format(**given, interval=shown))
+        if proof.get("emulated"):
+            lines.append(_("this processor has no bfloat16: the file was compared with its values rounded to it"))
+        if layers := proof.get("layers"):
+            line = _("convolutions in 8 bits: {count} of {total}")
+            lines.append(line.format(count=int(layers["int8"]), total=sum(map(int, layers.values()))))
         seconds = proof["seconds_per_megapixel"]
-        line = _("seconds per megapixel of the network's input, threads {threads}: torch {torch:.2f}, ONNX {onnx:.2f}")
-        times = {key: float(seconds[key]) for key in ("torch", "onnx")}
+        if len(seconds) < 2:
+            return lines
+        line = _(
+            "seconds per megapixel of the network's input, threads {threads}: torch {torch:.2f}, {name} {time:.2f}"
+        )
+        (target,) = (key for key in seconds if key in TARGET_NAMES)
+        times = {"torch": float(seconds["torch"]), "time": float(seconds[target]), "name": TARGET_NAMES[target]}
         return [*lines, line.format(threads=int(proof["threads"]), **times)]
     except (KeyError, TypeError, ValueError):  # of a file that says something else
         return []
@@ -240,7 +254,9 @@ class _Fields:
             raise self.refuse(key, _("must be text"))
         return value
 
-    def choice(self, key: str, choices: tuple[str, ...]) -> Any:
+    def choice(self, key: str, choices: tuple[str, ...], *, missing: str | None = None) -> Any:
+        if missing and key not in self._entry:
+            return missing
         if (value := self.text(key)) not in choices:
             raise self.refuse(key, _("must be one of: {expected}").format(expected=", ".join(choices)))
         return value
@@ -279,7 +295,8 @@ def _read_contract(path: Path, text: str) -> Contract:
         raise fields.refuse("licence", _("must be text"))
     contract = Contract(
         contract=CONTRACT,
-        precision=fields.choice("precision", ("fp32", "fp16")),
+        target=fields.choice("target", ("onnx", "openvino"), missing="onnx"),
+        precision=fields.choice("precision", ("fp32", "fp16", "bf16", "int8")),
         mean=fields.numbers("mean"),
         std=fields.numbers("std"),
         tiles=_read_tiles(fields.inner("tiles")),

@@ -3,6 +3,7 @@
 H x W pixels of an image, h x w at the size of the network's input, K classes.
 """
 
+import importlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from .class_table import IGNORED, ClassTable
 from .conditions import Conditions, MaskPredictor, make_mask_predictor
 from .contract import Contract, ImageModel, Tiles, read_model
+from .engines import open_engine
 from .ensemble import PLAIN, Member, View, average, choose_views, refuse_unlike
 from .errors import ModelFileError, SettingError, missing_package
 from .files import EXPORTED_SUFFIX
@@ -24,7 +26,7 @@ from .images import model_size, save_mask
 from .input_checks import Image, take_pixels
 from .predictors import MaskResult
 from .resize import resize_logits, resize_pixels
-from .session import Run, check_exported, open_session, read_exported, refuse_not_finite
+from .session import Run, check_exported, read_exported, refuse_not_finite
 from .softmax import find_largest, softmax
 from .tile_options import DEFAULT_OVERLAP, refuse_wrong_tiles
 from .tiling import (
@@ -243,7 +245,7 @@ def load(
         ModelFileError: a file is missing, cut off, not exported by ubend, newer than this version, holds what ubend
             does not write, or differs from the others in classes or bit depth.
         SettingError: no model is given, `tiles` or `overlap` is out of range, or the model takes no other tiles.
-        MissingPackageError: onnxruntime cannot be loaded.
+        MissingPackageError: onnxruntime, or OpenVINO if a file is for it, cannot be loaded.
     """
     paths = [model] if isinstance(model, str | Path) else list(model)
     models = [load_file(Path(path), tiles=tiles, overlap=overlap, threads=threads) for path in paths]
@@ -263,17 +265,13 @@ def load_file(
     data = read_exported(path)
     contract = check_exported(path, data)
     model = read_model(path, contract)
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing_package(error) from error
-    run = open_session(
-        onnxruntime,
+    run = open_engine(
+        _import_engine,
         path,
         data,
+        contract,
         dtype=model.dtype,
         classes=len(model.names),
-        margin=contract.tiles.margin,
         threads=threads or _count_threads(),
     )
     return Model(run, contract, model, tiles=tiles, overlap=overlap)
@@ -311,6 +309,13 @@ def _make_tiling(exported: Tiles, bundle: ImageModel, tiles: int | None, overlap
     if overlap is None:
         overlap = exported.overlap if exported.px else DEFAULT_OVERLAP
     return Tiling(tiles, 0.0 if exported.margin else overlap, exported.multiple, exported.margin, exported.edge_px)
+
+
+def _import_engine(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise missing_package(error) from error
 
 
 def _count_threads() -> int:

@@ -22,15 +22,17 @@ _MAX_WHOLE = 2**20  # of whole numbers: shapes, strides, pads
 _FOREVER = 2**62  # "to the end", of a slice
 # fmt: off
 _OPERATORS = frozenset((
-    "Abs", "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape",
-    "Conv", "ConvTranspose", "Div", "Elu", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "Gemm",
-    "GlobalAveragePool", "GlobalMaxPool", "GroupNormalization", "HardSigmoid", "HardSwish", "Identity",
-    "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Log", "MatMul", "Max", "MaxPool", "Min", "Mish",
-    "Mod", "Mul", "Neg", "PRelu", "Pad", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceSum", "Relu",
-    "Reshape", "Resize", "ScatterND", "Selu", "Shape", "Sigmoid", "Sign", "Slice", "Softmax", "Softplus", "Split",
-    "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze", "Where",
+    "Abs", "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat",
+    "ConstantOfShape", "Conv", "ConvTranspose", "DepthToSpace", "DequantizeLinear", "Div", "Elu", "Erf", "Exp",
+    "Expand", "Flatten", "Floor", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "GroupNormalization",
+    "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Log",
+    "MatMul", "Max", "MaxPool", "Min", "Mish", "Mod", "Mul", "Neg", "PRelu", "Pad", "Pow", "QuantizeLinear",
+    "Range", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize", "ScatterND", "Selu",
+    "Shape", "Sigmoid", "Sign", "Slice", "Softmax", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh",
+    "Transpose", "Unsqueeze", "Where",
 ))
 # fmt: on
+_DECODERS = ("Cast", "DequantizeLinear")  # of weights
 _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}  # of TensorProto.DataType
 _INT64 = 7
 # The fields that may be there: those that we write.
@@ -47,12 +49,14 @@ class _Seen:
     """What was found so far.
 
     Attributes:
-        constants: names of values that do not depend on the image.
+        constants: names of the tensors.
+        decoded: those of them that a node widens to float32: weights of half precision, or of 8 bits.
         computed: names of values that do.
     """
 
     metadata: dict[str, str] = field(default_factory=dict)
     constants: set[str] = field(default_factory=set)
+    decoded: set[str] = field(default_factory=set)
     computed: set[str] = field(default_factory=set)
     nodes: int = 0
     structure: int = 0
@@ -120,8 +124,8 @@ def _check_node(node: memoryview, seen: _Seen) -> None:
             raise OnnxRefusedError(_("an operator of another library: {name}").format(name=_text(value)))
     if operator not in _OPERATORS:
         raise OnnxRefusedError(_("an operator that ubend does not use: {name}").format(name=operator))
-    if operator == "Cast" and seen.constants.issuperset(inputs):  # weights in half precision
-        seen.constants.update(outputs)
+    if operator in _DECODERS and seen.constants.issuperset(inputs) and not seen.decoded.issuperset(inputs[:1]):
+        seen.decoded.update(inputs[:1])  # each once, so that memory stays within a few times the size of the file
         return
     if not seen.computed.intersection(inputs):
         raise OnnxRefusedError(_("a node that does not depend on the image"))

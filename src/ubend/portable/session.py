@@ -108,14 +108,21 @@ def refuse_not_finite(finite: bool) -> None:
         raise DataError(line, key="value")
 
 
+def memory_limit() -> int | None:
+    """Bytes that the values inside a graph may take, since their sizes are the file's own: most of this machine's
+    memory; None: the system (Windows) does not say how much there is."""
+    try:
+        return int(_MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
 @cache
 def _limit_memory(runtime: Any) -> bool:
-    """Let onnxruntime use most of this machine's memory and no more: sizes inside a graph are the file's own; whether
-    the system says how much there is."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows
+    """Hold onnxruntime to `memory_limit`; whether there is one."""
+    limit = memory_limit()
+    if limit is None:
         return False
     place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
-    runtime.create_and_register_allocator(place, runtime.OrtArenaCfg({"max_mem": int(_MEMORY_SHARE * total)}))
+    runtime.create_and_register_allocator(place, runtime.OrtArenaCfg({"max_mem": limit}))
     return True

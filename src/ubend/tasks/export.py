@@ -2,26 +2,29 @@
 
 import json
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ubend.core.errors import OutputError, UbendError
+from ubend.core.errors import ModelFileError, OutputError, SettingError, UbendError
 from ubend.core.files import EXPORTED_SUFFIX, model_path, refuse_existing, write_file
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
-from ubend.exporting.graph import build_graph, to_bytes, to_half
+from ubend.exporting import calibration
+from ubend.exporting.graph import build_graph, to_bytes
 from ubend.exporting.network_graph import trace_network
-from ubend.exporting.proof import TestImage, draw_images, prove, read_images, refuse_different
+from ubend.exporting.precisions import PrecisionMaker, list_attempts
+from ubend.exporting.proof import Known, TestImage, draw_images, find_difference, prove, read_images
 from ubend.exporting.targets import Precision, Target, check_precision
 from ubend.inference.predictor import Predictor
 from ubend.models.exported import import_package, open_exported
 from ubend.models.model_file import Bundle, load_bundle, make_entry
 from ubend.portable.contract import CONTRACT, Contract, Tiles, describe_proof
+from ubend.portable.openvino_session import import_openvino
 from ubend.portable.version import __version__
-from ubend.tasks.evaluate import read_run_subset
+from ubend.tasks.evaluate import read_run_pairs, read_run_subset
 from ubend.tasks.runs import read_summary
 from ubend.training.run_folder import RunFolder
 
@@ -43,7 +46,8 @@ def export(
         model: a run folder or a model file.
         to: the kind of file.
         out: the file, new; None: the model file's name with the ending of the kind.
-        precision: of the stored weights.
+        precision: of the computation, or with fp16 of the stored weights; a more exact one is taken where the file
+            would differ too much.
         network: your own network, if the model was trained with it.
     Returns:
         The file.
@@ -61,31 +65,23 @@ def export(
         line = _("{path}: give a name that ends in {suffix}")
         raise OutputError(line.format(path=out, suffix=EXPORTED_SUFFIX), path=out)
     refuse_existing([out])
-    for name in _PACKAGES:
-        import_package(name)
+    _import_packages(to)
     reporter.report(_("exporting {path}; this takes a minute or more for several networks").format(path=path))
-    contract = describe(path, bundle, precision)
+    contract = describe(path, bundle, precision, to)
     graph = build_graph(
         bundle.model,
         [trace_network(member) for member in bundle.model.parts().members],
         bundle.dtype,
         tiles=contract.tiles.px > 0,
     )
-    if precision == "fp16":
-        to_half(graph)
-    exported = open_exported(out, to_bytes(graph, contract_text(contract)))
-    images, compared_on = _find_images(path.parent, bundle)
-    contract.proof = prove(bundle, exported, images, compared_on, reporter)
-    for line in describe_proof(contract.proof):
-        reporter.report(line)
-    if bundle.precision == "bfloat16":
+    model = _make_proven(bundle, graph, contract, to, path, reporter)
+    if bundle.precision == "bfloat16" and contract.precision != "bf16":
         line = _(
             "note: the exported model computes in float32; `ubend predict` of the run uses bfloat16 if the device is "
             "faster with it, so its masks may differ in a few pixels"
         )
         reporter.report(line)
-    refuse_different(contract.proof, precision)
-    data = to_bytes(graph, contract_text(contract))
+    data = to_bytes(model, contract_text(contract))
     write_file(out, lambda temporary: temporary.write_bytes(data))
     reporter.report(
         _(
@@ -95,7 +91,53 @@ def export(
     return out
 
 
-def describe(path: Path, bundle: Bundle, precision: Precision) -> Contract:
+def _import_packages(target: Target) -> None:
+    for name in _PACKAGES:
+        import_package(name)
+    if target == "openvino":
+        import_openvino(import_package)
+
+
+def _make_proven(bundle: Bundle, graph: Any, contract: Contract, to: Target, path: Path, reporter: Reporter) -> Any:
+    """The graph in the precision of the contract, or the next more exact one that answers as the model does.
+
+    The contract gets its precision and its proof. `path` is that of the model file.
+
+    Raises:
+        ModelFileError: none does; `key` is the measure that is beyond its limit.
+    """
+    run, known = path.parent, Known()
+    images, compared_on = _find_images(run, bundle)
+    maker = PrecisionMaker(
+        graph,
+        contract.target,
+        lambda model: to_bytes(model, contract_text(replace(contract, target="onnx", precision="fp32"))),
+        lambda: _read_training_images(run, bundle),
+    )
+    problem = None
+    for attempt in list_attempts(to, contract.precision):
+        if problem is not None:
+            reporter.report(_("{problem}; trying {precision}").format(problem=problem[1], precision=attempt.describe()))
+        made, contract.precision = maker.make(attempt), attempt.precision
+        compared = contract if made.compared is None else replace(contract, target="onnx")
+        exported = open_exported(path, to_bytes(made.compared or made.model, contract_text(compared)))
+        proof = prove(bundle, exported, images, compared_on, reporter, target=contract.target, known=known)
+        contract.proof = proof | ({"layers": made.layers} if made.layers else {})
+        if made.compared is not None:
+            contract.proof["emulated"] = True
+            del contract.proof["seconds_per_megapixel"][contract.target]
+        for line in describe_proof(contract.proof):
+            reporter.report(line)
+        problem = find_difference(contract.proof, attempt.precision)
+        if problem is None:
+            return made.model
+    assert problem is not None
+    key, line = problem
+    cure = _("nothing was written; please report it")
+    raise ModelFileError(f"{line}; {cure}", key=key)
+
+
+def describe(path: Path, bundle: Bundle, precision: Precision, to: Target = "onnx") -> Contract:
     """The metadata of the file, still without the proof."""
     net, tiling = bundle.model, Predictor(bundle, "cpu").tiling
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
@@ -109,6 +151,7 @@ def describe(path: Path, bundle: Bundle, precision: Precision) -> Contract:
     weights = bundle.about.get("encoder_weights")
     return Contract(
         contract=CONTRACT,
+        target="openvino" if to == "openvino" else "onnx",
         precision=precision,
         mean=net.mean.flatten().tolist(),
         std=net.std.flatten().tolist(),
@@ -143,3 +186,18 @@ def _find_images(run: Path, bundle: Bundle) -> tuple[list[TestImage], str]:
             if images := read_images(bundle, pairs):
                 return images, split or "all"
     return draw_images(bundle), "drawn"
+
+
+def _read_training_images(run: Path, bundle: Bundle) -> list[TestImage]:
+    """Images for the calibration of 8 bits; those of drawn values would give other ranges.
+
+    Raises:
+        SettingError: there are none, or they are gone.
+    """
+    with suppress(UbendError):
+        pairs = read_run_pairs(run)
+        learnt = [pair for pair in pairs if pair.split == "train"] or [pair for pair in pairs if pair.split != "test"]
+        if images := read_images(bundle, learnt, calibration.MAX_IMAGES, calibration.MAX_PIXELS):
+            return images
+    line = _("--precision int8 needs some of the training images, and {run} has none that can be read; move them back")
+    raise SettingError(line.format(run=run), key="--precision")

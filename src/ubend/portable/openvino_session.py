@@ -1,0 +1,120 @@
+"""Exported models, computed by OpenVINO on the CPU, in the precision that the file says and no other."""
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import refusal
+from .i18n import _
+from .session import INPUT, OUTPUTS, Run, memory_limit
+
+_TELEMETRY = "openvino_telemetry"
+_PRECISIONS = {"bf16": "bf16"}  # of a file -> what OpenVINO computes in; of all others float32, and int8 where it says
+_TYPES = {"uint8": "u8", "uint16": "u16", "float32": "f32"}
+
+
+def import_openvino(load_package: Callable[[str], Any]) -> Any:
+    """The module openvino, which else reports to its maker, over the network, that it was imported.
+
+    `load_package` is as in `open_engine`.
+    """
+    if _TELEMETRY in sys.modules:
+        return load_package("openvino")
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # OpenVINO has a stand-in where it is missing
+    try:
+        return load_package("openvino")
+    finally:
+        del sys.modules[_TELEMETRY]
+
+
+def has_bfloat16(openvino: Any) -> bool:
+    """Whether OpenVINO computes in bfloat16 on this processor; elsewhere it takes float32."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def open_openvino(
+    openvino: Any, path: Path, data: bytes, *, precision: str, dtype: str, classes: int, margin: int, threads: int
+) -> Run:
+    """The graph as a function of images: (N, C, H, W) values -> (N, classes, H - 2 margin, W - 2 margin) logits.
+
+    Args:
+        openvino: the module.
+        precision: of the file.
+        path, data, dtype, classes, margin, threads: see `open_session`.
+    Raises:
+        ModelFileError: OpenVINO does not load it, or it has other inputs and outputs than these.
+    """
+    settings = {
+        "INFERENCE_PRECISION_HINT": _PRECISIONS.get(precision, "f32"),
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+    try:
+        core = openvino.Core()
+        model = core.read_model(data)
+        inputs = [(given.any_name, given.get_element_type().get_type_name()) for given in model.inputs]
+        outputs = {name: given for given in model.outputs for name in given.names}
+        fitting = inputs == [(INPUT, _TYPES[dtype])] and len(model.outputs) == len(OUTPUTS) and {*OUTPUTS} <= {*outputs}
+        if fitting:
+            model = openvino.Model([outputs[OUTPUTS[0]]], model.get_parameters(), "ubend")
+            request = core.compile_model(model, "CPU", settings).create_infer_request()
+    except Exception as error:  # of classes that OpenVINO does not document
+        raise refusal(path, None, _first_line(error)) from error
+    if not fitting:
+        raise refusal(path, INPUT, _("other inputs and outputs than the header says"))
+    limit, admitted = memory_limit(), set[tuple[int, ...]]()
+
+    def run(images: NDArray[Any]) -> NDArray[np.float32]:
+        try:
+            if limit and images.shape not in admitted:
+                if _peak_bytes(model, images.shape) > limit:
+                    raise MemoryError
+                admitted.add(images.shape)
+            logits: NDArray[np.float32] = request.infer({INPUT: images})[0]
+        except MemoryError:
+            raise
+        except Exception as error:
+            if "alloc" in str(error).lower():
+                raise MemoryError(str(error)) from error
+            raise refusal(path, None, _first_line(error)) from error
+        sides = (side - 2 * margin for side in images.shape[2:])
+        if logits.shape != (len(images), classes, *sides):
+            raise refusal(path, OUTPUTS[0], _("other inputs and outputs than the header says"))
+        return logits
+
+    return run
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _peak_bytes(model: Any, shape: tuple[int, ...]) -> float:
+    """Bytes of the values of a graph that are needed at the same time, for an input of this shape; infinite if that
+    cannot be said before it is run."""
+    sized = model.clone()
+    sized.reshape(list(shape))
+    operations = sized.get_ordered_ops()
+    last: dict[tuple[str, int], int] = {}
+    for step, operation in enumerate(operations):
+        for given in operation.inputs():
+            source = given.get_source_output()
+            last[source.get_node().get_name(), source.get_index()] = step
+    held, peak, ends = 0, 0, dict[int, int]()
+    for step, operation in enumerate(operations):
+        for output in () if operation.get_type_name() == "Constant" else operation.outputs():
+            if not output.get_partial_shape().is_static:
+                return math.inf
+            size = math.prod(output.get_shape()) * output.get_element_type().size
+            held += size
+            end = last.get((operation.get_name(), output.get_index()), step)
+            ends[end] = ends.get(end, 0) + size
+        peak = max(peak, held)
+        held -= ends.pop(step, 0)
+    return peak
