@@ -54,6 +54,8 @@ def test_contents(wheel: Path) -> None:
         metadata = next(archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
     assert {"ubend/py.typed", "ubend_lessons/py.typed"} <= names
     assert "ubend/locale/vi/LC_MESSAGES/ubend.mo" in names
+    page = {"index.html", "page.js", "predict.js", "worker.js", "onnxruntime-license.txt"}
+    assert {f"ubend/exporting/web/{name}" for name in page} <= names
     assert any(name.endswith("LICENSE") and ".dist-info/" in name for name in names)
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"ubend", "ubend_lessons"}, (

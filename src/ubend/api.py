@@ -441,35 +441,50 @@ def export(
     to: "Target" = "onnx",
     out: Path | str | None = None,
     precision: "Precision" = "fp32",
+    single_file: bool = False,
+    ort_web: Path | str | None = None,
     network: "nn.Module | None" = None,
     reporter: "Reporter | None" = None,
 ) -> Path:
-    """Write a model as one file for other programs; it is compared with the model on images before.
+    """Write a model as one file for other programs, or as a web page that predicts in the browser.
 
-    docs/deploy.md describes the file, and the limits beyond which a more exact precision is taken, or none written.
-    Needs the extra `export`, and for OpenVINO `openvino`.
+    It is compared with the model on images before; docs/deploy.md describes the file, the page, and the limits beyond
+    which a more exact precision is taken, or nothing written. Needs the extra `export`, and for OpenVINO `openvino`.
 
     Args:
         model: a run folder or a model file.
-        to: kind of the file: `onnx` for onnxruntime and others, `openvino` for OpenVINO.
-        out: the file, new; None: `model.onnx` beside the model file.
-        precision: `fp32`; of `onnx` also `fp16`, which halves the file and is computed in float32; of `openvino` also
-            `bf16`; of both `int8`, which is calibrated on training images of the run.
+        to: `onnx`: a file for onnxruntime and others; `openvino`: a file for OpenVINO; `web`: a page.
+        out: the file, new, or the folder of the page, new or empty; None: beside the model file `model.onnx`, `web`, or
+            for a single file `model.html`.
+        precision: `fp32`; of `onnx` and `web` also `fp16`, which halves the file and is computed in float32; of
+            `openvino` also `bf16`; of `onnx` and `openvino` also `int8`, which is calibrated on training images.
+        single_file: write the page as one HTML file of at most 30 MB, which opens from the disk.
+        ort_web: folder in which `npm pack onnxruntime-web` was run; None: it is downloaded once from npm's registry.
         network: your own module, if the model is one of it; its weights do not matter.
         reporter: reports notes and progress; None: prints them, as the command does.
     Returns:
-        The file.
+        The file or folder.
     Raises:
         SettingError: the network cannot be exported, the target has no such precision, or there are no training images
             to calibrate `int8` on.
         MissingPackageError: the extra `export` or `openvino` is not installed.
         ModelFileError: the model cannot be read, or the export differs from it too much.
-        OutputError: the file exists already, or cannot be written.
+        OutputError: the file exists already, cannot be written, or would be too large for a single file.
+        DataError: onnxruntime-web cannot be downloaded, or is not in its folder.
     """
     from ubend.tasks.export import export as run_export
 
     with _reporter(reporter) as log:
-        return run_export(model, to=to, out=out, precision=precision, network=network, reporter=log)
+        return run_export(
+            model,
+            to=to,
+            out=out,
+            precision=precision,
+            single_file=single_file,
+            ort_web=ort_web,
+            network=network,
+            reporter=log,
+        )
 
 
 def objects(

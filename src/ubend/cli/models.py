@@ -85,14 +85,22 @@ def runs(folder: Path) -> None:
 
 @command(help=later("Write MODEL as one file for other programs, after checking that its predictions are the same."))
 @click.argument("model", type=PATH)
-@option("--to", type=click.Choice(TARGETS), default="onnx", show_default=True, help=later("Kind of the file."))
-@option("--out", type=PATH, help=later("File to write  [RUN/model.onnx]"))
+@option(
+    "--to", type=click.Choice(TARGETS), default="onnx", show_default=True, help=later("Kind of the file; web: a page.")
+)
+@option("--out", type=PATH, help=later("File or folder to write  [RUN/model.onnx; web: RUN/web, RUN/model.html]"))
 @option(
     "--precision",
     type=click.Choice(PRECISION_NAMES),
     default="fp32",
     show_default=True,
     help=later("Precision of the file: onnx fp32, fp16 (half as large), int8; openvino fp32, bf16, int8."),
+)
+@option("--single-file", is_flag=True, help=later("web: one HTML file of at most 30 MB, which opens from the disk."))
+@option(
+    "--ort-web",
+    type=PATH,
+    help=later("web: folder in which `npm pack onnxruntime-web` was run  [downloaded once from npm's registry]"),
 )
 def export(model: Path, **flags: Any) -> None:
     from ubend.tasks.export import export as call

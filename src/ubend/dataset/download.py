@@ -43,12 +43,14 @@ class Remote:
         urls: addresses, tried in this order.
         size: in bytes; exact if there is a digest, else approximate (more than twice as much is refused).
         md5: hexadecimal; None: not published.
+        folder_option: of the command, for a folder with a copy.
     """
 
     name: str
     urls: tuple[str, ...]
     size: int
     md5: str | None = None
+    folder_option: str = "--root"
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ def download(remote: Remote, target: Path, reporter: Reporter) -> None:
     raise DataError(
         _(
             "cannot download {name}: {problems}; try again (it continues where it stopped), or download the file by "
-            "other means and give its folder with --root DIR"
-        ).format(name=remote.name, problems="; ".join(problems)),
+            "other means and give its folder with {option} DIR"
+        ).format(name=remote.name, problems="; ".join(problems), option=remote.folder_option),
         path=target,
     )
 

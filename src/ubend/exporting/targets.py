@@ -5,12 +5,13 @@ from typing import Literal, get_args
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 
-Target = Literal["onnx", "openvino"]
+Target = Literal["onnx", "openvino", "web"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 # Of each target, from the most exact to the fastest.
 PRECISIONS: dict[Target, tuple[Precision, ...]] = {
     "onnx": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "bf16", "int8"),
+    "web": ("fp32", "fp16"),
 }
 TARGETS: tuple[Target, ...] = get_args(Target)
 PRECISION_NAMES: tuple[Precision, ...] = get_args(Precision)

@@ -7,6 +7,7 @@ from ubend.core.files import default_cache
 from ubend.core.i18n import _
 from ubend.dataset.named_sets import clear_datasets, list_datasets
 from ubend.dataset.store import clear_stores, describe_kept, list_stores
+from ubend.exporting.ort_web import PACKAGE, clear_ort_web, list_ort_web
 from ubend.tasks.runs import align, show_date
 
 
@@ -15,6 +16,7 @@ def describe_cache() -> Iterator[str]:
     where = default_cache()
     entries = [(path, size, *describe_kept(path)) for path, size in list_stores(where)]
     entries += [(path, size, _("data set"), str(path)) for path, size in list_datasets(where)]
+    entries += [(path, size, PACKAGE, str(path)) for path, size in list_ort_web(where)]
     rows = [
         [
             f"{size / 2**20:10.1f} MiB",
@@ -33,5 +35,5 @@ def describe_cache() -> Iterator[str]:
 def clear_cache() -> Iterator[str]:
     """Delete the cache; returns a line with the freed size."""
     where = default_cache()
-    freed = clear_stores(where) + clear_datasets(where)
+    freed = clear_stores(where) + clear_datasets(where) + clear_ort_web(where)
     yield _("{size:.1f} MiB freed in {path}").format(size=freed / 2**20, path=where)

@@ -1,4 +1,4 @@
-"""Export a model: one file for programs without torch, compared with the model before it is written."""
+"""Export a model: one file for programs without torch, or a web page, compared with the model before it is written."""
 
 import json
 from contextlib import suppress
@@ -9,12 +9,13 @@ from typing import Any
 from torch import nn
 
 from ubend.core.errors import ModelFileError, OutputError, SettingError, UbendError
-from ubend.core.files import EXPORTED_SUFFIX, model_path, refuse_existing, write_file
+from ubend.core.files import EXPORTED_SUFFIX, model_path, refuse_existing, refuse_existing_results, write_file
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
-from ubend.exporting import calibration
+from ubend.exporting import calibration, web_page
 from ubend.exporting.graph import build_graph, to_bytes
 from ubend.exporting.network_graph import trace_network
+from ubend.exporting.ort_web import find_ort_web
 from ubend.exporting.precisions import PrecisionMaker, list_attempts
 from ubend.exporting.proof import Known, TestImage, draw_images, find_difference, prove, read_images
 from ubend.exporting.targets import Precision, Target, check_precision
@@ -29,6 +30,12 @@ from ubend.tasks.runs import read_summary
 from ubend.training.run_folder import RunFolder
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_SUFFIXES: dict[tuple[Target, bool], str] = {  # of what is written, in one file or not; "": a folder
+    ("onnx", False): EXPORTED_SUFFIX,
+    ("openvino", False): EXPORTED_SUFFIX,
+    ("web", False): "",
+    ("web", True): ".html",
+}
 
 
 def export(
@@ -37,35 +44,46 @@ def export(
     to: Target = "onnx",
     out: Path | str | None = None,
     precision: Precision = "fp32",
+    single_file: bool = False,
+    ort_web: Path | str | None = None,
     network: nn.Module | None = None,
     reporter: Reporter,
 ) -> Path:
-    """Write a model as one file for other programs, if it answers as the model does.
+    """Write a model as one file for other programs or as a web page, if it answers as the model does.
 
     Args:
         model: a run folder or a model file.
         to: the kind of file.
-        out: the file, new; None: the model file's name with the ending of the kind.
+        out: the file, new, or the page's folder, new or empty; None: `model.onnx`, `web` or `model.html` beside the
+            model file.
         precision: of the computation, or with fp16 of the stored weights; a more exact one is taken where the file
             would differ too much.
+        single_file: the page is one HTML file.
+        ort_web: folder with the package onnxruntime-web; None: downloaded once.
         network: your own network, if the model was trained with it.
     Returns:
-        The file.
+        The file or folder.
     Raises:
         SettingError: the network cannot be exported, or `to` has no such precision; MissingPackageError: the extra
             `export` is not installed.
         ModelFileError: the model cannot be read, is an exported one, or the export differs from it too much.
-        OutputError: the file exists or cannot be written.
+        OutputError: the file exists or cannot be written, or a single file would be too large.
+        DataError: onnxruntime-web cannot be had.
     """
     check_precision(to, precision)
+    if to != "web" and (single_file or ort_web is not None):
+        key = "--single-file" if single_file else "--ort-web"
+        raise SettingError(_("{flag} goes with --to web").format(flag=key), key=key)
     path = model_path(Path(model))
     bundle = load_bundle(path, network)
-    out = path.with_suffix(EXPORTED_SUFFIX) if out is None else Path(out)
-    if out.suffix.lower() != EXPORTED_SUFFIX:
-        line = _("{path}: give a name that ends in {suffix}")
-        raise OutputError(line.format(path=out, suffix=EXPORTED_SUFFIX), path=out)
-    refuse_existing([out])
+    out = _choose_output(path, out, _SUFFIXES[to, single_file])
     _import_packages(to)
+    runtime = {}
+    if to == "web":
+        web_page.refuse_other_images(bundle)
+        if single_file:
+            web_page.refuse_large(out, bundle.model, precision)
+        runtime = find_ort_web(ort_web, reporter)
     reporter.report(_("exporting {path}; this takes a minute or more for several networks").format(path=path))
     contract = describe(path, bundle, precision, to)
     graph = build_graph(
@@ -82,12 +100,36 @@ def export(
         )
         reporter.report(line)
     data = to_bytes(model, contract_text(contract))
+    if to == "web":
+        write = web_page.write_single_file if single_file else web_page.write_folder
+        size = write(out, data, contract, runtime)
+        line = _("page: {path} ({size:.1f} MB); open it in a browser")
+        if not single_file:
+            line = _("page: {path} ({size:.1f} MB), for any file server: `python -m http.server --directory {path}`")
+        reporter.report(line.format(path=out, size=size / 1e6))
+        return out
     write_file(out, lambda temporary: temporary.write_bytes(data))
     reporter.report(
         _(
             "exported model: {path} ({size:.1f} MB); use it like a run: `ubend predict {path} IMAGES --out masks`"
         ).format(path=out, size=len(data) / 1e6)
     )
+    return out
+
+
+def _choose_output(path: Path, out: Path | str | None, suffix: str) -> Path:
+    """What is written: a new file with the suffix, or a new or empty folder if the suffix is empty.
+
+    Raises:
+        OutputError: it exists, or the name has another suffix.
+    """
+    if not suffix:
+        return refuse_existing_results(path.with_name("web") if out is None else Path(out))
+    out = path.with_suffix(suffix) if out is None else Path(out)
+    if out.suffix.lower() != suffix:
+        line = _("{path}: give a name that ends in {suffix}")
+        raise OutputError(line.format(path=out, suffix=suffix), path=out)
+    refuse_existing([out])
     return out
 
 
