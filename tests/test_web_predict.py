@@ -151,6 +151,7 @@ def test_masks(plan: str, tmp_path: Path) -> None:
 def make_contract(tiles: Tiles) -> Contract:
     return Contract(
         contract=CONTRACT,
+        target="onnx",
         precision="fp32",
         mean=[],
         std=[],
