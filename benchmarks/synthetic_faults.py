@@ -222,6 +222,14 @@ def _specks(mask: _Bytes, folder: Folder) -> _Bytes:
     return out
 
 
+def _invert(mask: _Bytes, folder: Folder) -> _Bytes:
+    """Background and the first class exchanged."""
+    background, objects = folder.encode(np.array([[0]], np.uint8)), folder.encode(np.array([[1]], np.uint8))
+    axes = tuple(range(2, mask.ndim))
+    is_background, is_object = ((mask == label).all(axis=axes, keepdims=True) for label in (background, objects))
+    return np.where(is_background, objects, np.where(is_object, background, mask))
+
+
 def _swap(folder: Folder) -> list[Path]:
     one, other = folder.take("train", marked=True), folder.take("train", marked=True)
     first, second = folder.mask(*one), folder.mask(*other)
@@ -303,7 +311,7 @@ def _turn_exif(folder: Folder) -> list[Path]:
     return [path]
 
 
-_FIT = ("shifted mask", "flipped mask", "unfitting mask")
+_FIT = ("shifted mask", "flipped mask", "unfitting mask", "inverted mask")
 _VALUES = ("value off by one", "near colour", "odd values", "resampled mask")
 _NEW_CLASS = ("class missing in training", "class without score")
 _COPIES = ("duplicate image", "near-duplicate image")
@@ -341,6 +349,7 @@ FAULTS = (
     Fault("flipped mask", "mask fit", "left-right", _FIT, _edit_mask(lambda m, f: m[:, ::-1])),
     Fault("upside-down mask", "mask fit", "up-down", _FIT, _edit_mask(lambda m, f: m[::-1])),
     Fault("exchanged masks", "mask fit", "2 masks", _FIT, _swap),
+    Fault("inverted mask", "mask fit", "2 classes", _FIT, _edit_mask(_invert)),
     Fault("emptied mask", "empty", "1 mask", ("missing objects", "empty mask"), _edit_mask(lambda m, f: m * 0)),
     Fault("full mask", "empty", "1 mask", ("full mask",),
           _edit_mask(lambda m, f: m * 0 + f.encode(np.ones((1, 1), np.uint8))[0, 0])),

@@ -239,11 +239,17 @@ def _same_details(turned: NDArray[np.float32], upright: NDArray[np.float32], vie
     inner = slice(border, _SIDE_PX - border)
     turned, upright = turn(turned, view)[inner, inner], upright[inner, inner]
     side = turned.shape[0] // _TILES
-    scores = []
-    for row in range(_TILES):
-        for column in range(_TILES):
-            tile = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
-            a, b = turned[tile] - turned[tile].mean(), upright[tile] - upright[tile].mean()
-            if min(a.std(), b.std()) > _FLAT:
-                scores.append(float((a * b).mean() / (a.std() * b.std())))
-    return float(np.median(scores)) if len(scores) >= _TILES else 0.0
+    a, b = (_centered_tiles(details, side) for details in (turned, upright))
+    deviations = a.std(axis=1), b.std(axis=1)
+    lively = np.minimum(*deviations) > _FLAT
+    if lively.sum() < _TILES:
+        return 0.0
+    scores = (a * b).mean(axis=1)[lively] / (deviations[0] * deviations[1])[lively]
+    return float(np.median(scores))
+
+
+def _centered_tiles(details: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """(H, H) -> (_TILES^2, side^2) tiles less their means."""
+    whole = details[: _TILES * side, : _TILES * side].reshape(_TILES, side, _TILES, side)
+    tiles = whole.swapaxes(1, 2).reshape(_TILES**2, side**2)
+    return np.asarray(tiles - tiles.mean(axis=1, keepdims=True))

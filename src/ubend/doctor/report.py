@@ -38,6 +38,7 @@ CHECK_NAMES = (
     later("leaked group"),
     later("shifted mask"),
     later("flipped mask"),
+    later("inverted mask"),
     later("unfitting mask"),
     later("empty mask"),
     later("full mask"),

@@ -1,6 +1,7 @@
 """Splits that differ: grey values, contrast, sharpness, size and share of objects of one split against another's."""
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
 from ubend.core.i18n import _
@@ -15,8 +16,6 @@ _MIN_IMAGES = 8  # in each split
 
 def check_domain_shift(inspection: Inspection) -> list[Finding]:
     """Measures of images that differ between the training split and another."""
-    from scipy.stats import ks_2samp
-
     data = inspection.data
     measures = _measure(inspection)
     training = data.indices("train")
@@ -30,7 +29,7 @@ def check_domain_shift(inspection: Inspection) -> list[Finding]:
             spread = float(np.sqrt((training_values.var() + other_values.var()) / 2))
             effect = float(other_values.mean() - training_values.mean()) / max(spread, 1e-9)
             if spread > 0:
-                tests.append((float(ks_2samp(training_values, other_values).pvalue), effect, split, name))
+                tests.append((_compare_distributions(training_values, other_values), effect, split, name))
     findings = []
     for rank, (chance, effect, split, name) in enumerate(sorted(tests)):
         if chance > _LEVEL / (len(tests) - rank):
@@ -43,6 +42,18 @@ def check_domain_shift(inspection: Inspection) -> list[Finding]:
             evidence = {"p": chance, "effect": effect, "threshold": _EFFECT}
             findings.append(Finding("domain shift", "warning", (), message, repair, evidence))
     return findings
+
+
+def _compare_distributions(values: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """The p value of the two-sided Kolmogorov-Smirnov test, by Stephens' approximation (JRSS B, 1970).
+
+    scipy.stats has the exact test, but takes a second to import.
+    """
+    both = np.sort(np.concatenate([values, others]))
+    shares = (np.searchsorted(np.sort(sample), both, side="right") / len(sample) for sample in (values, others))
+    distance = float(np.abs(np.subtract(*shares)).max())
+    root = np.sqrt(len(values) * len(others) / (len(values) + len(others)))
+    return float(scipy.special.kolmogorov((root + 0.12 + 0.11 / root) * distance))
 
 
 def _names() -> dict[str, str]:
