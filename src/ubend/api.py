@@ -388,6 +388,7 @@ def predict(
     resume: bool = False,
     window: str | None = None,
     device: str | None = None,
+    cluster: str | None = None,
     reporter: "Reporter | None" = None,
 ) -> list[Path]:
     """Write masks of images, videos and scans to a folder, with overlays and a table of the class shares.
@@ -408,11 +409,14 @@ def predict(
         resume: keep existing outputs, and write the missing ones.
         window: intensity window of scans: `lung`, ..., or `CENTER,WIDTH` in the scan's units.
         device: cuda, cuda:1, mps or cpu; None: the fastest available.
+        cluster: address of a Ray cluster that predicts the images, or `auto`: the one on this machine, started if there
+            is none; docs/cluster.md. None: this process predicts them.
         reporter: reports notes and progress; None: prints them, as the command does.
     Returns:
         The mask files, including existing ones.
     Raises:
-        SettingError: a keyword does not fit the model or the paths.
+        SettingError: a keyword does not fit the model or the paths, or the cluster cannot be reached.
+        MissingPackageError: the extra `cluster` is not installed.
         FilesError: some inputs failed; the others have their files.
         DataError: nothing to predict, or no input can be used.
         ModelFileError: a model cannot be read, or the models do not fit together.
@@ -431,6 +435,7 @@ def predict(
             conditions=conditions,
             prob=prob,
             resume=resume,
+            cluster=cluster,
             reporter=log,
         )
 

@@ -13,7 +13,8 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 
 @command(
     help=later(
-        "Predict masks of PATHS: images, videos, scans (NIfTI, DICOM), folders, patterns; - reads a list of images."
+        "Predict masks of PATHS: images, videos, scans (NIfTI, DICOM), folders, patterns, a CSV with the column file; "
+        "- reads a list of images."
     )
 )
 @click.argument("model", type=PATH)
@@ -35,6 +36,13 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 @options("resume")
 @option("--window", help=later("Intensity window of scans (NIfTI, DICOM): a name such as lung, or CENTER,WIDTH."))
 @options("device")
+@option(
+    "--cluster",
+    metavar="ADDRESS",
+    help=later(
+        "Predict images on a Ray cluster: its ADDRESS, or auto: the one on this machine, started if there is none."
+    ),
+)
 def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
     from ubend.tasks.predict import predict_paths
 

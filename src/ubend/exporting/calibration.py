@@ -4,7 +4,7 @@ Both are measured by onnxruntime on inputs of the network, made from training im
 the sessions are single numbers, so memory does not grow with the activations.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def collect_inputs(data: bytes, images: Sequence[TestImage]) -> list[NDArray[Any
 
     bundle = open_exported(Path("calibration.onnx"), data)
     exported: Any = bundle.model  # its `run` computes the graph
-    run, exported.run = exported.run, record
+    run: Callable[[NDArray[Any]], NDArray[np.float32]] = exported.run
+    exported.run = record
     predictor = Predictor(bundle, "cpu")
     for image in images:
         for _logits in predictor.run([predictor.resize_input(image.image)]):

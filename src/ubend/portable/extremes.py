@@ -16,6 +16,7 @@ from .row_windows import TiffRowReader
 _RANGE_STD = 2.0  # standard deviations from the mean; training images have at least this range
 _FAR_STD = 400.0  # 100 times that range, as in extreme_values.py; values closer to the mean are not checked further
 _PIECE_PIXELS = 2**18
+_PASSED_VALUES = 8  # of an image, from one process to another; `name_values` shows fewer
 
 
 class ExtremeValues:
@@ -49,6 +50,17 @@ class ExtremeValues:
             return pixels
 
         return read
+
+    def commonest(self, path: Path) -> list[float]:
+        """The most common extreme values of an image, for `add` in another process; empty if there are none."""
+        if path not in self._found:
+            return []
+        values, counts = np.unique(self._found[path], return_counts=True)
+        return [value.item() for value in values[np.argsort(-counts, kind="stable")[:_PASSED_VALUES]]]
+
+    def add(self, path: Path, values: NDArray[np.generic]) -> None:
+        """Add (P,) extreme values of an image that were found elsewhere."""
+        self._found[path] = values
 
     def tell(self, reporter: Reporter) -> None:
         """Report the messages of `describe`."""

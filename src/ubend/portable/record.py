@@ -83,13 +83,14 @@ class Record:
 
     def begin(self, outputs: Sequence[Path], source: Mapping[str, Any]) -> None:
         """Record that writing an input's files starts; `source` is from `describe_source`."""
-        self._add(outputs[0].name, {**source, "outputs": {path.name: None for path in outputs}})
+        self.add_entry(outputs[0].name, {**source, "outputs": {path.name: None for path in outputs}})
 
     def add(self, outputs: Sequence[Path], source: Mapping[str, Any]) -> None:
         """Record that an input's files are complete."""
-        self._add(outputs[0].name, {**source, "outputs": {path.name: _bytes(path) for path in outputs}})
+        self.add_entry(outputs[0].name, {**source, "outputs": describe_outputs(outputs)})
 
-    def _add(self, name: str, entry: Mapping[str, Any]) -> None:
+    def add_entry(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Record an entry of `files`, under the name of its first output."""
         with self._adding:
             self.files[name] = entry
             with explain_write_errors(self._journal), self._journal.open("a", encoding="utf-8") as file:
@@ -159,6 +160,11 @@ def describe_source(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(_("{path}: {reason}").format(path=path, reason=reason(error)), path=path) from error
     return {"size": size, "digest": digest.hexdigest()}
+
+
+def describe_outputs(outputs: Sequence[Path]) -> dict[str, int]:
+    """Name -> bytes of an input's files."""
+    return {path.name: _bytes(path) for path in outputs}
 
 
 def _bytes(path: Path) -> int:

@@ -43,7 +43,15 @@ class ClassShares:
             raise DataError(
                 _("the folder contains a mask of another model; choose another --out"), path=self._out, key="--out"
             )
-        self._pixels[image] = self._pixels.get(image, 0) + counts[: len(self._names)]
+        self.add(image, counts[: len(self._names)])
+
+    def add(self, image: Path, pixels: NDArray[np.int64]) -> None:
+        """Add (C,) pixels of each class of an image's mask, counted elsewhere."""
+        self._pixels[image] = self._pixels.get(image, 0) + pixels
+
+    def pixels(self, image: Path) -> list[int]:
+        """The pixels of each class of an image's mask so far."""
+        return [int(count) for count in self._pixels[image]]
 
     def write(self, masks: Mapping[Path, Path], reporter: Reporter) -> None:
         """Write the shares of all images and print some; masks that were not counted are read.

@@ -1,11 +1,15 @@
 """Expand paths of the command line to files, and report skipped folders."""
 
+import csv
+import io
 import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from ubend.core.i18n import ngettext
+from ubend.core.errors import DataError
+from ubend.core.files import csv_cell, read_text
+from ubend.core.i18n import _, ngettext
 from ubend.io.scans import is_scan
 from ubend.io.video import VIDEO_SUFFIXES
 from ubend.portable.image_paths import expand_pattern, images_in
@@ -16,8 +20,13 @@ def expand_input(path: Path, reporter: Reporter) -> list[Path]:
     """The inputs that a path stands for.
 
     Returns:
-        Of a pattern, the files that match; of a folder without images, its scans and videos; else the path itself.
+        Of a pattern, the files that match; of a CSV file, the files that it lists; of a folder without images, its
+        scans and videos; else the path itself.
+    Raises:
+        DataError: a CSV file has no column `file`, or cannot be read.
     """
+    if path.suffix.lower() == ".csv" and os.path.isfile(path):
+        return read_file_list(path)
     if not os.path.lexists(path):
         return [inner for inner in expand_pattern(path) if os.path.isfile(inner) or is_scan(inner)] or [path]
     say_deeper([path], reporter)
@@ -35,6 +44,23 @@ def expand_input(path: Path, reporter: Reporter) -> list[Path]:
         reporter.report(message.format(count=len(others), folder=path))
         return [path]
     return others or [path]
+
+
+def read_file_list(path: Path) -> list[Path]:
+    """The paths in the column `file` of a CSV file; relative ones start from the folder of the CSV file.
+
+    Raises:
+        DataError: there is no such column, or it is empty, or the file cannot be read.
+    """
+    try:
+        table = csv.DictReader(io.StringIO(read_text(path)))
+        listed = [csv_cell(row["file"]) for row in table if row.get("file")]
+    except (OSError, csv.Error) as error:
+        raise DataError(_("{path}: {reason}").format(path=path, reason=error), path=path) from error
+    if not listed:
+        line = _("{path}: no files in the column 'file'; its first line names the columns, one of them file")
+        raise DataError(line.format(path=path), path=path, key="file")
+    return [path.parent / file for file in listed]
 
 
 def say_deeper(paths: Iterable[Path | str], reporter: Reporter) -> None:

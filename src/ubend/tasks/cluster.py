@@ -1,0 +1,227 @@
+"""Prediction of images on a Ray cluster: Ray Data passes paths to processes on its nodes, which write the files.
+
+The command that the user starts (the driver) does everything else as on one machine: it inspects all images, holds the
+lock of the output folder, keeps its record and writes the summary files. No pixels pass through it.
+"""
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ubend.core.errors import (
+    MissingPackageError,
+    ModelFileError,
+    OutputError,
+    Problem,
+    SettingError,
+    UbendError,
+    reason,
+)
+from ubend.core.i18n import _, current_language, ngettext, now
+from ubend.inference.conditions import MaskPredictor
+from ubend.portable.conditions import Conditions
+from ubend.portable.describe import describe_masks
+from ubend.portable.files import clear_leftovers
+from ubend.portable.mask_job import MaskImageJob
+from ubend.portable.probabilities import ProbKind
+from ubend.portable.reporter import Reporter
+from ubend.tasks.cluster_worker import Attempts, ImageWorker, WorkerTask
+
+_AUTO = "auto"
+_CONNECT_S = 10
+_CHUNKS_PER_PROCESS = 4  # at least, so that no process waits long for the last one
+_CHUNK_IMAGES = (32, 128)  # at most, passed to a process together (CPU, GPU): the batches of `Predictor`
+_FATAL = {error.__name__: error for error in (SettingError, MissingPackageError, OutputError, ModelFileError)}
+
+
+class Cluster:
+    """A connection to a Ray cluster, opened by `connect`; as a context manager it is closed at the end.
+
+    Args:
+        address: of the cluster; `auto`: the one that runs on this machine, or else one that is started here and ends
+            with the command.
+    Raises:
+        MissingPackageError: the extra `cluster` is not installed.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address, self._connected = address, False
+        try:
+            import ray.data
+        except ImportError as error:
+            line = _("--cluster needs {package}; install it with: pip install 'ubend[cluster]'")
+            raise MissingPackageError(line.format(package=error.name or "ray"), key="ray") from error
+        self._ray = ray
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._connected:
+            self._ray.shutdown()
+
+    def connect(self) -> str:
+        """Connect, unless it is done; returns a sentence about the cluster.
+
+        Raises:
+            SettingError: there is no such cluster, or it refuses the connection.
+        """
+        if not self._ray.is_initialized():
+            try:
+                self._start()
+            except Exception as error:  # of many kinds
+                line = _("--cluster {address}: no connection ({reason}); start Ray there, or see docs/cluster.md")
+                raise SettingError(
+                    line.format(address=self._address, reason=" ".join(reason(error).split())[:200]), key="--cluster"
+                ) from error
+            self._connected = True
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        self._ray.data.DataContext.get_current().enable_progress_bars = False
+        nodes, cpus, gpus = sum(node["Alive"] for node in self._ray.nodes()), self._count("CPU"), self._count("GPU")
+        line = ngettext(
+            "cluster: {count} node, {cpus} CPUs, {gpus} GPUs", "cluster: {count} nodes, {cpus} CPUs, {gpus} GPUs", nodes
+        )
+        return line.format(count=nodes, cpus=cpus, gpus=gpus)
+
+    def _start(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ code, on standard error
+        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if self._address != _AUTO:
+            host, _colon, port = self._address.rpartition(":")
+            if port.isdecimal() and "/" not in host:  # Ray itself tries for minutes
+                socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+            self._ray.init(self._address, **quiet)
+            return
+        try:
+            self._ray.init(_AUTO, **quiet)
+        except ConnectionError:  # none runs here
+            self._ray.init("local", include_dashboard=False, **quiet)
+
+    def _count(self, resource: str) -> int:
+        return int(self._ray.cluster_resources().get(resource, 0))
+
+    def map_images(self, images: Sequence[tuple[int, Path]], task: WorkerTask) -> Iterator[dict[str, Any]]:
+        """Predict images; yields a row for each in order of completion, see `ImageWorker`.
+
+        Args:
+            images: index and path of each.
+        Raises:
+            SettingError: the cluster fails.
+        """
+        import pyarrow
+        from ray.data import ActorPoolStrategy
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        ray = self._ray
+        gpus = self._count("GPU") if task.device is None or task.device.startswith("cuda") else 0
+        processes = max(1, gpus or self._count("CPU"))
+        count = min(-(-len(images) // (_CHUNKS_PER_PROCESS * processes)), _CHUNK_IMAGES[gpus > 0])
+        indices, paths = [index for index, _path in images], [json.dumps(str(path)) for _index, path in images]
+        tables = [
+            pyarrow.table({"index": indices[start : start + count], "path": paths[start : start + count]})
+            for start in range(0, len(images), count)
+        ]
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts)
+        rows = ray.data.from_arrow(tables).map_batches(
+            ImageWorker,
+            batch_size=None,  # a table at a time
+            batch_format="numpy",
+            compute=ActorPoolStrategy(min_size=1, initial_size=min(processes, len(tables))),
+            fn_constructor_args=(task, attempts.options(scheduling_strategy=here).remote()),
+            num_cpus=0 if gpus else 1,
+            num_gpus=1 if gpus else 0,
+        )
+        try:
+            for batch in rows.iter_batches(batch_size=None, batch_format="numpy"):
+                yield from map(json.loads, batch["row"])
+        except ray.exceptions.RayError as error:
+            line = _("--cluster {address}: Ray failed ({reason}); what is done is kept, continue with --resume")
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+            raise SettingError(line.format(address=self._address, reason=why), key="--cluster") from error
+
+
+class ClusterImageJob(MaskImageJob):
+    """Predicts masks of images on a cluster; the files are those of `MaskImageJob`.
+
+    Args:
+        cluster: connected when it is known that there are images to predict.
+        loading: model, device and conditions for the processes, see `load_mask_predictor`; `predictor` is of the driver
+            alone.
+    """
+
+    def __init__(
+        self,
+        predictor: MaskPredictor,
+        paths: Sequence[Path | str],
+        out: Path,
+        *,
+        prob: ProbKind | None,
+        resume: bool,
+        cluster: Cluster,
+        loading: tuple[Path | str, str | None, Conditions],
+    ) -> None:
+        super().__init__(predictor, paths, out, prob=prob, resume=resume)
+        self._cluster = cluster
+        model, device, conditions = loading
+        models = describe_masks(predictor)["models"]
+        self._task = WorkerTask(model, device, conditions, out, prob, models, os.getcwd(), current_language())
+
+    def notes(self) -> list[str]:
+        """As of `MaskImageJob`; the cluster is connected here, before anything is written."""
+        return [*super().notes(), *([self._cluster.connect()] if self.todo else [])]
+
+    def make(self, reporter: Reporter) -> None:
+        assert self.record is not None
+        for index in self.todo:  # a process may write before the driver hears of it
+            self.record.begin(self.files(index), {})
+        existing = len(self.usable) - len(self.todo)
+        reporter.begin(now(self.title), existing + len(self.todo), existing)
+        missing = {*self.todo}
+        if self.todo:
+            rows = self._cluster.map_images([(index, self.paths[index]) for index in self.todo], self._task)
+            for row in rows:
+                self._take(row, reporter)
+                missing.discard(row["index"])
+                reporter.count(existing + len(self.todo) - len(missing))
+        reporter.end()
+        for index in missing:
+            path, line = self.paths[index], _("{path}: the cluster gave no result; continue with --resume")
+            self.wrong[index] = [Problem(line.format(path=path), path, "--cluster")]
+        clear_leftovers(path for index in self.todo for path in self.files(index))  # of processes that were ended
+        self.extremes.tell(reporter)
+
+    def _take(self, row: dict[str, Any], reporter: Reporter) -> None:
+        """Enter an image's row into the record, the shares and the problems.
+
+        Raises:
+            UbendError: from a process, if it concerns all images.
+        """
+        assert self.record is not None
+        if "fatal" in row:
+            kind, message, place, key = row["fatal"]
+            raise _FATAL.get(kind, UbendError)(message, path=place, key=key)
+        index = row["index"]
+        path, outputs = self.paths[index], self.files(index)
+        for line in row.get("notes", ()):
+            reporter.report(line)
+        if row["problems"]:
+            self.wrong[index] = [Problem(text, where and Path(where), key) for text, where, key in row["problems"]]
+        elif [*row["outputs"]] != [output.name for output in outputs]:
+            line = _("{path}: changed while it was read; run the command again")
+            self.wrong[index] = [Problem(line.format(path=path), path)]
+        else:
+            self.record.add_entry(outputs[0].name, {**row["source"], "outputs": row["outputs"]})
+            self._shares.add(path, np.array(row["pixels"], np.int64))
+            if row["extremes"]:
+                self.extremes.add(path, np.array(row["extremes"]))
