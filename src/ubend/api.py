@@ -18,6 +18,7 @@ is changed to fit: grey repeated, colour made grey, alpha taken as the valid pix
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -422,11 +423,13 @@ def predict(
         ModelFileError: a model cannot be read, or the models do not fit together.
         OutputError: an output exists already, or cannot be written.
     """
+    from ubend.tasks.cluster import predict_on_cluster
     from ubend.tasks.predict import predict_paths
 
     first, conditions = _conditions(model, tiles, overlap, tta, threshold, min_area, fill_holes)
+    predict_all = predict_paths if cluster is None else partial(predict_on_cluster, cluster=cluster)
     with _reporter(reporter) as log:
-        return predict_paths(
+        return predict_all(
             first,
             _as_list(paths),
             out,
@@ -435,7 +438,6 @@ def predict(
             conditions=conditions,
             prob=prob,
             resume=resume,
-            cluster=cluster,
             reporter=log,
         )
 

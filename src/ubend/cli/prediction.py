@@ -1,5 +1,6 @@
 """The command `predict`."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +20,19 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 )
 @click.argument("model", type=PATH)
 @click.argument("paths", type=PATH, nargs=-1, required=True)
-@option(
-    "--out",
-    type=PATH,
-    required=True,
-    help=option_help.OUT,
-)
+@option("--out", type=PATH, required=True, help=option_help.OUT)
 @options("tiles", "overlap", "with", "tta", "threshold")
 @option("--min-area", metavar="[CLASS=]PX", multiple=True, help=option_help.MIN_AREA)
 @options("fill-holes")
-@option(
-    "--prob",
-    type=click.Choice(["uint8", "uint16", "npz"]),
-    help=option_help.PROB,
-)
+@option("--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=option_help.PROB)
 @options("resume")
 @option("--window", help=later("Intensity window of scans (NIfTI, DICOM): a name such as lung, or CENTER,WIDTH."))
 @options("device")
-@option(
-    "--cluster",
-    metavar="ADDRESS",
-    help=later(
-        "Predict images on a Ray cluster: its ADDRESS, or auto: the one on this machine, started if there is none."
-    ),
-)
-def predict(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
+@option("--cluster", metavar="ADDRESS", help=later("Predict images on a Ray cluster; auto: the one on this machine."))
+def predict(model: Path, paths: tuple[Path, ...], out: Path, cluster: str | None, **flags: Any) -> None:
     from ubend.tasks.predict import predict_paths
 
-    conditions = take_conditions(flags)
+    flags |= {"conditions": take_conditions(flags)} | ({"cluster": cluster} if cluster is not None else {})
+    task = predict_paths if cluster is None else import_module("ubend.tasks.cluster").predict_on_cluster
     with make_reporter() as reporter:
-        predict_paths(model, paths, out, conditions=conditions, reporter=reporter, **flags)
+        task(model, paths, out, reporter=reporter, **flags)

@@ -25,20 +25,55 @@ from ubend.core.errors import (
     reason,
 )
 from ubend.core.i18n import _, current_language, ngettext, now
-from ubend.inference.conditions import MaskPredictor
+from ubend.inference.conditions import MaskPredictor, load_mask_predictor
+from ubend.io.scans import is_scan
 from ubend.portable.conditions import Conditions
 from ubend.portable.describe import describe_masks
 from ubend.portable.files import clear_leftovers
-from ubend.portable.mask_job import MaskImageJob
+from ubend.portable.mask_job import MaskImageJob, run_mask_jobs
 from ubend.portable.probabilities import ProbKind
 from ubend.portable.reporter import Reporter
 from ubend.tasks.cluster_worker import Attempts, ImageWorker, WorkerTask
+from ubend.tasks.expand import expand_input, is_video
 
+_NONE = Conditions()
 _AUTO = "auto"
 _CONNECT_S = 10
 _CHUNKS_PER_PROCESS = 4  # at least, so that no process waits long for the last one
 _CHUNK_IMAGES = (32, 128)  # at most, passed to a process together (CPU, GPU): the batches of `Predictor`
 _FATAL = {error.__name__: error for error in (SettingError, MissingPackageError, OutputError, ModelFileError)}
+
+
+def predict_on_cluster(
+    model: Path | str,
+    paths: Sequence[Path | str],
+    out: Path | str,
+    *,
+    cluster: str,
+    device: str | None = None,
+    window: str | None = None,
+    conditions: Conditions = _NONE,
+    prob: ProbKind | None = None,
+    resume: bool = False,
+    reporter: Reporter,
+) -> list[Path]:
+    """Predict masks of images on a cluster; for the other arguments, result and errors see `predict_paths`.
+
+    Args:
+        cluster: see `Cluster`.
+        device: of the cluster's processes.
+    Raises:
+        SettingError: there is no such cluster, or `paths` name a video or a scan.
+    """
+    images = [expanded for path in paths for expanded in expand_input(Path(path), reporter)]
+    if window is not None or any(is_scan(path) or is_video(path) for path in images):
+        line = _("--cluster applies to images, not to videos and scans; predict these separately")
+        raise SettingError(line, key="--cluster")
+    loading = model, device, conditions
+    with Cluster(cluster) as connection:
+        masks = load_mask_predictor(model, "cpu", conditions)  # its facts only; devices are those of the nodes
+        job = ClusterImageJob(masks, images, Path(out), prob=prob, resume=resume, cluster=connection, loading=loading)
+        return run_mask_jobs([job], Path(out), window=None, prob=prob, reporter=reporter)
 
 
 class Cluster:

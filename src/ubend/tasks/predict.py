@@ -30,7 +30,6 @@ def predict_paths(
     conditions: Conditions = _NONE,
     prob: ProbKind | None = None,
     resume: bool = False,
-    cluster: str | None = None,
     reporter: Reporter,
 ) -> list[Path]:
     """Predict masks of images (see `MaskImageJob`), videos (`VideoJob`) and scans (`ScanJob`) into a folder.
@@ -43,8 +42,6 @@ def predict_paths(
         window: intensity window of scans, see `ScanJob`.
         prob: file type of the probabilities of images, see `write_probabilities`; None: not written.
         resume: keep existing files, and write the missing ones.
-        cluster: `auto` or the address of a Ray cluster that predicts the images, see `tasks.cluster`; None: this
-            process does.
     Returns:
         The masks, including existing ones.
     Raises:
@@ -63,12 +60,6 @@ def predict_paths(
         raise SettingError(
             _("--prob applies to images, not to videos and scans; predict these separately"), key="--prob"
         )
-    if cluster is not None:
-        if scans or videos:
-            raise SettingError(
-                _("--cluster applies to images, not to videos and scans; predict these separately"), key="--cluster"
-            )
-        return _predict_on_cluster(cluster, (model, device, conditions), images, out, prob, resume, reporter)
     masks = load_mask_predictor(model, device, conditions)
     jobs: list[FileJob[Any]] = []
     if scans:
@@ -78,21 +69,3 @@ def predict_paths(
     if images or not jobs:
         jobs.append(MaskImageJob(masks, images, out, prob=prob, resume=resume))
     return run_mask_jobs(jobs, out, window=window, prob=prob, reporter=reporter)
-
-
-def _predict_on_cluster(
-    address: str,
-    loading: tuple[Path | str, str | None, Conditions],
-    images: Sequence[Path],
-    out: Path,
-    prob: ProbKind | None,
-    resume: bool,
-    reporter: Reporter,
-) -> list[Path]:
-    from ubend.tasks.cluster import Cluster, ClusterImageJob
-
-    model, _device, conditions = loading
-    with Cluster(address) as cluster:
-        masks = load_mask_predictor(model, "cpu", conditions)  # its facts only; devices are those of the nodes
-        job = ClusterImageJob(masks, images, out, prob=prob, resume=resume, cluster=cluster, loading=loading)
-        return run_mask_jobs([job], out, window=None, prob=prob, reporter=reporter)
