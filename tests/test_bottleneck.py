@@ -28,7 +28,7 @@ def test_verdicts() -> None:
 
 def test_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (60 * 2**30, 80 * 2**30))
-    assert "images: 0%, 20.0 of 80.0 GiB of GPU memory in use)" in describe_limit(0.0, torch.device("cuda"))
+    assert "images: 0%); GPU memory in use: 20.0 of 80.0 GiB" in describe_limit(0.0, torch.device("cuda"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -269,7 +269,7 @@ def test_info_says_how_training_went(run: Path, tmp_path: Path) -> None:
     dice = ", ".join(f"{name} {value:.3f}" for name, value in kept["val_dice"].items())
     validation, epochs = (
         f"validation, at training size: Dice {dice}",
-        f"epochs: 3 of 3, weights kept from {kept['epoch']}",
+        f"epochs: 3 of 3, weights kept from epoch {kept['epoch']}",
     )
     began = datetime.fromisoformat(str(read_scores(run / "run.json")["began"]))
     scores = read_scores(run / "scores.json")["native"]["dice"]["per_image"]  # type: ignore[index]

@@ -15,7 +15,7 @@ from ubend.core.errors import SettingError
 @pytest.mark.parametrize("name", ["nonsense", "", "cuda:99", "cpu:x", "meta"])
 def test_no_such_device(name: str) -> None:
     """One line that names it and says what to do."""
-    with raises(SettingError, key="device", named=[name, "cuda"]) as caught:
+    with raises(SettingError, key="device", named=[name, "cpu", "--device"]) as caught:
         pick_device(name)
     assert "\n" not in str(caught.value)
 

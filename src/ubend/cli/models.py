@@ -55,7 +55,9 @@ def compare(runs: tuple[Path, ...], margin: float, out: Path | None) -> None:
 @command(help=later("Write the report of a run, or the comparison of several RUNS: one HTML file, readable offline."))
 @click.argument("runs", nargs=-1, required=True, metavar="RUNS...", type=PATH)
 @option(
-    "--out", type=PATH, help=later("File to write  [RUN/report.html; of several: FIRST/comparison.html; RUN/README.md]")
+    "--out",
+    type=PATH,
+    help=later("File to write  [RUN/report.html; of several: FIRST/comparison.html; with --card: RUN/README.md]"),
 )
 @option(
     "--card",

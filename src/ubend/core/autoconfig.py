@@ -64,7 +64,10 @@ def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
         if encoder != NO_ENCODER and model.weights is None:
             reason = _("its weights were installed with ubend")
             if not by_pip:
-                reason = _("its weights would be downloaded; --set model.pretrained=true does that")
+                reason = _(
+                    "it starts from random weights, since pretrained ones would have to be downloaded; --set "
+                    "model.pretrained=true does that"
+                )
             choices.append(Choice("model.pretrained", pretrained, reason))
     depth = model.depth or (UNET_DEPTH if encoder == NO_ENCODER else _ENCODER_DEPTH)
     chosen = {"model.encoder": encoder, "model.pretrained": pretrained, "model.depth": depth}

@@ -65,7 +65,7 @@ def pick_device(name: str | None) -> "torch.device":
         known = name.split(":")[0] in ("cuda", "mps", "cpu")
         reason = str(error).splitlines()[0] if known else _("unknown device type")
         raise SettingError(
-            _("device {name} cannot be used: {reason}; choose cpu, cuda, cuda:1 or mps, or leave --device out").format(
+            _("device {name} cannot be used: {reason}; choose another, such as cpu, or leave --device out").format(
                 name=name, reason=reason
             ),
             key="device",

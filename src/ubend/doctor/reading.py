@@ -29,6 +29,7 @@ _CHECKS = {  # key of a problem -> check
     "foreign": "unreadable file",
     "size": "size mismatch",
     "data.values": "odd values",
+    "data.classes": "odd values",
     "color": "odd values",
     "value": "odd values",
     "dtype": "odd depth",
@@ -93,5 +94,8 @@ def _from_problem(line: str, files: Iterable[Path]) -> Finding:
     """A problem of reading as a finding; the sentence says what to do too."""
     key, path = getattr(line, "key", None), getattr(line, "path", None)
     files_of_problem = (path,) if path is not None else tuple(files)
+    check = _CHECKS.get(key or "", "unreadable file")
     repair = _("repair it, or leave it out with --skip-bad")
-    return Finding(_CHECKS.get(key or "", "unreadable file"), "error", files_of_problem, str(line), repair)
+    if check == "odd values" and not files_of_problem:  # of all masks together
+        repair = _("correct the masks, or say with --values what their values mean")
+    return Finding(check, "error", files_of_problem, str(line), repair)

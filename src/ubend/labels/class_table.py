@@ -257,8 +257,9 @@ def make_label_map(
     if len(names) != len(values):
         raise DataError(
             _(
-                "the masks contain {found} classes ({values}), but {given} class names were given ({names}); give one "
-                "name per value with --classes"
+                "the masks contain {found} classes ({values}), but there are {given} class names ({names}); give one "
+                "name per value with --classes; if a value is a mistake, correct its masks, or leave its pixels out "
+                "with --values ...,VALUE=ignored"
             ).format(
                 found=len(values), values=format_values(values, kind, _SHOWN), given=len(names), names=_join(names)
             ),

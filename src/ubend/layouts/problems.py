@@ -155,7 +155,8 @@ def _sentences() -> dict[str, str]:
             "unusable class table ({count}): {names}; each line is a class with its colour, name,r,g,b, each once"
         ),
         "split file": _(
-            "{names}; a split file is CSV text (UTF-8) with the columns file,split, file,group or file,split,group"
+            "{names}; a split file is CSV text (UTF-8) whose first line is `file,split`, `file,group` or "
+            "`file,split,group`"
         ),
         "split word": _("unknown words in the column split ({count}): {names}; use train, val or test"),
         "split twice": _("listed twice in the split file, with different values ({count}): {names}; keep one line"),

@@ -22,7 +22,7 @@ _SIGMA = 1 / 8  # of a tile's side: nnU-Net's
 
 @dataclass(frozen=True)
 class TileSource:
-    """An image at model size, read by rows.
+    """An image at the size that the network takes, read by rows: the model's size, or with tiles the native one.
 
     Attributes:
         read: (top, bottom) -> (bottom - top, w, channels) pixels; called from several threads.

@@ -2,14 +2,15 @@
 
     scan -> resolve -> prepare -> build -> train -> evaluate
 
-Each stage is one function that is called once and returns one frozen value:
+Each stage is one function that is called once, and all but the last two return one frozen value; `assemble` joins what
+they made to the training and its runtime:
 
     scan       the folder: pairs, headers, labels, images decoded once, splits    Scan (dataset and Facts)
     resolve    settings + facts -> a value and a reason for every setting         Plan
     prepare    batches and validation images, on the device                       TrainData
     build      network, EMA, optimizer, loss                                      ModelSetup
     train      the loop (training/loop.py)                                        the state, and files in the run folder
-    evaluate   the saved model on the test split                                  scores
+    evaluate   the saved model on the test split, else on validation              scores
 """
 
 import io
@@ -312,7 +313,7 @@ def assemble(
 
 
 def evaluate(run: RunFolder, data: Dataset, plan: Plan, predictor: Predictor, reporter: Reporter) -> dict[str, Any]:
-    """Score the saved model on the test split, which is not used in training."""
+    """Score the saved model on the test split, which is not used in training, else on the validation split."""
     split = data.scored_split
     pairs = data.pairs(split)
     if not pairs:

@@ -75,7 +75,9 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
 
 def _describe_epochs(done: int, epochs: int, kept: int | None) -> str:
     line = (
-        _("epochs: {done} of {epochs}") if kept is None else _("epochs: {done} of {epochs}, weights kept from {kept}")
+        _("epochs: {done} of {epochs}")
+        if kept is None
+        else _("epochs: {done} of {epochs}, weights kept from epoch {kept}")
     )
     return line.format(done=done, epochs=epochs, kept=kept)
 

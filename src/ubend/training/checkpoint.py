@@ -93,7 +93,7 @@ class TrainingState:
         model: being trained.
         ema: the EMA of the weights; the model itself if there is no EMA.
         optimizer: with its moments.
-        sums: (4,) float64 on the device: cross entropy, pixels, 1 - Dice, regions of the unfinished epoch.
+        sums: (4,) float64 on the device: cross entropy, pixels, Dice term and regions (see `Loss`) of an epoch.
         best: the weights of the best epoch, by name; undefined before the first validation. They and the copies of
             the statistics are allocated in advance, so that memory runs out in the first step, not after an epoch.
     """

@@ -21,9 +21,9 @@ _FOCUS = 2.0  # exponent of the focal loss, as recommended by its authors
 
 
 class LossCounts(NamedTuple):
-    """Denominators: sum of the weights of all scored pixels (pixel count if unweighted), and number of
-    (image, class) regions that occur; float32 scalars. The counts of micro-batches, or of processes, add up to those
-    of the whole batch."""
+    """Denominators: sum of the weights of all scored pixels (pixel count if unweighted), and number of `regions`, which
+    are the (image, class) pairs that occur; float32 scalars. The counts of micro-batches, or of processes, add up to
+    those of the whole batch."""
 
     pixels: Tensor
     regions: Tensor
@@ -78,7 +78,7 @@ class Loss:
         return LossCounts(pixels, hot.flatten(2).any(dim=2).sum().float())
 
     def sum(self, logits: Tensor, target: Tensor, pixel_weights: Tensor | None = None) -> LossSums:
-        """Cross entropy summed over pixels, and 1 - soft Dice summed over the classes of all images.
+        """Cross entropy summed over pixels, and the Dice term of `kind` summed over the classes of all images.
 
         The Dice of class c in an image is 2 sum(p t) / (sum(p) + sum(t)) over the scored pixels; a class
         that does not occur in the image's target is excluded from the Dice term. Cross entropy is

@@ -71,7 +71,7 @@ class Recorder:
         reporter: reports progress.
         after_epoch: called with the state after each epoch; the function it returns runs in the writing thread.
         tracked: the run of an experiment tracker.
-        writes: False in all processes except the first: they write and print nothing.
+        writes: True only in the first process; the others write nothing.
     """
 
     def __init__(
@@ -167,13 +167,14 @@ def describe_limit(waiting: float, device: torch.device) -> str:
     Args:
         waiting: share of the training time that was spent waiting for images, 0..1.
     """
-    figures = f"{waiting:.0%}"
+    memory = ""
     if device.type == "cuda":
         free, total = (number / 2**30 for number in torch.cuda.mem_get_info(device))
-        figures += _(", {used:.1f} of {total:.1f} GiB of GPU memory in use").format(used=total - free, total=total)
-    if waiting < _READING_LIMITS:
-        return _("the run is limited by computing (time spent waiting for images: {figures})").format(figures=figures)
-    return _(
-        "the run is limited by reading images (time spent waiting for them: {figures}); a faster disk for the cache "
-        "(UBEND_CACHE) helps, or a smaller --size"
-    ).format(figures=figures)
+        memory = _("; GPU memory in use: {used:.1f} of {total:.1f} GiB").format(used=total - free, total=total)
+    line = _("the run is limited by computing (time spent waiting for images: {share})")
+    if waiting >= _READING_LIMITS:
+        line = _(
+            "the run is limited by reading images (time spent waiting for them: {share}); a faster disk for the cache "
+            "(UBEND_CACHE) helps, or a smaller --size"
+        )
+    return line.format(share=f"{waiting:.0%}") + memory
