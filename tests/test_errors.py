@@ -20,7 +20,6 @@ HAND_ON = {
     "find_truth",
     "hash_pairs",
     "match_folder",
-    "predict_files",
     "read_headers",
     "read_usable",
 }
