@@ -92,7 +92,7 @@ def is_here(name: str) -> bool:
 def read_words(words: Sequence[str]) -> Settings:
     """The settings that a command line of `ubend fit` stands for."""
     given: dict[str, Any] = fit.make_context("fit", list(words)).params
-    for name in ("out", "show", "resumed", "gpus"):
+    for name in ("out", "show", "watch", "resumed", "gpus"):
         given.pop(name)
     changes = dict(parse_assignment(text) for text in given.pop("assignments"))
     return read_user_settings(given.pop("folder"), given.pop("recipe"), given.pop("config"), changes, given).settings

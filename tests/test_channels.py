@@ -66,8 +66,8 @@ def run(*words: object) -> str:
 @pytest.mark.parametrize(("channels", "dtype"), KINDS)
 def test_from_folder_to_prediction(tmp_path: Path, channels: int, dtype: str) -> None:
     folder = make_bands(tmp_path / "set", channels, dtype)
-    says = run("fit", folder, "--out", tmp_path / "run", *TINY)
-    assert f"data.channels = {channels}: " in says
+    run("fit", folder, "--out", tmp_path / "run", *TINY)
+    assert f"data.channels = {channels}: " in (tmp_path / "run" / "run.json").read_text(encoding="utf-8")
     run("evaluate", tmp_path / "run")
     run("predict", tmp_path / "run", folder / "images", "--out", tmp_path / "masks")
     run("show", tmp_path / "run")

@@ -16,7 +16,7 @@ from ubend.core.errors import DataError, FilesError
 from ubend.io.images import read_image
 from ubend.io.pixel_size import PixelSize
 from ubend.models.model_file import save_bundle
-from ubend.tasks import predict as job
+from ubend.portable import mask_job as job
 
 rasterio = pytest.importorskip("rasterio")
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@`:PendingDeprecationWarning")  # rasterio's use of affine

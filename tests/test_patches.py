@@ -248,7 +248,7 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run") / "whole"
     listener = Listener()
     job.fit(folder, run, settings=PATCHES, device="cpu", reporter=listener)
-    assert "data.foreground_share = 0.5" in listener.said
+    assert "data.foreground_share = 0.5" in (run / "run.json").read_text(encoding="utf-8")
     return run
 
 
@@ -392,4 +392,5 @@ def test_a_window_larger_than_every_image(folder: Path, tmp_path: Path) -> None:
     listener = Listener()
     changes = {**PATCHES, "data.crop": 512, "train.epochs": 1, "data.crops_per_epoch": 6}
     job.fit(folder, tmp_path / "run", settings=changes, device="cpu", reporter=listener)
-    assert "data.crop = 48: 512 was requested, but the median image has 48x40 px" in listener.said
+    chosen = (tmp_path / "run" / "run.json").read_text(encoding="utf-8")
+    assert "data.crop = 48: 512 was requested, but the median image has 48x40 px" in chosen
