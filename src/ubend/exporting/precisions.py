@@ -25,7 +25,7 @@ class Attempt(NamedTuple):
     plain_share: float = 0.0
 
     def describe(self) -> str:
-        """Its name for people."""
+        """Its name in messages."""
         if self.plain_share:
             return _("int8 with {share:.0%} of the layers in float32").format(share=self.plain_share)
         return self.precision

@@ -7,7 +7,6 @@ the page, `page.js` and `index.html` are what people see.
 import base64
 import gzip
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from torch import nn
 
 from ubend.core.errors import OutputError, SettingError
 from ubend.core.files import write_file, write_json, write_text
-from ubend.core.i18n import _, current_language
+from ubend.core.i18n import _
+from ubend.drawing.pages import render_page
 from ubend.exporting.ort_web import GLUE, SCRIPT, WASM
 from ubend.exporting.targets import Precision
 from ubend.portable.class_table import background_class
@@ -148,24 +148,10 @@ def _describe(contract: Contract) -> dict[str, Any]:
 
 
 def _render(contract: Contract, about: dict[str, Any], policy: str, **parts: Any) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=PackageLoader("ubend.exporting", "web"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["_"] = _
-    environment.filters["script_json"] = lambda value: Markup(
-        json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
-    )
     shown = [name for index, name in enumerate(about["names"]) if index != about["background"]]
     names = ", ".join(shown[:_NAMES_IN_TITLE]) + ("…" if len(shown) > _NAMES_IN_TITLE else "")
-    return environment.get_template(PAGE).render(
-        language=current_language(),
+    return render_page(
+        _WEB / PAGE,
         title=_("Segmentation: {names}").format(names=names),
         lines=_describe_for_people(contract),
         about=about,

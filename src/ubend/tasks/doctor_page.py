@@ -11,7 +11,7 @@ from ubend.doctor.finding import Finding
 from ubend.doctor.inspection import Inspection, shrink, to_bytes
 from ubend.doctor.report import describe_counts, describe_evidence, name_check, name_files, name_grade
 from ubend.drawing.encoding import image_uri
-from ubend.tasks.pages import render_page
+from ubend.drawing.pages import render_page
 
 _SIDE_PX = 192  # long side of a thumbnail
 _IMAGES = 4  # of a finding
@@ -58,7 +58,9 @@ def write_page(path: Path, title: str, findings: Sequence[Finding], inspection: 
                 images,
             )
         )
-    page = render_page("doctor.html", title=title, counts=describe_counts(findings), entries=entries)
+    page = render_page(
+        Path(__file__).with_name("doctor.html"), title=title, counts=describe_counts(findings), entries=entries
+    )
     write_text(path, page)
 
 

@@ -16,7 +16,7 @@ from ubend.training.run_folder import RunFolder
 
 
 def describe_model(path: Path | str) -> list[str]:
-    """Lines for people: network, classes with colours and mask values, size, normalisation, origin, scores, choices.
+    """Lines to print: network, classes with colours and mask values, size, normalisation, origin, scores, choices.
 
     Args:
         path: a run folder, or a model file; date, test scores and automatic choices are read from the run folder that

@@ -15,6 +15,7 @@ from ubend.core.i18n import _
 from ubend.drawing.calibration import draw_calibration
 from ubend.drawing.curves import draw_curve_svgs
 from ubend.drawing.encoding import image_uri, svg_uri
+from ubend.drawing.pages import render_page
 from ubend.evaluation.comparison import Comparison, compare_scores, note_lines, read_scores, show_interval, verdict_line
 from ubend.evaluation.intervals import MARGIN
 from ubend.inference.predictor import Predictor, load
@@ -22,7 +23,6 @@ from ubend.io.images import load_image, resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.layouts.pairs import Pair
 from ubend.portable.overlay import Color, overlay_mask
-from ubend.tasks.pages import render_page
 from ubend.tasks.report_facts import RunFacts, choose_examples, different_settings, read_facts
 from ubend.tasks.report_figures import Example, Figure
 from ubend.tasks.report_missed import LargestMissed, draw_missed
@@ -87,7 +87,7 @@ def write_report(
         page = _describe_run(paths[0], lambda: predictor or load(paths[0], device))
     else:
         page = _describe_comparison(paths, device)
-    write_text(target, render_page("report.html", page=page, draw_figures=_draw_figures))
+    write_text(target, render_page(Path(__file__).with_name("report.html"), page=page, draw_figures=_draw_figures))
     return target
 
 

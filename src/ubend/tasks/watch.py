@@ -17,7 +17,7 @@ from typing import Any
 
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
-from ubend.tasks.pages import render_page
+from ubend.drawing.pages import render_page
 from ubend.training.run_folder import RunFolder
 
 _HOST = "127.0.0.1"
@@ -31,7 +31,7 @@ def watch_page(run: RunFolder, epochs: int, reporter: Reporter) -> Iterator[None
     Args:
         epochs: number of epochs of the training.
     """
-    page = render_page("watch.html", title=_("Training {run}").format(run=run.path.name))
+    page = render_page(Path(__file__).with_name("watch.html"), title=_("Training {run}").format(run=run.path.name))
     server = ThreadingHTTPServer((_HOST, 0), partial(_Handler, run, epochs, page))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()

@@ -1,7 +1,8 @@
-"""HTML pages from the templates in this folder."""
+"""HTML pages from templates."""
 
 import functools
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ubend.core.i18n import _, current_language
@@ -12,22 +13,22 @@ if TYPE_CHECKING:
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # not allowed in HTML, but possible in file names
 
 
-def render_page(template: str, **values: Any) -> str:
+def render_page(template: Path, **values: Any) -> str:
     """The page in the language of the commands; all values are escaped.
 
     Args:
-        template: name of a file in this folder; it can call `_` and read `language`.
+        template: the file; it can call `_` and read `language`.
     """
-    page = _environment().get_template(template).render(language=current_language(), **values)
+    page = _environment(template.parent).get_template(template.name).render(language=current_language(), **values)
     return _CONTROL.sub("\ufffd", page)
 
 
 @functools.cache
-def _environment() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def _environment(folder: Path) -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("ubend.tasks", "."),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
