@@ -28,8 +28,8 @@ from ubend.evaluation.intervals import (
     MARGIN,
     Resamples,
     compare_means,
-    difference_ends,
-    mean_ends,
+    difference_critical_values,
+    mean_critical_values,
     resample,
 )
 
@@ -85,8 +85,8 @@ KINDS: dict[str, Callable[[Resamples], Values]] = {
     "studentised": studentised,
     "symmetric": symmetric,
     "t": student,
-    "taken of means": taken(mean_ends),
-    "taken of differences": taken(difference_ends),
+    "taken of means": taken(mean_critical_values),
+    "taken of differences": taken(difference_critical_values),
 }
 
 

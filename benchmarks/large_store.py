@@ -82,7 +82,7 @@ def main(words: Sequence[str]) -> None:
         loss = Loss("dice+ce")
         peak, began = 0.0, time.perf_counter()
         for step in range(args.steps):
-            batch = batches.draw(step)
+            batch = batches.sample(step)
             sums, counts = loss.sum(model(batch.image), batch.target), loss.count(batch.target, 2)
             loss.mean(sums, counts).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

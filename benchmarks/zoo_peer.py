@@ -112,7 +112,7 @@ class Augmented:
         self._plan, self._window_hw, self._white, self._device = plan, window_hw, white, source.device
         self._images = [torch.from_numpy(source.image(n).copy()).to(source.device) for n in range(len(source))]
         self._masks = [torch.from_numpy(source.mask(n).copy()).to(source.device) for n in range(len(source))]
-        self._shown = np.repeat(np.arange(len(source)), source.shown)
+        self._shown = np.repeat(np.arange(len(source)), source.repeats)
         self._generator = np.random.default_rng(plan.train.seed)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

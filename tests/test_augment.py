@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ubend.core.counter_rng import draw_uniform
+from ubend.core.counter_rng import random_uniform
 from ubend.core.settings import AugmentSettings
 from ubend.dataset.augment import (
     ELASTIC_POINTS,
@@ -292,7 +292,7 @@ def test_copy_one_takes_anchors_to_moved_anchors(seed: int, stored: tuple[int, i
     draws = frozen(1, seed=seed, shapes=(np.array([stored]), native))
     third = 300 // 3
     anchors = np.array([[third, third], [third, -third], [-third, -third]], np.float64)
-    move = 10 * (2 * draw_uniform(seed, "anchors", np.array([3]), 6) - 1).reshape(3, 2)
+    move = 10 * (2 * random_uniform(seed, "anchors", np.array([3]), 6) - 1).reshape(3, 2)
     assert 0 < np.abs(move).max() <= 10
     share = np.array(stored) / native[0]
     # what stands at a moved anchor in the copy is what stood at the anchor in the image

@@ -13,7 +13,7 @@ from support.discs import open_folder, read_store
 from ubend.core.counter_rng import shuffled_item
 from ubend.core.settings import AugmentSettings
 from ubend.dataset.batches import Batch, TrainingBatches
-from ubend.dataset.regions import Regions
+from ubend.dataset.rectangles import Rectangles
 from ubend.dataset.sources import WholeImages
 from ubend.dataset.store import Store
 from ubend.io.images import Sizing
@@ -61,19 +61,19 @@ def same(one: Batch, other: Batch) -> bool:
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches_belong_to_steps(store: Store, kind: str, resident: bool) -> None:
-    wanted = [make(store, kind).draw(step) for step in range(9)]
+    wanted = [make(store, kind).sample(step) for step in range(9)]
     batches = make(store, kind, resident)
     for step in (0, 1, 2, 3, 3, 8, 1, 0, 7, 8, 4, 5):  # in order, again, onward and back
-        assert same(batches.draw(step), wanted[step])
+        assert same(batches.sample(step), wanted[step])
     assert len({batch.image.numpy().tobytes() for batch in wanted}) == 9
-    assert not same(make(store, kind, resident, seed=5).draw(0), wanted[0])
+    assert not same(make(store, kind, resident, seed=5).sample(0), wanted[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shapes_and_ranges(store: Store, kind: str) -> None:
     batches = make(store, kind)
     for step in range(4):
-        batch = batches.draw(step)
+        batch = batches.sample(step)
         assert batch.image.shape == (3, 3, *batches.crop_hw)
         assert batch.image.dtype == torch.float32
         assert batch.image.is_contiguous(memory_format=torch.channels_last)
@@ -89,7 +89,7 @@ def test_steps_take_their_positions(store: Store) -> None:
     for step in range(8):
         items = shuffled_item(4, len(NUMBERS), np.arange(3 * step, 3 * step + 3))
         images, masks = read_store(store, NUMBERS[items], batches.source.canvas_hw)
-        batch = batches.draw(step)
+        batch = batches.sample(step)
         np.testing.assert_array_equal(batch.image.permute(0, 2, 3, 1).numpy(), images)
         np.testing.assert_array_equal(batch.target.numpy(), masks)
 
@@ -106,7 +106,7 @@ def test_every_image_once_a_round(store: Store, kind: str) -> None:
     rounds = []
     for number in range(2):
         steps = range(number * batches.items, (number + 1) * batches.items)
-        rounds.append([round((float(batches.draw(step).image.mean()) - 4.5) / 20) for step in steps])
+        rounds.append([round((float(batches.sample(step).image.mean()) - 4.5) / 20) for step in steps])
         assert sorted(rounds[-1]) == sorted(NUMBERS.tolist() * batches.copies)
     assert rounds[0] != rounds[1]
 
@@ -116,7 +116,7 @@ def test_frozen_copies_return_in_every_epoch(store: Store) -> None:
 
     def epoch(number: int) -> set[bytes]:
         steps = range(number * batches.items, (number + 1) * batches.items)
-        drawn = [batches.draw(step) for step in steps]
+        drawn = [batches.sample(step) for step in steps]
         return {batch.image.numpy().tobytes() + batch.target.numpy().tobytes() for batch in drawn}
 
     first = epoch(0)
@@ -126,7 +126,7 @@ def test_frozen_copies_return_in_every_epoch(store: Store) -> None:
 
 def test_warps_do_not_return(store: Store) -> None:
     batches = make(store, "warp", batch=1)
-    masks = {batches.draw(step).target.numpy().tobytes() for step in range(3 * batches.items)}
+    masks = {batches.sample(step).target.numpy().tobytes() for step in range(3 * batches.items)}
     assert len(masks) == 3 * batches.items
 
 
@@ -134,9 +134,9 @@ def test_padding_is_never_seen_by_a_warp(store: Store) -> None:
     """The canvas beside an image is no image: the reflection of the image itself is seen."""
     batches = make(store, "warp")
     for step in range(7):
-        assert not (batches.draw(step).target == IGNORED).any()
-    assert (make(store, "none").draw(0).target == IGNORED).any()
-    assert any((make(store, "ignored").draw(step).target == IGNORED).any() for step in range(7))
+        assert not (batches.sample(step).target == IGNORED).any()
+    assert (make(store, "none").sample(0).target == IGNORED).any()
+    assert any((make(store, "ignored").sample(step).target == IGNORED).any() for step in range(7))
 
 
 def test_images(store: Store) -> None:
@@ -149,7 +149,7 @@ def test_images(store: Store) -> None:
     items = np.array([6, 0, 0, 3])
     for one, other in zip(resident.take(items), ahead.take(items), strict=True):
         assert torch.equal(one, other)
-    image, mask = ahead.prefetch(ahead.regions(items)).result(20)
+    image, mask = ahead.prefetch(ahead.rectangles(items)).result(20)
     assert torch.equal(image.permute(0, 3, 1, 2), resident.take(items)[0])
     assert torch.equal(mask, resident.take(items)[1])
 
@@ -159,14 +159,14 @@ def test_reading_runs_ahead_in_one_thread(store: Store, monkeypatch: pytest.Monk
     readers: list[str] = []
     read = WholeImages.read
 
-    def watch(self: WholeImages, crops: Regions) -> Any:
+    def watch(self: WholeImages, crops: Rectangles) -> Any:
         readers.append(threading.current_thread().name)
         return read(self, crops)
 
     monkeypatch.setattr(WholeImages, "read", watch)
     for step in range(6):
-        batches.draw(step)
-    batches.source.prefetch(batches.source.regions(np.array([0]))).result(20)  # after all that waits
+        batches.sample(step)
+    batches.source.prefetch(batches.source.rectangles(np.array([0]))).result(20)  # after all that waits
     assert len(readers) == 6 + 2 + 1  # each once, and two ahead
     assert len(set(readers)) == 1
     assert readers[0].startswith("ubend-read")
@@ -188,6 +188,6 @@ def test_deep_images(tmp_path: Path, dtype: Any) -> None:
     drawn = []
     for room in (2**30, 0):
         images = WholeImages(store, np.arange(4), CPU, room)
-        drawn.append(TrainingBatches(images, KINDS["warp"], 0, 4, (16, 16), ends).draw(3))
+        drawn.append(TrainingBatches(images, KINDS["warp"], 0, 4, (16, 16), ends).sample(3))
     assert same(*drawn)
     assert drawn[0].image.max() > 30_000

@@ -250,7 +250,7 @@ def test_the_peers_masks_follow_the_images() -> None:
         def __len__(self) -> int:
             return 1
 
-    source: Any = One(image=lambda _n: image, mask=lambda _n: mask, shown=np.array([1]), device=torch.device("cpu"))
+    source: Any = One(image=lambda _n: image, mask=lambda _n: mask, repeats=np.array([1]), device=torch.device("cpu"))
     images, masks = next(iter(zoo_peer.Augmented(source, plan, (16, 16), 255.0)))  # type: ignore[arg-type]
     assert (images.shape, masks.shape) == ((6, 3, 16, 16), (6, 16, 16))
     assert set(masks.unique().tolist()) <= {0, 1, 255}

@@ -235,7 +235,7 @@ def test_fields_of_a_network(saved: bytes, tmp_path: Path) -> None:
     """The values that the tests above change are those of the file."""
     (tmp_path / "m.safetensors").write_bytes(saved)
     bundle = load_bundle(tmp_path / "m.safetensors")
-    stored = {"growth" if key == "upsampling" else key: value for key, value in bundle.model.shape().items()}
+    stored = {"growth" if key == "upsampling" else key: value for key, value in bundle.model.config().items()}
     assert stored == NETWORK
     assert asdict(bundle.sizing) == SIZING
 
@@ -327,7 +327,7 @@ def fingerprint(bundle: Bundle) -> tuple[Any, ...]:
     """All that a bundle holds, except for `about`."""
     tensors = {name: tensor.numpy().tobytes() for name, tensor in bundle.model.state_dict().items()}
     rest = (bundle.dtype, bundle.precision, bundle.window_px, bundle.scale, bundle.orientation, bundle.flips)
-    return (bundle.model.shape(), bundle.labels, bundle.sizing, rest, tensors)
+    return (bundle.model.config(), bundle.labels, bundle.sizing, rest, tensors)
 
 
 def load_or_refuse(path: Path) -> Bundle | None:

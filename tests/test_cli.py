@@ -60,6 +60,15 @@ def read_scores(path: Path) -> dict[str, object]:
     return scores
 
 
+def test_errors_name_what_was_typed(folder: Path) -> None:
+    """The flag if the value was given by a flag, the setting if by --set."""
+    line = ubend("fit", folder, "--size", 7, "--encoder", "none", status=2).output
+    assert "--size: " in line
+    assert "data.size" not in line
+    line = ubend("fit", folder, "--size", 64, "--set", "data.size=7", status=2).output
+    assert "data.size: " in line
+
+
 def test_fit_leaves_a_whole_run(run: Path) -> None:
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert names == {

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ubend.core.counter_rng import draw_bits, draw_normal, draw_uniform, shuffled_item
+from ubend.core.counter_rng import random_bits, random_normal, random_uniform, shuffled_item
 
 POSITIONS = st.lists(st.integers(0, 2**62), min_size=1, max_size=30)
 
@@ -17,28 +17,29 @@ POSITIONS = st.lists(st.integers(0, 2**62), min_size=1, max_size=30)
 def test_numbers_belong_to_positions(seed: int, positions: list[int], count: int) -> None:
     places = np.array(positions, np.int64)
     order = np.random.default_rng(len(positions)).permutation(len(places))
-    for draw in (draw_bits, draw_uniform, draw_normal):
+    for draw in (random_bits, random_uniform, random_normal):
         whole = draw(seed, "a", places, count)
         assert whole.shape == (len(places), count)
         np.testing.assert_array_equal(draw(seed, "a", places[order], count), whole[order])
         np.testing.assert_array_equal(draw(seed, "a", places[:1], count), whole[:1])
     # more columns leave the first ones alone (of the normals the second half is drawn after them)
     np.testing.assert_array_equal(
-        draw_uniform(seed, "a", places, count + 3)[:, :count], draw_uniform(seed, "a", places, count)
+        random_uniform(seed, "a", places, count + 3)[:, :count], random_uniform(seed, "a", places, count)
     )
 
 
 def test_same_in_another_process() -> None:
     code = (
-        "import numpy as np; from ubend.core.counter_rng import draw_bits; print(draw_bits(7, 'warp', np.arange(3), 2))"
+        "import numpy as np; from ubend.core.counter_rng import random_bits; "
+        "print(random_bits(7, 'warp', np.arange(3), 2))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == str(draw_bits(7, "warp", np.arange(3), 2))
+    assert out.strip() == str(random_bits(7, "warp", np.arange(3), 2))
 
 
 def test_pinned_numbers() -> None:
     """A run that was started with an older version must continue with the same numbers."""
-    assert draw_bits(0, "warp", np.array([0, 1]), 2).tolist() == PINNED
+    assert random_bits(0, "warp", np.array([0, 1]), 2).tolist() == PINNED
 
 
 PINNED = [[12495185904042890319, 18227821898679262723], [6708035848971452311, 13725676001223252833]]
@@ -46,7 +47,7 @@ PINNED = [[12495185904042890319, 18227821898679262723], [6708035848971452311, 13
 
 def test_seeds_and_purposes_differ() -> None:
     places = np.arange(2000)
-    columns = [draw_uniform(seed, purpose, places, 2) for seed, purpose in ((0, "a"), (1, "a"), (0, "b"), (10, ""))]
+    columns = [random_uniform(seed, purpose, places, 2) for seed, purpose in ((0, "a"), (1, "a"), (0, "b"), (10, ""))]
     numbers = np.concatenate(columns, axis=1).T
     off = np.abs(np.corrcoef(numbers) - np.eye(len(numbers)))
     assert off.max() < 0.1  # 4.5 standard errors of 2000 pairs
@@ -54,7 +55,7 @@ def test_seeds_and_purposes_differ() -> None:
 
 
 def test_uniform() -> None:
-    numbers = draw_uniform(3, "warp", np.arange(20_000), 4)
+    numbers = random_uniform(3, "warp", np.arange(20_000), 4)
     assert numbers.min() >= 0
     assert numbers.max() < 1
     for column in numbers.T:
@@ -66,13 +67,13 @@ def test_uniform() -> None:
 
 
 def test_bits_are_even() -> None:
-    bits = draw_bits(5, "x", np.arange(20_000), 1)[:, 0]
+    bits = random_bits(5, "x", np.arange(20_000), 1)[:, 0]
     shares = ((bits[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)).mean(axis=0)
     assert np.abs(shares - 0.5).max() < 0.02
 
 
 def test_normal() -> None:
-    numbers = draw_normal(3, "elastic", np.arange(20_000), 3)
+    numbers = random_normal(3, "elastic", np.arange(20_000), 3)
     assert np.isfinite(numbers).all()
     for column in numbers.T:
         assert stats.kstest(column, "norm").pvalue > 1e-3

@@ -23,7 +23,7 @@ import ubend
 from support import ROOT
 from ubend.cli.app import main
 from ubend.core import counter_rng
-from ubend.core.counter_rng import Purpose, draw_bits, draw_normal, draw_uniform, shuffled_item
+from ubend.core.counter_rng import Purpose, random_bits, random_normal, random_uniform, shuffled_item
 
 PURPOSES = {
     "anchors",
@@ -60,7 +60,7 @@ def test_the_purposes() -> None:
         for path in (ROOT / "src").rglob("*.py")
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
-        and call.func.id in ("draw_bits", "draw_uniform", "draw_normal")
+        and call.func.id in ("random_bits", "random_uniform", "random_normal")
         and len(call.args) > 1 and isinstance(call.args[1], ast.Constant)
     }  # fmt: skip
     assert used == PURPOSES
@@ -72,12 +72,14 @@ def test_what_is_drawn_for_a_purpose(purpose: Any, number: int | None) -> None:
     words = purpose if number is None else f"{purpose} {number}"
     wanted = [[_word(7, words, position, column) for column in range(3)] for position in (0, 5, 10**12)]
     places = np.array([0, 5, 10**12])
-    assert draw_bits(7, purpose, places, 3, number).tolist() == wanted
-    assert draw_uniform(7, purpose, places, 3, number).tolist() == [[(w >> 11) / 2**53 for w in row] for row in wanted]
+    assert random_bits(7, purpose, places, 3, number).tolist() == wanted
+    assert random_uniform(7, purpose, places, 3, number).tolist() == [
+        [(w >> 11) / 2**53 for w in row] for row in wanted
+    ]
     if number is None:
         first, second = (np.array(wanted)[:, column] // 2**11 / 2**53 for column in (0, 1))
         normal = np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)
-        np.testing.assert_allclose(draw_normal(7, purpose, places, 1)[:, 0], normal, atol=1e-12)
+        np.testing.assert_allclose(random_normal(7, purpose, places, 1)[:, 0], normal, atol=1e-12)
 
 
 def test_the_order_of_a_round() -> None:

@@ -98,7 +98,7 @@ def test_ranks_draw_the_batch_of_one(kind: str, resident: bool, discs: Path, tmp
         ends = np.zeros(3), np.full(3, 255.0)
         batches = TrainingBatches(images, settings, 0, 6, images.canvas_hw, ends, shard=shard)
         assert batches.batch_per_process == 6 // shard[1]
-        batch = batches.draw(step)
+        batch = batches.sample(step)
         return batch.image, batch.target
 
     for step in (0, 5):

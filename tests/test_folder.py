@@ -270,6 +270,21 @@ def test_split_with_semicolons_replaces_the_parts_of_the_layout(tmp_path: Path) 
     assert [pair.split for pair in read_folder(tmp_path, ReadOptions(split)).pairs] == ["test", "train"]
 
 
+def test_unused_split_file_is_mentioned(tmp_path: Path) -> None:
+    """Only if it has the columns, and neither --split nor folders state a split."""
+    draw_flat(tmp_path, "1", "2")
+    (tmp_path / "names.csv").write_text("file,objects\n1,3\n")
+    split = write_split(tmp_path, "1,train", "2,test")
+    os.mkfifo(tmp_path / "pipe.csv")
+
+    def mentions(options: ReadOptions) -> list[str]:
+        return [remark for remark in read_folder(tmp_path, options).remarks if ".csv" in remark]
+
+    (remark,) = mentions(ReadOptions())
+    assert f"--split {split}" in remark
+    assert mentions(ReadOptions(split)) == []
+
+
 def test_split_faults(tmp_path: Path) -> None:
     draw_flat(tmp_path, "1", "2", "3", "4")
     split = write_split(tmp_path, "1,train", "1.jpg,test", "2,trian", "3", "9.jpg,val")

@@ -47,13 +47,13 @@ def test_pixel_belongs_to_a_class_drawn_fairly() -> None:
 @pytest.mark.parametrize("share", [0.0, 1 / 3, 0.8, 1.0])
 def test_share(share: float) -> None:
     count = 3000
-    drawn = foreground(share).draw(np.zeros(count, np.int64), np.arange(count))
+    drawn = foreground(share).sample(np.zeros(count, np.int64), np.arange(count))
     met = np.mean(~np.isnan(drawn[:, 0]))
     assert abs(met - share) <= 4 * (share * (1 - share) / count) ** 0.5
 
 
 def test_image_without_foreground() -> None:
-    assert np.isnan(foreground(1.0).draw(np.array([6, 6]), np.arange(2))).all()
+    assert np.isnan(foreground(1.0).sample(np.array([6, 6]), np.arange(2))).all()
 
 
 @settings(max_examples=40)
@@ -75,9 +75,9 @@ def test_draws_belong_to_positions(seed: int, start: int, cut: int) -> None:
 def test_candidates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ubend.dataset.foreground._MAX_BYTES", 8 * 7 * 2 * 11)
     drawer = foreground(1.0)
-    drawer.draw(np.arange(7), np.arange(7))
+    drawer.sample(np.arange(7), np.arange(7))
     assert [len(pixels) for pixels in drawer._candidates(0)] == [11, 5]
-    assert drawer.draw(np.zeros(500, np.int64), np.arange(500)).shape == (500, 4)
+    assert drawer.sample(np.zeros(500, np.int64), np.arange(500)).shape == (500, 4)
 
 
 @pytest.mark.parametrize("orientation", ["free", "upright"])

@@ -17,6 +17,7 @@ from ubend.evaluation.intervals import (
     Interval,
     adjust,
     compare_means,
+    explain_rough,
     holm,
     mean_intervals,
     resample,
@@ -127,7 +128,9 @@ def test_few_units_are_rough(units: int, grouped: int, rough: bool) -> None:
     groups = np.arange(3 * units) % units if grouped else None
     interval = mean_intervals([scores if grouped else scores[:units]], None if groups is None else groups.tolist())[0]
     assert (interval.units, interval.rough) == (units, rough)
-    assert interval.shown == ((interval.t_low, interval.t_high) if rough else (interval.low, interval.high))
+    assert interval.reported == ((interval.t_low, interval.t_high) if rough else (interval.low, interval.high))
+    kind = "groups" if grouped else "images"
+    assert (f"{units} {kind}" in explain_rough(units, grouped=bool(grouped))) == rough
 
 
 def test_images_without_a_group_are_groups_of_their_own() -> None:
@@ -141,7 +144,7 @@ def test_images_without_a_group_are_groups_of_their_own() -> None:
 def test_without_a_spread_there_is_no_interval(scores: list[float], mean: float) -> None:
     interval = mean_intervals([np.array(scores)])[0]
     np.testing.assert_equal(interval.mean, mean)
-    assert np.isnan(interval.shown).all()
+    assert np.isnan(interval.reported).all()
 
 
 def test_nearly_equal_scores_have_a_finite_interval_in_bounds() -> None:

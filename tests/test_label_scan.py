@@ -71,7 +71,7 @@ def test_what_each_mask_holds(tmp_path: Path) -> None:
 
     def entries(number: int) -> tuple[list[int], list[int], list[int]]:
         span = slice(found.starts[number], found.starts[number + 1])
-        return found.codes[span].tolist(), found.pixels[span].tolist(), found.shown[span].tolist()
+        return found.codes[span].tolist(), found.pixels[span].tolist(), found.display_colors[span].tolist()
 
     assert entries(0) == ([0, 1, 2, 3], counts, [0, 0x010101, 0x020202, 0x030303])
     assert entries(1) == ([0, 1, 2, 3], counts, packed)

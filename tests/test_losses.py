@@ -55,7 +55,7 @@ def test_against_references(seed: int, classes: int) -> None:
     expected = F.cross_entropy(logits, target.long(), ignore_index=IGNORED)
     assert float(sums.cross_entropy / counts.pixels) == pytest.approx(float(expected), rel=1e-5)
     dice, regions = naive_dice(logits.numpy(), target.numpy())
-    assert float(counts.regions) == regions
+    assert float(counts.dice_terms) == regions
     assert float(counts.pixels) == int((target != IGNORED).sum())
     assert float(sums.dice) == pytest.approx(dice, rel=1e-5, abs=1e-6)
     whole = BOTH.mean(sums, counts)
@@ -140,7 +140,9 @@ def test_focal_against_its_formula(weights: tuple[float, ...] | None) -> None:
     sums, counts = loss.sum(logits, target), loss.count(target, 4)
     assert float(sums.cross_entropy / counts.pixels) == pytest.approx(total / scale, rel=1e-5)
     assert float(sums.dice) == float(BOTH.sum(logits, target).dice)
-    assert float(loss.mean(sums, counts)) == pytest.approx(total / scale + float(sums.dice / counts.regions), rel=1e-5)
+    assert float(loss.mean(sums, counts)) == pytest.approx(
+        total / scale + float(sums.dice / counts.dice_terms), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["ce", "dice+ce", "dice+focal"])
@@ -205,7 +207,7 @@ def test_bounds(seed: int, scale: float, classes: int, ignored: float) -> None:
     logits = (scale * logits).requires_grad_()
     sums, counts = BOTH.sum(logits, target), BOTH.count(target, classes)
     assert float(sums.cross_entropy.detach()) >= 0
-    assert -1e-5 <= float(sums.dice.detach()) <= float(counts.regions) + 1e-5
+    assert -1e-5 <= float(sums.dice.detach()) <= float(counts.dice_terms) + 1e-5
     BOTH.mean(sums, counts).backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()

@@ -18,12 +18,12 @@ from ubend.core.errors import DataError
 from ubend.core.files import resolve_many
 from ubend.labels.label_values import LabelArray, unpack_color
 from ubend.labels.mask_files import (
-    DrawnMask,
     FileMask,
     Layer,
     LayeredMask,
     Mask,
     Shape,
+    ShapeMask,
     hash_masks,
     mask_from_text,
     mask_to_text,
@@ -347,7 +347,7 @@ MASKS = st.one_of(
     st.builds(FileMask, PATHS),
     st.builds(LayeredMask, st.lists(st.builds(Layer, PATHS, st.integers(1, 254)), min_size=1, max_size=3).map(tuple)),
     st.builds(
-        DrawnMask, PATHS, st.lists(SHAPES, max_size=2).map(tuple), st.none() | st.tuples(*[st.integers(1, 9)] * 2)
+        ShapeMask, PATHS, st.lists(SHAPES, max_size=2).map(tuple), st.none() | st.tuples(*[st.integers(1, 9)] * 2)
     ),
 )
 
@@ -376,10 +376,10 @@ def test_digests_are_of_what_the_mask_says() -> None:
         of(layers(("b", 2), ("a", 1))),
         of(layers(("a", 1), ("b", 3))),
         of(layers(("a", 1))),
-        of(DrawnMask(Path("z"), (Shape(1, ((0, 0, 1, 0, 1, 1),)),))),
-        of(DrawnMask(Path("z"), (Shape(2, ((0, 0, 1, 0, 1, 1),)),))),
-        of(DrawnMask(Path("z"), (Shape(1, ((0, 0, 1, 0, 1, 1),), relative=True),))),
-        of(DrawnMask(Path("z"), ())),
+        of(ShapeMask(Path("z"), (Shape(1, ((0, 0, 1, 0, 1, 1),)),))),
+        of(ShapeMask(Path("z"), (Shape(2, ((0, 0, 1, 0, 1, 1),)),))),
+        of(ShapeMask(Path("z"), (Shape(1, ((0, 0, 1, 0, 1, 1),), relative=True),))),
+        of(ShapeMask(Path("z"), ())),
     ]
     assert len(set(different)) == len(different)
-    assert of(DrawnMask(Path("z"), ())) == of(DrawnMask(Path("elsewhere"), ()))
+    assert of(ShapeMask(Path("z"), ())) == of(ShapeMask(Path("elsewhere"), ()))

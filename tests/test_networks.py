@@ -97,11 +97,11 @@ def test_first_weight_meets_the_image(settings: ModelSettings) -> None:
 
 def test_shape_makes_an_equal_network(settings: ModelSettings) -> None:
     net = make(settings)
-    shape = json.loads(json.dumps(net.shape()))
+    shape = json.loads(json.dumps(net.config()))
     assert set(shape) - {"kind"} == {"channels", "classes", "width", *net.options}
     other = make_network(shape)
     assert type(other) is type(net)
-    assert other.shape() == net.shape()
+    assert other.config() == net.config()
     other.load_state_dict(net.state_dict())
     with torch.no_grad():
         assert torch.equal(other.eval()(images(9, 20)), net(images(9, 20)))

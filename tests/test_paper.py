@@ -289,10 +289,10 @@ def test_weights_go_through_the_warp(kind: Literal["warp", "none"], folder: Path
     batches = TrainingBatches(images, settings, 0, 4, (64, 64), limits, pixel_weights=more)
     assert batches.weighs_pixels
     for step in (0, 7):
-        batch = batches.draw(step)
+        batch = batches.sample(step)
         assert batch.pixel_weights is not None
         torch.testing.assert_close(batch.pixel_weights, batch.image[:, 0], rtol=0, atol=1e-3)
-    assert TrainingBatches(images, settings, 0, 4, (64, 64), limits).draw(0).pixel_weights is None
+    assert TrainingBatches(images, settings, 0, 4, (64, 64), limits).sample(0).pixel_weights is None
 
 
 @pytest.fixture(scope="module")

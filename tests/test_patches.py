@@ -22,7 +22,7 @@ from ubend.core.settings import AugmentSettings, make_settings
 from ubend.dataset.augment import DeviceWarpParams, WarpParams, sample_warps, warp
 from ubend.dataset.batches import Batch, TrainingBatches
 from ubend.dataset.foreground import Foreground
-from ubend.dataset.regions import Regions, find_regions, read_regions
+from ubend.dataset.rectangles import Rectangles, find_rectangles, read_rectangles
 from ubend.dataset.sources import FixedCrops, RandomCrops, share_crops
 from ubend.dataset.store import Store
 from ubend.evaluation.report import score_lines
@@ -104,10 +104,10 @@ def test_crops_show_what_images_show(
     shapes = store.shapes_hw[numbers]
     draws = sample_warps(settings, 1, positions, shapes, window_hw, 3)
     canvas = (int(shapes[:, 0].max()), int(shapes[:, 1].max()))
-    moved, corners, sizes = find_regions(draws, shapes, window_hw, patches.canvas_hw)
+    moved, corners, sizes = find_rectangles(draws, shapes, window_hw, patches.canvas_hw)
     images, masks = read_store(store, numbers, canvas)
     whole = look((torch.from_numpy(images), torch.from_numpy(masks)), shapes, draws, window_hw, ignore)
-    crops = read_regions(store, Regions(numbers, corners, sizes), patches.canvas_hw, CPU)
+    crops = read_rectangles(store, Rectangles(numbers, corners, sizes), patches.canvas_hw, CPU)
     found = look(crops, sizes, moved, window_hw, ignore)
     assert (corners >= 0).all()
     assert (corners + sizes <= shapes).all()
@@ -129,18 +129,18 @@ def look(
 
 def test_batches_belong_to_steps(store: Store) -> None:
     """Whoever asks, and in whatever order; another seed is another batch."""
-    wanted = [make(store, 0.5).draw(step) for step in range(9)]
+    wanted = [make(store, 0.5).sample(step) for step in range(9)]
     batches = make(store, 0.5)
     for step in (0, 1, 2, 3, 3, 8, 1, 0, 7, 8, 4, 5):  # in order, again, onward and back
-        assert same(batches.draw(step), wanted[step])
+        assert same(batches.sample(step), wanted[step])
     assert len({batch.image.numpy().tobytes() for batch in wanted}) == 9
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_draw_the_batch_of_one(store: Store, count: int) -> None:
     for step in (0, 7):
-        whole = make(store, 0.5).draw(step)
-        parts = [make(store, 0.5, shard=(rank, count)).draw(step) for rank in range(count)]
+        whole = make(store, 0.5).sample(step)
+        parts = [make(store, 0.5, shard=(rank, count)).sample(step) for rank in range(count)]
         assert torch.equal(torch.cat([shard.image for shard in parts]), whole.image)
         assert torch.equal(torch.cat([shard.target for shard in parts]), whole.target)
 
@@ -158,18 +158,18 @@ def test_an_image_is_shown_by_its_area(store: Store) -> None:
     batches = make(store, batch=1)
     patches = batches.source
     assert isinstance(patches, RandomCrops)
-    assert batches.items == patches.shown.sum()
+    assert batches.items == patches.repeats.sum()
     for epoch in (0, 3):
         steps = range(epoch * batches.items, (epoch + 1) * batches.items)
         numbers = [int(batches._items(step)[2][0]) for step in steps]
-        assert np.bincount(numbers, minlength=len(store)).tolist() == patches.shown.tolist()
+        assert np.bincount(numbers, minlength=len(store)).tolist() == patches.repeats.tolist()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_share_of_windows_over_objects(store: Store, share: float) -> None:
     """An object has a ninth of each image; crops laid over it all show some of it."""
     batches = make(store, share, batch=30, windows=900)
-    seen = np.concatenate([(batches.draw(step).target == 1).any(dim=2).any(dim=1).numpy() for step in range(20)])
+    seen = np.concatenate([(batches.sample(step).target == 1).any(dim=2).any(dim=1).numpy() for step in range(20)])
     anywhere = 0.26  # of crops drawn at random: more than a ninth, as a crop is a fifth of an image wide
     assert abs(seen.mean() - (share + (1 - share) * anywhere)) < 0.05
 
@@ -178,9 +178,9 @@ def test_objects_of_large_masks_are_found_in_parts(monkeypatch: pytest.MonkeyPat
     rng = np.random.default_rng(0)
     mask = (rng.random((61, 37)) < 0.4).astype(np.uint8)
     items, positions = np.zeros(200, np.int64), np.arange(200)
-    at_once = Foreground(lambda _item: mask, 1, (1,), 1.0, 0).draw(items, positions)
+    at_once = Foreground(lambda _item: mask, 1, (1,), 1.0, 0).sample(items, positions)
     monkeypatch.setattr("ubend.dataset.foreground._PART_PIXELS", 100)
-    in_parts = Foreground(lambda _item: mask, 1, (1,), 1.0, 0).draw(items, positions)
+    in_parts = Foreground(lambda _item: mask, 1, (1,), 1.0, 0).sample(items, positions)
     np.testing.assert_array_equal(at_once, in_parts)
     assert (mask[tuple(in_parts[:, :2].astype(int).T)] == 1).all()
 
@@ -217,7 +217,7 @@ def test_windows_cover_and_count_each_pixel_once(shapes: list[tuple[int, int]], 
     assert len(windows) == windows.cover
     _image, target = windows.take(np.arange(len(windows)))
     for number, (h, w) in enumerate(shapes):
-        mine = target[torch.from_numpy(windows.sources == number)]
+        mine = target[torch.from_numpy(windows.image_of_item == number)]
         counts = torch.bincount(mine.flatten().long(), minlength=256)[:251]
         expected = np.bincount(there.mask(number).reshape(-1), minlength=251)
         assert counts.tolist() == expected.tolist(), (h, w)
@@ -227,9 +227,9 @@ def test_of_many_windows_some_are_taken_evenly() -> None:
     there = _Shapes([(100, 100), (300, 100), (10, 10)])
     windows = FixedCrops(there, np.array([2, 0, 1]), CPU, (10, 10), 40)  # type: ignore[arg-type]
     assert (windows.cover, len(windows)) == (401, 40)
-    assert np.bincount(windows.sources, minlength=3).tolist() == [0, 10, 30]
-    assert set(windows.image_indices[windows.sources == 1]) == {0}
-    rows = windows.corner_yx[windows.sources == 2][:, 0]
+    assert np.bincount(windows.image_of_item, minlength=3).tolist() == [0, 10, 30]
+    assert set(windows.image_indices[windows.image_of_item == 1]) == {0}
+    rows = windows.corner_yx[windows.image_of_item == 2][:, 0]
     assert (np.diff(rows) == 10).all(), "one of each row"
 
 
@@ -303,11 +303,11 @@ def test_validation_counts_each_image_as_a_whole(folder: Path, tmp_path: Path) -
     runtime = make_runtime(folder, changes)
     windows, state = runtime.training.validation, runtime.training.state
     assert isinstance(windows, FixedCrops)
-    assert len(windows) == windows.cover == 4 * windows.source_count
+    assert len(windows) == windows.cover == 4 * windows.image_count
     state.progress.validation_batch = 3  # so that an image's crops are not all looked at together
     _loss, dice = loop.validate(runtime)
-    confusions = np.zeros((windows.source_count, 2, 2), np.int64)
-    for item, source in enumerate(windows.sources.tolist()):
+    confusions = np.zeros((windows.image_count, 2, 2), np.int64)
+    for item, source in enumerate(windows.image_of_item.tolist()):
         image, target = windows.take(np.array([item]))
         with torch.inference_mode():
             guess = state.ema(image.float()).argmax(dim=1)
@@ -329,7 +329,7 @@ def test_a_set_of_deep_images(tmp_path: Path) -> None:
     store = open_folder(tmp_path, tmp_path / "cache", Sizing(None, True, 1))
     patches = RandomCrops(store, np.arange(4), CPU, 20, (32, 32), WARP)
     ends = (np.zeros(1), np.full(1, 60_000.0))
-    batch = TrainingBatches(patches, WARP, 0, 4, (32, 32), ends).draw(3)
+    batch = TrainingBatches(patches, WARP, 0, 4, (32, 32), ends).sample(3)
     assert batch.image.shape == (4, 1, 32, 32)
     assert batch.image.isfinite().all()
     assert batch.image.max() > 30_000

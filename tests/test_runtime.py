@@ -79,7 +79,7 @@ def balance(net: SegmentationNet, dtype: str) -> None:
     """Let all classes occur in a drawn image."""
     image = torch.from_numpy(np.atleast_3d(draw(64, 64, net.channels, dtype)).astype(np.float32))
     with torch.no_grad():
-        for member in net.parts().members:
+        for member in net.averaging().members:
             assert isinstance(member.head.bias, torch.Tensor)
             member.head.bias -= member(image.permute(2, 0, 1)[None]).mean(dim=(0, 2, 3))
 

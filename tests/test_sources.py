@@ -55,15 +55,15 @@ def test_every_kind_is_looked_at(store: Store) -> None:
 
 
 def test_items_belong_to_images(source: ItemSource) -> None:
-    assert len(source) == len(source.image_indices) == len(source.sources) == len(source.shown)
-    assert source.source_count == len(NUMBERS)
-    np.testing.assert_array_equal(source.image_indices, NUMBERS[source.sources])
-    assert set(source.sources.tolist()) == set(range(len(NUMBERS)))
+    assert len(source) == len(source.image_indices) == len(source.image_of_item) == len(source.repeats)
+    assert source.image_count == len(NUMBERS)
+    np.testing.assert_array_equal(source.image_indices, NUMBERS[source.image_of_item])
+    assert set(source.image_of_item.tolist()) == set(range(len(NUMBERS)))
     ends = source.corner_yx + source.shapes_hw
     assert (source.corner_yx >= 0).all()
     assert (source.shapes_hw >= 1).all()
     assert (ends <= source.store.shapes_hw[source.image_indices]).all()
-    crops = source.regions(np.arange(len(source)))
+    crops = source.rectangles(np.arange(len(source)))
     for found, known in (
         (crops.image_indices, source.image_indices),
         (crops.corner_yx, source.corner_yx),
@@ -93,7 +93,7 @@ def test_take(source: ItemSource) -> None:
 def test_read_ahead(source: ItemSource) -> None:
     """By another thread: the same tensors as `read` gives; `take` adds to them which pixels are not scored."""
     window_hw = (16, 16)
-    crops = source.regions(np.array([1, 0]))
+    crops = source.rectangles(np.array([1, 0]))
     crops = replace(crops, size_hw=np.minimum(crops.size_hw, window_hw))
     image, target = source.prefetch(crops).result(20)
     assert image.shape == (2, *source.canvas_hw, 3)
@@ -103,8 +103,8 @@ def test_read_ahead(source: ItemSource) -> None:
 
 def test_shown_sums_to_the_items_of_an_epoch(source: ItemSource) -> None:
     ends = np.zeros(3), np.full(3, 255.0)
-    assert (source.shown >= 1).all()
-    assert TrainingBatches(source, WARP, 0, 2, (16, 16), ends).items == source.shown.sum()
+    assert (source.repeats >= 1).all()
+    assert TrainingBatches(source, WARP, 0, 2, (16, 16), ends).items == source.repeats.sum()
 
 
 def test_batches_of_every_kind(source: ItemSource) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ubend.portable.probabilities import ProbKind
     from ubend.tasks.fit_result import FitResult
     from ubend.tasks.reading import DataFolder
-    from ubend.training.own_parts import LossFunction
+    from ubend.training.custom_parts import LossFunction
 
 
 def fit(

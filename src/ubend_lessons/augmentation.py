@@ -214,7 +214,7 @@ def _draw(store: Store, settings: AugmentPlan, seed: int, count: int) -> tuple[N
     """The first batch of a training on this single image: (count, H, W, C) images and (count, H, W) masks."""
     images = WholeImages(store, np.array([0]), torch.device("cpu"), _ROOM_BYTES)
     window = (int(store.shapes_hw[0, 0]), int(store.shapes_hw[0, 1]))
-    batch = TrainingBatches(images, settings, seed, count, window, _value_range(store)).draw(0)
+    batch = TrainingBatches(images, settings, seed, count, window, _value_range(store)).sample(0)
     return batch.image.permute(0, 2, 3, 1).numpy(), batch.target.numpy()
 
 

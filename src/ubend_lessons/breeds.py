@@ -199,7 +199,7 @@ def train_breeds(
     for step in range(steps):
         items = np.ascontiguousarray(batches.packed(step)[:, ITEM]).view(np.int32)  # the images of this step
         target = torch.from_numpy(of_item[items]).to(breeds.device)
-        image = batches.draw(step).image
+        image = batches.sample(step).image
         with autocast(breeds.device, settings):
             seen, share = (image, None) if finder is None else finder.look(image, view)
             loss = F.cross_entropy(net(seen, share).float(), target)

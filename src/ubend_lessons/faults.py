@@ -317,7 +317,7 @@ def _summed(plain: RecordedRun, device: str | None) -> list[Finding]:
     where = pick_device(device)
     built = build(plain.data, plain.plan, where)
     loss, state = built.loss, built.state
-    batch = prepare(plain.data, plain.plan, where).batches.draw(0)
+    batch = prepare(plain.data, plain.plan, where).batches.sample(0)
     counts = loss.count(batch.target, plain.data.labels.classes)
     pixels = float(counts.pixels) / len(batch.target)
 

@@ -39,7 +39,7 @@ def settle(net: SegmentationNet, top: float = 255.0) -> SegmentationNet:
     """Statistics that fit images of values up to `top`, and weights that tell classes apart."""
     side = 2 * net.input_multiple + net.edge_px + 2 * net.margin
     with torch.no_grad():
-        for member in net.parts().members:
+        for member in net.averaging().members:
             for _pass in range(3):
                 member.train().forward_tiles(torch.rand(2, net.channels, side, side) * top)
     return net.eval()
@@ -53,7 +53,7 @@ def make_bundle(net: SegmentationNet, dtype: str = "uint8", **stored: Any) -> Bu
 
 def make_graph(bundle: Bundle) -> Any:
     """An `onnx.ModelProto`, as `ubend export` makes it."""
-    cores = [trace_network(member) for member in bundle.model.parts().members]
+    cores = [trace_network(member) for member in bundle.model.averaging().members]
     return build_graph(bundle.model, cores, bundle.dtype, tiles=bundle.keeps_scale)
 
 

@@ -100,8 +100,8 @@ class SumLosses(torch.autograd.Function):
         if kind in ("ce", "ce-sum"):
             return entropy.sum(), entropy.new_zeros(())
         dice = 2.0 * overlap / (prob + truth).clamp_min(EPSILON)
-        lost = -dice.clamp_min(MIN_DICE).log() if kind == "logdice+ce" else 1.0 - dice
-        return entropy.sum(), torch.where(truth > 0, lost, 0.0).sum()
+        dice_loss = -dice.clamp_min(MIN_DICE).log() if kind == "logdice+ce" else 1.0 - dice
+        return entropy.sum(), torch.where(truth > 0, dice_loss, 0.0).sum()
 
     @staticmethod
     def backward(ctx, entropy_scale: Tensor, dice_scale: Tensor) -> tuple[Tensor, None, None, None]:

@@ -24,27 +24,22 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
     help=later("modern: the best defaults; tutorial: as in the course text; paper: the U-Net of 2015  [modern]"),
 )
 @options("effort", "folds", "leave-out", "seeds", "test")
-@option("--size", type=int, help=later("Images are resized to the area of a SIZE x SIZE square."))
 @option(
-    "--patches",
-    is_flag=True,
-    default=None,
-    help=later("Train on crops at native scale; --size is the side of a crop."),
+    "--size", type=int, help=later("Images are resized to the area of a SIZE x SIZE square  [chosen from the data]")
 )
-@option("--width", type=int, help=later("Channels of the network's first level."))
+@option("--patches", is_flag=True, default=None, help=later("Train on crops at native scale; --size is their side."))
+@option("--width", type=int, help=later("Channels of the network's first level  [64, with an encoder 32, on a CPU 16]"))
 @option(
-    "--encoder",
-    metavar="NAME",
-    help=later("Encoder, such as tf_efficientnet_lite2 or resnet18; none: that of the plain U-Net."),
+    "--encoder", metavar="NAME", help=later("Encoder, such as resnet18; none: the plain U-Net  [tf_efficientnet_lite0]")
 )
 @option(
     "--loss",
     type=click.Choice(["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]),
     help=later("Loss function  [logdice+ce]"),
 )
-@option("--epochs", type=int, help=later("Number of epochs."))
-@option("--batch", type=int, help=later("Images per batch."))
-@option("--patience", type=int, help=later("Stop after this many epochs without a better validation score."))
+@option("--epochs", type=int, help=later("Number of epochs  [chosen from the data]"))
+@option("--batch", type=int, help=later("Images per batch  [16; fewer with few images]"))
+@option("--patience", type=int, help=later("Stop after so many epochs without a better validation score  [never]"))
 @option("--skips", help=later("Skip connections to keep: all, none, or levels such as 1,2 (1 is full size)."))
 @option("--seed", type=int, help=later("Random seed  [0]"))
 @option("--device", help=later("cuda, cuda:1, mps or cpu  [the fastest here]"))
@@ -62,7 +57,7 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
 )
 @option("--from", "init_from", type=PATH, metavar="MODEL", help=later("Initialise from a trained model."))
-@option("--show", is_flag=True, help=later("Display the panel of each epoch."))
+@option("--show", is_flag=True, help=later("Display images with their predicted masks after each epoch."))
 @option("--watch", is_flag=True, help=later("Show curves and images on a local page while training."))
 @option("--resume", "resumed", type=PATH, metavar="RUN", help=later("Resume an interrupted run."))
 def fit(

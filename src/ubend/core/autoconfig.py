@@ -372,11 +372,11 @@ def _epochs(draft: Draft, facts: Facts) -> None:
         return
     images = _images_per_epoch(draft.settings, facts)
     epochs = int(np.clip(round((_IMAGES_CPU if facts.device == "cpu" else _IMAGES_GPU) / images), 10, 400))
-    reason = _("about {shown} training images in total, on {where}")
+    reason = _("about {images} training images in total, on {where}")
     if draft.settings.train.effort == "quick":
         epochs = max(1, round(_QUICK * epochs))
-        reason = _("about {shown} training images in total, on {where}; effort quick: a quarter of the usual number")
-    draft.choose("train.epochs", epochs, reason.format(shown=epochs * images, where=_device(facts)))
+        reason = _("about {images} training images in total, on {where}; effort quick: a quarter of the usual number")
+    draft.choose("train.epochs", epochs, reason.format(images=epochs * images, where=_device(facts)))
 
 
 def _loss(draft: Draft, facts: Facts) -> None:

@@ -31,22 +31,22 @@ Purpose = Literal[
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd: the counter's step
 
 
-def draw_uniform(
+def random_uniform(
     seed: int, purpose: Purpose, positions: NDArray[np.int64], count: int, number: int | None = None
 ) -> NDArray[np.float64]:
-    """(n,) positions -> (n, count) numbers in [0, 1), 53 random bits each; for arguments see `draw_bits`."""
-    bits = draw_bits(seed, purpose, positions, count, number)
+    """(n,) positions -> (n, count) numbers in [0, 1), 53 random bits each; for arguments see `random_bits`."""
+    bits = random_bits(seed, purpose, positions, count, number)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def draw_normal(seed: int, purpose: Purpose, positions: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+def random_normal(seed: int, purpose: Purpose, positions: NDArray[np.int64], count: int) -> NDArray[np.float64]:
     """(n,) positions -> (n, count) standard normal numbers (Box and Muller 1958)."""
-    uniform = draw_uniform(seed, purpose, positions, 2 * count)
+    uniform = random_uniform(seed, purpose, positions, 2 * count)
     radius = np.sqrt(-2.0 * np.log1p(-uniform[:, :count]))
     return radius * np.cos(2.0 * np.pi * uniform[:, count:])
 
 
-def draw_bits(
+def random_bits(
     seed: int, purpose: Purpose, positions: NDArray[np.int64], count: int, number: int | None = None
 ) -> NDArray[np.uint64]:
     """(n,) positions -> (n, count) words of 64 random bits; `number` separates several streams of one purpose."""
@@ -70,7 +70,7 @@ def shuffled_item(seed: int, items: int, positions: NDArray[np.int64]) -> NDArra
 
 @functools.lru_cache(maxsize=4)  # a batch needs the order of its own round, and possibly of the next
 def _order_of_round(seed: int, items: int, round_number: int) -> NDArray[np.int64]:
-    keys = draw_bits(seed, "order of round", np.arange(items), 1, round_number)[:, 0]
+    keys = random_bits(seed, "order of round", np.arange(items), 1, round_number)[:, 0]
     return np.argsort(keys, kind="stable")
 
 

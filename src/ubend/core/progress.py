@@ -67,8 +67,8 @@ class Reporter(AbstractContextManager["Reporter"]):
         """Print a line for an epoch: losses, Dice per class, speed, time left."""
         scores = " ".join(f"{name} {_number(value)}" for name, value in row["val_dice"].items())
         if warming_up := row.get("batch_statistics_dice"):
-            shown = " ".join(_number(value) for value in warming_up.values())
-            scores += _(" (batch statistics: {scores})").format(scores=shown)
+            values = " ".join(_number(value) for value in warming_up.values())
+            scores += _(" (batch statistics: {scores})").format(scores=values)
         left = timing["seconds_left"]
         self.report(
             _(

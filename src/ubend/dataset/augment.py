@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ubend.core.counter_rng import draw_normal, draw_uniform
+from ubend.core.counter_rng import random_normal, random_uniform
 from ubend.core.plan import AugmentPlan
 from ubend.labels.class_table import IGNORED
 
@@ -119,7 +119,7 @@ def sample_warps(
     shapes_hw: NDArray[np.int64],
     canvas_hw: tuple[int, int],
     channels: int,
-    shown: NDArray[np.float64] | None = None,
+    target: NDArray[np.float64] | None = None,
 ) -> WarpParams:
     """Draw the default augmentation, new for each position of the endless sequence.
 
@@ -128,11 +128,11 @@ def sample_warps(
         positions: (N,) positions in the sequence.
         shapes_hw: (N, 2) stored size of the image at each.
         canvas_hw: size of the output; larger images are cropped to it.
-        shown: (N, 4) the pixel (y, x) that the crop must show, and where in the crop, from `Foreground.draw`; NaN:
+        target: (N, 4) the pixel (y, x) that the crop must show, and where in the crop, from `Foreground.sample`; NaN:
             the crop is placed at random.
     """
     n = len(positions)
-    u = dict(zip(_WARP_DRAWS, draw_uniform(seed, "warp", positions, len(_WARP_DRAWS)).T, strict=True))
+    u = dict(zip(_WARP_DRAWS, random_uniform(seed, "warp", positions, len(_WARP_DRAWS)).T, strict=True))
     signed = {name: 2.0 * values - 1.0 for name, values in u.items()}
     side = np.sqrt(np.prod(np.minimum(shapes_hw, np.array(canvas_hw)), axis=1))
 
@@ -149,18 +149,18 @@ def sample_warps(
 
     room = np.maximum(0, shapes_hw - np.array(canvas_hw)) / 2.0 + settings.shift * side[:, None]
     offset = np.stack([signed["shift y"], signed["shift x"]], -1) * room  # from the image's centre to the crop's
-    if shown is not None:
-        forced = ~np.isnan(shown[:, 0])
+    if target is not None:
+        forced = ~np.isnan(target[:, 0])
         offset[forced] = _offset_to_show(
-            shown[forced], affine[forced], shapes_hw[forced], room[forced], np.array(canvas_hw)
+            target[forced], affine[forced], shapes_hw[forced], room[forced], np.array(canvas_hw)
         )
 
-    grid = draw_normal(seed, "elastic", positions, 2 * ELASTIC_POINTS**2)
+    grid = random_normal(seed, "elastic", positions, 2 * ELASTIC_POINTS**2)
     deviation = settings.elastic * side if settings.elastic_px is None else np.full(n, settings.elastic_px)
     grid = grid.reshape(n, 2, ELASTIC_POINTS, ELASTIC_POINTS) * deviation[:, None, None, None]
     grid *= (u["has elastic"] < settings.elastic_share)[:, None, None, None]
 
-    gain = 2.0 * draw_uniform(seed, "gain", positions, channels) - 1.0
+    gain = 2.0 * random_uniform(seed, "gain", positions, channels) - 1.0
     return WarpParams(
         affine=affine.astype(np.float32),
         offset_yx=offset.astype(np.float32),
@@ -177,7 +177,7 @@ def sample_warps(
 
 
 def _offset_to_show(
-    shown: NDArray[np.float64],
+    target: NDArray[np.float64],
     affine: NDArray[np.float64],
     shapes_hw: NDArray[np.int64],
     room: NDArray[np.float64],
@@ -187,8 +187,8 @@ def _offset_to_show(
 
     The offset stays within the range of all crops (`room`), unless the pixel would then be outside the crop.
     """
-    pixel = shown[:, :2] - (shapes_hw - 1) / 2
-    position = shown[:, 2:] * _SHOWN_WITHIN * canvas_hw / 2
+    pixel = target[:, :2] - (shapes_hw - 1) / 2
+    position = target[:, 2:] * _SHOWN_WITHIN * canvas_hw / 2
     centre = np.clip(pixel - np.einsum("nij,nj->ni", affine, position), -room, room)
     position = np.linalg.solve(affine, (pixel - centre)[:, :, None])[:, :, 0]
     reach = _SHOWN_WITHIN_AT_BORDER * canvas_hw / 2
@@ -222,7 +222,7 @@ def sample_frozen(
     third = native.min(axis=1) / 3.0
     # At most half the anchors' distance from the centre: larger shifts would turn tiny images inside out.
     shift_px = np.minimum(settings.anchor_shift_px, third / 2)[:, None, None]
-    moved = (2.0 * draw_uniform(seed, "anchors", images, 6) - 1.0).reshape(n, 3, 2) * shift_px
+    moved = (2.0 * random_uniform(seed, "anchors", images, 6) - 1.0).reshape(n, 3, 2) * shift_px
     anchors = third[:, None, None] * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])[None]
     # The map takes anchors to moved anchors; sampling needs its inverse: output px -> source px.
     ones = np.ones((n, 3, 1))
@@ -371,7 +371,7 @@ def _change_some(x: Tensor, strength: Tensor, change: Callable[[Tensor, Tensor |
 
 def noise_field(seed: int, channels: int) -> NDArray[np.float32]:
     """(C, S, S) standard normal numbers, S = 256; images use cut-outs of it that wrap around."""
-    normal = draw_normal(seed, "noise field", np.arange(channels), _NOISE_SIDE**2)
+    normal = random_normal(seed, "noise field", np.arange(channels), _NOISE_SIDE**2)
     return normal.reshape(channels, _NOISE_SIDE, _NOISE_SIDE).astype(np.float32)
 
 

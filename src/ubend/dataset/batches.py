@@ -32,7 +32,7 @@ from ubend.dataset.augment import (
     warp,
 )
 from ubend.dataset.foreground import Foreground
-from ubend.dataset.regions import Regions
+from ubend.dataset.rectangles import Rectangles
 from ubend.dataset.sources import ItemSource
 
 _PREFETCH = 3  # batches read ahead, if the images do not fit on the device
@@ -63,7 +63,7 @@ class TrainingBatches:
     """The batches of a training; `draw(step)` works for any step, and is fastest in order.
 
     Args:
-        source: the training split; an epoch shows each item `source.shown` times.
+        source: the training split; an epoch shows each item `source.repeats` times.
         settings: of the augmentation.
         seed: of the run.
         batch: images per step, of all processes together.
@@ -98,7 +98,7 @@ class TrainingBatches:
         self.crop_hw, self._foreground = crop_hw, foreground
         self._pixel_weights, self.weighs_pixels, self._augment = pixel_weights, pixel_weights is not None, augment
         self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
-        self._ends = np.cumsum(source.shown * self.copies)
+        self._ends = np.cumsum(source.repeats * self.copies)
         self.items = int(self._ends[-1])  # images per epoch
         device = source.device
         channels = source.store.channels
@@ -107,10 +107,10 @@ class TrainingBatches:
         self._noise = torch.from_numpy(noise_field(seed, channels)).to(device)
         self._counting = torch.arange(self.batch_per_process, dtype=torch.int32, device=device)
         self._prefetched: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
-        self._drawn: dict[int, tuple[NDArray[np.float32], Regions]] = {}  # of steps being read
+        self._sampled: dict[int, tuple[NDArray[np.float32], Rectangles]] = {}  # of steps being read
         self.waited_s = 0.0
 
-    def draw(self, step: int) -> Batch:
+    def sample(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
         packed = send(torch.from_numpy(self.packed(step)), self.source.device)
         batch = self.render(packed, None if self.source.resident else self.fetch(step))
@@ -156,28 +156,28 @@ class TrainingBatches:
         noise, points = self._noise if colors else None, settings.elastic_grid
         return Batch(*self._augment(images, masks, items, packed, self.crop_hw, self._range, noise, ignore, points))
 
-    def _draw(self, step: int) -> tuple[NDArray[np.float32], Regions]:
-        """(result of `packed`, regions to read) for a step."""
-        if step not in self._drawn:
+    def _draw(self, step: int) -> tuple[NDArray[np.float32], Rectangles]:
+        """(result of `packed`, rectangles to read) for a step."""
+        if step not in self._sampled:
             slots, positions, items = self._items(step)
-            regions, channels, rows = self.source.regions(items), self.source.store.channels, []
+            rectangles, channels, rows = self.source.rectangles(items), self.source.store.channels, []
             if self.settings.kind == "frozen":
-                native = self.source.store.native_hw[regions.image_indices]
-                shapes = regions.size_hw, native
+                native = self.source.store.native_hw[rectangles.image_indices]
+                shapes = rectangles.size_hw, native
                 params = sample_frozen(self.settings, self.seed, items, slots % self.copies, shapes, channels)
                 rows.append(params.pack())
             elif self.settings.kind == "warp":
-                shown = self._foreground.draw(items, positions) if self._foreground else None
+                targets = self._foreground.sample(items, positions) if self._foreground else None
                 params = sample_warps(
-                    self.settings, self.seed, positions, regions.size_hw, self.crop_hw, channels, shown
+                    self.settings, self.seed, positions, rectangles.size_hw, self.crop_hw, channels, targets
                 )
-                params, regions = self.source.narrow(params, regions, self.crop_hw, self.settings.elastic_grid)
+                params, rectangles = self.source.narrow(params, rectangles, self.crop_hw, self.settings.elastic_grid)
                 rows.append(params.pack())
-            rows += [regions.size_hw.astype(np.float32), items.astype(np.int32).view(np.float32)[:, None]]
-            while len(self._drawn) > _PREFETCH:
-                del self._drawn[next(iter(self._drawn))]
-            self._drawn[step] = np.concatenate(rows, axis=1), regions
-        return self._drawn[step]
+            rows += [rectangles.size_hw.astype(np.float32), items.astype(np.int32).view(np.float32)[:, None]]
+            while len(self._sampled) > _PREFETCH:
+                del self._sampled[next(iter(self._sampled))]
+            self._sampled[step] = np.concatenate(rows, axis=1), rectangles
+        return self._sampled[step]
 
     def _items(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """(slots, positions, items) of a step, each (B,).

@@ -168,10 +168,10 @@ class Dataset:
     def extreme_pixels(self) -> dict[int, NDArray[Any]]:
         """Index of an image -> (P,) its values outside `normal_range`; only images that have any."""
         extremes = dict[int, list[NDArray[Any]]]()
-        for number, pixels in self._pixels(np.arange(len(self.store))) if np.isfinite(self.normal_range).any() else ():
+        for index, pixels in self._pixels(np.arange(len(self.store))) if np.isfinite(self.normal_range).any() else ():
             if (extreme := self._is_extreme(pixels)).any():
-                extremes.setdefault(number, []).append(pixels[extreme])
-        return {number: np.concatenate(pieces) for number, pieces in extremes.items()}
+                extremes.setdefault(index, []).append(pixels[extreme])
+        return {index: np.concatenate(pieces) for index, pieces in extremes.items()}
 
     def describe_extremes(self) -> list[str]:
         """A message, with the remedy, if images have values outside `normal_range`; otherwise no line."""
@@ -192,7 +192,7 @@ class Dataset:
             line.format(
                 count=len(extremes),
                 values=values,
-                names=enumerate_names([self.folder.pairs[number].image.name for number in sorted(extremes)]),
+                names=enumerate_names([self.folder.pairs[index].image.name for index in sorted(extremes)]),
                 value=commonest,
             )
         ]
@@ -208,22 +208,22 @@ class Dataset:
         for _number, pixels in self._pixels(self.indices("train")):
             yield pixels[~self._is_extreme(pixels).any(axis=1)] if bounded else pixels
 
-    def _pixels(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[Any]]]:
+    def _pixels(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[Any]]]:
         """(index, (P, C) valid pixels) of a sample of these images, large images in pieces; P may be 0.
 
         At most `_STATISTICS_IMAGES` images, and as many pieces, evenly spaced.
         """
-        numbers = _evenly(numbers, _STATISTICS_IMAGES)
+        indices = _evenly(indices, _STATISTICS_IMAGES)
         pieces = [
-            (int(number), start, min(start + _PIECE_PIXELS, pixels))
-            for number, pixels in zip(numbers, self.store.shapes_hw[numbers].prod(axis=1).tolist(), strict=True)
+            (int(index), start, min(start + _PIECE_PIXELS, pixels))
+            for index, pixels in zip(indices, self.store.shapes_hw[indices].prod(axis=1).tolist(), strict=True)
             for start in range(0, pixels, _PIECE_PIXELS)
         ]
-        for index in _evenly(np.arange(len(pieces)), _STATISTICS_IMAGES):
-            number, start, stop = pieces[index]
-            pixels, invalid = self.store.image(number).reshape(-1, self.store.channels), self.store.invalid(number)
+        for piece_index in _evenly(np.arange(len(pieces)), _STATISTICS_IMAGES):
+            index, start, stop = pieces[piece_index]
+            pixels, invalid = self.store.image(index).reshape(-1, self.store.channels), self.store.invalid(index)
             piece = pixels[start:stop]
-            yield number, piece if invalid is None else piece[~invalid.reshape(-1)[start:stop]]
+            yield index, piece if invalid is None else piece[~invalid.reshape(-1)[start:stop]]
 
     def class_shares(self) -> NDArray[np.float64]:
         """(C,) fraction of each class in the scored pixels of the training split, at native size; 0..1."""
@@ -266,11 +266,11 @@ class Dataset:
         """
         background = background_class(self.labels.names)
         offsets = []
-        for number in _evenly(self.indices("train"), _STATISTICS_IMAGES):
-            index = self.store.mask(int(number))
-            thin = max(1, int((index.size / _PIECE_PIXELS) ** 0.5))  # positions need not be exact to the pixel
-            index = index[::thin, ::thin]
-            objects = (index != (0 if background is None else background)) & (index != IGNORED)
+        for index in _evenly(self.indices("train"), _STATISTICS_IMAGES):
+            mask = self.store.mask(int(index))
+            thin = max(1, int((mask.size / _PIECE_PIXELS) ** 0.5))  # positions need not be exact to the pixel
+            mask = mask[::thin, ::thin]
+            objects = (mask != (0 if background is None else background)) & (mask != IGNORED)
             if objects.any():
                 h, w = objects.shape
                 of_rows, of_columns = objects.sum(axis=1), objects.sum(axis=0)
@@ -501,20 +501,20 @@ def _leave_group_out(pairs: Sequence[Pair], settings: Settings, duplicates: NDAr
         DataError: there is no such group.
     """
     data = settings.data
-    groups, number = [pair.group for pair in pairs], data.held_out or 1
-    numbers, fold_groups = number_groups(groups, duplicates)
-    if number not in fold_groups:
+    groups, held_out = [pair.group for pair in pairs], data.held_out or 1
+    group_of, fold_groups = number_groups(groups, duplicates)
+    if held_out not in fold_groups:
         line = _("data.held_out = {number}: there are only {count} groups to leave out")
-        raise DataError(line.format(number=number, count=len(fold_groups)), key="data.held_out")
+        raise DataError(line.format(number=held_out, count=len(fold_groups)), key="data.held_out")
     names = [pair.name for pair in pairs]
-    split = hold_out(names, groups, duplicates, numbers, number, seed, data.val_share)
+    split = hold_out(names, groups, duplicates, group_of, held_out, seed, data.val_share)
     remarks = list(split.remarks)
     if joined := [name for name in fold_groups.values() if name not in groups]:
         line = _("groups that share near-identical images are left out together: {names}")
         remarks.append(line.format(names="; ".join(joined)))
     if any(pair.split for pair in pairs):
         remarks.append(_("the given split is not used, because every group is left out once (--leave-out)"))
-    return _Split(split.splits, tuple(remarks), None, tuple(numbers.tolist()), fold_groups)
+    return _Split(split.splits, tuple(remarks), None, tuple(group_of.tolist()), fold_groups)
 
 
 def find_missing_classes(
@@ -656,8 +656,8 @@ def _oddest_masks(pairs: Sequence[Pair], label_scan: LabelScan) -> str:
     return _(" (rare values: {masks})").format(masks=", ".join(named))
 
 
-def _evenly(numbers: NDArray[np.int64], maximum: int) -> NDArray[np.int64]:
+def _evenly(indices: NDArray[np.int64], maximum: int) -> NDArray[np.int64]:
     """At most `maximum` of the numbers, evenly spaced."""
-    if len(numbers) <= maximum:
-        return numbers
-    return numbers[np.linspace(0, len(numbers) - 1, maximum).astype(np.int64)]
+    if len(indices) <= maximum:
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, maximum).astype(np.int64)]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.counter_rng import draw_uniform
+from ubend.core.counter_rng import random_uniform
 
 _MAX_CANDIDATES = 256  # pixels kept of each class in each image
 _MAX_BYTES = 2**26  # of all candidates together
@@ -37,19 +37,19 @@ class Foreground:
         self._count = int(np.clip(_MAX_BYTES // (8 * max(1, items * len(classes))), 1, _MAX_CANDIDATES))
         self._known: dict[int, list[NDArray[np.int32]]] = {}
 
-    def draw(self, items: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.float64]:
+    def sample(self, items: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n, 4): the pixel (y, x), and its position in the crop relative to the centre, each -1..1.
 
         NaN if the crop is to be placed at random, also in images without foreground.
         """
-        drawn = draw_uniform(self._seed, "foreground", positions, 5)
+        uniform = random_uniform(self._seed, "foreground", positions, 5)
         out = np.full((len(items), 4), np.nan)
-        for slot in np.flatnonzero(drawn[:, 0] < self.share):
+        for slot in np.flatnonzero(uniform[:, 0] < self.share):
             there = self._candidates(int(items[slot]))
             if there:
-                pixels = there[int(drawn[slot, 1] * len(there))]
-                out[slot, :2] = pixels[int(drawn[slot, 2] * len(pixels))]
-                out[slot, 2:] = 2.0 * drawn[slot, 3:] - 1.0
+                pixels = there[int(uniform[slot, 1] * len(there))]
+                out[slot, :2] = pixels[int(uniform[slot, 2] * len(pixels))]
+                out[slot, 2:] = 2.0 * uniform[slot, 3:] - 1.0
         return out
 
     def _candidates(self, item: int) -> list[NDArray[np.int32]]:
@@ -64,7 +64,7 @@ class Foreground:
                 total = sum(counts)
                 ranks = np.arange(total)
                 if total > self._count:
-                    chosen = draw_uniform(self._seed, "candidates", np.array([item]), self._count, class_index)[0]
+                    chosen = random_uniform(self._seed, "candidates", np.array([item]), self._count, class_index)[0]
                     ranks = (chosen * total).astype(np.int64)
                 positions, before = np.empty(len(ranks), np.int64), 0
                 for row, part, count in zip(range(0, len(mask), step), parts, counts, strict=True):

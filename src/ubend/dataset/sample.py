@@ -73,8 +73,8 @@ def draw_sample(folder: Path, count: int = 64, size_px: int = 256, seed: int = 0
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in SAMPLE_CLASSES))
 
 
-def draw_image(seed: int, number: int, size_px: int = 256) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw one image and its mask: a pure function of (seed, number, size_px).
+def draw_image(seed: int, index: int, size_px: int = 256) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw one image and its mask: a pure function of (seed, index, size_px).
 
     The random draws are the same on every platform; pixels may differ by 1 where exp or cos round differently.
 
@@ -83,21 +83,21 @@ def draw_image(seed: int, number: int, size_px: int = 256) -> tuple[NDArray[np.u
         mask: (H, W) uint8: 0 background, 1 cell, 2 contour. The contour surrounds each cell, where cells touch and
             towards the background; it is 3 px wide, so that it is still 1 to 2 px wide at half size.
     """
-    image, mask, _ids = _draw(seed, number, size_px)
+    image, mask, _ids = _draw(seed, index, size_px)
     return image, mask
 
 
-def draw_ids(seed: int, number: int, size_px: int = 256) -> NDArray[np.uint16]:
+def draw_ids(seed: int, index: int, size_px: int = 256) -> NDArray[np.uint16]:
     """(H, W) uint16: the id of the cell at each pixel of `draw_image`: 1, 2, ..., or 0 for none.
 
     Cells extend to their outlines: of the 3 px of the contour, 2 are inside a cell and 1 is outside.
     """
-    return _draw(seed, number, size_px)[2]
+    return _draw(seed, index, size_px)[2]
 
 
-def _draw(seed: int, number: int, size_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint16]]:
+def _draw(seed: int, index: int, size_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint16]]:
     """Image, mask and ids."""
-    random = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
+    random = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
     cells = _grow_cells(random, size_px)
     contour = _contour(cells.labels)
     mask = (cells.labels > 0).astype(np.uint8)

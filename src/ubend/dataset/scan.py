@@ -22,7 +22,7 @@ from ubend.io.images import read_image
 from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import LabelScan as LabelScan
 from ubend.labels.label_values import count_label_values, format_values, pack_colors
-from ubend.labels.mask_files import DrawnMask, read_label_values
+from ubend.labels.mask_files import ShapeMask, read_label_values
 from ubend.layouts.pairs import Pair, common_folder
 from ubend.portable.decode import read_header
 from ubend.portable.raster import MAX_CHANNELS, Header
@@ -156,7 +156,7 @@ def _remarks(headers: Sequence[Header], channels: int) -> list[str]:
     return [line.format(count=count, all=len(headers), more=more) for count, line in lines if count]
 
 
-LABEL_SCAN_VERSION = 3
+LABEL_SCAN_VERSION = 4
 LABEL_SCAN_SUFFIX, WIDTHS_SUFFIX = ".survey.npz", ".widths.npz"
 _MAX_VALUES = 4096  # kept of one mask, the most common ones; only a photograph has more
 
@@ -259,9 +259,9 @@ def scan_masks_uncached(
     bad: dict[str, list[str]] = {}
     rows: list[tuple[Any, ...]] = []
 
-    def look(number: int) -> tuple[Any, ...] | DataError:
+    def look(index: int) -> tuple[Any, ...] | DataError:
         try:
-            return _inspect(pairs[number], sizes_hw[number])
+            return _inspect(pairs[index], sizes_hw[index])
         except DataError as error:
             return error
 
@@ -276,17 +276,17 @@ def scan_masks_uncached(
         raise PairError(bad)
     columns = list(zip(*rows, strict=True))
     colored, with_palette, lossy = (np.array(column, np.bool_) for column in columns[:3])
-    values, pixels, shown = map(np.concatenate, columns[3:6])
+    values, pixels, display_colors = map(np.concatenate, columns[3:6])
     covered = [(mask, *pair, count) for mask, column in enumerate(columns[6]) for pair, count in column.items()]
     starts = np.cumsum([0, *map(len, columns[3])], dtype=np.int64)
     table = np.array(covered, np.int64).reshape(-1, 4)
-    return LabelScan(colored, with_palette, lossy, starts, values, pixels, shown, table)
+    return LabelScan(colored, with_palette, lossy, starts, values, pixels, display_colors, table)
 
 
 def _inspect(
     pair: Pair, size_hw: tuple[int, int]
 ) -> tuple[bool, bool, bool, NDArray[np.int32], NDArray[np.int64], NDArray[np.int32], Mapping[tuple[int, int], int]]:
-    """The entry of one mask in `LabelScan`: colored, with_palette, lossy, values, pixels, shown, covered."""
+    """The entry of one mask in `LabelScan`: colored, with_palette, lossy, values, pixels, display_colors, covered."""
     mask_values = read_label_values(pair.mask, size_hw)
     if mask_values.values.shape != tuple(size_hw):
         raise DataError(mask_size_problem(pair, mask_values.values.shape, size_hw))
@@ -295,13 +295,13 @@ def _inspect(
         common = np.sort(np.argsort(-pixels, kind="stable")[:_MAX_VALUES])
         present, pixels = present[common], pixels[common]
     if mask_values.kind == "color":
-        shown = present
+        display_colors = present
     elif mask_values.palette is not None:
-        shown = pack_colors(mask_values.palette[present])
+        display_colors = pack_colors(mask_values.palette[present])
     else:
-        shown = np.where(present > 255, -1, present * 0x010101)
+        display_colors = np.where(present > 255, -1, present * 0x010101)
     facts = mask_values.kind == "color", mask_values.palette is not None, mask_values.lossy
-    return *facts, present, pixels, shown.astype(np.int32), mask_values.covered
+    return *facts, present, pixels, display_colors.astype(np.int32), mask_values.covered
 
 
 def mask_size_problem(pair: Pair, mask_hw: tuple[int, ...], image_hw: tuple[int, ...]) -> str:
@@ -371,7 +371,7 @@ def find_damage(pairs: Sequence[Pair], channels: int | None = None) -> dict[str,
             shape = read_image(pair.image, channels).shape[:2]
         except DataError as error:
             problems += error.problems
-            if isinstance(pair.mask, DrawnMask):
+            if isinstance(pair.mask, ShapeMask):
                 return problems  # it is drawn in the size of the image
         try:
             mask_values = read_label_values(pair.mask, shape or (1, 1))

@@ -24,7 +24,7 @@ from ubend.core.i18n import _
 from ubend.core.plan import AugmentPlan, Plan
 from ubend.dataset.augment import WarpParams
 from ubend.dataset.dataset import Dataset
-from ubend.dataset.regions import Regions, device_dtype, find_regions, read_regions, region_canvas
+from ubend.dataset.rectangles import Rectangles, device_dtype, find_rectangles, read_rectangles, rectangle_canvas
 from ubend.dataset.store import Store
 from ubend.labels.class_table import IGNORED
 
@@ -44,11 +44,11 @@ class ItemSource:
         device: the target device.
     Attributes:
         image_indices: (N,) index of each item's image in the store.
-        sources: (N,) index of each item's image in the argument `image_indices`.
-        source_count: n.
+        image_of_item: (N,) index of each item's image in the argument `image_indices`.
+        image_count: n.
         corner_yx, shapes_hw: (N, 2) rectangle of the image that an item shows, px.
         canvas_hw: (H, W) px, at least as large as what is read of an item.
-        shown: (N,) how often an epoch shows each item.
+        repeats: (N,) how often an epoch shows each item.
         resident: whether all items are kept on the device.
         bytes: memory needed for that.
         images, masks: (N, H, W, C) uint8 or float32 and (N, H, W) uint8 on the device if resident, else empty.
@@ -63,9 +63,9 @@ class ItemSource:
 
     def __init__(self, store: Store, image_indices: NDArray[np.int64], device: torch.device) -> None:
         self.store, self.image_indices, self.device = store, image_indices, device
-        self.sources, self.source_count = np.arange(len(image_indices)), len(image_indices)
+        self.image_of_item, self.image_count = np.arange(len(image_indices)), len(image_indices)
         self.shapes_hw = store.shapes_hw[image_indices]
-        self.corner_yx, self.shown = np.zeros_like(self.shapes_hw), np.ones(len(image_indices), np.int64)
+        self.corner_yx, self.repeats = np.zeros_like(self.shapes_hw), np.ones(len(image_indices), np.int64)
         self.images = self.masks = torch.empty(0)
         self._reader = ThreadPoolExecutor(self.threads, thread_name_prefix="ubend-read")
 
@@ -87,24 +87,24 @@ class ItemSource:
         (top, left), (h, w) = self.corner_yx[item].tolist(), self.shapes_hw[item].tolist()
         return self.store.mask(int(self.image_indices[item]))[top : top + h, left : left + w]
 
-    def regions(self, items: NDArray[np.int64] | slice) -> Regions:
+    def rectangles(self, items: NDArray[np.int64] | slice) -> Rectangles:
         """The rectangles that these items show."""
-        return Regions(self.image_indices[items], self.corner_yx[items], self.shapes_hw[items])
+        return Rectangles(self.image_indices[items], self.corner_yx[items], self.shapes_hw[items])
 
     def narrow(
-        self, params: WarpParams, regions: Regions, crop_hw: tuple[int, int], points: int
-    ) -> tuple[WarpParams, Regions]:
+        self, params: WarpParams, rectangles: Rectangles, crop_hw: tuple[int, int], points: int
+    ) -> tuple[WarpParams, Rectangles]:
         """Limit what is read to the rectangles that the warps sample; here: returns the arguments unchanged.
 
         Args:
             params: relative to the whole items.
-            regions: the items, from `regions`.
+            rectangles: the items, from `rectangles`.
             crop_hw: (H, W) px of a crop.
             points: points per side of the elastic field, see `elastic_basis`.
         Returns:
             The parameters relative to the rectangles, and the rectangles.
         """
-        return params, regions
+        return params, rectangles
 
     def note(self) -> str | None:
         """A message for the user about crops that are left out; None: none are."""
@@ -119,17 +119,17 @@ class ItemSource:
             where = send(torch.from_numpy(items), self.device)
             pixels, index = self.images[where], self.masks[where]
         else:
-            regions = self.regions(items)
-            pixels, index = self.read(replace(regions, size_hw=np.minimum(regions.size_hw, self.canvas_hw)))
+            rectangles = self.rectangles(items)
+            pixels, index = self.read(replace(rectangles, size_hw=np.minimum(rectangles.size_hw, self.canvas_hw)))
         return pixels.permute(0, 3, 1, 2), index
 
-    def read(self, regions: Regions) -> tuple[Tensor, Tensor]:
+    def read(self, rectangles: Rectangles) -> tuple[Tensor, Tensor]:
         """(N, H, W, C) images and (N, H, W) class indices of `canvas_hw`, on the device."""
-        return read_regions(self.store, regions, self.canvas_hw, self.device)
+        return read_rectangles(self.store, rectangles, self.canvas_hw, self.device)
 
-    def prefetch(self, regions: Regions) -> "Future[tuple[Tensor, Tensor]]":
+    def prefetch(self, rectangles: Rectangles) -> "Future[tuple[Tensor, Tensor]]":
         """The same as `read`, in a reading thread."""
-        return self._reader.submit(self.read, regions)
+        return self._reader.submit(self.read, rectangles)
 
 
 class WholeImages(ItemSource):
@@ -152,7 +152,7 @@ class WholeImages(ItemSource):
             count = max(1, _SLICE_BYTES // self.fetched_bytes)
             for start in range(0, len(self), count):
                 part = slice(start, start + count)
-                self.images[part], self.masks[part] = self.read(self.regions(part))
+                self.images[part], self.masks[part] = self.read(self.rectangles(part))
 
 
 class RandomCrops(ItemSource):
@@ -177,15 +177,15 @@ class RandomCrops(ItemSource):
         settings: AugmentPlan,
     ) -> None:
         super().__init__(store, image_indices, device)
-        self.shown = share_crops(self.shapes_hw.prod(axis=1), crops)
-        self.canvas_hw = region_canvas(crop_hw, settings, self.shapes_hw.max(axis=0))
+        self.repeats = share_crops(self.shapes_hw.prod(axis=1), crops)
+        self.canvas_hw = rectangle_canvas(crop_hw, settings, self.shapes_hw.max(axis=0))
 
     def narrow(
-        self, params: WarpParams, regions: Regions, crop_hw: tuple[int, int], points: int
-    ) -> tuple[WarpParams, Regions]:
+        self, params: WarpParams, rectangles: Rectangles, crop_hw: tuple[int, int], points: int
+    ) -> tuple[WarpParams, Rectangles]:
         """The rectangle that each warp samples."""
-        moved, *box = find_regions(params, regions.size_hw, crop_hw, self.canvas_hw, points)
-        return moved, Regions(regions.image_indices, *box)
+        moved, *box = find_rectangles(params, rectangles.size_hw, crop_hw, self.canvas_hw, points)
+        return moved, Rectangles(rectangles.image_indices, *box)
 
 
 class FixedCrops(ItemSource):
@@ -216,11 +216,11 @@ class FixedCrops(ItemSource):
         chosen = np.arange(self.cover)
         if self.cover > maximum:  # the middle one of each of `maximum` equal ranges
             chosen = ((np.arange(maximum) + 0.5) * self.cover / maximum).astype(np.int64)
-        self.sources = np.searchsorted(ends, chosen, side="right").astype(np.int64)
-        self.image_indices, self.shown = image_indices[self.sources], np.ones_like(chosen)
-        inside = chosen - (ends - counts.prod(axis=1))[self.sources]
-        positions = np.stack(np.divmod(inside, counts[self.sources, 1]), axis=1)
-        shapes, counts = shapes[self.sources], counts[self.sources]
+        self.image_of_item = np.searchsorted(ends, chosen, side="right").astype(np.int64)
+        self.image_indices, self.repeats = image_indices[self.image_of_item], np.ones_like(chosen)
+        inside = chosen - (ends - counts.prod(axis=1))[self.image_of_item]
+        positions = np.stack(np.divmod(inside, counts[self.image_of_item, 1]), axis=1)
+        shapes, counts = shapes[self.image_of_item], counts[self.image_of_item]
         self.shapes_hw = np.minimum(shapes, np.array(crop_hw))
         room, gaps = shapes - self.shapes_hw, np.maximum(1, counts - 1)
         self.corner_yx = room * positions // gaps  # evenly spaced, so that neighbours overlap

@@ -186,11 +186,11 @@ def split_pairs(
             )
         )
     if cut:
-        source = [i for i in order if splits[i] == "train"]
+        pool = [i for i in order if splits[i] == "train"]
         single = duplicates.max(initial=0) + 1 + np.arange(len(names))
         alone = np.where([group is None for group in groups], duplicates, single)
         apart = _join_groups(groups, alone)
-        if len({*units[source]}) <= len(cut) < len({*apart[source]}):
+        if len({*units[pool]}) <= len(cut) < len({*apart[pool]}):
             units, duplicates = apart, alone
             remarks.append(
                 _(
@@ -198,13 +198,13 @@ def split_pairs(
                     "be left to split; scores may be optimistic"
                 )
             )
-        for i, split in _cut_splits(source, names, units, seed, cut).items():
+        for i, split in _cut_splits(pool, names, units, seed, cut).items():
             splits[i] = split
-        sizes = Counter(int(duplicates[i]) for i in source).values()
-        if kept := [size for size in sizes if size > 1]:
+        sizes = Counter(int(duplicates[i]) for i in pool).values()
+        if repeated := [size for size in sizes if size > 1]:
             remarks.append(
                 _("{count} near-identical images are kept together (sets: {sets})").format(
-                    count=sum(kept), sets=len(kept)
+                    count=sum(repeated), sets=len(repeated)
                 )
             )
     if present:
@@ -343,12 +343,12 @@ def hold_out(
     Raises:
         DataError: the other groups have too few images for two splits.
     """
-    source = [i for i in sorted(range(len(names)), key=lambda i: names[i]) if numbers[i] != number]
+    pool = [i for i in sorted(range(len(names)), key=lambda i: names[i]) if numbers[i] != number]
     units, remarks = _join_groups(groups, duplicates), []
-    if len({*units[source].tolist()}) < 2:
+    if len({*units[pool].tolist()}) < 2:
         units = _renumber(duplicates)
         remarks.append(_("only one group is not left out: the validation split is taken from its images"))
-    val = _cut_splits(source, names, units, seed, {"val": val_share})
+    val = _cut_splits(pool, names, units, seed, {"val": val_share})
     splits: list[SplitName] = [
         "test" if left_out == number else val.get(i, "train") for i, left_out in enumerate(numbers.tolist())
     ]
@@ -382,11 +382,11 @@ def _given_splits(names: Sequence[str], given: Sequence[SplitName | None]) -> se
 
 
 def _cut_splits(
-    source: list[int], names: Sequence[str], units: NDArray[np.int64], seed: int, shares: dict[SplitName, float]
+    pool: list[int], names: Sequence[str], units: NDArray[np.int64], seed: int, shares: dict[SplitName, float]
 ) -> dict[int, SplitName]:
     """Choose the pairs of `source` (sorted by name) that leave train, in whole units: {pair: split}."""
     members: dict[int, list[int]] = {}
-    for i in source:
+    for i in pool:
         members.setdefault(int(units[i]), []).append(i)
     if len(members) < len(shares) + 1:
         raise DataError(
@@ -395,7 +395,7 @@ def _cut_splits(
                 "once), but a split into {splits} needs {needed} or more; add images, or give a split file (CSV)"
             ).format(
                 units=len(members),
-                count=len(source),
+                count=len(pool),
                 splits=", ".join(["train", *reversed(shares)]),
                 needed=len(shares) + 1,
             ),
@@ -405,7 +405,7 @@ def _cut_splits(
     out: dict[int, SplitName] = {}
     for index, (split, share) in enumerate(shares.items()):
         needed = len(shares) - index  # units that must remain for the following splits
-        target = share * len(source)
+        target = share * len(pool)
         taken: list[list[int]] = []
         left: list[list[int]] = []
         count = 0

@@ -53,7 +53,7 @@ from ubend.io.images import (
     resize_mask,
 )
 from ubend.labels.class_table import IGNORED, ClassMap, LabelMap
-from ubend.labels.mask_files import DrawnMask, hash_masks, read_label_values
+from ubend.labels.mask_files import ShapeMask, hash_masks, read_label_values
 from ubend.layouts.pairs import Pair, common_folder
 from ubend.portable.decode import read_header
 
@@ -113,26 +113,26 @@ class Store:
     def __len__(self) -> int:
         return len(self.shapes_hw)
 
-    def image(self, number: int) -> NDArray[Any]:
+    def image(self, index: int) -> NDArray[Any]:
         """(h, w, C) image at its stored size."""
-        here = slice(self.offsets[number], self.offsets[number + 1])
-        return self.images[here].reshape(*self.shapes_hw[number], self.channels)
+        here = slice(self.offsets[index], self.offsets[index + 1])
+        return self.images[here].reshape(*self.shapes_hw[index], self.channels)
 
-    def mask(self, number: int) -> NDArray[np.uint8]:
+    def mask(self, index: int) -> NDArray[np.uint8]:
         """(h, w) class index or IGNORED, at the stored size."""
-        here = slice(self.offsets[number], self.offsets[number + 1])
-        return self.masks[here].reshape(*self.shapes_hw[number])
+        here = slice(self.offsets[index], self.offsets[index + 1])
+        return self.masks[here].reshape(*self.shapes_hw[index])
 
-    def invalid(self, number: int) -> NDArray[np.bool_] | None:
+    def invalid(self, index: int) -> NDArray[np.bool_] | None:
         """(h, w) bool, invalid pixels of an image at its stored size; None: all pixels are valid."""
-        if not self.has_invalid[number]:
+        if not self.has_invalid[index]:
             return None
-        here = slice(self.offsets[number], self.offsets[number + 1])
-        return self._invalid[here].reshape(*self.shapes_hw[number])
+        here = slice(self.offsets[index], self.offsets[index + 1])
+        return self._invalid[here].reshape(*self.shapes_hw[index])
 
     def paint(
         self,
-        number: int,
+        index: int,
         image: NDArray[Any],
         mask: NDArray[np.uint8],
         corner_yx: Sequence[int] = (0, 0),
@@ -145,9 +145,9 @@ class Store:
             mask: (H, W), overwritten with class indices; IGNORED where the edge is repeated.
             corner_yx, size_hw: the rectangle, px; None: the image's size.
         """
-        (top, left), (h, w) = corner_yx, size_hw or self.shapes_hw[number]
+        (top, left), (h, w) = corner_yx, size_hw or self.shapes_hw[index]
         here = slice(top, top + h), slice(left, left + w)
-        image[:h, :w], mask[:h, :w] = self.image(number)[here], self.mask(number)[here]
+        image[:h, :w], mask[:h, :w] = self.image(index)[here], self.mask(index)[here]
         image[:h, w:], image[h:] = image[:h, w - 1 : w], image[h - 1]
         mask[:h, w:], mask[h:] = IGNORED, IGNORED
 
@@ -266,7 +266,7 @@ def hash_pairs(pairs: Sequence[Pair], file_cache: FileCache | None = None) -> li
 
     file_cache = file_cache or FileCache()
     paths = [pair.image for pair in pairs]
-    paths += [path for pair in pairs if not isinstance(pair.mask, DrawnMask) for path in pair.mask.files]
+    paths += [path for pair in pairs if not isinstance(pair.mask, ShapeMask) for path in pair.mask.files]
     files = {path: file_cache.look(path) for path in paths}
     unreadable: dict[Path, str] = {}
 
@@ -311,12 +311,12 @@ def _build(
         thumbnails = np.zeros((len(pairs), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
         pixel_hashes = np.zeros(len(pairs), np.uint64)
 
-        def keep_invalid(number: int, invalid: NDArray[np.bool_]) -> None:
+        def keep_invalid(index: int, invalid: NDArray[np.bool_]) -> None:
             with opening:
                 if not invalid_at:
                     invalid_at.append(_reserve(temporary / _INVALID, np.dtype(np.bool_), masks.shape))
-            has_invalid[number] = True
-            invalid_at[0][offsets[number] : offsets[number + 1]] = resize_mask(invalid, stored_hw[number]).reshape(-1)
+            has_invalid[index] = True
+            invalid_at[0][offsets[index] : offsets[index + 1]] = resize_mask(invalid, stored_hw[index]).reshape(-1)
 
         def fill(part: list[int]) -> dict[int, list[str]]:
             """Read, resize and store pairs of one native size; returns {index: problems}.
@@ -329,16 +329,16 @@ def _build(
             invalid: dict[int, NDArray[np.bool_]] = {}
             if native_hw == size_hw and math.prod(native_hw) > _LARGE_PIXELS:
                 down, across = (max(1, side // (4 * THUMBNAIL_PX)) for side in native_hw)  # enough for a thumbnail
-                for number, out in zip(part, outs, strict=True):
+                for index, out in zip(part, outs, strict=True):
                     try:
-                        if (bad_of_part := read_into_array(pairs[number].image, out)) is not None:
-                            invalid[number] = bad_of_part
+                        if (bad_of_part := read_into_array(pairs[index].image, out)) is not None:
+                            invalid[index] = bad_of_part
                     except DataError as error:
-                        bad[number] = error.problems
-                    thumbnails[number] = _thumbnails(np.ascontiguousarray(out[None, ::down, ::across]))[0]
-                    pixel_hashes[number] = hash_pixels(out)
+                        bad[index] = error.problems
+                    thumbnails[index] = _thumbnails(np.ascontiguousarray(out[None, ::down, ::across]))[0]
+                    pixel_hashes[index] = hash_pixels(out)
             else:
-                paths = [pairs[number].image for number in part]
+                paths = [pairs[index].image for index in part]
                 small, problems, hidden, pixel_hashes[part] = read_resized(
                     paths, sizing.channels, native_hw, size_hw, dtype
                 )
@@ -347,16 +347,16 @@ def _build(
                 thumbnails[part] = _thumbnails(small)
                 for pixels, out in zip(small, outs, strict=True):
                     out[:] = pixels
-            for number in (item for item in part if item not in bad):
+            for index in (item for item in part if item not in bad):
                 try:
-                    mask = read_class_map(pairs[number], native_hw, labels)
-                    if number in invalid:
-                        mask = ignore_invalid(mask, invalid[number], pairs[number])
-                        keep_invalid(number, invalid[number])
-                    masks[offsets[number] : offsets[number + 1]] = resize_mask(mask.classes, size_hw).reshape(-1)
-                    class_pixels[number] = mask.pixels
+                    mask = read_class_map(pairs[index], native_hw, labels)
+                    if index in invalid:
+                        mask = ignore_invalid(mask, invalid[index], pairs[index])
+                        keep_invalid(index, invalid[index])
+                    masks[offsets[index] : offsets[index + 1]] = resize_mask(mask.classes, size_hw).reshape(-1)
+                    class_pixels[index] = mask.pixels
                 except DataError as error:
-                    bad[number] = error.problems
+                    bad[index] = error.problems
             return bad
 
         bad: dict[int, list[str]] = {}
@@ -368,7 +368,7 @@ def _build(
                 done += len(part)
                 report(done, len(pairs))
         if bad:
-            raise PairError({pairs[number].name: bad[number] for number in sorted(bad)})
+            raise PairError({pairs[index].name: bad[index] for index in sorted(bad)})
         images.flush()
         masks.flush()
         for array in invalid_at:
@@ -402,9 +402,9 @@ def _parts(shapes_hw: Sequence[tuple[int, int]], channels: int) -> list[list[int
     for index, (h, w) in enumerate(shapes_hw):
         alike.setdefault((h, w), []).append(index)
     parts = []
-    for (h, w), numbers in alike.items():
+    for (h, w), indices in alike.items():
         count = max(1, min(maximum, _PART_VALUES // max(1, h * w * channels)))
-        parts += [numbers[start : start + count] for start in range(0, len(numbers), count)]
+        parts += [indices[start : start + count] for start in range(0, len(indices), count)]
     return parts
 
 

@@ -104,11 +104,11 @@ def _draw_plots(history: Sequence[Mapping[str, Any]], plots: Sequence[_Plot]) ->
                 line.set_gid(name)
         if plot.dotted:
             axis.set_ylim(-0.02, 1.02)
-            for number, (_name, values, color) in enumerate(
+            for index, (_name, values, color) in enumerate(
                 dotted_line for dotted_line in plot.dotted if len(_known(dotted_line[1])) > 1
             ):
                 (dotted,) = axis.plot(epochs, values, color=color, linewidth=1.2, linestyle=":", marker="")
-                dotted.set_gid("" if number else _("with batch statistics"))
+                dotted.set_gid("" if index else _("with batch statistics"))
         else:
             _set_scale(axis, [value for _name, values, _color in plot.lines for value in _known(values)])
         axis.set_title(plot.title, fontsize=10)

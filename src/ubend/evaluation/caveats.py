@@ -41,8 +41,8 @@ class SplitLookup:
         matches: set[SplitName] = set()
         for channels, splits in self._models:
             if (fitted := fit_channels(pixels, channels)) is not None:
-                number = hash_pixels(fitted)
-                matches |= {split for split, hashes in splits.items() if number in hashes}
+                pixel_hash = hash_pixels(fitted)
+                matches |= {split for split, hashes in splits.items() if pixel_hash in hashes}
         return next((split for split in SPLITS if split in matches), None)
 
 

@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, OutputError, SettingError, reason
 from ubend.core.files import read_text
 from ubend.core.i18n import _, ngettext
-from ubend.evaluation.intervals import MARGIN, Difference, Interval, Verdict, adjust, compare_means, mean_intervals
+from ubend.evaluation.intervals import (
+    MARGIN,
+    Difference,
+    Interval,
+    Verdict,
+    adjust,
+    compare_means,
+    explain_rough,
+    mean_intervals,
+)
 from ubend.evaluation.report import Scores
 from ubend.labels.class_table import background_class
 from ubend.metrics.summary import mean_defined
@@ -164,8 +173,8 @@ def compare_scores(scores_of: Mapping[str, Scores], margin: float = MARGIN) -> C
             theirs = ", ".join(scores.data["native"]["predicted_share"])
             raise DataError(line.format(a=first, b=name, ours=", ".join(classes), theirs=theirs), key="classes")
     order, background = sorted(keys[first]), background_class(classes)
-    kept = [name for index, name in enumerate(classes) if index != background]
-    dice = {name: _dice(scores, [keys[name][key] for key in order], kept) for name, scores in scores_of.items()}
+    foreground = [name for index, name in enumerate(classes) if index != background]
+    dice = {name: _dice(scores, [keys[name][key] for key in order], foreground) for name, scores in scores_of.items()}
     groups = next(
         (
             group_column
@@ -185,7 +194,7 @@ def compare_scores(scores_of: Mapping[str, Scores], margin: float = MARGIN) -> C
         intervals[first].units if groups else None,
         {name: intervals[name] for name in ranked},
         tuple(
-            _pair(a, b, difference, dice, kept, groups, image_names)
+            _pair(a, b, difference, dice, foreground, groups, image_names)
             for (a, b), difference in zip(pairs, differences, strict=True)
         ),
     )
@@ -237,7 +246,8 @@ def note_lines(comparison: Comparison) -> list[str]:
     """Notes on the intervals and p-values."""
     lines = []
     if any(pair.difference.rough for pair in comparison.pairs):
-        lines.append(_("rough, by Student's t: fewer than 50 images or 20 groups, or nearly all scores are equal"))
+        units = comparison.images if comparison.groups is None else comparison.groups
+        lines.append(explain_rough(units, grouped=comparison.groups is not None))
     if len(comparison.pairs) > 1:
         lines.append(_("p-values are adjusted for {count} comparisons").format(count=len(comparison.pairs)))
     return lines
@@ -245,8 +255,11 @@ def note_lines(comparison: Comparison) -> list[str]:
 
 def verdict_line(pair: ModelPair, margin: float) -> str:
     """The difference of two models and the verdict."""
-    line, shown = _("{a} compared with {b}: {difference}, p = {p:.3f}: {verdict}"), show_interval(pair.difference, "+")
-    return line.format(a=pair.a, b=pair.b, difference=shown, p=pair.p, verdict=_describe_verdict(pair, margin))
+    line, difference = (
+        _("{a} compared with {b}: {difference}, p = {p:.3f}: {verdict}"),
+        show_interval(pair.difference, "+"),
+    )
+    return line.format(a=pair.a, b=pair.b, difference=difference, p=pair.p, verdict=_describe_verdict(pair, margin))
 
 
 def _describe_verdict(pair: ModelPair, margin: float) -> str:
@@ -262,7 +275,7 @@ def show_interval(interval: Interval, sign: str = "") -> str:
     """The mean and the ends of its interval, with three digits; `sign` "+" also shows the sign, for a difference."""
     if math.isnan(interval.mean):
         return "-"
-    mean, *ends = (f"{bound:{sign}.3f}" for bound in (interval.mean, *interval.shown) if not math.isnan(bound))
+    mean, *ends = (f"{bound:{sign}.3f}" for bound in (interval.mean, *interval.reported) if not math.isnan(bound))
     return _("{mean} ({low} to {high})").format(mean=mean, low=ends[0], high=ends[1]) if ends else mean
 
 

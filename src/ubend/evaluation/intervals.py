@@ -23,7 +23,8 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from ubend.core.counter_rng import draw_uniform
+from ubend.core.counter_rng import random_uniform
+from ubend.core.i18n import _
 from ubend.metrics.summary import none_for_nan
 
 ALPHA = 0.05
@@ -38,7 +39,7 @@ _FLAT = 0.01  # with a larger share of resamples without spread, the bootstrap i
 _CELLS = 2**21  # resampling weights in memory at once: 16 MiB
 
 Verdict = Literal["A is better", "B is better", "equal", "not shown"]
-Scores = NDArray[np.float64]
+ImageScores = NDArray[np.float64]
 Groups = Sequence[Hashable | None]
 
 
@@ -64,7 +65,7 @@ class Interval:
     rough: bool
 
     @property
-    def shown(self) -> tuple[float, float]:
+    def reported(self) -> tuple[float, float]:
         """The interval to print."""
         return (self.t_low, self.t_high) if self.rough else (self.low, self.high)
 
@@ -131,7 +132,7 @@ class Resamples:
 
 
 def mean_intervals(
-    scores: Sequence[Scores], groups: Groups | None = None, upper: Sequence[float | None] | None = None
+    scores: Sequence[ImageScores], groups: Groups | None = None, upper: Sequence[float | None] | None = None
 ) -> list[Interval]:
     """The intervals of the means of several scores of the same images.
 
@@ -149,7 +150,7 @@ def mean_intervals(
     ]
 
 
-def compare_means(a: Scores, b: Scores, groups: Groups | None = None, margin: float = MARGIN) -> Difference:
+def compare_means(a: ImageScores, b: ImageScores, groups: Groups | None = None, margin: float = MARGIN) -> Difference:
     """The paired comparison of two models.
 
     Args:
@@ -161,7 +162,7 @@ def compare_means(a: Scores, b: Scores, groups: Groups | None = None, margin: fl
     (resamples,), grouped = resample([np.stack([a.reshape(len(a), -1), b.reshape(len(b), -1)], axis=1)], groups)
     # symmetric, unlike the interval of a mean: most images differ by nearly nothing and few by much, on either side
     return Difference(
-        _interval(resamples, grouped, difference_ends),
+        _interval(resamples, grouped, difference_critical_values),
         _p(resamples, 0.0),
         max(_p_beyond(resamples, m) for m in (margin, -margin)),
     )
@@ -182,7 +183,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return out.tolist()
 
 
-def resample(scores: Sequence[Scores], groups: Groups | None = None) -> tuple[list[Resamples], bool]:
+def resample(scores: Sequence[ImageScores], groups: Groups | None = None) -> tuple[list[Resamples], bool]:
     """The mean of each score and of its resamples, and whether groups were resampled.
 
     Args:
@@ -211,7 +212,7 @@ def resample(scores: Sequence[Scores], groups: Groups | None = None) -> tuple[li
 class _UnitSums:
     """The mean over classes, computed from sums over units, so that resampling is a matrix product."""
 
-    def __init__(self, scores: Scores, unit: NDArray[np.int64], units: int) -> None:
+    def __init__(self, scores: ImageScores, unit: NDArray[np.int64], units: int) -> None:
         sides = scores.shape[1] if scores.ndim == 3 else 1
         columns = scores.reshape(len(scores), scores.size // max(1, len(scores)))  # (N, sides * C)
         defined = ~np.isnan(columns)
@@ -256,11 +257,11 @@ def _number_units(groups: Groups | None, images: int) -> tuple[NDArray[np.int64]
 def _weights(units: int, start: int, stop: int) -> NDArray[np.float64]:
     """(stop - start, G) how often each unit occurs in each resample of G units."""
     rows = np.arange(stop - start)
-    drawn = (draw_uniform(0, "bootstrap", rows + start, units) * units).astype(np.int64) + rows[:, None] * units
-    return np.bincount(drawn.reshape(-1), minlength=len(rows) * units).reshape(-1, units).astype(np.float64)
+    resampled = (random_uniform(0, "bootstrap", rows + start, units) * units).astype(np.int64) + rows[:, None] * units
+    return np.bincount(resampled.reshape(-1), minlength=len(rows) * units).reshape(-1, units).astype(np.float64)
 
 
-def mean_ends(resamples: Resamples) -> NDArray[np.float64]:
+def mean_critical_values(resamples: Resamples) -> NDArray[np.float64]:
     """(2,) by how many standard errors the mean is above the lower and the upper end of its 95% interval (the second is
     negative): equal-tailed, and with few units never narrower than Student's t."""
     ends: NDArray[np.float64] = np.quantile(resamples.studentised(), [1 - ALPHA / 2, ALPHA / 2])
@@ -271,7 +272,7 @@ def mean_ends(resamples: Resamples) -> NDArray[np.float64]:
     return ends
 
 
-def difference_ends(resamples: Resamples) -> NDArray[np.float64]:
+def difference_critical_values(resamples: Resamples) -> NDArray[np.float64]:
     """The same for a difference: symmetric."""
     half = float(np.quantile(np.abs(resamples.studentised()), 1 - ALPHA)) * _widening(resamples)
     return half * np.array([1.0, -1.0])
@@ -285,20 +286,38 @@ def _widening(resamples: Resamples) -> float:
 def _interval(
     resamples: Resamples,
     grouped: bool,
-    kind: Callable[[Resamples], NDArray[np.float64]] = mean_ends,
+    critical_values: Callable[[Resamples], NDArray[np.float64]] = mean_critical_values,
     least: float = -np.inf,
     greatest: float = np.inf,
 ) -> Interval:
     units = len(resamples.influence)
-    few = units < (_ROUGH_GROUPS if grouped else _ROUGH_IMAGES)
+    few = units < _rough_below(grouped)
     if units < 2 or np.isnan(resamples.mean):
         return Interval(resamples.mean, math.nan, math.nan, math.nan, math.nan, units, True)
     t = float(scipy.special.stdtrit(units - 1, 1 - ALPHA / 2)) * resamples.error
     ends = [resamples.mean - t, resamples.mean + t] * 2
     if not resamples.is_flat:
-        ends[:2] = (resamples.mean - kind(resamples) * resamples.error).tolist()
+        ends[:2] = (resamples.mean - critical_values(resamples) * resamples.error).tolist()
     low, high, t_low, t_high = np.clip(ends, least, greatest).tolist()
     return Interval(resamples.mean, low, high, t_low, t_high, units, few or resamples.is_flat)
+
+
+def _rough_below(grouped: bool) -> int:
+    """Intervals over fewer images, or groups, are rough."""
+    return _ROUGH_GROUPS if grouped else _ROUGH_IMAGES
+
+
+def explain_rough(units: int, *, grouped: bool) -> str:
+    """Why an interval over so many images, or groups, is rough."""
+    limit = _rough_below(grouped)
+    if units >= limit:
+        return _("rough, by Student's t: nearly all scores are equal")
+    line = (
+        _("rough, by Student's t: only {count} groups, fewer than {limit}")
+        if grouped
+        else _("rough, by Student's t: only {count} images, fewer than {limit}")
+    )
+    return line.format(count=units, limit=limit)
 
 
 def _p(resamples: Resamples, bound: float) -> float:

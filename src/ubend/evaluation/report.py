@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ubend.core.i18n import _, ngettext
+from ubend.evaluation.intervals import explain_rough
 from ubend.labels.class_table import background_class
 
 _ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class
@@ -299,8 +300,8 @@ def seed_lines(seeds: Mapping[str, Any], split: str) -> list[str]:
             line = _(
                 "seed {seed}: Dice {dice}, IoU {iou}; validation {validation}, the best: this model and its scores"
             )
-        shown = {name: _figure(scores[name]) for name in ("dice", "iou", "validation")}
-        lines.append("  " + line.format(seed=seed, **shown))
+        texts = {name: _figure(scores[name]) for name in ("dice", "iou", "validation")}
+        lines.append("  " + line.format(seed=seed, **texts))
     for measure, name in (("dice", _("Dice")), ("iou", _("IoU"))):
         spread = seeds[measure]
         if spread is not None:
@@ -354,9 +355,7 @@ def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
     outlines = ", ".join(f"{names[name]} {cells[name]}" for name in ("boundary_f1", *DISTANCES))
     lines = [line, f"  {overlap}", f"  {outlines}"]
     if any(value is not None and value["rough"] for value in row_intervals.values()):
-        lines.append(
-            "  " + _("rough, by Student's t: fewer than 50 images or 20 groups, or nearly all scores are equal")
-        )
+        lines.append("  " + explain_rough(intervals["count"], grouped=intervals["over"] != "images"))
     if scores["calibration"] is not None:
         error = scores["calibration"]["expected_error"]
         lines.append("  " + _("expected calibration error {error}").format(error=_figure(error)))
@@ -368,10 +367,10 @@ def show_mean(value: Mapping[str, Any] | None, is_distance: bool = False) -> str
     if value is None:
         return "-"
     ends = [value["t_low"], value["t_high"]] if value["rough"] else [value["low"], value["high"]]
-    mean, *shown = (
+    mean, *ends = (
         f"{bound:.3g}" if is_distance else f"{bound:.3f}" for bound in (value["mean"], *ends) if bound is not None
     )
-    return _("{mean} ({low} to {high})").format(mean=mean, low=shown[0], high=shown[1]) if shown else mean
+    return _("{mean} ({low} to {high})").format(mean=mean, low=ends[0], high=ends[1]) if ends else mean
 
 
 def warn_one_class(scores: Mapping[str, Any]) -> str | None:

@@ -79,13 +79,13 @@ def build_graph(net: SegmentationNet, cores: Sequence[Any], dtype: str, *, tiles
 
     Args:
         net: the model.
-        cores: `trace_network` of each of `net.parts().members`.
+        cores: `trace_network` of each of `net.averaging().members`.
         dtype: of the images: uint8, uint16 or float32.
         tiles: whether images come with their margin, if the network takes one; else they are mirrored here.
     Raises:
         SettingError: it is too large for one file.
     """
-    onnx, build, parts = import_package("onnx"), _Builder(), net.parts()
+    onnx, build, averaging = import_package("onnx"), _Builder(), net.averaging()
     for core in cores:
         fold_constants(core.graph)
     size = sum(len(tensor.raw_data) for core in cores for tensor in core.graph.initializer)
@@ -94,18 +94,18 @@ def build_graph(net: SegmentationNet, cores: Sequence[Any], dtype: str, *, tiles
         raise SettingError(line.format(size=size / 1e9), key="model.width")
     values, total = build.add("Cast", INPUT, to=onnx.TensorProto.FLOAT), ""
     for number, core in enumerate(cores):
-        for turns, mirrored in parts.views:
+        for turns, mirrored in averaging.views:
             shown = _turn(build, values, turns, mirrored)
             logits = _apply(build, net, core.graph, f"n{number}", shown, tiles=tiles)
-            if parts.class_bias is None:
+            if averaging.class_bias is None:
                 total = logits
                 continue
             prob = _turn_back(build, build.add("Softmax", logits, axis=1), turns, mirrored)
             total = build.add("Add", total, prob) if total else prob
-    if parts.class_bias is not None:
-        mean = build.add("Div", total, build.constant(len(cores) * len(parts.views), np.float32))
+    if averaging.class_bias is not None:
+        mean = build.add("Div", total, build.constant(len(cores) * len(averaging.views), np.float32))
         least = build.constant(np.finfo(np.float32).tiny, np.float32)
-        bias = build.constant(parts.class_bias.cpu().numpy().reshape(-1, 1, 1), np.float32)
+        bias = build.constant(averaging.class_bias.cpu().numpy().reshape(-1, 1, 1), np.float32)
         total = build.add("Add", build.add("Log", build.add("Clip", mean, least)), bias)
     logits, prob, index = OUTPUTS
     build.add("Identity", total, output=logits)

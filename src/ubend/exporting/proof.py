@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.core.counter_rng import draw_normal
+from ubend.core.counter_rng import random_normal
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
@@ -66,10 +66,10 @@ class _Answers(NamedTuple):
 class Known(dict[int, "_Answers"]):
     """The model's own answers, by the number of the image; kept between comparisons while they are few bytes."""
 
-    def keep(self, number: int, answers: "_Answers") -> "_Answers":
+    def keep(self, index: int, answers: "_Answers") -> "_Answers":
         """Add an answer, if there is room."""
         if sum(kept.prob.nbytes for kept in self.values()) + answers.prob.nbytes <= MAX_BYTES:
-            self[number] = answers
+            self[index] = answers
         return answers
 
 
@@ -105,8 +105,8 @@ def prove(
     for predictor in (before, after):  # the first pass of each is slower
         _answer(predictor, images[0].image)
     reporter.begin(_("comparing the exported model"), len(images))
-    for number, item in enumerate(images, 1):
-        answers = [known.get(number) or known.keep(number, _answer(before, item.image)), _answer(after, item.image)]
+    for index, item in enumerate(images, 1):
+        answers = [known.get(index) or known.keep(index, _answer(before, item.image)), _answer(after, item.image)]
         (prob, mask, _time), (other_prob, other_mask, _other_time) = answers
         largest = max(largest, float(np.abs(prob - other_prob).max()))
         differing += int((mask != other_mask).sum())
@@ -116,7 +116,7 @@ def prove(
         if item.truth is not None:
             masks, truth = (torch.from_numpy(np.stack(pair)) for pair in ([mask, other_mask], [item.truth, item.truth]))
             confusions.append(count_confusion_batch(masks, truth, classes).numpy())
-        reporter.count(number)
+        reporter.count(index)
     reporter.end()
     per_megapixel = (seconds / megapixels).tolist()
     return {
@@ -136,7 +136,7 @@ def _compare_dice(confusions: NDArray[np.int64], groups: Sequence[str | None]) -
     means = [interval.mean for interval in mean_intervals([before, after], groups)]
     interval_found = compare_means(after, before, groups).interval
     per_image = _means_of_rows(after) - _means_of_rows(before)
-    interval = None if np.isnan(interval_found.low) else list(interval_found.shown)
+    interval = None if np.isnan(interval_found.low) else list(interval_found.reported)
     return {
         "before": means[0],
         "after": means[1],
@@ -218,9 +218,9 @@ def draw_images(bundle: Bundle) -> list[TestImage]:
     mean, std = (value.cpu().numpy().reshape(-1) for value in (bundle.model.mean, bundle.model.std))
     kind, images = np.dtype(bundle.dtype), []
     for index in range(_DRAWN):
-        drawn = draw_normal(0, "export", np.array([index]), count)[0].astype(np.float32)
-        blobs = resize_array(drawn[:grid].reshape(_GRID, _GRID, channels), (height, width))
-        values = mean + std * (blobs + 0.2 * drawn[grid:].reshape(height, width, channels))
+        noise = random_normal(0, "export", np.array([index]), count)[0].astype(np.float32)
+        blobs = resize_array(noise[:grid].reshape(_GRID, _GRID, channels), (height, width))
+        values = mean + std * (blobs + 0.2 * noise[grid:].reshape(height, width, channels))
         if kind.kind == "u":
             values = np.rint(values).clip(0, np.iinfo(kind).max)
         images.append(TestImage(LoadedImage(values.astype(kind))))

@@ -103,7 +103,7 @@ def class_index(logits: Tensor) -> Tensor:
         return logits.argmax(dim=0).to(torch.uint8)
     # On a CPU, argmax works pixel by pixel: 5 Mpix/s for two classes, this 42 Mpix/s (measured, two cores).
     best, index = logits[0].clone(), torch.zeros(logits.shape[1:], dtype=torch.uint8)
-    for number in range(1, len(logits)):
-        index.masked_fill_(logits[number] > best, number)
-        torch.maximum(best, logits[number], out=best)
+    for c in range(1, len(logits)):
+        index.masked_fill_(logits[c] > best, c)
+        torch.maximum(best, logits[c], out=best)
     return index

@@ -276,10 +276,10 @@ def _segment(
     parts = list(getattr(outline, "geoms", [outline]))
     corners = [np.array(part.exterior.coords[:-1]) for part in parts]
     corner = box[1].start, box[0].start
-    drawn = coco.merge(
+    rasterized = coco.merge(
         coco.frPyObjects([(corner_yx - corner).ravel().tolist() for corner_yx in corners], *region.shape)
     )
-    if np.array_equal(decode_rle({"size": region.shape, "counts": drawn["counts"].decode("ascii")}), region):
+    if np.array_equal(decode_rle({"size": region.shape, "counts": rasterized["counts"].decode("ascii")}), region):
         return [corner_yx.ravel().tolist() for corner_yx in corners]
     whole = np.zeros(size_hw, np.uint8, order="F")
     whole[box] = region

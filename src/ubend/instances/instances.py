@@ -114,8 +114,8 @@ def _without_fragments(insides: NDArray[np.int64], regions: NDArray[np.int64]) -
         return insides
     # the edge of the image does not count as a border: objects cut by it may be thick
     depth_px = scipy.ndimage.distance_transform_edt(insides > 0)
-    numbers = np.arange(insides.max() + 1)
-    depths, region = scipy.ndimage.maximum(depth_px, insides, numbers), scipy.ndimage.maximum(regions, insides, numbers)
+    ids = np.arange(insides.max() + 1)
+    depths, region = scipy.ndimage.maximum(depth_px, insides, ids), scipy.ndimage.maximum(regions, insides, ids)
     deepest = scipy.ndimage.maximum(depth_px, regions, np.arange(regions.max() + 1))
     kept = depths >= _FRAGMENT * deepest[region]
     return np.where(kept[insides], insides, 0)
@@ -148,11 +148,11 @@ def _watershed(height: NDArray[np.float64], seeds: NDArray[np.int64], region: ND
 
 def _number(labels: NDArray[np.int64], mask: NDArray[np.uint8], kinds: Sequence[int], min_area: int) -> Objects:
     """Number the objects in reading order, without small ones; an object's class is that of most of its pixels."""
-    numbers, first, place, areas = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
-    kept = (numbers > 0) & (areas >= min_area)
+    old_ids, first, place, areas = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
+    kept = (old_ids > 0) & (areas >= min_area)
     order = np.flatnonzero(kept)[np.argsort(first[kept], kind="stable")]
-    new = np.zeros(len(numbers), np.uint32)
-    new[order] = np.arange(1, len(order) + 1)
-    ids = new[place].reshape(labels.shape)
+    new_ids = np.zeros(len(old_ids), np.uint32)
+    new_ids[order] = np.arange(1, len(order) + 1)
+    ids = new_ids[place].reshape(labels.shape)
     votes = np.stack([np.bincount(ids[mask == index], minlength=len(order) + 1) for index in kinds])
     return Objects(ids, np.array(kinds, np.uint8)[votes.argmax(axis=0)][1:])

@@ -16,7 +16,7 @@ from ubend.portable.decode import read_header, read_raster
 
 _SUFFIXES = (".png", ".tif", ".tiff")
 Files = dict[int, Path]  # class index -> id image
-Scores = dict[str, Any]
+ObjectScores = dict[str, Any]
 
 
 def find_truth(folder: Path, images: Mapping[Path, tuple[int, int]], names: Sequence[str]) -> dict[Path, Files]:
@@ -135,8 +135,8 @@ def _read_ids(path: Path) -> NDArray[np.uint32]:
             path=path,
             key="--truth",
         )
-    numbers, inverse = np.unique(pixels, return_inverse=True)
-    return (inverse.reshape(pixels.shape) + int(numbers[0] != 0)).astype(np.uint32)
+    values, inverse = np.unique(pixels, return_inverse=True)
+    return (inverse.reshape(pixels.shape) + int(values[0] != 0)).astype(np.uint32)
 
 
 def looks_like_mask(truth: Objects) -> bool:
@@ -145,7 +145,7 @@ def looks_like_mask(truth: Objects) -> bool:
     return alone and int(scipy.ndimage.label(truth.ids > 0, np.ones((3, 3)))[1]) > len(truth.classes) > 0
 
 
-def score(qualities: Mapping[Path, Sequence[Quality]], names: Sequence[str]) -> Scores:
+def score(qualities: Mapping[Path, Sequence[Quality]], names: Sequence[str]) -> ObjectScores:
     """The scores of each class of objects, over all images and for each image.
 
     Args:
@@ -164,7 +164,7 @@ def score(qualities: Mapping[Path, Sequence[Quality]], names: Sequence[str]) -> 
     return {"pictures": len(qualities), "classes": summary, "per_picture": each}
 
 
-def _figures(quality: Quality) -> Scores:
+def _figures(quality: Quality) -> ObjectScores:
     """The scores for JSON; None where they are undefined."""
     ratios = {
         "pq": quality.panoptic,
@@ -180,7 +180,7 @@ def _figures(quality: Quality) -> Scores:
     }
 
 
-def score_lines(scores: Scores) -> list[str]:
+def score_lines(scores: ObjectScores) -> list[str]:
     """The scores of all images as a table in plain text."""
     wide = max(5, *(len(name) for name in scores["classes"]))
     heads = ["PQ", "SQ", "RQ = F1", _("true"), _("found"), _("error"), _("error per image")]

@@ -218,9 +218,9 @@ class NiftiScan(Scan):
                 "{path}: the voxel size is {sform} according to the header's sform, but {pixdim} according to its "
                 "pixdim; correct one of them"
             )
-            shown = (" x ".join(f"{side:.4g}" for side in lengths) for lengths in (sides, zooms))
+            texts = (" x ".join(f"{side:.4g}" for side in lengths) for lengths in (sides, zooms))
             raise DataError(
-                line.format(path=path, **dict(zip(("sform", "pixdim"), shown, strict=True))), path=path, key="pixdim"
+                line.format(path=path, **dict(zip(("sform", "pixdim"), texts, strict=True))), path=path, key="pixdim"
             )
         if not (int(image.header["sform_code"]) or int(image.header["qform_code"])):
             line = _(

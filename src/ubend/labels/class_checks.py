@@ -24,7 +24,7 @@ _LOST_SHARE = 0.05  # more in-between colours than this fraction of all pixels m
 def describe_absent(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     """A remark on classes that occur in no mask."""
     index, _found = labels.classify(label_scan.tally(labels.kind).codes)
-    absent = [name for number, name in enumerate(labels.names) if number not in set(index.tolist())]
+    absent = [name for position, name in enumerate(labels.names) if position not in set(index.tolist())]
     line = _("classes that occur in no mask ({count}): {names}; they cannot be learnt and get no score")
     names = ", ".join(absent[:LISTED] + ["..."] * (len(absent) > LISTED))
     return [line.format(count=len(absent), names=names)] if absent else []
@@ -34,20 +34,20 @@ def describe_stray(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     """A remark on unnamed classes with so few pixels that they may be annotation slips."""
     tally = label_scan.tally(labels.kind)
     share = np.bincount(labels.classify(tally.codes)[0], tally.pixels, 256)[: labels.classes] / tally.pixels.sum()
-    stray = [number for number in np.flatnonzero((share > 0) & (share < _SLIP_SHARE)).tolist() if labels.codes[number]]
+    stray = [index for index in np.flatnonzero((share > 0) & (share < _SLIP_SHARE)).tolist() if labels.codes[index]]
     if not stray or labels.classes - len(stray) < 2:  # the rarer one of two classes may be small
         return []
     cure = replace(
         labels,
-        names=tuple(name for number, name in enumerate(labels.names) if number not in stray),
-        codes=tuple(values for number, values in enumerate(labels.codes) if number not in stray),
-        ignored=(*labels.ignored, *(value for number in stray for value in labels.codes[number])),
+        names=tuple(name for index, name in enumerate(labels.names) if index not in stray),
+        codes=tuple(values for index, values in enumerate(labels.codes) if index not in stray),
+        ignored=(*labels.ignored, *(value for index in stray for value in labels.codes[index])),
     )
     line = _(
         "classes with very few pixels ({names}): if these are annotation errors, correct the masks, or "
         'ignore the pixels: --values "{cure}"'
     )
-    texts = (f"{labels.names[number]} {share[number]:.4%}" for number in stray[:LISTED])
+    texts = (f"{labels.names[index]} {share[index]:.4%}" for index in stray[:LISTED])
     return [line.format(names=", ".join(texts), cure=",".join(write_table(cure)))]
 
 
@@ -178,5 +178,5 @@ def find_unknown_values(label_scan: LabelScan, labels: LabelMap) -> dict[int, ND
     _index, known = labels.classify(unique.astype(np.int32))
     unknown = ~known[inverse]
     mask_numbers = label_scan.mask_of[unknown]
-    numbers, first = np.unique(mask_numbers, return_index=True)
-    return dict(zip(numbers.tolist(), np.split(entries[unknown], first[1:]), strict=True)) if len(numbers) else {}
+    masks, first = np.unique(mask_numbers, return_index=True)
+    return dict(zip(masks.tolist(), np.split(entries[unknown], first[1:]), strict=True)) if len(masks) else {}

@@ -39,9 +39,9 @@ __all__ = [
     "ClassMap",
     "LabelMap",
     "background_class",
+    "choose_colors",
     "class_colors",
     "default_colors",
-    "draw_colors",
     "make_label_map",
     "name_color",
 ]
@@ -221,7 +221,7 @@ def default_colors(classes: int) -> tuple[tuple[int, int, int], ...]:
     return ((0, 0, 0), *colors[: classes - 1])
 
 
-def draw_colors(
+def choose_colors(
     names: Sequence[str], table: Sequence[Sequence[int]], kind: ValueKind
 ) -> tuple[tuple[int, int, int], ...]:
     """The display colour of each class: the colour in the masks, or a default one."""
@@ -266,7 +266,7 @@ def make_label_map(
             key="data.classes",
         )
     table = tuple((int(value),) for value in values)
-    return LabelMap(names, kind, table, colors or draw_colors(names, table, kind), ignored, reach, others)
+    return LabelMap(names, kind, table, colors or choose_colors(names, table, kind), ignored, reach, others)
 
 
 def _refuse_unfit(names: Sequence[str]) -> None:

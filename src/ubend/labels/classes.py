@@ -98,8 +98,12 @@ def find_classes(label_scan: LabelScan, hints: LabelHints) -> tuple[LabelMap, li
 
 def _with_palette(label_scan: LabelScan, labels: LabelMap) -> LabelMap:
     """Use the palette's colours for classes of palette indices, unless it is grey or has duplicate colours."""
-    shown = dict(zip(label_scan.codes.tolist(), label_scan.shown.tolist(), strict=True))
-    colors = [shown[values[0]] for values in labels.codes if values[0] in shown] if labels.kind == "value" else []
+    display_colors = dict(zip(label_scan.codes.tolist(), label_scan.display_colors.tolist(), strict=True))
+    colors = (
+        [display_colors[values[0]] for values in labels.codes if values[0] in display_colors]
+        if labels.kind == "value"
+        else []
+    )
     plain = len(colors) < labels.classes or len(set(colors)) < len(colors) or not label_scan.with_palette.all()
     if plain or all(r == g == b for r, g, b in map(unpack_color, colors)):
         return labels
@@ -111,7 +115,7 @@ def _shows(label_scan: LabelScan, colors: Sequence[tuple[int, int, int]]) -> boo
     if label_scan.kind() == "color":
         return True
     known = [r << 16 | g << 8 | b for r, g, b in colors]
-    return bool(np.isin(label_scan.shown, known).all())
+    return bool(np.isin(label_scan.display_colors, known).all())
 
 
 def _by_color_table(names: Sequence[str], colors: tuple[tuple[int, int, int], ...], lossy: bool) -> LabelMap:
@@ -194,9 +198,9 @@ def _number_names(names: Sequence[str], values: list[int]) -> tuple[LabelMap, li
     None: there are values beyond the names, or the names could also be numbered from 1.
     """
     white = values[-1] == 255 and len(names) < 256
-    numbers = values[:-1] if white else values
-    from_zero = 0 in numbers or background_class(names) == 0
-    if len(numbers) < 2 or numbers[-1] >= len(names) or not from_zero:
+    indices = values[:-1] if white else values
+    from_zero = 0 in indices or background_class(names) == 0
+    if len(indices) < 2 or indices[-1] >= len(names) or not from_zero:
         return None
     labels = make_label_map(range(len(names)), names, ignored=(255,) if white else ())
     return labels, [_remark_255()] if white else []

@@ -133,8 +133,8 @@ class LabelScan:
         starts: (N + 1,) index of the first entry of each mask.
         codes: (M,) int32, ascending in each mask.
         pixels: (M,) int64: pixel count of the label value.
-        shown: (M,) int32: the label value as a colour 0xRRGGBB (values as greys, indices by their palette); -1 for
-            values above 255.
+        display_colors: (M,) int32: the label value as a colour 0xRRGGBB (values as greys, indices by their palette);
+            -1 for values above 255.
         covered: (K, 4) int64: mask, value below, value above, pixels: overlaps of regions of different values.
     """
 
@@ -144,7 +144,7 @@ class LabelScan:
     starts: NDArray[np.int64]
     codes: NDArray[np.int32]
     pixels: NDArray[np.int64]
-    shown: NDArray[np.int32]
+    display_colors: NDArray[np.int32]
     covered: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 4), np.int64))
 
     def __len__(self) -> int:
@@ -162,11 +162,11 @@ class LabelScan:
         that index 0 is not the background.
         """
         inside = self.with_palette[self.mask_of]
-        both = np.unique(self.codes[inside].astype(np.int64) << 24 | self.shown[inside])
+        both = np.unique(self.codes[inside].astype(np.int64) << 24 | self.display_colors[inside])
         if (np.diff(both >> 24) == 0).any():
             return "differ"
-        shown = both & 0xFFFFFF
-        return "invert" if (shown % _GREY == 0).all() and (np.diff(shown) < 0).any() else None
+        colors = both & 0xFFFFFF
+        return "invert" if (colors % _GREY == 0).all() and (np.diff(colors) < 0).any() else None
 
     def kind(self) -> ValueKind:
         """color if any mask is in colour, or if palette indices cannot be used; otherwise value."""
@@ -175,7 +175,7 @@ class LabelScan:
     def entries(self, kind: ValueKind) -> NDArray[np.int32]:
         """(M,) the label values as values or as colours; -1 if not possible."""
         if kind == "color":
-            return self.shown
+            return self.display_colors
         return np.where(self.colored[self.mask_of], -1, self.codes)
 
     def tally(self, kind: ValueKind) -> "Tally":

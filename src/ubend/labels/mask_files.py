@@ -67,7 +67,7 @@ class LayeredMask:
 
 
 @dataclass(frozen=True)
-class DrawnMask:
+class ShapeMask:
     """Shapes of an annotation file; later ones cover earlier ones; 0 elsewhere.
 
     Attributes:
@@ -85,7 +85,7 @@ class DrawnMask:
         return (self.path,)
 
 
-Mask = FileMask | LayeredMask | DrawnMask
+Mask = FileMask | LayeredMask | ShapeMask
 
 
 def read_label_values(mask: Mask, size_hw: tuple[int, int]) -> LabelArray:
@@ -117,7 +117,7 @@ def read_label_values(mask: Mask, size_hw: tuple[int, int]) -> LabelArray:
             key="size",
         )
     canvas = draw_shapes(mask.shapes, size_hw)
-    return LabelArray(canvas.drawn, "value", covered=canvas.covered)
+    return LabelArray(canvas.values, "value", covered=canvas.covered)
 
 
 def _read_file(path: Path) -> LabelArray:
@@ -224,8 +224,8 @@ def _read_layers(mask: LayeredMask) -> LabelArray:
     for layer in mask.layers:
         on = _read_layer(layer.path)
         canvas = canvas or Canvas(np.zeros(on.shape, np.uint8), Counter())
-        if on.shape != canvas.drawn.shape:
-            sizes = [f"{shape[1]}x{shape[0]}" for shape in (on.shape, canvas.drawn.shape)]
+        if on.shape != canvas.values.shape:
+            sizes = [f"{shape[1]}x{shape[0]}" for shape in (on.shape, canvas.values.shape)]
             raise DataError(
                 _("{path}: {size} px, but {first} is {first_size} px; save all masks of an image in its size").format(
                     path=layer.path, size=sizes[0], first=mask.path.name, first_size=sizes[1]
@@ -241,7 +241,7 @@ def _read_layers(mask: LayeredMask) -> LabelArray:
     assert canvas is not None
     for *_order, box, value, top, left in sorted(regions, key=lambda region: region[:2]):
         canvas.paint(box, value, top, left)
-    return LabelArray(canvas.drawn, "value", covered=canvas.covered)
+    return LabelArray(canvas.values, "value", covered=canvas.covered)
 
 
 def hash_masks(masks: Iterable[Mask], digest_of: dict[Path, str]) -> list[str]:
@@ -280,4 +280,4 @@ def mask_from_text(text: str) -> Mask:
     shapes = tuple(
         Shape(s["value"], tuple(tuple(p) for p in s["polygons"]), s["rle"], s["relative"]) for s in facts["shapes"]
     )
-    return DrawnMask(Path(facts["path"]), shapes, tuple(facts["size_hw"]) if facts["size_hw"] else None)
+    return ShapeMask(Path(facts["path"]), shapes, tuple(facts["size_hw"]) if facts["size_hw"] else None)

@@ -84,7 +84,7 @@ def match_palettes(label_scan: LabelScan, model: LabelMap) -> LabelMap:
         )
     classes = {r << 16 | g << 8 | b: index for index, (r, g, b) in enumerate(model.colors)}
     values: list[list[int]] = [[] for _name in model.names]
-    for value, color in sorted(set(zip(label_scan.codes.tolist(), label_scan.shown.tolist(), strict=True))):
+    for value, color in sorted(set(zip(label_scan.codes.tolist(), label_scan.display_colors.tolist(), strict=True))):
         if value in model.ignored:
             continue
         if color not in classes:

@@ -34,16 +34,16 @@ class Canvas:
     """A mask on which regions are drawn; later ones cover earlier ones.
 
     Attributes:
-        drawn: (H, W) uint8: the value of the last region that covers the pixel, else 0.
+        values: (H, W) uint8: the value of the last region that covers the pixel, else 0.
         covered: (value below, value above) -> number of covered pixels, except of value 0 or by the same value.
     """
 
-    drawn: NDArray[np.uint8]
+    values: NDArray[np.uint8]
     covered: Counter[tuple[int, int]]
 
     def paint(self, region: NDArray[np.bool_], value: int, top: int = 0, left: int = 0) -> None:
         """Set the pixels of a region, (h, w) bool, whose first pixel is at (top, left)."""
-        part = self.drawn[top : top + region.shape[0], left : left + region.shape[1]]
+        part = self.values[top : top + region.shape[0], left : left + region.shape[1]]
         below = part[region]
         if below.any():
             for other, count in enumerate(np.bincount(below).tolist()):
@@ -86,7 +86,7 @@ def coco_masks() -> Any:
 
 def _fill(canvas: Canvas, points: NDArray[np.float64], value: int) -> None:
     """Set the pixels inside a polygon, (N, 2) x and y; only its bounding box is processed."""
-    size = np.array(canvas.drawn.shape[::-1])
+    size = np.array(canvas.values.shape[::-1])
     if (points < 0).any() or (points > size).any():
         points = _clip(points, size)
     if len(points) < 3:

@@ -15,7 +15,7 @@ from ubend.labels.class_table import (
     RESERVED_NAMES,
     ROUNDING_REACH,
     LabelMap,
-    draw_colors,
+    choose_colors,
 )
 from ubend.labels.label_values import ValueKind
 
@@ -79,7 +79,7 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
     others = names.index(rest) if rest in names else (IGNORED if rest in ("ignored", "near") else None)
     table = tuple(tuple(group) for group in values.values())
     reach = {"nearest": ANY_DISTANCE, "near": NOISE_REACH, None: ROUNDING_REACH if kind == "color" else 0}.get(rest, 0)
-    return LabelMap(names, kind, table, draw_colors(names, table, kind), ignored, reach, others)
+    return LabelMap(names, kind, table, choose_colors(names, table, kind), ignored, reach, others)
 
 
 def _parse_values(word: str) -> tuple[ValueKind, Sequence[int]]:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, Field, TypeAdapter, field_validator
 
 from ubend.core.i18n import _
-from ubend.labels.mask_files import DrawnMask
+from ubend.labels.mask_files import ShapeMask
 from ubend.labels.shapes import Shape, measure_polygon, read_counts
 from ubend.layouts.collection import (
     Collection,
@@ -106,13 +106,13 @@ def _read_file(path: Path, file: _File, values: dict[str, int], collection: Coll
     """Add the images of a file to the collection; returns the number of images without an object."""
     problems, name = collection.problems, collection.problems.shorten(path)
     names = {category.id: category.name for category in file.categories}
-    drawn: dict[Id, list[tuple[float, Shape]]] = {}
+    shapes_of_image: dict[Id, list[tuple[float, Shape]]] = {}
     damaged = set[Id]()
     for entry in file.images:
-        if entry.id in drawn:
+        if entry.id in shapes_of_image:
             problems.add("annotation entry", f"{name}: images: " + _("two have the id {id}").format(id=entry.id))
             damaged.add(entry.id)
-        drawn[entry.id] = []
+        shapes_of_image[entry.id] = []
     sizes = {p.id: (p.height, p.width) if p.height and p.width else None for p in file.images}
     for annotation in file.annotations:
         location = f"{name}: {annotation.id if annotation.id is not None else '-'}"
@@ -120,30 +120,30 @@ def _read_file(path: Path, file: _File, values: dict[str, int], collection: Coll
             key
             for key, stated, known in (
                 ("category_id", annotation.category_id, names),
-                ("image_id", annotation.image_id, drawn),
+                ("image_id", annotation.image_id, shapes_of_image),
             )
             if stated not in known and str(stated) in map(str, known)
         ]:
             problems.add("quoted id", f"{location} ({', '.join(quoted)})")
         elif annotation.category_id not in names:
             problems.add("unknown category", f"{location} ({annotation.category_id})")
-        elif annotation.image_id not in drawn:
+        elif annotation.image_id not in shapes_of_image:
             problems.add("unknown image", f"{location} ({annotation.image_id})")
         else:
             value = values.get(names[annotation.category_id], 0)
             size = sizes[annotation.image_id]
-            if (drawn_shape := _make_shape(annotation, value, size, location, problems)) is not None:
-                drawn[annotation.image_id].append(drawn_shape)
-                if drawn_shape[1].rle is not None and size is None:
-                    sizes[annotation.image_id] = drawn_shape[1].rle["size"]
+            if (area_and_shape := _make_shape(annotation, value, size, location, problems)) is not None:
+                shapes_of_image[annotation.image_id].append(area_and_shape)
+                if area_and_shape[1].rle is not None and size is None:
+                    sizes[annotation.image_id] = area_and_shape[1].rle["size"]
             else:
                 damaged.add(annotation.image_id)
     for entry in file.images:
         if (image := collection.find(entry.file_name, path)) is not None:
-            shapes = sorted(drawn[entry.id], key=lambda pair: -pair[0])
-            mask = DrawnMask(path, tuple(shape for _area, shape in shapes), sizes[entry.id])
+            shapes = sorted(shapes_of_image[entry.id], key=lambda pair: -pair[0])
+            mask = ShapeMask(path, tuple(shape for _area, shape in shapes), sizes[entry.id])
             collection.add(image, mask, split, damaged=entry.id in damaged)
-    return sum(not shapes for shapes in drawn.values())
+    return sum(not shapes for shapes in shapes_of_image.values())
 
 
 def _make_shape(

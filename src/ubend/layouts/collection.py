@@ -13,7 +13,7 @@ from ubend.core.errors import reason, validation_reason
 from ubend.core.files import regular_file
 from ubend.core.i18n import _
 from ubend.labels.class_table import IGNORED, MAX_CLASSES, background_class
-from ubend.labels.mask_files import DrawnMask, Mask
+from ubend.labels.mask_files import Mask, ShapeMask
 from ubend.layouts.naming import SPLIT_WORDS, TASK_MASK, Side, bare_stem, folder_meaning
 from ubend.layouts.pairs import LayoutResult, Pair, SplitName
 from ubend.layouts.problems import Problems, natural_key
@@ -276,6 +276,6 @@ class Collection:
                 self.remarks.append(sentence.format(count=len(paths), names=names))
         values = tuple(range(len(classes)))
         pairs = [pair for image, pair in self._pairs.items() if image not in self._damaged]
-        drawn = {shape.value for pair in pairs if isinstance(pair.mask, DrawnMask) for shape in pair.mask.shapes}
-        ignored = (IGNORED,) if IGNORED in drawn else ()
+        painted = {shape.value for pair in pairs if isinstance(pair.mask, ShapeMask) for shape in pair.mask.shapes}
+        ignored = (IGNORED,) if IGNORED in painted else ()
         return LayoutResult(pairs, classes, values, remarks=tuple(self.remarks), ignored=ignored)

@@ -22,7 +22,7 @@ from ubend.layouts.naming import SPLIT_WORDS, folder_meaning
 from ubend.layouts.official import CITYSCAPES, DRIVE, PETS, VOC, loveda_hint
 from ubend.layouts.pairs import Folder, Layout, LayoutResult, Pair
 from ubend.layouts.problems import Problems, natural_key
-from ubend.layouts.split_file import apply_split
+from ubend.layouts.split_file import apply_split, unused_split_files
 from ubend.layouts.tree import as_found, describe_content, entries, skipped_folders, subfolders, walk
 from ubend.layouts.yolo import YOLO
 from ubend.portable.printable import enumerate_names
@@ -65,9 +65,13 @@ def read_folder(root: Path, options: ReadOptions = ReadOptions()) -> Folder:
     if not reading.pairs:
         find_damaged(location, problems)
     if not reading.pairs and not problems:
-        layouts = (f"({i}) {known.description()}" for i, known in enumerate((*_LAYOUTS, TREE), 1))
-        line = _("no images with masks found in {root}, which contains: {content}; accepted layouts: {layouts}")
-        problems.add_line(line.format(root=root, content=describe_content(root), layouts="; ".join(layouts)), "nothing")
+        line = _(
+            "no images with masks found in {root}, which contains: {content}; put images into images/ and masks of the "
+            "same names into masks/, or both into one folder as NAME.jpg and NAME_mask.png; the layouts of Oxford-IIIT "
+            "Pet, Pascal VOC, DRIVE and Cityscapes and annotations of COCO, YOLO, LabelMe and Label Studio are read "
+            "too (docs/formats.md)"
+        )
+        problems.add_line(line.format(root=root, content=describe_content(root)), "nothing")
     description = reading.layout or layout.description()
     if location != root:
         description = _("{layout} in {folder}").format(layout=description, folder=location.relative_to(root).as_posix())
@@ -125,14 +129,15 @@ def _finish(
     if options.split is not None and pairs:
         pairs = apply_split(pairs, options.split, problems)
     classes, values, colors = reading.classes, reading.values, reading.colors
-    drawn = classes is not None and any(not isinstance(pair.mask, FileMask) for pair in pairs)
-    if not drawn and (table := read_class_table(tables, problems)):
+    from_annotations = classes is not None and any(not isinstance(pair.mask, FileMask) for pair in pairs)
+    if not from_annotations and (table := read_class_table(tables, problems)):
         kept = values if values and len(values) == len(table.names) else None  # else the values are for other classes
         classes, values, colors = table.names, table.values or kept, table.colors or colors
     skipped = problems.take_skippable() if options.skip_bad and pairs else ()
     problems.raise_any(options.look(pairs) if options.look and problems else [])
     message = (grouped if options.split is None else None, loveda_hint(pairs) if classes is None else None)
-    remarks = (*reading.remarks, *filter(None, message))
+    unused = [] if options.split or any(pair.split for pair in pairs) else unused_split_files(location)
+    remarks = (*reading.remarks, *filter(None, message), *unused)
     return Folder(tuple(pairs), classes, values, colors, remarks, reading.ignored, reading.layout, location, skipped)
 
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
 
 from ubend.core.i18n import _
-from ubend.labels.mask_files import DrawnMask, Layer, LayeredMask
+from ubend.labels.mask_files import Layer, LayeredMask, ShapeMask
 from ubend.labels.shapes import Shape
 from ubend.layouts.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
 from ubend.layouts.naming import TASK_MASK
@@ -75,10 +75,10 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
         shapes = [_make_shape(region, values, location, problems) for region in drawn_by[id(chosen)]]
         is_damaged = len(problems.names.get("few points", ())) > before
         if (image := collection.find(_file_name(task.data or {}), path)) is not None:
-            drawn = tuple(shape for shape in shapes if shape is not None)
+            readable = tuple(shape for shape in shapes if shape is not None)
             sizes = ((region.original_height, region.original_width) for region in chosen.result)
             size_hw = next(((height, width) for height, width in sizes if height and width), None)
-            collection.add(image, DrawnMask(path, drawn, size_hw), damaged=is_damaged)
+            collection.add(image, ShapeMask(path, readable, size_hw), damaged=is_damaged)
     return collection.reading(classes)
 
 
@@ -128,9 +128,9 @@ def _read_masks(root: Path, problems: Problems) -> LayoutResult:
         files = masks.get((str(task.id), str(chosen.id)), [])
         if (files or not chosen.result) and (image := collection.find(_file_name(task.data or {}), path)) is not None:
             layers = tuple(Layer(file, values[tag]) for tag, file in files)
-            collection.add(image, LayeredMask(layers) if layers else DrawnMask(path, ()))
-    for (number, _annotation), files in masks.items():
-        if number not in known:
+            collection.add(image, LayeredMask(layers) if layers else ShapeMask(path, ()))
+    for (task_id, _annotation), files in masks.items():
+        if task_id not in known:
             for _tag, file in files:
                 problems.add("no image", file)
     return collection.reading(classes)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from ubend.core.i18n import _
-from ubend.labels.mask_files import DrawnMask
+from ubend.labels.mask_files import ShapeMask
 from ubend.labels.shapes import Shape
 from ubend.layouts.collection import (
     Collection,
@@ -68,7 +68,7 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
         image = same_stem[0] if len(same_stem) == 1 else collection.find(file.imagePath or path.stem, path)
         if image is not None:
             height, width = file.imageHeight, file.imageWidth
-            mask = DrawnMask(path, tuple(shapes), (height, width) if height and width else None)
+            mask = ShapeMask(path, tuple(shapes), (height, width) if height and width else None)
             collection.add(image, mask, damaged=len(shapes) < len(file.shapes))
     return collection.reading(classes)
 

@@ -1,6 +1,7 @@
 """Reads split files: CSV with the columns `file,split`, `file,group` or `file,split,group`."""
 
 import csv
+import re
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from ubend.layouts.pairs import Pair, SplitName
 from ubend.layouts.problems import Problems
 
 SPLIT_COLUMNS = ("file", "split", "group")
+_HEADER_CHARACTERS = 1000
 
 
 def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair]:
@@ -58,6 +60,26 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
         else p
         for i, p in enumerate(pairs)
     ]
+
+
+def unused_split_files(folder: Path) -> list[str]:
+    """Remarks on files directly in `folder` that look like split files; for a folder that is read without one."""
+    line = _("{file} is not used; to split the images by it: --split {file}")
+    return [
+        line.format(file=path)
+        for path in sorted(folder.glob("*.csv"))
+        if path.is_file() and _looks_like_split_file(path)
+    ]
+
+
+def _looks_like_split_file(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            header = file.readline(_HEADER_CHARACTERS)
+    except OSError:
+        return False
+    columns = {name.strip().strip('"').lower() for name in re.split("[,;]", header)}
+    return {"file", "split"} <= columns
 
 
 def _spellings(pair: Pair, root: Path) -> set[str]:

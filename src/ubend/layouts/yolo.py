@@ -8,7 +8,7 @@ from typing import Any
 from ubend.core.errors import missing_package, reason
 from ubend.core.files import regular_file
 from ubend.core.i18n import _
-from ubend.labels.mask_files import DrawnMask
+from ubend.labels.mask_files import ShapeMask
 from ubend.labels.shapes import Shape
 from ubend.layouts.class_files import read_names_text
 from ubend.layouts.collection import Collection, has_masks, number_classes, polygon_problem, side_of, split_of
@@ -69,7 +69,7 @@ def _read(root: Path, problems: Problems) -> LayoutResult:
                 problems.add("unknown category", f"{location} ({category})")
             else:
                 shapes.append(Shape(values[names[category]], (polygon,), relative=True))
-        collection.add(image, DrawnMask(path if path in texts else image, tuple(shapes)), damaged=None in lines)
+        collection.add(image, ShapeMask(path if path in texts else image, tuple(shapes)), damaged=None in lines)
     if without := len(text_files.keys()) - len(set(text_files.values()) & texts.keys()):
         sentence = _("images without a text file, all background: {count}")
         collection.remarks.append(sentence.format(count=without))

@@ -69,7 +69,7 @@ class CustomNetwork(SegmentationNet):
     def input_multiple(self) -> int:
         return find_multiple(self.module)
 
-    def shape(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         shape = {"channels": self.channels, "classes": self.classes, "width": self.width, "depth": self.depth}
         return {"kind": self.kind, **shape}
 

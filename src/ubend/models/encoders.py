@@ -70,31 +70,33 @@ class EncodedUNet(SegmentationNet):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        known = describe_encoder(encoder)
-        depth = max(known) if depth is None else depth
-        if depth not in known:
+        channels_at = describe_encoder(encoder)
+        depth = max(channels_at) if depth is None else depth
+        if depth not in channels_at:
             raise SettingError(
                 _("model.depth = {depth}, but with {encoder} it can only be {depths}").format(
-                    depth=depth, encoder=encoder, depths=", ".join(map(str, known))
+                    depth=depth, encoder=encoder, depths=", ".join(map(str, channels_at))
                 ),
                 key="model.depth",
             )
         super().__init__(channels, classes, width, depth, skips, upsampling, mean, std)
         self.encoder_name = encoder
-        self.levels = tuple(level for level in known if level <= depth)
+        self.levels = tuple(level for level in channels_at if level <= depth)
         self.encoder = make_encoder(encoder, channels, len(self.levels), pretrained)
         is_lite = isinstance(self.encoder, EfficientNetLite)
         self.is_stochastic, self.can_capture = not is_lite, is_lite  # some of timm's encoders use dropout or drop path
         self.stem: ConvBlock | None = None
-        if self.skips[0] and 0 not in known:
+        if self.skips[0] and 0 not in channels_at:
             self.stem = ConvBlock(channels, width)
-            known = {0: width} | known
-        self.skips = tuple(there and level in known for level, there in enumerate(self.skips))
-        inputs = known[depth]
+            channels_at = {0: width} | channels_at
+        self.skips = tuple(there and level in channels_at for level, there in enumerate(self.skips))
+        inputs = channels_at[depth]
         self.decoders = nn.ModuleList()
         for level in reversed(range(depth)):
             outputs = width * 2**level
-            self.decoders.append(Decoder(inputs, outputs, self.skips[level], upsampling, skipped=known.get(level)))
+            self.decoders.append(
+                Decoder(inputs, outputs, self.skips[level], upsampling, skip_channels=channels_at.get(level))
+            )
             inputs = outputs
         self.head = nn.Conv2d(width, classes, 1)
 
@@ -111,8 +113,8 @@ class EncodedUNet(SegmentationNet):
         logits: Tensor = self.head(features)
         return logits[..., :height, :width]
 
-    def shape(self) -> dict[str, Any]:
-        return super().shape() | {"encoder": self.encoder_name}
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"encoder": self.encoder_name}
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())
@@ -200,8 +202,8 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
     timm = _load_timm()
     options: dict[str, Any] = {"features_only": True, "out_indices": tuple(range(maps))}
     if not pretrained:
-        drawn: nn.Module = timm.create_model(name, in_chans=channels, **options)
-        return drawn
+        network: nn.Module = timm.create_model(name, in_chans=channels, **options)
+        return network
     if isinstance(pretrained, Path):
         if not pretrained.is_file():
             raise SettingError(

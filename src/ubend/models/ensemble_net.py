@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ubend.core.i18n import _
-from ubend.models.segmentation_net import Parts, SegmentationNet
+from ubend.models.segmentation_net import Averaging, SegmentationNet
 
 ViewKind = Literal["plain", "mirror", "square"]
 MAX_MEMBERS = 100
@@ -83,9 +83,9 @@ class EnsembleNet(SegmentationNet):
         views, probs = _VIEWS[self.views], list[Tensor]()
         for member in members:
             for turns, mirrored in views:
-                shown = torch.rot90(image, turns, (2, 3)) if turns else image
-                shown = shown.flip(3) if mirrored else shown
-                logits = member(shown.contiguous(memory_format=torch.channels_last)).float()
+                view = torch.rot90(image, turns, (2, 3)) if turns else image
+                view = view.flip(3) if mirrored else view
+                logits = member(view.contiguous(memory_format=torch.channels_last)).float()
                 prob = logits.softmax(dim=1)
                 prob = prob.flip(3) if mirrored else prob
                 prob = torch.rot90(prob, -turns, (2, 3)) if turns else prob
@@ -101,11 +101,11 @@ class EnsembleNet(SegmentationNet):
         """See `SegmentationNet.padded_hw`; with several views, padding on one side would change the result."""
         return size_hw if self.averages_views else self._first.padded_hw(size_hw)
 
-    def shape(self) -> dict[str, Any]:
-        return {**self._first.shape(), "members": len(self.members), "views": self.views}
+    def config(self) -> dict[str, Any]:
+        return {**self._first.config(), "members": len(self.members), "views": self.views}
 
-    def parts(self) -> Parts:
-        return Parts(self._nets, _VIEWS[self.views], self.class_bias)
+    def averaging(self) -> Averaging:
+        return Averaging(self._nets, _VIEWS[self.views], self.class_bias)
 
     def first_weight(self) -> str:
         return f"members.0.{self._first.first_weight()}"

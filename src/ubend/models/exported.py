@@ -108,7 +108,7 @@ def open_exported(path: Path, data: bytes) -> Bundle:
         classes=header.network.classes,
         threads=torch.get_num_threads(),
     )
-    stored = {kept.name: getattr(header, kept.name) for kept in fields(StoredFields)} | {"precision": "float32"}
+    stored = {field.name: getattr(header, field.name) for field in fields(StoredFields)} | {"precision": "float32"}
     return Bundle(ExportedNetwork(run, contract, header).eval(), header.labels, header.sizing, **stored)
 
 

@@ -194,7 +194,7 @@ def make_entry(bundle: Bundle, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The `ubend` entry of a bundle's file, see `Header`; the tensors are contiguous, on the CPU."""
     entry = {
         "format": FORMAT,
-        "network": {"growth" if key == "upsampling" else key: value for key, value in bundle.model.shape().items()},
+        "network": {"growth" if key == "upsampling" else key: value for key, value in bundle.model.config().items()},
         "labels": asdict(bundle.labels),
         "sizing": asdict(bundle.sizing),
         **{stored.name: getattr(bundle, stored.name) for stored in fields(StoredFields)},
@@ -255,7 +255,7 @@ def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
             line = _("{path}: not a model file; give a run folder, or its model.safetensors, before the images")
             raise ModelFileError(line.format(path=path), path=path, key="header") from error
         raise _refusal(path, None, next(iter(str(error).splitlines()), type(error).__name__)) from error
-    stored = {kept.name: getattr(header, kept.name) for kept in fields(StoredFields)}
+    stored = {field.name: getattr(header, field.name) for field in fields(StoredFields)}
     return Bundle(model.eval(), header.labels, header.sizing, **stored)
 
 

@@ -40,7 +40,7 @@ class ValidBlock(nn.Sequential):
 class ValidDecoder(nn.Module):
     """Upsampling by 2, concatenation with the cropped skip connection, then a ValidBlock.
 
-    (N, inputs, H, W) and skipped (N, outputs, h, w), h >= 2H, w >= 2W -> (N, outputs, 2H - 4, 2W - 4).
+    (N, inputs, H, W) and skip features (N, outputs, h, w), h >= 2H, w >= 2W -> (N, outputs, 2H - 4, 2W - 4).
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -48,9 +48,9 @@ class ValidDecoder(nn.Module):
         self.up = nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
         self.block = ValidBlock(2 * outputs, outputs)
 
-    def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
+    def forward(self, features: Tensor, skip_features: Tensor) -> Tensor:
         upsampled = self.up(features)
-        out: Tensor = self.block(torch.cat([crop_middle(skipped, upsampled.shape[-2:]), upsampled], dim=1))
+        out: Tensor = self.block(torch.cat([crop_middle(skip_features, upsampled.shape[-2:]), upsampled], dim=1))
         return out
 
 
@@ -99,7 +99,7 @@ class PaperUNet(SegmentationNet):
     def padded_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         return size_hw  # not padded: repeating the edge differs from mirroring
 
-    def shape(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         shape = {"channels": self.channels, "classes": self.classes, "width": self.width, "depth": self.depth}
         return {"kind": self.kind, **shape, "dropout": self.dropout.p}
 

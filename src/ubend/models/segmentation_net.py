@@ -14,7 +14,7 @@ from ubend.core.i18n import _, later, now
 from ubend.core.settings import AnyNetwork, Upsampling
 
 
-class Parts(NamedTuple):
+class Averaging(NamedTuple):
     """What a network's probabilities are averaged over.
 
     Attributes:
@@ -60,7 +60,7 @@ class SegmentationNet(nn.Module):
         summary_template: text for `describe`, with {width}, {depth}, {parameters} and {skips}.
         margin: px that `forward_tiles` removes from each side; 0: the network pads, and overlapping tiles are blended.
         encoder_name: timm's name of the encoder; None: the network has no separate encoder.
-        is_ensemble: whether it consists of several networks, `shape()["members"]` of them.
+        is_ensemble: whether it consists of several networks, `config()["members"]` of them.
         averages_views: whether a forward pass already averages over mirror images.
         cpu_only: whether it takes and returns tensors on the CPU only.
     """
@@ -126,14 +126,14 @@ class SegmentationNet(nn.Module):
         height, width = (side + -side % self.input_multiple for side in size_hw)
         return height, width
 
-    def shape(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """The arguments of `make_network` for a network of the same shape; can be stored as JSON."""
         shape = {"channels": self.channels, "classes": self.classes, "width": self.width, "depth": self.depth}
         return shape | {"skips": list(self.skips), "upsampling": self.upsampling}
 
-    def parts(self) -> Parts:
+    def averaging(self) -> Averaging:
         """The networks whose probabilities are averaged; of most networks it alone, as it is."""
-        return Parts([self])
+        return Averaging([self])
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """The parameters of a separate encoder, which have their own learning rate; empty if there is none."""

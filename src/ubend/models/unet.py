@@ -49,16 +49,16 @@ class Unpooling(nn.Module):
         super().__init__()
         self.convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
 
-    def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
+    def forward(self, features: Tensor, skip_features: Tensor) -> Tensor:
         """(N, inputs, H, W) and the encoder's (N, outputs, 2H, 2W) before pooling -> (N, outputs, 2H, 2W)."""
-        _maxima, indices = F.max_pool2d(skipped, 2, return_indices=True)
-        return F.max_unpool2d(self.convolution(features), indices, [2, 2], output_size=skipped.shape[-2:])
+        _maxima, indices = F.max_pool2d(skip_features, 2, return_indices=True)
+        return F.max_unpool2d(self.convolution(features), indices, [2, 2], output_size=skip_features.shape[-2:])
 
 
 class Decoder(nn.Module):
     """Upsampling by 2, concatenation with the skip connection (if `skip`), then a ConvBlock.
 
-    (N, inputs, H, W) and (N, skipped, 2H, 2W) -> (N, outputs, 2H, 2W). `skipped` defaults to `outputs` channels.
+    (N, inputs, H, W) and (N, skip_channels, 2H, 2W) -> (N, outputs, 2H, 2W); `skip_channels` defaults to `outputs`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Decoder(nn.Module):
         outputs: int,
         skip: bool = True,
         upsampling: Upsampling = "transposed",
-        skipped: int | None = None,
+        skip_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.up: nn.Module
@@ -79,12 +79,12 @@ class Decoder(nn.Module):
             aligned = None if upsampling == "nearest" else False
             grid = nn.Upsample(scale_factor=2, mode=upsampling, align_corners=aligned)
             self.up = nn.Sequential(grid, nn.Conv2d(inputs, outputs, 3, padding=1))
-        self.block = ConvBlock(outputs + (skipped or outputs) if skip else outputs, outputs)
+        self.block = ConvBlock(outputs + (skip_channels or outputs) if skip else outputs, outputs)
         self.skip = skip
 
-    def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
-        upsampled = self.up(features, skipped) if isinstance(self.up, Unpooling) else self.up(features)
-        out: Tensor = self.block(torch.cat([skipped, upsampled], dim=1) if self.skip else upsampled)
+    def forward(self, features: Tensor, skip_features: Tensor) -> Tensor:
+        upsampled = self.up(features, skip_features) if isinstance(self.up, Unpooling) else self.up(features)
+        out: Tensor = self.block(torch.cat([skip_features, upsampled], dim=1) if self.skip else upsampled)
         return out
 
 

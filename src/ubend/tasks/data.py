@@ -62,9 +62,9 @@ def report_dataset(reporter: Reporter, data: Dataset) -> None:
 
 def describe_choices(choices: Sequence[Choice], run: Path) -> list[str]:
     """The main automatic choices of a training with their reasons, and where the others are listed."""
-    shown = [choice for choice in choices if choice.key in _SHOWN_CHOICES]
-    lines = [_("chosen: {choice}").format(choice=choice.line()) for choice in shown]
-    if count := len(choices) - len(shown):
+    listed = [choice for choice in choices if choice.key in _SHOWN_CHOICES]
+    lines = [_("chosen: {choice}").format(choice=choice.line()) for choice in listed]
+    if count := len(choices) - len(listed):
         line = ngettext(
             "chosen: {count} other setting; `ubend info {run}` lists it with the reason",
             "chosen: {count} other settings; `ubend info {run}` lists them with the reasons",

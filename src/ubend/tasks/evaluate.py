@@ -113,7 +113,7 @@ def evaluate(
 
 def _describe_unmapped(labels: LabelMap) -> list[str]:
     """A warning about classes of the model without a label value, if any."""
-    unmapped = [labels.names[number] for number in labels.unmapped]
+    unmapped = [labels.names[index] for index in labels.unmapped]
     line = _(
         "WARNING: the masks are read as {known}; no label value is assigned to {unmapped}, which gets no score and is "
         "not part of the means. If the values mean something else, give their classes with --values"

@@ -88,7 +88,7 @@ def export(
     contract = describe(path, bundle, precision, to)
     graph = build_graph(
         bundle.model,
-        [trace_network(member) for member in bundle.model.parts().members],
+        [trace_network(member) for member in bundle.model.averaging().members],
         bundle.dtype,
         tiles=contract.tiles.px > 0,
     )

@@ -60,13 +60,13 @@ from ubend.tasks.user_settings import read_user_settings, source_name
 from ubend.tasks.watch import watch_page
 from ubend.training.build import ModelSetup, build
 from ubend.training.checkpoint import Saver, TrainingState, load_state, run_bytes, save_state, save_trained
+from ubend.training.custom_parts import NO_CUSTOM, CustomParts, LossFunction, take_custom_parts
 from ubend.training.distributed import ALONE, ProcessGroup, join_processes
-from ubend.training.distributed_runtime import DistributedRuntime, EarlySums
+from ubend.training.distributed_runtime import DistributedRuntime, OverlappedReduction
 from ubend.training.interrupts import stop_on_signals
 from ubend.training.launcher import process_rank
 from ubend.training.loop import PlainRuntime, Runtime, Training, train
-from ubend.training.memory import LimitedMemoryRuntime, refuse_lone_values
-from ubend.training.own_parts import NO_PARTS, LossFunction, OwnParts, take_own_parts
+from ubend.training.memory import LimitedMemoryRuntime, refuse_single_values
 from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import INITIAL_MODEL, RunFolder, free_run_name
@@ -99,7 +99,7 @@ class _Session:
         watch: show the training on a local page.
         resumed: whether this resumes a run.
         initial: the model to initialise from, if any.
-        own_parts: the user's own network and loss.
+        custom: the user's own network and loss.
     """
 
     run: RunFolder
@@ -109,7 +109,7 @@ class _Session:
     watch: bool = False
     resumed: bool = False
     initial: InitialModel | None = None
-    own_parts: OwnParts = NO_PARTS
+    custom: CustomParts = NO_CUSTOM
 
 
 def fit(
@@ -143,16 +143,20 @@ def fit(
     Raises:
         UbendError: bad input; the message says what, where, and how to fix it.
     """
-    own_parts = take_own_parts(flags)
+    custom = take_custom_parts(flags)
     if out is not None and process_rank().is_first:
         RunFolder(Path(out)).refuse_existing_results()
-    with join_processes() as processes, _rank_reporter(processes, reporter) as log, explain_out_of_memory(_no_memory()):
+    with (
+        join_processes() as processes,
+        _rank_reporter(processes, reporter) as log,
+        explain_out_of_memory(_memory_hint()),
+    ):
         with processes.first_rank_first():  # a named data set is downloaded once
             requested = read_user_settings(folder, recipe, config, settings, flags, log)
         check_tracker(requested.settings.train.track)
         run = RunFolder(Path(out) if out is not None else free_run_name(Path(source_name(requested.settings))))
         with locked(run.path) if processes.is_first else nullcontext():
-            session = _Session(run, processes, log, show, watch, initial=requested.initial, own_parts=own_parts)
+            session = _Session(run, processes, log, show, watch, initial=requested.initial, custom=custom)
             return _fit(session, requested.settings)
 
 
@@ -189,10 +193,10 @@ def resume(
                     "norm sees a different number of them at a time"
                 ).format(then=started["processes"], now=processes.count)
             )
-        with locked(folder.path) if processes.is_first else nullcontext(), explain_out_of_memory(_no_memory()):
+        with locked(folder.path) if processes.is_first else nullcontext(), explain_out_of_memory(_memory_hint()):
             if processes.is_first:
                 folder.clear_leftovers()
-            session = _Session(folder, processes, log, show, watch, resumed=True, own_parts=OwnParts(network, loss))
+            session = _Session(folder, processes, log, show, watch, resumed=True, custom=CustomParts(network, loss))
             return _fit(session, settings)
 
 
@@ -201,14 +205,14 @@ def _rank_reporter(processes: ProcessGroup, reporter: Reporter | None) -> Report
     return (reporter or Reporter()) if processes.is_first else Reporter(Console(file=io.StringIO(), quiet=True))
 
 
-def _no_memory() -> str:
+def _memory_hint() -> str:
     """The out-of-memory message for cases in which a smaller micro-batch does not help."""
     return _("the device ran out of memory; use a smaller --size or --width, or --device cpu")
 
 
 def _fit(session: _Session, settings: Settings) -> FitResult:
     """Run all stages in order."""
-    session.own_parts.check(settings)
+    session.custom.check(settings)
     run, processes, reporter = session.run, session.processes, session.reporter
     prepare_process(settings.train.deterministic)
     device = processes.pick_device(settings.device)
@@ -222,7 +226,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     _report_start(session, scanned.data, plan, device)
     findings = report_quick_checks(reporter, scanned.data, settings) if processes.is_first else []
     prepared = prepare(scanned.data, plan, device, (processes.rank, processes.count), accelerate_augmentation(augment))
-    built = build(scanned.data, plan, device, processes, pretrained=fresh, own_parts=session.own_parts)
+    built = build(scanned.data, plan, device, processes, pretrained=fresh, custom=session.custom)
     if plan.train.border_weight:
         reporter.report(describe_objects(scanned.data))
     if note := prepared.validation.note():
@@ -254,7 +258,7 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
         if training.state.progress.stop_reason:
             reporter.report(_("stopped early: {reason}").format(reason=training.state.progress.stop_reason))
         saver.begin(partial(_draw_curves, run, scanned.data, training.state))
-        predictor = Predictor(load_bundle(run.model_path, session.own_parts.network), device)
+        predictor = Predictor(load_bundle(run.model_path, session.custom.network), device)
         scores = evaluate(run, scanned.data, plan, predictor, reporter)
         tracked.finish(scores, len(training.state.progress.history))
     write_report(run.path, predictor=predictor)
@@ -294,7 +298,7 @@ def assemble(
     processes: ProcessGroup = ALONE,
 ) -> tuple[Training, Runtime]:
     """The training and its runtime, the fastest one for this device."""
-    early, model = EarlySums(processes), built.state.model
+    reduction, model = OverlappedReduction(processes), built.state.model
     compiled = compile_network(model, reporter) if plan.train.compile else None
     training = Training(
         plan.train,
@@ -304,11 +308,11 @@ def assemble(
         accelerate_loss(built.loss),
         built.state,
         # compiled networks do not call the hook: all their gradients are summed after the backward pass
-        forward=compiled or accelerate_network(model, early.hook),
+        forward=compiled or accelerate_network(model, reduction.hook),
         forward_ema=accelerate_network(built.state.ema),
     )
-    refuse_lone_values(training)
-    plain = PlainRuntime(training) if processes.count == 1 else DistributedRuntime(training, processes, early)
+    refuse_single_values(training)
+    plain = PlainRuntime(training) if processes.count == 1 else DistributedRuntime(training, processes, reduction)
     return training, capture_steps(LimitedMemoryRuntime(plain, reporter), reporter)
 
 
@@ -383,19 +387,19 @@ def _restore(session: _Session, state: TrainingState, epochs: int) -> None:
 def _begin(session: _Session, plan: Plan, data: Dataset, state: TrainingState, findings: Sequence[Finding]) -> None:
     """Copy the initial model's weights, if there is one, and start the run folder."""
     run, reporter, initial = session.run, session.reporter, session.initial
-    kept = [] if initial is None else initialise_from(initial, state, data.labels.names)
-    for line in kept:
+    notes = [] if initial is None else initialise_from(initial, state, data.labels.names)
+    for line in notes:
         reporter.report(line)
     if not session.processes.is_first:
         return
     run.create()
     run.started.touch()
     run.state_path.unlink(missing_ok=True)  # left by a killed start
-    weights = initial, plan.model.weights, session.own_parts.network
-    if plan.model.pretrained or any(source is not None for source in weights):
+    weights = initial, plan.model.weights, session.custom.network
+    if plan.model.pretrained or any(start is not None for start in weights):
         save_state(run.state_path, state)  # --resume then works from the first step, without the initial model
     facts = {
-        INITIAL_MODEL: initial and {"path": str(initial.path), "sha256": initial.sha256, "kept": kept},
+        INITIAL_MODEL: initial and {"path": str(initial.path), "sha256": initial.sha256, "kept": notes},
         "began": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": describe_device(state.sums.device),
         "processes": session.processes.count,

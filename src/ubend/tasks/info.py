@@ -43,8 +43,8 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
     """Lines on origin and scores, from the model file and from its run folder, if it is in one."""
     titles = {"data": _("data"), "recipe": _("recipe"), "training_pictures": _("training images"), "seed": _("seed")}
     titles["encoder_weights"] = _("encoder weights")
-    shown = {key: value for key, value in about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
-    lines = [f"{titles.get(key, key)}: {value}" for key, value in shown.items()]
+    listed = {key: value for key, value in about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
+    lines = [f"{titles.get(key, key)}: {value}" for key, value in listed.items()]
     run = RunFolder(path.parent)
     summary, cause = None, _("date and test scores: unknown, because the file is not in its run folder")
     if path == run.model_path and run.facts.exists():

@@ -96,22 +96,22 @@ def _describe_run(path: Path, open_model: Callable[[], Predictor]) -> Page:
     page = Page(_("Report of {run}").format(run=facts.name), [facts])
     headings = {"worst": _("The worst images"), "typical": _("Typical images"), "best": _("The best images")}
     chosen = {headings[kind]: names for kind, names in choose_examples(facts.image_dice).items() if names}
-    drawn = dict[str, list[Figure]]()
-    missed = facts.missed.shown if facts.missed else ()
+    examples_of = dict[str, list[Figure]]()
+    missed = facts.missed.largest if facts.missed else ()
     thumbnails = dict[LargestMissed, Example]()
     try:
         predictor = open_model()
         for model, scored in _scored_by(path, facts, predictor):
             names = [name for names_of_kind in chosen.values() for name in names_of_kind if name in scored]
-            drawn |= _draw_examples(facts, {"": model}, names)
+            examples_of |= _draw_examples(facts, {"": model}, names)
             thumbnails |= _draw_missed(
                 facts, model, [missed_object for missed_object in missed if missed_object.image in scored]
             )
     except (UbendError, KeyError) as error:
         return replace(page, missing=_missing(error))
-    captions = {name: f"{name}: " + _("Dice {dice:.3f}").format(dice=facts.image_dice[name]) for name in drawn}
+    captions = {name: f"{name}: " + _("Dice {dice:.3f}").format(dice=facts.image_dice[name]) for name in examples_of}
     examples = [
-        (heading, [Example(captions[name], drawn[name]) for name in names]) for heading, names in chosen.items()
+        (heading, [Example(captions[name], examples_of[name]) for name in names]) for heading, names in chosen.items()
     ]
     return replace(
         page,
@@ -165,14 +165,14 @@ def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
         for pair in comparison.pairs:
             for better, images in ((pair.a, pair.better_by_a), (pair.b, pair.better_by_b)):
                 known = {run_facts.name: run_facts for run_facts in images[:_CHANGED]}
-                drawn = _draw_examples(read[0], {name: predictors[name] for name in (pair.a, pair.b)}, known)
-                shown = [
+                examples_of = _draw_examples(read[0], {name: predictors[name] for name in (pair.a, pair.b)}, known)
+                panels = [
                     Example(_("{name}: Dice {a:.3f} and {b:.3f}").format(**vars(known[name])), figures)
-                    for name, figures in drawn
+                    for name, figures in examples_of
                 ]
-                if shown:
+                if panels:
                     heading = _("{a} and {b}: images on which {better} is better")
-                    examples.append((heading.format(a=pair.a, b=pair.b, better=better), shown))
+                    examples.append((heading.format(a=pair.a, b=pair.b, better=better), panels))
     except (UbendError, KeyError) as error:
         return replace(page, missing=_missing(error))
     return replace(page, examples=examples, legend=_legend(next(iter(predictors.values())).labels))

@@ -433,8 +433,8 @@ def _describe_leaks(rows: Sequence[tuple[Pair, list[str]]], scores: Scores) -> l
     ).format(count=len(leaked), names=some_names(leaked))
     classes = [*scores.data["native"]["predicted_share"]]
     background = background_class(classes)
-    kept = [row["dice"] for name, row in scores.data["per_picture"].items() if name not in leaked]
-    dice = [[row[name] for index, name in enumerate(classes) if index != background] for row in kept]
+    unleaked = [row["dice"] for name, row in scores.data["per_picture"].items() if name not in leaked]
+    dice = [[row[name] for index, name in enumerate(classes) if index != background] for row in unleaked]
     if not dice:
         return [line]
     without = show_interval(mean_intervals([np.array(dice, np.float64)])[0])
@@ -456,7 +456,7 @@ def _sentences(
     dice, native = scores.data["intervals"]["dice"], scores.data["native"]
     row = main_row([*native["predicted_share"]])
     size = _("at native size") if summary.size_px is None else _("at {size} px").format(size=summary.size_px)
-    shown = {
+    figures = {
         "train": train,
         "val": val,
         "test": test,
@@ -509,10 +509,10 @@ def _sentences(
     class_dice = _class_dice(dice, labels)
     if len(class_dice) > 1:
         worst = min(class_dice, key=class_dice.__getitem__)
-        shown |= {"worst": worst, "worst_dice": show_mean(dice[worst])}
+        figures |= {"worst": worst, "worst_dice": show_mean(dice[worst])}
         fourth += " " + _("The class with the lowest Dice is {worst}: {worst_dice}.")
     if unlearnt := [name for name, value in class_dice.items() if value < _UNLEARNT_DICE]:
-        shown |= {"unlearnt": ", ".join(unlearnt), "limit": _UNLEARNT_DICE}
+        figures |= {"unlearnt": ", ".join(unlearnt), "limit": _UNLEARNT_DICE}
         fourth += " " + _("Hardly learnt (Dice below {limit}): {unlearnt}; train longer, or on more images of them.")
     fifth = _("A training with another seed would give different scores; the intervals do not include this variation.")
     if seeds := scores.data.get("seeds"):
@@ -521,9 +521,9 @@ def _sentences(
             "include the variation between seeds, which the scores of all seeds show."
         ).format(count=len(seeds["scores"]))
     if expected_error is not None:
-        shown |= {"error": f"{expected_error:.3f}"}
+        figures |= {"error": f"{expected_error:.3f}"}
         fifth = _("Its probabilities are off by {error} on average (expected calibration error).") + " " + fifth
-    return tuple(line.format(**shown) for line in (first, second, third, fourth, fifth))
+    return tuple(line.format(**figures) for line in (first, second, third, fourth, fifth))
 
 
 def _class_dice(dice: Mapping[str, Any], labels: LabelMap) -> dict[str, float]:

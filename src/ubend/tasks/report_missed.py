@@ -53,13 +53,13 @@ class MissedFacts:
         below: the share of an object's pixels below which it is missed, as text.
         rows: of the table.
         notes: classes that are not listed, and images that are not counted.
-        shown: those with a thumbnail.
+        largest: those with a thumbnail.
     """
 
     below: str
     rows: tuple[MissedRow, ...]
     notes: tuple[str, ...]
-    shown: tuple[LargestMissed, ...]
+    largest: tuple[LargestMissed, ...]
 
 
 def read_missed(scores: Mapping[str, Any]) -> MissedFacts | None:
@@ -131,7 +131,7 @@ def draw_missed(
     """
     image = read_image(pair.image, channels)
     truth = read_class_map(pair, image.shape[:2], labels).classes
-    drawn = {}
+    examples = {}
     for missed in objects:
         area, box = _cut_out(missed.box, truth.shape)
         pixels = _resize(to_rgb(image[area]), Image.Resampling.BOX)
@@ -141,11 +141,11 @@ def draw_missed(
         figures = []
         for title, mask in ((_("truth"), truth), (_("prediction"), prediction)):
             small = _resize(np.ascontiguousarray(mask[area]), Image.Resampling.NEAREST)
-            shown = overlay_mask(pixels, small, labels.colors, background=background_class(labels.names))
-            _draw_frame(shown, box, mask[area].shape)
-            figures.append(Figure(title, f"{caption}: {title}", image_uri(shown)))
-        drawn[missed] = Example(caption, figures)
-    return drawn
+            panel = overlay_mask(pixels, small, labels.colors, background=background_class(labels.names))
+            _draw_frame(panel, box, mask[area].shape)
+            figures.append(Figure(title, f"{caption}: {title}", image_uri(panel)))
+        examples[missed] = Example(caption, figures)
+    return examples
 
 
 def _cut_out(

@@ -76,7 +76,7 @@ def read_summary(path: Path) -> RunSummary:
         data, train = settings["data"], settings["train"]
         epochs, seed = int(train["epochs"]), int(train["seed"])
         size, crop = (None if (px := data.get(key)) is None else int(px) for key in ("size", "crop"))
-        source = Path(str(data.get("folder") or data.get("images") or "?"))
+        folder = Path(str(data.get("folder") or data.get("images") or "?"))
         file = run.metrics
         if (subs := sub_runs(path, facts, data)) and not file.exists():  # the progress is that of the last training
             file = subs[-1].metrics
@@ -90,7 +90,7 @@ def read_summary(path: Path) -> RunSummary:
         test_dice = None if scores is None else read_dice(native["dice"]["per_image"])
         return RunSummary(
             started,
-            source.name,
+            folder.name,
             epochs,
             len(rows),
             None if best is None else int(best["epoch"]),

@@ -70,15 +70,15 @@ class Seeds:
         """Summarise the scores, and keep the model that is best on the validation split."""
         subs, run = self.sub_runs(), self.run
         figures = [_read_validation(sub.run, self.plan.train.select) for sub in subs]
-        kept = subs[int(np.argmax(figures))]
+        best = subs[int(np.argmax(figures))]
         all_scores = [json.loads(read_text(sub.run.scores)) for sub in subs]
         seeds = [sub.changes["train.seed"] for sub in subs]
         summary = summarise_seeds(dict(zip(seeds, all_scores, strict=True)), dict(zip(seeds, figures, strict=True)))
-        scores = all_scores[subs.index(kept)] | {"seeds": summary}
+        scores = all_scores[subs.index(best)] | {"seeds": summary}
         line = _("the model is that of seed {seed}, which is the best on the validation split: {run}")
-        reporter.report(line.format(seed=kept.changes["train.seed"], run=kept.run.path))
-        save_bundle(run.model_path, load_bundle(kept.run.model_path))
-        write_text(run.metrics, read_text(kept.run.metrics))
+        reporter.report(line.format(seed=best.changes["train.seed"], run=best.run.path))
+        save_bundle(run.model_path, load_bundle(best.run.model_path))
+        write_text(run.metrics, read_text(best.run.metrics))
         write_json(run.scores, scores)
         write_report(run.path, device=str(self.device))
         return FitResult(run.path, Scores(scores))

@@ -80,13 +80,13 @@ def resume(
     show: bool = False,
     watch: bool = False,
     reporter: Reporter | None = None,
-    **own_parts: Any,
+    **custom: Any,
 ) -> FitResult:
     """Resume an interrupted training, as if it had not been interrupted; of several models, the unfinished ones.
 
     Args:
         gpus: the number of models to train at once, each on its own GPU.
-        own_parts: `network` and `loss`, see `ubend.tasks.fit.resume`.
+        custom: `network` and `loss`, see `ubend.tasks.fit.resume`.
     Raises:
         OutputError: there is no run to resume, or it is from an older version.
         TrainingError: the images have changed since.
@@ -95,7 +95,7 @@ def resume(
     kind = asks_for_several(None, whole.settings)
     if kind is None:
         _refuse_starting_processes(gpus)
-        return single_fit.resume(run, show=show, watch=watch, reporter=reporter, **own_parts)
+        return single_fit.resume(run, show=show, watch=watch, reporter=reporter, **custom)
     refuse_ranks(kind)
     _refuse_watch(watch)
     if not whole.facts.is_file():

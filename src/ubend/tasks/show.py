@@ -115,12 +115,12 @@ def draw_predictions(
         headings, legend = [*headings, _("errors")], [*legend, *error_legend(labels)]
     chosen = chosen[:count]
     rows: list[list[NDArray[np.uint8]]] = [[] for _pair in chosen]
-    for number, prediction in predictor.predict(pair.image for pair in chosen):
-        image, truth = read_small(chosen[number], labels, predictor.bundle.sizing.channels)
+    for index, prediction in predictor.predict(pair.image for pair in chosen):
+        image, truth = read_small(chosen[index], labels, predictor.bundle.sizing.channels)
         mask = resize_mask(prediction.mask, truth.shape)
-        rows[number] = [image, color_mask(truth, labels.colors), color_mask(mask, labels.colors)]
+        rows[index] = [image, color_mask(truth, labels.colors), color_mask(mask, labels.colors)]
         if worst:
-            rows[number].append(draw_error_map(image, truth, mask, labels, prediction.mask.shape))
+            rows[index].append(draw_error_map(image, truth, mask, labels, prediction.mask.shape))
     folder = RunFolder(Path(run))
     target = (folder.worst if worst else folder.predictions) if out is None else Path(out)
     captions = [
@@ -139,8 +139,8 @@ def score_images(per_image: Mapping[str, Any], labels: LabelMap) -> dict[str, fl
         1 where an image has none of these classes, and none is predicted.
     """
     background = background_class(labels.names)
-    kept = [name for index, name in enumerate(labels.names) if index != background]
-    dice = np.array([[row["dice"][name] for name in kept] for row in per_image.values()], np.float64)
+    foreground = [name for index, name in enumerate(labels.names) if index != background]
+    dice = np.array([[row["dice"][name] for name in foreground] for row in per_image.values()], np.float64)
     return dict(zip(per_image, image_dice(dice).tolist(), strict=True))
 
 

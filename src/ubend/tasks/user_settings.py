@@ -1,6 +1,8 @@
 """Command-line options and Python arguments -> settings."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -119,7 +121,8 @@ def read_user_settings(
     if initial is None and isinstance(given.get("model.encoder"), str) and given["model.encoder"] != NO_ENCODER:
         from ubend.models.encoders import describe_encoder
 
-        given.setdefault("model.depth", max(describe_encoder(given["model.encoder"])))  # all of its levels
+        with _flags_named_in_errors(changes, settings or {}):
+            given.setdefault("model.depth", max(describe_encoder(given["model.encoder"])))  # all of its levels
     if skips is not None:
         depth = initial.bundle.model.depth if initial else given.get("model.depth", UNET_DEPTH)
         if isinstance(depth, int):  # else it is refused below
@@ -128,10 +131,25 @@ def read_user_settings(
         from ubend.training.transfer import shape_settings
 
         given |= shape_settings(initial, given)
-    chosen = make_settings(recipe, given)
+    with _flags_named_in_errors(changes, settings or {}):
+        chosen = make_settings(recipe, given)
     if root is not None or chosen.data.folder is not None:
         chosen = _with_dataset(chosen, root, reporter or Reporter())
     return UserSettings(chosen, initial)
+
+
+@contextmanager
+def _flags_named_in_errors(changes: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[None]:
+    """Name the flag instead of the setting in errors about a value that was given by a flag."""
+    try:
+        yield
+    except SettingError as error:
+        line = str(error)
+        for flag, key in FLAGS.items():
+            if key in changes and key not in settings:
+                name = "from" if flag == "init_from" else flag.replace("_", "-")
+                line = re.sub(rf"(^|; ){re.escape(key)}: ", rf"\1--{name}: ", line)
+        raise SettingError(line, path=error.path, key=error.key) from error
 
 
 def asks_for_several(

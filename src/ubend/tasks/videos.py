@@ -70,20 +70,20 @@ class VideoJob(FileJob[Video]):
             first = next(frames)
             start, size = first[0], (first[1].shape[0], first[1].shape[1])
             with (
-                written_video(overlay_path, size, video, exact=False, start=start) as shown,
+                written_video(overlay_path, size, video, exact=False, start=start) as overlay_video,
                 written_video(mask_path, size, video, exact=True, start=start) as masks,
             ):
                 # all frames have one size, so batches fill in order
                 given = ((timed, self._fit(timed[1])) for timed in chain([first], frames))
                 for (seconds, frame), (predicted, _prob) in self.predictor.predict(given):
                     colored = overlay_mask(frame, predicted, labels.colors, background=background_class(labels.names))
-                    shown.add(seconds, colored)
+                    overlay_video.add(seconds, colored)
                     masks.add(seconds, predicted)
                     shares = np.bincount(predicted.reshape(-1), minlength=len(labels.names)) / predicted.size
                     rows.append([len(rows), f"{seconds:.3f}", *(f"{share:.6f}" for share in shares)])
                     reporter.count(len(rows))
 
-        write_file(overlay, lambda shown: write_file(mask, lambda masks: write_both(shown, masks)))
+        write_file(overlay, lambda overlay_video: write_file(mask, lambda masks: write_both(overlay_video, masks)))
         reporter.end()
         write_csv(table, [["frame", "seconds", *labels.names], *rows])
         if reader.damage is None:

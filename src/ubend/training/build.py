@@ -19,10 +19,10 @@ from ubend.models.model_file import Bundle, pack_hashes
 from ubend.models.networks import Network, make_network, shape_from_settings
 from ubend.portable.version import __version__
 from ubend.training.checkpoint import Progress, TrainingState
+from ubend.training.custom_parts import NO_CUSTOM, CustomParts
 from ubend.training.distributed import ALONE, ProcessGroup
 from ubend.training.losses import Loss, sums_dtype
 from ubend.training.optim import make_optimizer
-from ubend.training.own_parts import NO_PARTS, OwnParts
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,18 @@ def build(
     processes: ProcessGroup = ALONE,
     *,
     pretrained: bool = True,
-    own_parts: OwnParts = NO_PARTS,
+    custom: CustomParts = NO_CUSTOM,
 ) -> ModelSetup:
     """Build network, optimizer and loss. Weights are initialised on the CPU, so all devices and processes start equal.
 
     Args:
         pretrained: load the pretrained weights that the plan names; False: a checkpoint will replace the weights.
-        own_parts: the user's network and loss, which replace those of the plan.
+        custom: the user's network and loss, which replace those of the plan.
     Raises:
         SettingError: a setting, or the user's network or loss, does not fit the number of channels or classes.
     """
-    model = _initialise_network(data, plan, pretrained, own_parts).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loss = own_parts.try_out(model, make_loss(data, plan, device))
+    model = _initialise_network(data, plan, pretrained, custom).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss = custom.try_out(model, make_loss(data, plan, device))
     ema: nn.Module = copy.deepcopy(model).requires_grad_(False) if plan.train.ema_decay else model
     if plan.train.sync_batch_norm and processes.count > 1:
         from ubend.training.sync_batch_norm import synchronise_batch_norm  # imports torch's compiler: 1.3 s or more
@@ -92,7 +92,7 @@ def build(
     return ModelSetup(TrainingState(model, ema, optimizer, sums, Progress()), loss, bundle)
 
 
-def _initialise_network(data: Dataset, plan: Plan, pretrained: bool, own_parts: OwnParts) -> Network:
+def _initialise_network(data: Dataset, plan: Plan, pretrained: bool, custom: CustomParts) -> Network:
     channels, classes = data.store.channels, data.labels.classes
     mean, std = data.mean_std()
     if plan.data.mean is not None and plan.data.std is not None:
@@ -111,7 +111,7 @@ def _initialise_network(data: Dataset, plan: Plan, pretrained: bool, own_parts: 
     weights = pretrained_weights(plan.model) if pretrained else False
     shape = shape_from_settings(plan.model, channels, classes, plan.model.width)
     more: dict[str, Any] = {"pretrained": weights} if weights else {}
-    more |= {} if own_parts.network is None else {"module": own_parts.network}
+    more |= {} if custom.network is None else {"module": custom.network}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.train.seed)
         return make_network(shape, mean=mean, std=std, **more)
@@ -124,7 +124,7 @@ def make_loss(data: Dataset, plan: Plan, device: torch.device) -> Loss:
         SettingError: the number of class weights is not the number of classes.
     """
     weights = plan.train.class_weights
-    # a custom loss replaces this one in `OwnParts.try_out`
+    # a custom loss replaces this one in `CustomParts.try_out`
     kind: LossKind = "ce" if plan.train.loss == "custom" else plan.train.loss
     if weights is None:
         return Loss(kind)

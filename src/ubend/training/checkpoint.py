@@ -93,7 +93,8 @@ class TrainingState:
         model: being trained.
         ema: the EMA of the weights; the model itself if there is no EMA.
         optimizer: with its moments.
-        sums: (4,) float64 on the device: cross entropy, pixels, Dice term and regions (see `Loss`) of an epoch.
+        sums: (4,) float64 on the device: cross entropy, pixels, Dice loss and Dice terms of an epoch, summed; see
+            `LossSums` and `LossCounts`.
         best: the weights of the best epoch, by name; undefined before the first validation. They and the copies of
             the statistics are allocated in advance, so that memory runs out in the first step, not after an epoch.
     """
@@ -125,7 +126,7 @@ class Saver:
         self._path, self._save_model = path, save_model
         self._saving = ThreadPoolExecutor(1, thread_name_prefix="ubend-save")
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="ubend-draw")
-        self._drawn: deque[Future[None]] = deque()
+        self._drawings: deque[Future[None]] = deque()
         self._write: Future[float] | None = None
         self._model: Future[None] | None = None
         self._started, self._pause_s = time.monotonic(), 0.0
@@ -153,16 +154,16 @@ class Saver:
         tensors, header = snapshot_state(state)
         copied_s = time.monotonic() - self._started
         self._pause_s = max(self._pause_s, _SHARE * copied_s)
-        kept = next(kind for kind in (_BEST, _EMA, _MODEL) if any(n.startswith(kind) for n in tensors))
-        weights = {name.removeprefix(kept): tensor for name, tensor in tensors.items() if name.startswith(kept)}
+        prefix = next(kind for kind in (_BEST, _EMA, _MODEL) if any(n.startswith(kind) for n in tensors))
+        weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         self._model = self._saving.submit(self._save_model, weights, list(state.progress.history))
-        self._write = self._saving.submit(self._write_state, tensors, header, list(self._drawn))
+        self._write = self._saving.submit(self._write_state, tensors, header, list(self._drawings))
 
     def begin(self, work: Callable[[], None]) -> None:
         """Start another write, which finishes before any state that is saved later; for errors see `save`."""
-        while self._drawn and (self._drawn[0].done() or len(self._drawn) >= _MAX_WAITING):
-            self._drawn.popleft().result()
-        self._drawn.append(self._drawing.submit(work))
+        while self._drawings and (self._drawings[0].done() or len(self._drawings) >= _MAX_WAITING):
+            self._drawings.popleft().result()
+        self._drawings.append(self._drawing.submit(work))
 
     def wait_for_model(self) -> None:
         """Wait until the model file of the last saved state is written."""
@@ -172,8 +173,8 @@ class Saver:
 
     def wait(self) -> None:
         """Wait until all writes are finished."""
-        while self._drawn:
-            self._drawn.popleft().result()
+        while self._drawings:
+            self._drawings.popleft().result()
         self._wait_for_files()
 
     def _wait_for_files(self) -> None:
@@ -277,5 +278,5 @@ def run_bytes(state: TrainingState, epochs: int, *, resumed: bool) -> int:
         epochs: of the whole run; one panel is written per epoch.
     """
     model: int = sum(4 * tensor.numel() for tensor in state.model.state_dict().values())
-    kept = model * (5 if state.ema is not state.model else 4)
-    return kept + model + (0 if resumed else kept + epochs * _PANEL_BYTES)
+    weights = model * (5 if state.ema is not state.model else 4)
+    return weights + model + (0 if resumed else weights + epochs * _PANEL_BYTES)

@@ -2,8 +2,8 @@
 
 A loss is a sum over the batch divided by counts of its targets (losses.py). So each process (rank) handles its share
 of every batch, and sums over the batch become sums over the ranks: the counts before the loss is divided by them, and
-the gradients before the optimizer's step (large ones early, see `EarlySums`). All ranks then take the same step.
-There is no wrapper around the network, and no wait for the device inside a step.
+the gradients before the optimizer's step (large ones early, see `OverlappedReduction`). All ranks then take the same
+step. There is no wrapper around the network, and no wait for the device inside a step.
 
 Only batch norm sees the images of one rank alone (see `sum_step`; sync_batch_norm.py synchronises it).
 """
@@ -23,9 +23,9 @@ from ubend.training.loop import PlainRuntime, Training, forward_backward, join_s
 class DistributedRuntime(PlainRuntime):
     """The plain runtime on this process's share of every batch; sums are those of all processes."""
 
-    def __init__(self, training: Training, processes: ProcessGroup, early: "EarlySums") -> None:
+    def __init__(self, training: Training, processes: ProcessGroup, reduction: "OverlappedReduction") -> None:
         super().__init__(training, processes)
-        self._early = early
+        self._reduction = reduction
 
     def gradients(self, step: int, batch: Batch) -> Tensor:
         training, processes = self.training, self.processes
@@ -33,11 +33,11 @@ class DistributedRuntime(PlainRuntime):
         counts = training.loss.count(batch.target, len(training.class_names), batch.pixel_weights)
         processes.sum_tensors(counts)
         sums = forward_backward(training, batch, counts)
-        sum_step(processes, training.state.model, sums, self._early.take())
+        sum_step(processes, training.state.model, sums, self._reduction.take())
         return join_sums(sums, counts)
 
 
-class EarlySums:
+class OverlappedReduction:
     """Gradients of the largest tensors, summed over the processes during the backward pass.
 
     All ranks take the same steps in the same order, so they send the same messages in the same order.

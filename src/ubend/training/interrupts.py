@@ -37,18 +37,18 @@ def stop_on_signals(processes: ProcessGroup = ALONE) -> Iterator[StopRequest]:
     """
     request = StopRequest(processes)
 
-    def note(number: int, _frame: FrameType | None) -> None:
+    def note(signal_number: int, _frame: FrameType | None) -> None:
         if request.signals:
-            raise KeyboardInterrupt(number)
-        request.signals.append(number)
+            raise KeyboardInterrupt(signal_number)
+        request.signals.append(signal_number)
 
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
     handled = [signal.SIGINT] if processes.count > 1 else [signal.SIGINT, signal.SIGTERM]
-    before = {number: signal.signal(number, note) for number in handled}
+    before = {signal_number: signal.signal(signal_number, note) for signal_number in handled}
     try:
         yield request
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)

@@ -107,11 +107,11 @@ def run_processes(
                     start_new_session=os.name == "posix",  # so that they receive Ctrl-C only from here, and once
                 )
             )
-        shown = _wait(processes, interrupts, together)
-        code = processes[shown].poll()
+        failed_rank = _wait(processes, interrupts, together)
+        code = processes[failed_rank].poll()
         _end(processes)
-        errors[shown].seek(0)
-        sys.stderr.write(errors[shown].read().decode(errors="replace"))
+        errors[failed_rank].seek(0)
+        sys.stderr.write(errors[failed_rank].read().decode(errors="replace"))
         sys.stderr.flush()
     # None: it did not end by itself in time
     if code in (None, _INTERRUPTED) or (interrupts and not together):
@@ -121,7 +121,7 @@ def run_processes(
             _(
                 "process {rank} of {count} was ended by {signal} (possibly out of memory), so all were ended; "
                 "continue with `ubend fit --resume RUN --gpus {count}`"
-            ).format(rank=shown, count=count, signal=signal.Signals(-code).name),
+            ).format(rank=failed_rank, count=count, signal=signal.Signals(-code).name),
             key="--gpus",
         )
     return code
@@ -186,24 +186,24 @@ def _signals_forwarded(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator
     """
     interrupts: list[int] = []
 
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        interrupts.append(number)
+    def interrupt(signal_number: int, _frame: FrameType | None) -> None:
+        interrupts.append(signal_number)
         for process in processes:
             if os.name == "posix":  # Windows sends it to all by itself
                 process.send_signal(signal.SIGINT)
 
-    def leave(number: int, _frame: FrameType | None) -> None:
-        sys.exit(128 + number)
+    def leave(signal_number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + signal_number)
 
-    def terminate(number: int, frame: FrameType | None) -> None:
-        (leave if interrupts else interrupt)(number, frame)
+    def terminate(signal_number: int, frame: FrameType | None) -> None:
+        (leave if interrupts else interrupt)(signal_number, frame)
 
     handlers = {signal.SIGINT: interrupt, signal.SIGTERM: terminate if os.name == "posix" else leave}
     if hasattr(signal, "SIGHUP"):
         handlers[signal.SIGHUP] = leave
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before = {signal_number: signal.signal(signal_number, handler) for signal_number, handler in handlers.items()}
     try:
         yield interrupts
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)

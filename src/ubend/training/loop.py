@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubend.core.counter_rng import draw_bits
+from ubend.core.counter_rng import random_bits
 from ubend.core.errors import TrainingError
 from ubend.core.i18n import _
 from ubend.core.plan import TrainPlan
@@ -132,7 +132,7 @@ class Runtime(ABC):
     def training_step(self, step: int) -> None:
         """A whole step: batch, gradients, update of weights and EMA; the host does not wait for the device."""
         training, state = self.training, self.training.state
-        batch = training.batches.draw(step)
+        batch = training.batches.sample(step)
         with preserve_rng_state(training):
             state.sums += self.gradients(step, batch)
         rate = learning_rate_at(step, training.steps, training.plan)
@@ -216,8 +216,8 @@ def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> No
         # early on, batch norm's running statistics lag behind the weights
         if in_batch_norm_warmup(training, progress.step):
             with batch_statistics(state.ema):
-                shown = _by_name(training, _score_validation(runtime)[1])  # displayed only; nothing is chosen by it
-            progress.history[-1]["batch_statistics_dice"] = shown
+                by_name = _by_name(training, _score_validation(runtime)[1])  # displayed only; nothing is chosen by it
+            progress.history[-1]["batch_statistics_dice"] = by_name
         if plan.patience is not None and epoch - progress.best_epoch >= plan.patience:
             progress.stop_reason = _("epochs without a better validation score: {count}").format(count=plan.patience)
         timing = EpochTiming(train_s, time.monotonic() - started - train_s, waited_s, progress.step - first_step)
@@ -240,12 +240,12 @@ def _score_validation(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
     images, shard = training.validation, runtime.processes.shard(len(training.validation))
     sums, start = torch.zeros_like(training.state.sums), shard.start
     # the counts of all crops of an image are summed
-    confusions = torch.zeros((images.source_count, classes, classes), dtype=torch.int64, device=sums.device)
+    confusions = torch.zeros((images.image_count, classes, classes), dtype=torch.int64, device=sums.device)
     while start < shard.stop:
         items = np.arange(start, min(start + validation_batch(training), shard.stop))
         batch_sums, batch_confusions = runtime.measure(items)
         sums += batch_sums
-        confusions.index_add_(0, torch.from_numpy(images.sources[items]).to(sums.device), batch_confusions)
+        confusions.index_add_(0, torch.from_numpy(images.image_of_item[items]).to(sums.device), batch_confusions)
         start += len(items)
     runtime.processes.sum_tensors([sums, confusions])  # entries of other ranks are zero
     per_image = dice_from_confusion(confusions.cpu().numpy())
@@ -268,14 +268,14 @@ def _by_name(training: Training, dice: NDArray[np.float64]) -> dict[str, float |
 
 
 def join_sums(sums: Tensor, counts: LossCounts) -> Tensor:
-    """(2,) loss sums and their counts -> (4,) cross entropy, pixels, Dice term, regions (`TrainingState.sums`)."""
-    return torch.stack([sums[0], counts.pixels.to(sums.dtype), sums[1], counts.regions.to(sums.dtype)])
+    """(2,) loss sums and their counts -> (4,) as in `TrainingState.sums`."""
+    return torch.stack([sums[0], counts.pixels.to(sums.dtype), sums[1], counts.dice_terms.to(sums.dtype)])
 
 
 def mean_loss(training: Training, sums: Tensor) -> float:
     """Mean loss of these sums; waits for the device."""
-    cross_entropy, pixels, dice, regions = sums.cpu()
-    return float(training.loss.mean(LossSums(cross_entropy, dice), LossCounts(pixels, regions)))
+    cross_entropy, pixels, dice, dice_terms = sums.cpu()
+    return float(training.loss.mean(LossSums(cross_entropy, dice), LossCounts(pixels, dice_terms)))
 
 
 def autocast(device: torch.device, plan: TrainPlan) -> AbstractContextManager[object]:
@@ -286,7 +286,7 @@ def autocast(device: torch.device, plan: TrainPlan) -> AbstractContextManager[ob
 def seed_random_layers(training: Training, step: int) -> None:
     """Seed dropout from (seed, step), so that a resumed run drops the same values."""
     if training.state.model.is_stochastic:
-        torch.manual_seed(int(draw_bits(training.plan.seed, "dropout", np.array([step]), 1)[0, 0]) >> 1)
+        torch.manual_seed(int(random_bits(training.plan.seed, "dropout", np.array([step]), 1)[0, 0]) >> 1)
 
 
 def preserve_rng_state(training: Training) -> AbstractContextManager[None]:

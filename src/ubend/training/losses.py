@@ -21,20 +21,17 @@ _FOCUS = 2.0  # exponent of the focal loss, as recommended by its authors
 
 
 class LossCounts(NamedTuple):
-    """Denominators: sum of the weights of all scored pixels (pixel count if unweighted), and number of `regions`, which
-    are the (image, class) pairs that occur; float32 scalars. The counts of micro-batches, or of processes, add up to
-    those of the whole batch."""
+    """Denominators of the mean loss, float32 scalars; those of micro-batches and processes add up to the batch's."""
 
-    pixels: Tensor
-    regions: Tensor
+    pixels: Tensor  # sum of the weights of all scored pixels; their count if unweighted
+    dice_terms: Tensor  # number of (image, class) pairs in which the class occurs in the true mask
 
 
 class LossSums(NamedTuple):
-    """Numerators: cross entropy (weighted, or focal) summed over pixels, 1 - Dice or -log(Dice) summed over regions;
-    float32 scalars."""
+    """Numerators of the mean loss, float32 scalars."""
 
-    cross_entropy: Tensor
-    dice: Tensor
+    cross_entropy: Tensor  # summed over pixels; weighted, or focal
+    dice: Tensor  # 1 - Dice or -log(Dice), summed over the pairs that `dice_terms` counts
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Loss:
     ce           cross entropy, mean per scored pixel
     ce-sum       the same, but the sum over the pixels is optimised, as in the U-Net paper
     dice+ce      ce plus 1 - soft Dice, mean over the classes that occur in each image
-    logdice+ce   the same, with -log(Dice): the gradient of a region that is hardly found is large, not small
+    logdice+ce   the same, with -log(Dice): the gradient of a class that is hardly found is large, not small
     dice+focal   dice+ce, with (1 - p)^2 times the cross entropy: down-weights easy pixels
 
     With class weights w the mean over pixels is weighted, sum(w l) / sum(w); Dice is not weighted, since it
@@ -104,17 +101,17 @@ class Loss:
             cross_entropy = cross_entropy - (pixelwise.sum(dim=1) * pixel_weights).sum()
         if self.kind in ("ce", "ce-sum"):
             return LossSums(cross_entropy, torch.zeros_like(cross_entropy))
-        overlap = (prob * hot).sum(dim=(2, 3))
-        truth = hot.sum(dim=(2, 3))
-        claimed = (prob * hot.sum(dim=1, keepdim=True)).sum(dim=(2, 3))  # over scored pixels
-        dice = 2.0 * overlap / (claimed + truth).clamp_min(EPSILON)
-        lost = -dice.clamp_min(MIN_DICE).log() if self.kind == "logdice+ce" else 1.0 - dice
-        return LossSums(cross_entropy, torch.where(truth > 0, lost, 0.0).sum())
+        intersection = (prob * hot).sum(dim=(2, 3))
+        true_area = hot.sum(dim=(2, 3))
+        predicted_area = (prob * hot.sum(dim=1, keepdim=True)).sum(dim=(2, 3))  # over scored pixels
+        dice = 2.0 * intersection / (predicted_area + true_area).clamp_min(EPSILON)
+        dice_loss = -dice.clamp_min(MIN_DICE).log() if self.kind == "logdice+ce" else 1.0 - dice
+        return LossSums(cross_entropy, torch.where(true_area > 0, dice_loss, 0.0).sum())
 
     def mean(self, sums: LossSums, counts: LossCounts) -> Tensor:
         """Scalar: the mean loss, sums divided by counts; a term whose count is 0 is 0."""
         loss = sums.cross_entropy / torch.where(counts.pixels > 0, counts.pixels, 1.0)
-        return loss if self.kind in ("ce", "ce-sum") else loss + sums.dice / counts.regions.clamp_min(1)
+        return loss if self.kind in ("ce", "ce-sum") else loss + sums.dice / counts.dice_terms.clamp_min(1)
 
     def of_step(self, sums: LossSums, counts: LossCounts) -> Tensor:
         """Scalar: the loss that a step optimises. The mean; for `ce-sum` the sum (its mean is only reported)."""

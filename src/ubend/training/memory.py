@@ -61,7 +61,7 @@ class LimitedMemoryRuntime(Runtime):
                 ).format(rank=self.processes.rank, count=before, size=max(1, size)),
                 key="train.micro_batch",
             )
-        while size and has_lone_values(training, size):
+        while size and has_single_values(training, size):
             size -= 1
         if size == 0:
             raise SettingError(
@@ -93,16 +93,16 @@ class LimitedMemoryRuntime(Runtime):
         )
 
 
-def has_lone_values(training: Training, micro_batch: int) -> bool:
+def has_single_values(training: Training, micro_batch: int) -> bool:
     """Whether batch norm would see one value per channel (it needs two) at the deepest level of a micro-batch."""
     smallest, depth = training.batches.batch_per_process % micro_batch or micro_batch, training.state.model.depth
     values = smallest * math.prod(math.ceil(side / 2**depth) for side in training.batches.crop_hw)
     return training.state.model.has_batch_norm and values < 2
 
 
-def refuse_lone_values(training: Training) -> None:
-    """Raise SettingError if `has_lone_values`, so that the first step does not fail with torch's message."""
-    if has_lone_values(training, training.micro_batch):
+def refuse_single_values(training: Training) -> None:
+    """Raise SettingError if `has_single_values`, so that the first step does not fail with torch's message."""
+    if has_single_values(training, training.micro_batch):
         raise SettingError(
             _(
                 "train.batch = {batch} (in micro-batches of {micro}) leaves a single value per channel at the deepest "

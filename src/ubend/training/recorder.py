@@ -169,7 +169,7 @@ def describe_limit(waiting: float, device: torch.device) -> str:
     """
     memory = ""
     if device.type == "cuda":
-        free, total = (number / 2**30 for number in torch.cuda.mem_get_info(device))
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
         memory = _("; GPU memory in use: {used:.1f} of {total:.1f} GiB").format(used=total - free, total=total)
     line = _("the run is limited by computing (time spent waiting for images: {share})")
     if waiting >= _READING_LIMITS:

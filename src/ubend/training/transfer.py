@@ -45,7 +45,7 @@ def load_initial_model(path: Path) -> InitialModel:
     if bundle.model.is_ensemble:
         line = _("{path}: contains {count} networks; give the model of one fold, such as the folder fold-1 next to it")
         raise ModelFileError(
-            line.format(path=path, count=bundle.model.shape()["members"]), path=path, key="network.members"
+            line.format(path=path, count=bundle.model.config()["members"]), path=path, key="network.members"
         )
     with model_path(path).open("rb") as file:
         return InitialModel(path, hashlib.file_digest(file, "sha256").hexdigest(), bundle)
@@ -99,9 +99,9 @@ def initialise_from(initial: InitialModel, state: TrainingState, classes: Sequen
     for net in (state.model, state.ema):
         for name, tensor in net.state_dict().items():
             if name in _HEAD:
-                for row, source in enumerate(rows):
-                    if source is not None:
-                        tensor[row].copy_(theirs[name][source])
+                for row, their_row in enumerate(rows):
+                    if their_row is not None:
+                        tensor[row].copy_(theirs[name][their_row])
             elif name == first:
                 tensor.copy_(fit_channels(theirs[name], tensor.shape[1]))
             elif name not in _NORMALISATION:

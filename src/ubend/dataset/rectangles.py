@@ -24,7 +24,7 @@ _ELASTIC_DEVIATIONS = 4  # standard deviations of the elastic field that fit on 
 
 
 @dataclass(frozen=True)
-class Regions:
+class Rectangles:
     """Rectangles of images.
 
     Attributes:
@@ -38,23 +38,23 @@ class Regions:
     size_hw: NDArray[np.int64]
 
 
-def find_regions(
+def find_rectangles(
     params: WarpParams,
     shapes_hw: NDArray[np.int64],
     crop_hw: tuple[int, int],
-    region_hw: tuple[int, int],
+    largest_hw: tuple[int, int],
     points: int = ELASTIC_POINTS,
 ) -> tuple[WarpParams, NDArray[np.int64], NDArray[np.int64]]:
     """Find the rectangle that the warp of each crop samples.
 
-    If it is larger than `region_hw` (about one elastic field in a thousand), it is cut, and the warp reflects the
+    If it is larger than `largest_hw` (about one elastic field in a thousand), it is cut, and the warp reflects the
     image at the cut.
 
     Args:
         params: relative to whole images.
         shapes_hw: (N, 2) sizes of the images.
         crop_hw: (H, W) px of a crop.
-        region_hw: maximum size of a rectangle, from `region_canvas`.
+        largest_hw: maximum size of a rectangle, from `rectangle_canvas`.
         points: points per side of the elastic field, see `elastic_basis`.
     Returns:
         The parameters relative to the rectangles, and the (N, 2) corners and sizes of these, px.
@@ -68,7 +68,7 @@ def find_regions(
         np.clip(np.minimum(first, mirrored[1]), 0, shapes_hw - 1),
         np.clip(np.maximum(last, mirrored[0]), 0, shapes_hw - 1),
     )
-    size = np.minimum(last - first + 1, np.array(region_hw))
+    size = np.minimum(last - first + 1, np.array(largest_hw))
     cut = size < last - first + 1
     middle = np.clip(np.rint(centre - size / 2).astype(np.int64), 0, shapes_hw - size)
     corner = np.where(cut, middle, first)
@@ -90,12 +90,11 @@ def _source_bounds(
     return source.min(axis=(2, 3)) - _BEND_PX, source.max(axis=(2, 3)) + _BEND_PX
 
 
-def region_canvas(crop_hw: tuple[int, int], settings: AugmentPlan, largest_hw: NDArray[np.int64]) -> tuple[int, int]:
+def rectangle_canvas(crop_hw: tuple[int, int], settings: AugmentPlan, largest_hw: NDArray[np.int64]) -> tuple[int, int]:
     """(H, W) px that contain what a crop samples, except for rare elastic fields."""
     turns = np.linspace(0, np.deg2rad(min(90.0, settings.rotation_deg)), 91)
     zoom = math.exp(settings.scale + settings.stretch / 2)
-    drawn = settings.elastic * math.sqrt(math.prod(crop_hw))
-    deviation = drawn if settings.elastic_px is None else settings.elastic_px
+    deviation = settings.elastic * math.sqrt(math.prod(crop_hw)) if settings.elastic_px is None else settings.elastic_px
     bend = 2 * (_ELASTIC_DEVIATIONS * deviation + _BEND_PX + 1)
     height, width = crop_hw
     sides = [
@@ -113,8 +112,8 @@ def device_dtype(store: Store) -> torch.dtype:
     return torch.uint8 if store.dtype == np.uint8 else torch.float32
 
 
-def read_regions(
-    store: Store, regions: Regions, canvas_hw: tuple[int, int], device: torch.device
+def read_rectangles(
+    store: Store, rectangles: Rectangles, canvas_hw: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Read rectangles to the device, each at the top left of a canvas; the rest repeats the edge and is IGNORED.
 
@@ -123,10 +122,12 @@ def read_regions(
     Returns:
         (N, H, W, C) images, uint8 or float32, and (N, H, W) class indices.
     """
-    shape, pinned = (len(regions.image_indices), *canvas_hw), device.type == "cuda"
+    shape, pinned = (len(rectangles.image_indices), *canvas_hw), device.type == "cuda"
     pixels = torch.empty((*shape, store.channels), dtype=device_dtype(store), pin_memory=pinned)
     index = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
-    every = zip(regions.image_indices.tolist(), regions.corner_yx.tolist(), regions.size_hw.tolist(), strict=True)
+    every = zip(
+        rectangles.image_indices.tolist(), rectangles.corner_yx.tolist(), rectangles.size_hw.tolist(), strict=True
+    )
     for image, mask, (number, corner_yx, size_hw) in zip(pixels.numpy(), index.numpy(), every, strict=True):
         store.paint(number, image, mask, corner_yx, size_hw)  # writes to the memory of the tensors
     return pixels.to(device, non_blocking=True), index.to(device, non_blocking=True)

@@ -21,7 +21,7 @@ from ubend.core.errors import ModelFileError, SettingError, UbendError
 from ubend.labels.class_table import IGNORED
 from ubend.models.custom import CustomNetwork, find_depth
 from ubend.models.model_file import load_bundle
-from ubend.training.own_parts import CustomLoss, LossFunction
+from ubend.training.custom_parts import CustomLoss, LossFunction
 
 TINY: dict[str, Any] = {"size": 32, "epochs": 2, "batch": 4, "device": "cpu"}
 

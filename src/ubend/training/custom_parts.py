@@ -23,7 +23,7 @@ _TRIAL_HW = 65, 97  # px; odd, since images that are validated and predicted hav
 
 
 @dataclass(frozen=True)
-class OwnParts:
+class CustomParts:
     """The user's own network and loss, each in place of ubend's.
 
     Attributes:
@@ -85,10 +85,10 @@ class OwnParts:
         return custom
 
 
-NO_PARTS = OwnParts()
+NO_CUSTOM = CustomParts()
 
 
-def take_own_parts(flags: dict[str, Any]) -> OwnParts:
+def take_custom_parts(flags: dict[str, Any]) -> CustomParts:
     """Move the network and the loss out of the arguments of `ubend.fit`, and set the matching settings there.
 
     Args:
@@ -109,7 +109,7 @@ def take_own_parts(flags: dict[str, Any]) -> OwnParts:
         flags |= {"model.kind": CUSTOM, "model.depth": find_depth(network)}
     if loss is not None:
         flags["train.loss"] = CUSTOM
-    return OwnParts(network, loss)
+    return CustomParts(network, loss)
 
 
 @dataclass(frozen=True)
