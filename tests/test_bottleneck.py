@@ -76,15 +76,15 @@ def test_said_once_after_the_second_epoch(
     discs, run = tmp_path / "discs", tmp_path / "run"
     make_discs(discs, 24)
     settings: dict[str, Any] = {**SMALL, "train.epochs": 5, "train.batch": 4}  # 16 images: 4 steps an epoch
-    draw = TrainingBatches.draw
+    draw = TrainingBatches.sample
 
-    def draw_late(self: TrainingBatches, step: int) -> Any:
+    def sample_late(self: TrainingBatches, step: int) -> Any:
         waited = 0.0 if step < 4 else 0.25
         clock.now += waited
         self.waited_s += waited
         return draw(self, step)
 
-    monkeypatch.setattr(TrainingBatches, "draw", draw_late)
+    monkeypatch.setattr(TrainingBatches, "sample", sample_late)
     (line,) = limits(
         lambda listener: job.fit(discs, run, settings=settings, device="cpu", reporter=listener), press_once(12)
     )

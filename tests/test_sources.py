@@ -109,7 +109,7 @@ def test_shown_sums_to_the_items_of_an_epoch(source: ItemSource) -> None:
 
 def test_batches_of_every_kind(source: ItemSource) -> None:
     """A training is given any of them."""
-    batch = TrainingBatches(source, WARP, 0, 2, (16, 16), (np.zeros(3), np.full(3, 255.0))).draw(1)
+    batch = TrainingBatches(source, WARP, 0, 2, (16, 16), (np.zeros(3), np.full(3, 255.0))).sample(1)
     assert (batch.image.shape, batch.image.dtype) == ((2, 3, 16, 16), torch.float32)
     assert (batch.target.shape, batch.target.dtype) == ((2, 16, 16), torch.uint8)
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ubend.inference.blending import TorchBlender as Blender
 from ubend.models.unet import UNet
-from ubend.portable.tiling import Axis, TilePlan, Tiling
+from ubend.portable.tiling import TileAxis, TilePlan, Tiling
 
 CPU = torch.device("cpu")
 SIDES = st.one_of(st.integers(1, 40), st.integers(1, 700))
@@ -26,7 +26,7 @@ PLANS = st.builds(
 )
 
 
-def added_up(axis: Axis) -> np.ndarray:
+def added_up(axis: TileAxis) -> np.ndarray:
     total = np.zeros(axis.starts[-1] + axis.tile)
     for start, weights in zip(axis.starts, axis.weights, strict=True):
         total[start : start + axis.tile] += weights

@@ -134,7 +134,7 @@ def draw_tiles(image: NDArray[Any], depth: int, tile_px: int) -> Image.Image:
         tile_px: side of the output of a tile, px, see `Tiling`.
     """
     margin = valid_margin(depth)
-    plan = Tiling(tile_px, multiple=1 << depth, margin=margin, edge=EDGE_PX).plan(image.shape[:2])
+    plan = Tiling(tile_px, multiple=1 << depth, margin=margin, edge_px=EDGE_PX).plan(image.shape[:2])
     rows, columns = plan.rows.input_indices_of_all(), plan.columns.input_indices_of_all()
     whole = to_rgb(image[rows[:, None], columns])
     own = np.s_[margin : margin + image.shape[0], margin : margin + image.shape[1]]

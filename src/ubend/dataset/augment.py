@@ -147,12 +147,12 @@ def sample_warps(
         rotation * np.stack([flip_y * source_px_per_px * stretch, flip_x * source_px_per_px / stretch], -1)[:, None, :]
     )
 
-    room = np.maximum(0, shapes_hw - np.array(canvas_hw)) / 2.0 + settings.shift * side[:, None]
-    offset = np.stack([signed["shift y"], signed["shift x"]], -1) * room  # from the image's centre to the crop's
+    max_offset = np.maximum(0, shapes_hw - np.array(canvas_hw)) / 2.0 + settings.shift * side[:, None]
+    offset = np.stack([signed["shift y"], signed["shift x"]], -1) * max_offset  # from the image's centre to the crop's
     if target is not None:
         forced = ~np.isnan(target[:, 0])
         offset[forced] = _offset_to_show(
-            target[forced], affine[forced], shapes_hw[forced], room[forced], np.array(canvas_hw)
+            target[forced], affine[forced], shapes_hw[forced], max_offset[forced], np.array(canvas_hw)
         )
 
     grid = random_normal(seed, "elastic", positions, 2 * ELASTIC_POINTS**2)
@@ -180,16 +180,16 @@ def _offset_to_show(
     target: NDArray[np.float64],
     affine: NDArray[np.float64],
     shapes_hw: NDArray[np.int64],
-    room: NDArray[np.float64],
+    max_offset: NDArray[np.float64],
     canvas_hw: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """(n, 2) offset from the image's centre to the crop's, so that the crop shows a pixel near the drawn position.
 
-    The offset stays within the range of all crops (`room`), unless the pixel would then be outside the crop.
+    The offset stays within the range of all crops (`max_offset`), unless the pixel would then be outside the crop.
     """
     pixel = target[:, :2] - (shapes_hw - 1) / 2
     position = target[:, 2:] * _SHOWN_WITHIN * canvas_hw / 2
-    centre = np.clip(pixel - np.einsum("nij,nj->ni", affine, position), -room, room)
+    centre = np.clip(pixel - np.einsum("nij,nj->ni", affine, position), -max_offset, max_offset)
     position = np.linalg.solve(affine, (pixel - centre)[:, :, None])[:, :, 0]
     reach = _SHOWN_WITHIN_AT_BORDER * canvas_hw / 2
     return np.asarray(pixel - np.einsum("nij,nj->ni", affine, np.clip(position, -reach, reach)))

@@ -222,9 +222,9 @@ class FixedCrops(ItemSource):
         positions = np.stack(np.divmod(inside, counts[self.image_of_item, 1]), axis=1)
         shapes, counts = shapes[self.image_of_item], counts[self.image_of_item]
         self.shapes_hw = np.minimum(shapes, np.array(crop_hw))
-        room, gaps = shapes - self.shapes_hw, np.maximum(1, counts - 1)
-        self.corner_yx = room * positions // gaps  # evenly spaced, so that neighbours overlap
-        before = np.where(positions > 0, room * (positions - 1) // gaps + self.shapes_hw, 0)
+        max_corner, gaps = shapes - self.shapes_hw, np.maximum(1, counts - 1)
+        self.corner_yx = max_corner * positions // gaps  # evenly spaced, so that neighbours overlap
+        before = np.where(positions > 0, max_corner * (positions - 1) // gaps + self.shapes_hw, 0)
         self._fresh = np.maximum(0, before - self.corner_yx)  # rows and columns already scored in a neighbour
         self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
 
@@ -267,6 +267,6 @@ def open_sources(
         maximum = max(len(others), round(_VALIDATION_SHARE * crops / 4))
         return training, FixedCrops(data.store, others, device, (2 * crop_hw[0], 2 * crop_hw[1]), maximum)
     # On the CPU, the memory-mapped store is as fast.
-    room = 0 if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
-    whole = WholeImages(data.store, image_indices, device, room)
-    return whole, WholeImages(data.store, others, device, room - (whole.bytes if whole.resident else 0))
+    budget_bytes = 0 if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
+    whole = WholeImages(data.store, image_indices, device, budget_bytes)
+    return whole, WholeImages(data.store, others, device, budget_bytes - (whole.bytes if whole.resident else 0))

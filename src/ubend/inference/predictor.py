@@ -344,7 +344,7 @@ class Predictor:
                 blenders[row.image] = TorchBlender(
                     row.plan, logits.shape[1], logits.device, fused=not self.bundle.model.cpu_only
                 )
-            done = blenders[row.image].add(row.number, column, logits[slot])
+            done = blenders[row.image].add(row.row_index, column, logits[slot])
             if done is not None:
                 part = Logits([row.image], row.source.native_hw, done[0], done[1][None])
                 if part.is_last:

@@ -179,7 +179,7 @@ class Model:
         left = plan.count
         for row, strip in map(read_row, plan_rows([source], lambda _size: plan)):
             for column, start in enumerate(plan.columns.starts):
-                waiting.append((row.number, column, strip[:, start : start + width]))
+                waiting.append((row.row_index, column, strip[:, start : start + width]))
                 left -= 1
                 if left and (len(waiting) + 1) * size <= _TILE_BATCH_PIXELS:
                     continue

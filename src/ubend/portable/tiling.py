@@ -53,7 +53,7 @@ class TileSource:
 
 
 @dataclass(frozen=True)
-class Axis:
+class TileAxis:
     """The tiles along one axis of an image.
 
     Attributes:
@@ -70,12 +70,12 @@ class Axis:
     margin: int
     weights: NDArray[np.float32]
 
-    def input_indices(self, number: int) -> NDArray[np.int64]:
+    def input_indices(self, index: int) -> NDArray[np.int64]:
         """(tile + 2 * margin,) input pixel indices of a tile.
 
         Outside the image the edge is repeated, as in the network's own padding; with a margin, the image is reflected.
         """
-        return self._clamp_or_reflect(self.starts[number], self.starts[number])
+        return self._clamp_or_reflect(self.starts[index], self.starts[index])
 
     def input_indices_of_all(self) -> NDArray[np.int64]:
         """Input pixel indices from the first to the last tile; those of tile i begin at `starts[i]`."""
@@ -89,18 +89,18 @@ class Axis:
         positions %= there_and_back
         return np.minimum(positions, there_and_back - positions).clip(0, self.side - 1)
 
-    def completed(self, number: int) -> slice:
+    def completed(self, index: int) -> slice:
         """The pixels completed by this tile, which no later tile covers."""
-        last = number + 1 == len(self.starts)
-        return slice(self.starts[number], self.side if last else self.starts[number + 1])
+        last = index + 1 == len(self.starts)
+        return slice(self.starts[index], self.side if last else self.starts[index + 1])
 
 
 @dataclass(frozen=True)
 class TilePlan:
     """The tiles of one image: the grid of `rows` and `columns`."""
 
-    rows: Axis
-    columns: Axis
+    rows: TileAxis
+    columns: TileAxis
 
     @property
     def count(self) -> int:
@@ -117,7 +117,8 @@ class TilePlan:
 def plan_whole(size_hw: tuple[int, int], padded_hw: tuple[int, int]) -> TilePlan:
     """A plan with one tile for a whole image of (h, w), padded to the network's input size, px."""
     rows, columns = (
-        Axis(side, tile, (0,), 0, np.ones((1, tile), np.float32)) for side, tile in zip(size_hw, padded_hw, strict=True)
+        TileAxis(side, tile, (0,), 0, np.ones((1, tile), np.float32))
+        for side, tile in zip(size_hw, padded_hw, strict=True)
     )
     return TilePlan(rows, columns)
 
@@ -133,35 +134,35 @@ class Tiling:
         multiple: network stride, 2**depth; all tiles start at multiples of it, so that the pooling grid is the same
             as for the whole image.
         margin: px that convolutions without padding remove from each side; then each pixel comes from one tile.
-        edge: for such networks, output sides are k * multiple + edge, px. Tiles start at multiples, so the next tile
-            covers the last `edge` px again.
+        edge_px: for such networks, output sides are k * multiple + edge_px. Tiles start at multiples, so the next tile
+            covers the last `edge_px` px again.
     """
 
     tile_px: int
     overlap: float = 0.25
     multiple: int = 16
     margin: int = 0
-    edge: int = 0
+    edge_px: int = 0
 
     @lru_cache(maxsize=256)  # noqa: B019 - few and small
     def plan(self, size_hw: tuple[int, int]) -> TilePlan:
         """The tiles of an image of (h, w) px, each at least 1."""
         return TilePlan(self._plan_axis(size_hw[0]), self._plan_axis(size_hw[1]))
 
-    def _plan_axis(self, side: int) -> Axis:
-        multiple, edge = self.multiple, self.edge
-        maximum = max(multiple, _round_up(self.tile_px - edge, multiple))
-        padded = _round_up(max(0, side - edge), multiple)
-        tile = min(padded, maximum) + edge
-        room = (padded + edge - tile) // multiple  # for the first pixel of a tile, in steps of `multiple`
+    def _plan_axis(self, side: int) -> TileAxis:
+        multiple, edge_px = self.multiple, self.edge_px
+        maximum = max(multiple, _round_up(self.tile_px - edge_px, multiple))
+        padded = _round_up(max(0, side - edge_px), multiple)
+        tile = min(padded, maximum) + edge_px
+        last_position = (padded + edge_px - tile) // multiple  # for the first pixel of a tile, in steps of `multiple`
         step = max(1, math.floor((1 - (0 if self.margin else self.overlap)) * tile / multiple))
-        gaps = math.ceil(room / step)
+        gaps = math.ceil(last_position / step)
         if self.margin:
-            positions = [min(step * index, room) for index in range(gaps + 1)]
+            positions = [min(step * index, last_position) for index in range(gaps + 1)]
         else:  # evenly spaced, so that all overlaps are about equal
-            positions = [room * index // max(1, gaps) for index in range(gaps + 1)]
+            positions = [last_position * index // max(1, gaps) for index in range(gaps + 1)]
         starts = tuple(multiple * place for place in positions)
-        return Axis(side, tile, starts, self.margin, (_weigh_first if self.margin else _weigh)(starts, tile))
+        return TileAxis(side, tile, starts, self.margin, (_weigh_first if self.margin else _weigh)(starts, tile))
 
 
 def _weigh(starts: tuple[int, ...], tile: int) -> NDArray[np.float32]:
@@ -185,8 +186,8 @@ def _weigh(starts: tuple[int, ...], tile: int) -> NDArray[np.float32]:
 def _weigh_first(starts: tuple[int, ...], tile: int) -> NDArray[np.float32]:
     """(tiles, tile) weights: 1 for the first tile that covers a pixel, otherwise 0."""
     weights = np.ones((len(starts), tile), np.float32)
-    for number, (before, start) in enumerate(itertools.pairwise(starts), 1):
-        weights[number, : max(0, before + tile - start)] = 0
+    for index, (before, start) in enumerate(itertools.pairwise(starts), 1):
+        weights[index, : max(0, before + tile - start)] = 0
     return weights
 
 
@@ -198,7 +199,7 @@ class TileRow(NamedTuple):
     """A row of tiles to read: index of the image, index of the row in its plan, plan, source."""
 
     image: int
-    number: int
+    row_index: int
     plan: TilePlan
     source: TileSource
 
@@ -215,11 +216,11 @@ def read_row(row: TileRow) -> tuple[TileRow, NDArray[Any]]:
     """The row, and its (height of a tile, width of the row, channels) pixels: uint8 or float32."""
     rows, columns = row.plan.rows, row.plan.columns
     if rows.margin:
-        wanted = rows.input_indices(row.number)
+        wanted = rows.input_indices(row.row_index)
         top, bottom = int(wanted.min()), int(wanted.max()) + 1
         pixels = row.source.read(top, bottom)[wanted - top][:, columns.input_indices_of_all()]
     else:  # slices, and repeated last rows and columns: 40 times as fast as fancy indexing
-        top, width = rows.starts[row.number], columns.starts[-1] + columns.tile
+        top, width = rows.starts[row.row_index], columns.starts[-1] + columns.tile
         pixels = row.source.read(top, min(top + rows.tile, rows.side))
         h, w = pixels.shape[:2]
         if (h, w) != (rows.tile, width):
