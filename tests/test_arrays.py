@@ -17,7 +17,7 @@ from support.refusal import contents, raises, refused_once
 from support.training import FILES
 from ubend.core.errors import DataError
 from ubend.dataset.arrays import arrays_to_files
-from ubend.dataset.store import clear_stores, describe_kept, list_stores
+from ubend.dataset.store import clear_stores, describe_store, list_stores
 from ubend.io.images import load_image
 from ubend.labels.mask_files import FileMask, read_label_values
 from ubend.portable.decode import read_header
@@ -60,7 +60,7 @@ def test_equal_arrays_are_written_once(tmp_path: Path) -> None:
     other = arrays_to_files({"images": IMAGES, "masks": MASKS[::-1]}, tmp_path)
     assert other["images"] != listed["images"]
     assert len(list_stores(tmp_path)) == 2
-    assert describe_kept(list_stores(tmp_path)[0][0])[1]
+    assert describe_store(list_stores(tmp_path)[0][0])[1]
     clear_stores(tmp_path)
     assert not contents(tmp_path)
 

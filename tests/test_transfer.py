@@ -27,7 +27,7 @@ from ubend.tasks import fit as job
 from ubend.training.checkpoint import Progress, TrainingState
 from ubend.training.optim import make_optimizer
 from ubend.training.run_folder import RunFolder
-from ubend.training.transfer import fit_channels, initialise_from, load_initial_model, match_classes, shape_settings
+from ubend.training.transfer import fit_channels, initialise_from, load_initial_model, match_class_names, shape_settings
 
 SMALL: dict[str, Any] = {"size": 32, "epochs": 2, "batch": 8, "device": "cpu", "seed": 3}
 
@@ -149,9 +149,9 @@ def test_channels_there_and_back(before: int, between: int, seed: int) -> None:
 
 
 def test_match_classes() -> None:
-    assert match_classes(["a", "b"], ["B", "c", "A "]) == [1, None, 0]
-    assert match_classes(["Cell", "cell"], ["cell", "Cell", "CELL"]) == [1, 0, 0]
-    assert match_classes([], ["a"]) == [None]
+    assert match_class_names(["a", "b"], ["B", "c", "A "]) == [1, None, 0]
+    assert match_class_names(["Cell", "cell"], ["cell", "Cell", "CELL"]) == [1, 0, 0]
+    assert match_class_names([], ["a"]) == [None]
 
 
 def test_the_shape_is_the_models(tmp_path: Path) -> None:

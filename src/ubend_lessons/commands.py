@@ -11,7 +11,7 @@ import click
 from ubend.core.click_i18n import Group, command, option
 from ubend.core.i18n import later
 from ubend.core.terminal import echo
-from ubend.tasks.options import PATH, folder_options, make_reporter, options, prepare
+from ubend.tasks.options import PATH, folder_options, make_reporter, options, prepare_command
 
 
 class _Lessons(Group):
@@ -61,7 +61,7 @@ def baseline(method: str | None, folder: Path | None, **flags: Any) -> None:
         for name in METHODS:
             echo(f"{name:<14}{describe_method(name)}")
         return
-    prepare(False)
+    prepare_command(False)
     from ubend.evaluation.report import score_lines
     from ubend_lessons.baselines.run import run_baseline
 

@@ -11,7 +11,7 @@ from ubend.core.click_i18n import command, option
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
 from ubend.core.terminal import echo
-from ubend.tasks.options import PATH, make_reporter, prepare
+from ubend.tasks.options import PATH, make_reporter, prepare_command
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _UNTRAINED_PX = 128  # side of the images in the course text
@@ -74,7 +74,7 @@ def _variant_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def _teach(name: str, out: Path, assignments: tuple[str, ...], module: str = "variants", **options: Any) -> None:
     from ubend.core.settings import parse_assignment
 
-    prepare(False)
+    prepare_command(False)
     taught = import_module(f"ubend_lessons.{module}")
     with make_reporter() as reporter:
         settings = dict(parse_assignment(text) for text in assignments)
@@ -259,7 +259,7 @@ def augmentation(
 def architecture(
     model: Path | None, width: int | None, depth: int | None, size: int | None, out: Path, display: bool
 ) -> None:
-    prepare(deterministic=False)
+    prepare_command(deterministic=False)
     from ubend.models.model_file import load_bundle
     from ubend_lessons.architecture import MAX_PX, teach_architecture, untrained
 
@@ -287,7 +287,7 @@ def architecture(
 @option("--model", type=PATH, help=later("Model file or run  [a small one is trained, within a minute]"))
 @_out_options
 def feature_maps(image: Path | None, model: Path | None, out: Path, display: bool) -> None:
-    prepare(deterministic=False)
+    prepare_command(deterministic=False)
     from ubend.io.images import read_image
     from ubend.models.model_file import load_bundle
     from ubend_lessons.example import take_example
@@ -315,7 +315,7 @@ def feature_maps(image: Path | None, model: Path | None, out: Path, display: boo
 )
 @_out_options
 def training(run: Path | None, seconds: float, out: Path, display: bool) -> None:
-    prepare(deterministic=False)
+    prepare_command(deterministic=False)
     from ubend_lessons.tiny import train_tiny
     from ubend_lessons.training import teach_training
 

@@ -8,7 +8,7 @@ import click
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import later, ngettext
 from ubend.core.terminal import echo
-from ubend.tasks.options import PATH, folder_options, make_reporter, prepare
+from ubend.tasks.options import PATH, folder_options, make_reporter, prepare_command
 
 
 @command(help=later("Describe FOLDER, draw some of its images, and write data.toml, which `fit` accepts instead."))
@@ -23,7 +23,7 @@ from ubend.tasks.options import PATH, folder_options, make_reporter, prepare
 def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, display: bool, **flags: Any) -> None:
     from ubend.core.settings import parse_assignment
 
-    prepare(False)
+    prepare_command(False)
     from ubend.tasks.data import describe_data
     from ubend.tasks.user_settings import read_user_settings, source_name
 
@@ -70,7 +70,7 @@ def doctor(
 ) -> None:
     from ubend.core.settings import parse_assignment
 
-    prepare(False)
+    prepare_command(False)
     from ubend.tasks.doctor import examine_data
     from ubend.tasks.user_settings import read_user_settings
 
@@ -125,7 +125,7 @@ def sample(folder: Path, count: int, size_px: int, seed: int) -> None:
 @option("--out", type=PATH, help=later("Folder to create  [ubend-demo-1, -2, ...]"))
 @option("--seed", type=int, default=0, show_default=True, help=later("Random seed."))
 def demo(out: Path | None, seed: int) -> None:
-    prepare(False)
+    prepare_command(False)
     from ubend.tasks.demo import run_demo
 
     with make_reporter() as reporter:

@@ -9,7 +9,7 @@ import click
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import _, later
 from ubend.portable.tile_options import parse_tiles
-from ubend.tasks.options import PATH, folder_options, make_reporter, options, prepare, print_scores
+from ubend.tasks.options import PATH, folder_options, make_reporter, options, prepare_command, print_scores
 
 ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus passes to the processes it starts
 
@@ -90,7 +90,9 @@ def fit(
     if gpus is not None and gpus != process_rank().count and not several:
         context = click.get_current_context()
         context.exit(launch_ranks(gpus, context.meta[ARGUMENTS]))
-    prepare(resumed is not None or bool(flags["deterministic"]))  # deterministic mode is harmless for other runs
+    prepare_command(
+        resumed is not None or bool(flags["deterministic"])
+    )  # deterministic mode is harmless for other runs
     task = import_module("ubend.tasks.several" if several else "ubend.tasks.fit")
     more = {"show": show, "watch": watch} | ({"gpus": gpus} if several else {})
     with make_reporter() as reporter:

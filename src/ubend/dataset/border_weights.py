@@ -67,7 +67,7 @@ def border_weights(
 def border_weights_of(data: Dataset, images: ItemSource, settings: TrainPlan) -> NDArray[np.float16] | None:
     """The border weights of the training images, at the size of training; None if `train.border_weight` is 0.
 
-    Objects are those of the true ids next to the images (`find_ids`), else those of the masks, separated as by
+    Objects are those of the true ids next to the images (`find_id_folder`), else those of the masks, separated as by
     `ubend objects`.
 
     Returns:
@@ -80,7 +80,7 @@ def border_weights_of(data: Dataset, images: ItemSource, settings: TrainPlan) ->
     names, image_indices = data.labels.names, images.image_indices.tolist()
     paths = [data.folder.pairs[index].image for index in image_indices]
     sizes = [(int(height), int(width)) for height, width in data.store.native_hw[image_indices]]
-    folder, kinds = find_ids(data), object_classes(names)
+    folder, kinds = find_id_folder(data), object_classes(names)
     files = None if folder is None else find_truth(folder, dict(zip(paths, sizes, strict=True)), names)
     weights = np.zeros((len(image_indices), *images.canvas_hw), np.float16)
 
@@ -102,7 +102,7 @@ def border_weights_of(data: Dataset, images: ItemSource, settings: TrainPlan) ->
     return weights
 
 
-def find_ids(data: Dataset) -> Path | None:
+def find_id_folder(data: Dataset) -> Path | None:
     """The folder of true object ids (`ids`), if the data set has it and exactly one kind of object; otherwise None."""
     folder = data.folder.root / "ids"
     return folder if len(object_classes(data.labels.names)) == 1 and folder.is_dir() else None
@@ -110,7 +110,7 @@ def find_ids(data: Dataset) -> Path | None:
 
 def describe_objects(data: Dataset) -> str:
     """A message saying which objects the border weights refer to."""
-    folder = find_ids(data)
+    folder = find_id_folder(data)
     if folder is not None:
         return _("border weights: between the objects of {folder}").format(folder=folder)
     return _(

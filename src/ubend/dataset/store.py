@@ -162,7 +162,7 @@ def list_stores(cache: Path) -> list[tuple[Path, int]]:
     return [(p, sum(f.stat().st_size for f in (p, *p.rglob("*")) if f.is_file())) for p in stores]
 
 
-def describe_kept(path: Path) -> tuple[str, str]:
+def describe_store(path: Path) -> tuple[str, str]:
     """(description, folder of the source images) of a path from `list_stores`.
 
     The folder is "" if unknown: written by an earlier version, damaged, or incomplete.

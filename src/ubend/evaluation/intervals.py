@@ -39,7 +39,7 @@ _FLAT = 0.01  # with a larger share of resamples without spread, the bootstrap i
 _CELLS = 2**21  # resampling weights in memory at once: 16 MiB
 
 Verdict = Literal["A is better", "B is better", "equal", "not shown"]
-ImageScores = NDArray[np.float64]
+ScoreArray = NDArray[np.float64]
 Groups = Sequence[Hashable | None]
 
 
@@ -132,7 +132,7 @@ class Resamples:
 
 
 def mean_intervals(
-    scores: Sequence[ImageScores], groups: Groups | None = None, upper: Sequence[float | None] | None = None
+    scores: Sequence[ScoreArray], groups: Groups | None = None, upper: Sequence[float | None] | None = None
 ) -> list[Interval]:
     """The intervals of the means of several scores of the same images.
 
@@ -150,7 +150,7 @@ def mean_intervals(
     ]
 
 
-def compare_means(a: ImageScores, b: ImageScores, groups: Groups | None = None, margin: float = MARGIN) -> Difference:
+def compare_means(a: ScoreArray, b: ScoreArray, groups: Groups | None = None, margin: float = MARGIN) -> Difference:
     """The paired comparison of two models.
 
     Args:
@@ -183,7 +183,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return out.tolist()
 
 
-def resample(scores: Sequence[ImageScores], groups: Groups | None = None) -> tuple[list[Resamples], bool]:
+def resample(scores: Sequence[ScoreArray], groups: Groups | None = None) -> tuple[list[Resamples], bool]:
     """The mean of each score and of its resamples, and whether groups were resampled.
 
     Args:
@@ -212,7 +212,7 @@ def resample(scores: Sequence[ImageScores], groups: Groups | None = None) -> tup
 class _UnitSums:
     """The mean over classes, computed from sums over units, so that resampling is a matrix product."""
 
-    def __init__(self, scores: ImageScores, unit: NDArray[np.int64], units: int) -> None:
+    def __init__(self, scores: ScoreArray, unit: NDArray[np.int64], units: int) -> None:
         sides = scores.shape[1] if scores.ndim == 3 else 1
         columns = scores.reshape(len(scores), scores.size // max(1, len(scores)))  # (N, sides * C)
         defined = ~np.isnan(columns)

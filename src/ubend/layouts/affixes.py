@@ -37,7 +37,7 @@ class Item:
         return "/".join([*([self.split] if self.split else []), *self.folders, self.file.stem])
 
 
-def cut(stem: str, affix: Affix) -> str:
+def strip_affix(stem: str, affix: Affix) -> str:
     """The stem without the affix; unchanged if it does not have it."""
     before, after = affix
     if not (stem.startswith(before) and stem.endswith(after) and len(stem) > len(before) + len(after)):
@@ -87,7 +87,7 @@ def _count_common(images: Sequence[Item], masks: Sequence[Item], affixes: tuple[
     """The number of names that both sides share without the affixes; 0 if a side has a name twice."""
     names = []
     for items, affix in zip((images, masks), affixes, strict=True):
-        names.append({(item.split, item.folders, cut(item.stem, affix)) for item in items})
+        names.append({(item.split, item.folders, strip_affix(item.stem, affix)) for item in items})
         if len(names[-1]) < len(items) and affixes != (_BARE, _BARE):
             return 0
     return len(names[0] & names[1])

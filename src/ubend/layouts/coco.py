@@ -15,7 +15,7 @@ from ubend.layouts.collection import (
     Polygon,
     find_jsons,
     guess_kind,
-    holds,
+    has_annotations,
     load_json,
     number_classes,
     polygon_problem,
@@ -173,4 +173,4 @@ def _make_shape(
     return sum(map(measure_polygon, polygons)), Shape(value, polygons)
 
 
-COCO = Layout(lambda: _("COCO: images, and JSON annotation files"), lambda root: holds(root, "coco"), _read)
+COCO = Layout(lambda: _("COCO: images, and JSON annotation files"), lambda root: has_annotations(root, "coco"), _read)

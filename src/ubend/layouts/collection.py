@@ -17,7 +17,7 @@ from ubend.labels.mask_files import Mask, ShapeMask
 from ubend.layouts.naming import SPLIT_WORDS, TASK_MASK, Side, bare_stem, folder_meaning
 from ubend.layouts.pairs import LayoutResult, Pair, SplitName
 from ubend.layouts.problems import Problems, natural_key
-from ubend.layouts.tree import entries, is_empty, subfolders, walk
+from ubend.layouts.tree import is_empty, list_entries, subfolders, walk
 from ubend.portable.image_paths import IMAGE_SUFFIXES
 from ubend.portable.printable import enumerate_names
 
@@ -48,10 +48,10 @@ def annotation_folders(root: Path, depth: int = 2) -> Iterator[Path]:
 
 
 def _jsons(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in entries(folder, lambda entry: entry.name.lower().endswith(".json"))]
+    return [Path(entry.path) for entry in list_entries(folder, lambda entry: entry.name.lower().endswith(".json"))]
 
 
-def holds(root: Path, kind: AnnotationKind) -> bool:
+def has_annotations(root: Path, kind: AnnotationKind) -> bool:
     """Whether there are annotation files of this kind (among the first of each folder) and no mask images."""
     files = (path for folder in annotation_folders(root) for path in _jsons(folder)[:_SNIFFED])
     return any(guess_kind(path) == kind for path in files) and not has_masks(root)
@@ -63,7 +63,7 @@ def has_masks(root: Path) -> bool:
     These are preferred over annotation files. A few files `NAME_mask` among annotated images are images.
     """
     for place in dict.fromkeys([*annotation_folders(root), *subfolders(root).values()]):
-        names = [Path(entry.name) for entry in entries(place)]
+        names = [Path(entry.name) for entry in list_entries(place)]
         stems = {name.stem for name in names if name.suffix.lower() in IMAGE_SUFFIXES}
         if stems and "mask" in map(side_of, place.relative_to(root).parts):
             return True

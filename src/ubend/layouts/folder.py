@@ -23,7 +23,7 @@ from ubend.layouts.official import CITYSCAPES, DRIVE, PETS, VOC, loveda_hint
 from ubend.layouts.pairs import Folder, Layout, LayoutResult, Pair
 from ubend.layouts.problems import Problems, natural_key
 from ubend.layouts.split_file import apply_split, unused_split_files
-from ubend.layouts.tree import as_found, describe_content, entries, skipped_folders, subfolders, walk
+from ubend.layouts.tree import as_found_file, describe_content, list_entries, skipped_folders, subfolders, walk
 from ubend.layouts.yolo import YOLO
 from ubend.portable.printable import enumerate_names
 
@@ -184,7 +184,7 @@ def _unwrap(root: Path) -> Path:
     """The innermost of nested folders that contain nothing but one folder, as archives unpack to."""
     for _depth in range(_DEEPEST_WRAPPER):
         inside = list(subfolders(root).values())
-        loose = any(not entry.is_dir() and as_found(Path(entry.path), ()) for entry in entries(root))
+        loose = any(not entry.is_dir() and as_found_file(Path(entry.path), ()) for entry in list_entries(root))
         if loose or len(inside) != 1 or folder_meaning(inside[0].name) is not None:
             break
         root = inside[0]

@@ -10,7 +10,15 @@ from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
 from ubend.core.i18n import _
 from ubend.labels.mask_files import Layer, LayeredMask, ShapeMask
 from ubend.labels.shapes import Shape
-from ubend.layouts.collection import Collection, Coordinate, find_jsons, guess_kind, holds, load_json, number_classes
+from ubend.layouts.collection import (
+    Collection,
+    Coordinate,
+    find_jsons,
+    guess_kind,
+    has_annotations,
+    load_json,
+    number_classes,
+)
 from ubend.layouts.naming import TASK_MASK
 from ubend.layouts.pairs import Layout, LayoutResult
 from ubend.layouts.problems import Problems, natural_key
@@ -199,5 +207,7 @@ LABEL_STUDIO_MASKS = Layout(
     lambda: _("Label Studio: images, masks from brush labels, and an exported JSON file"), _fits_masks, _read_masks
 )
 LABEL_STUDIO = Layout(
-    lambda: _("Label Studio: images, and an exported JSON file"), lambda root: holds(root, "labelstudio"), _read
+    lambda: _("Label Studio: images, and an exported JSON file"),
+    lambda root: has_annotations(root, "labelstudio"),
+    _read,
 )

@@ -15,7 +15,7 @@ from ubend.layouts.collection import (
     Polygon,
     find_jsons,
     guess_kind,
-    holds,
+    has_annotations,
     load_json,
     number_classes,
 )
@@ -92,4 +92,6 @@ def _outline(shape: _Shape) -> Polygon | Literal["shape kind", "few points"]:
     return "shape kind"
 
 
-LABELME = Layout(lambda: _("LabelMe: images, and a JSON file for each"), lambda root: holds(root, "labelme"), _read)
+LABELME = Layout(
+    lambda: _("LabelMe: images, and a JSON file for each"), lambda root: has_annotations(root, "labelme"), _read
+)

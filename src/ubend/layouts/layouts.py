@@ -27,7 +27,7 @@ from ubend.layouts.naming import MASK_SUFFIXES, OBJECT_IDS, Side, folder_meaning
 from ubend.layouts.pairing import cellpose_line, read_matching
 from ubend.layouts.pairs import Layout, LayoutResult, SplitName
 from ubend.layouts.problems import Problems
-from ubend.layouts.tree import FoundFile, as_found, describe_content, entries, walk
+from ubend.layouts.tree import FoundFile, as_found_file, describe_content, list_entries, walk
 from ubend.portable.image_paths import IMAGE_SUFFIXES, expand_pattern
 from ubend.portable.printable import enumerate_names
 
@@ -111,7 +111,7 @@ def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sid
 
 def _find_cvat(root: Path) -> Path | None:
     """An annotation file in CVAT's own XML format directly in `root`."""
-    for entry in entries(root):
+    for entry in list_entries(root):
         if entry.name.lower().endswith(".xml") and entry.is_file():
             with open(entry.path, "rb") as file:
                 if b"<annotations>" in file.read(1000):
@@ -448,7 +448,7 @@ def _expand(pattern: str, problems: Problems) -> list[Item]:
         files_found: list[FoundFile | None] = [*walk(root)]
     else:
         files = (path for path in expand_pattern(full) if path.is_file())
-        files_found = [as_found(path, path.parent.relative_to(root).parts) for path in files]
+        files_found = [as_found_file(path, path.parent.relative_to(root).parts) for path in files]
     return [_classify(file)[1] for file in files_found if file]
 
 

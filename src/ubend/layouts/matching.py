@@ -8,11 +8,11 @@ What the masks of an image mean is decided in `pairing.py`.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ubend.layouts.affixes import Affix, Item, common_affixes, cut
+from ubend.layouts.affixes import Affix, Item, common_affixes, strip_affix
 from ubend.layouts.naming import (
     bare_stem,
     bare_stems,
-    pieces,
+    split_words,
 )
 from ubend.layouts.pairs import SplitName
 
@@ -87,11 +87,11 @@ def _match(
 
     normal_images, normal_masks = [normal(p) for p in images], [normal(m) for m in masks]
     before, after = common_affixes(normal_images, normal_masks, affixes, fold, sure)
-    index = _Index([replace(image, stem=cut(image.stem, before)) for image in normal_images])
+    index = _Index([replace(image, stem=strip_affix(image.stem, before)) for image in normal_images])
     matching = Matching(list(images), {}, [], index.twins)
     rivals: dict[int, set[int]] = {}
     for original, normal_mask in zip(masks, normal_masks, strict=True):
-        mask = replace(normal_mask, stem=cut(normal_mask.stem, after))
+        mask = replace(normal_mask, stem=strip_affix(normal_mask.stem, after))
         if match := index.find(mask, original):
             image_index, claim = match
             matching.claims.setdefault(image_index, []).append(claim)
@@ -178,7 +178,7 @@ class _Index:
         exact, bare = self.exact.get(key, {}), self.bare.get(key, {})
         lengths: dict[int, tuple[int, str]] = {}
         for name in bare_stems(stem, "mask"):
-            _words, starts = pieces(name)
+            _words, starts = split_words(name)
             for start in starts[1:]:
                 first, second = name[:start].rstrip(_BETWEEN), name[start:]
                 for piece, rest in ((first, second), (second, first)):

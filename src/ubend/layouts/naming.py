@@ -91,7 +91,7 @@ def folder_meaning(name: str) -> tuple[Side | None, SplitName | None, str] | Non
         return _FOLDER_SIDES[bare], None, ""
     if bare in SPLIT_WORDS:
         return None, SPLIT_WORDS[bare], bare
-    words, _starts = pieces(name)
+    words, _starts = split_words(name)
     for word in sorted(_SPLIT_ENDS, key=len, reverse=True):
         for rest in (bare.removeprefix(word), bare.removesuffix(word)):
             if rest != bare and rest in _FOLDER_SIDES and (len(rest) > 1 or rest in words):
@@ -103,7 +103,7 @@ def folder_meaning(name: str) -> tuple[Side | None, SplitName | None, str] | Non
     return None
 
 
-def pieces(stem: str) -> tuple[list[str], list[int]]:
+def split_words(stem: str) -> tuple[list[str], list[int]]:
     """The words of a name in lower case, and where each begins: `Cat_mask 1` -> cat, mask, 1."""
     words = list(re.finditer(r"[^\W_]+", stem))
     return [word.group().casefold() for word in words], [word.start() for word in words]
@@ -134,7 +134,7 @@ def bare_stem(stem: str, side: Side) -> str:
 
 def mentions(text: str, side: Side) -> bool:
     """Whether the text contains a word of the side longer than one letter; `gtFine` contains `gt`."""
-    words, _starts = pieces(re.sub(r"([a-z])([A-Z0-9])", r"\1 \2", text))
+    words, _starts = split_words(re.sub(r"([a-z])([A-Z0-9])", r"\1 \2", text))
     return any(len(word) > 1 and _SIDES.get(word) == side for word in words)
 
 

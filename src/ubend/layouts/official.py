@@ -14,7 +14,7 @@ from ubend.labels.mask_files import FileMask
 from ubend.layouts.naming import SPLIT_WORDS
 from ubend.layouts.pairs import Layout, LayoutResult, Pair, SplitName
 from ubend.layouts.problems import Problems, natural_key
-from ubend.layouts.tree import FoundFile, as_found, entries, is_empty, subfolders, walk
+from ubend.layouts.tree import FoundFile, as_found_file, is_empty, list_entries, subfolders, walk
 from ubend.portable.image_paths import IMAGE_SUFFIXES
 
 # The Pascal VOC challenge's classes in the order of their indices; 255 is "void".
@@ -59,7 +59,7 @@ def _read_voc(root: Path, problems: Problems) -> LayoutResult:
     folders = subfolders(root)
     images, masks = _index(folders["jpegimages"]), _index(folders["segmentationclass"])
     within = subfolders(folders["imagesets"]).get("segmentation") if "imagesets" in folders else None
-    lists = [Path(e.path) for e in entries(within) if e.name.casefold().endswith(".txt")] if within else []
+    lists = [Path(e.path) for e in list_entries(within) if e.name.casefold().endswith(".txt")] if within else []
     by_split = [path for path in lists if path.stem.casefold() in SPLIT_WORDS]
     listed: dict[str, SplitName | None] = {}
     remarks = []
@@ -108,10 +108,10 @@ def _note(
 def _index(folder: Path, above: str = "") -> dict[str, list[Path]]:
     """Relative path without suffix -> the image files in and below a folder."""
     index: dict[str, list[Path]] = {}
-    for entry in entries(folder):
+    for entry in list_entries(folder):
         if entry.is_dir():
             index |= _index(Path(entry.path), f"{above}{entry.name}/")
-        elif (file := as_found(Path(entry.path), ())) and file.suffix in IMAGE_SUFFIXES:
+        elif (file := as_found_file(Path(entry.path), ())) and file.suffix in IMAGE_SUFFIXES:
             index.setdefault(above + file.stem, []).append(file.path)
     return index
 

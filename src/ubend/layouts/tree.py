@@ -36,7 +36,7 @@ class FoundFile:
     suffix: str
 
 
-def entries(folder: Path, wanted: Callable[[os.DirEntry[str]], bool] | None = None) -> list[os.DirEntry[str]]:
+def list_entries(folder: Path, wanted: Callable[[os.DirEntry[str]], bool] | None = None) -> list[os.DirEntry[str]]:
     """The content of a folder, sorted, without hidden files (`.DS_Store`, `._x`), system files and results of ubend.
 
     Args:
@@ -77,7 +77,7 @@ def is_result(folder: os.DirEntry[str]) -> bool:
 
 
 def skipped_folders(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> tuple[list[Path], list[Path]]:
-    """(system folders, result folders) at any depth, which `entries` skips; for the arguments see `walk`."""
+    """(system folders, result folders) at any depth, which `list_entries` skips; for the arguments see `walk`."""
     system, results, inside = list[Path](), list[Path](), list[Path]()
     with contextlib.suppress(OSError), os.scandir(folder) as listing:
         for entry in listing:
@@ -96,12 +96,14 @@ def skipped_folders(folder: Path, above: frozenset[tuple[int, int]] = frozenset(
 
 def subfolders(folder: Path) -> dict[str, Path]:
     """Name in lower case -> subfolder."""
-    return {entry.name.casefold(): Path(entry.path) for entry in entries(folder, os.DirEntry.is_dir)}
+    return {entry.name.casefold(): Path(entry.path) for entry in list_entries(folder, os.DirEntry.is_dir)}
 
 
 def describe_content(folder: Path) -> str:
     """The content of a folder in words: `images/, notes.txt`; folders and files other than images first."""
-    listed = sorted(entries(folder), key=lambda entry: (as_found(Path(entry.path), ()) is not None, entry.name))
+    listed = sorted(
+        list_entries(folder), key=lambda entry: (as_found_file(Path(entry.path), ()) is not None, entry.name)
+    )
     return enumerate_names([entry.name + "/" * entry.is_dir() for entry in listed]) or _("nothing")
 
 
@@ -114,15 +116,15 @@ def walk(folder: Path, names: tuple[str, ...] = (), above: frozenset[tuple[int, 
     """
     identity, files = folder.stat(), list[FoundFile]()
     here = (identity.st_dev, identity.st_ino)
-    for entry in entries(folder) if here not in above else ():
+    for entry in list_entries(folder) if here not in above else ():
         if entry.is_dir():
             files += walk(Path(entry.path), (*names, _composed(entry.name)), above | {here})
-        elif file := as_found(Path(entry.path), names):
+        elif file := as_found_file(Path(entry.path), names):
             files.append(file)
     return files
 
 
-def as_found(path: Path, folders: tuple[str, ...]) -> FoundFile | None:
+def as_found_file(path: Path, folders: tuple[str, ...]) -> FoundFile | None:
     """The file, if it has the suffix of an image or a mask; otherwise None."""
     stem, suffix = os.path.splitext(path.name)
     suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else suffix.lower()

@@ -14,7 +14,7 @@ from ubend.layouts.class_files import read_names_text
 from ubend.layouts.collection import Collection, has_masks, number_classes, polygon_problem, side_of, split_of
 from ubend.layouts.pairs import Layout, LayoutResult
 from ubend.layouts.problems import Problems
-from ubend.layouts.tree import entries, subfolders
+from ubend.layouts.tree import list_entries, subfolders
 from ubend.portable.image_paths import IMAGE_SUFFIXES, is_system
 
 _BEYOND = 1.0  # how far a polygon may extend beyond the image, in image sizes; beyond that, it is in pixels
@@ -25,7 +25,7 @@ _MAX_YAML = 2**18  # maximum characters of a YAML file; a thousand names need a 
 def _fits(root: Path) -> bool:
     """Whether there are folders `labels` with text files next to folders of images."""
     for _images, labels in _folders(root):
-        files = [entry.name for folder in [labels, *subfolders(labels).values()] for entry in entries(folder)]
+        files = [entry.name for folder in [labels, *subfolders(labels).values()] for entry in list_entries(folder)]
         suffixes = {Path(name).suffix.lower() for name in files}
         if ".txt" in suffixes and not suffixes & set(IMAGE_SUFFIXES):
             return not has_masks(root)
@@ -110,7 +110,7 @@ def _read_lines(path: Path, problems: Problems) -> list[tuple[str, int, tuple[fl
 
 def _read_names(root: Path, problems: Problems) -> dict[int, str] | None:
     """Class number -> name, from a YAML file in the root, else from `classes.txt` there or in `labels`."""
-    for path in (Path(entry.path) for entry in entries(root)):
+    for path in (Path(entry.path) for entry in list_entries(root)):
         if path.suffix.lower() in (".yaml", ".yml"):
             text = read_names_text(path, problems)
             try:

@@ -6,7 +6,7 @@ from datetime import datetime
 from ubend.core.files import default_cache
 from ubend.core.i18n import _
 from ubend.dataset.named_sets import clear_datasets, list_datasets
-from ubend.dataset.store import clear_stores, describe_kept, list_stores
+from ubend.dataset.store import clear_stores, describe_store, list_stores
 from ubend.exporting.ort_web import PACKAGE, clear_ort_web, list_ort_web
 from ubend.tasks.runs import align, show_date
 
@@ -14,7 +14,7 @@ from ubend.tasks.runs import align, show_date
 def describe_cache() -> Iterator[str]:
     """A line for each cached item (size, date, kind, data folder, path), and one for the total."""
     where = default_cache()
-    entries = [(path, size, *describe_kept(path)) for path, size in list_stores(where)]
+    entries = [(path, size, *describe_store(path)) for path, size in list_stores(where)]
     entries += [(path, size, _("data set"), str(path)) for path, size in list_datasets(where)]
     entries += [(path, size, PACKAGE, str(path)) for path, size in list_ort_web(where)]
     rows = [

@@ -27,7 +27,7 @@ from ubend.portable.postprocess import find_class, split_number
 from ubend.portable.predictors import MaskResult
 from ubend.portable.record import Record
 from ubend.portable.reporter import Reporter
-from ubend.tasks.expand import say_deeper
+from ubend.tasks.expand import report_deeper_folders
 
 _CLEAR, _SOLID = 0.25, 0.75  # probabilities at which the edge begins and ends; its middle is the mask's border
 _REACH_SHARE = 1 / 64  # how far the edge reaches to either side of its middle, as a fraction of the image's longer side
@@ -76,7 +76,7 @@ def cut_out_files(
     masks, out = load_mask_predictor(model, device, conditions), Path(out)
     names = masks.labels.names
     weights = parse_classes(classes, names)
-    say_deeper(paths, reporter)
+    report_deeper_folders(paths, reporter)
     job = _CutoutJob(masks, paths, out, (weights, _read_background(background), soft_px), resume=resume)
     chosen = {"classes": {names[index]: weight for index, weight in weights.items()}}
     facts = {**describe_masks(masks), **chosen, "background": background, "soft_px": soft_px}

@@ -29,7 +29,7 @@ def expand_input(path: Path, reporter: Reporter) -> list[Path]:
         return read_file_list(path)
     if not os.path.lexists(path):
         return [inner for inner in expand_pattern(path) if os.path.isfile(inner) or is_scan(inner)] or [path]
-    say_deeper([path], reporter)
+    report_deeper_folders([path], reporter)
     others = list[Path]()
     if os.path.isdir(path) and not is_scan(path):
         with suppress(OSError):  # reported when the folder is read
@@ -63,7 +63,7 @@ def read_file_list(path: Path) -> list[Path]:
     return [path.parent / file for file in listed]
 
 
-def say_deeper(paths: Iterable[Path | str], reporter: Reporter) -> None:
+def report_deeper_folders(paths: Iterable[Path | str], reporter: Reporter) -> None:
     """Report folders among the paths that contain folders of images, which are not searched."""
     for folder in (Path(path) for path in paths if os.path.isdir(path) and not is_scan(Path(path))):
         deeper = 0

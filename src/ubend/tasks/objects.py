@@ -48,7 +48,7 @@ from ubend.portable.overlay import to_rgb
 from ubend.portable.predictors import MaskResult
 from ubend.portable.raster import Header
 from ubend.portable.reporter import Reporter
-from ubend.tasks.expand import say_deeper
+from ubend.tasks.expand import report_deeper_folders
 
 _TABLE, _SUMMARY, _COCO, _PANOPTIC, _SCORES = "objects.csv", "images.csv", "coco.json", "panoptic.json", "scores.json"
 _MERGED_SHARE = (
@@ -112,7 +112,7 @@ def find_objects(
     names = masks.labels.names
     method = counting.method or choose_method(names)
     separate(np.zeros((1, 1), np.uint8), names, method)  # fails now, not after the first image
-    say_deeper(paths, reporter)
+    report_deeper_folders(paths, reporter)
     return run_jobs([_ObjectJob(masks, paths, out, counting, method)], reporter)
 
 

@@ -144,7 +144,7 @@ def take_conditions(flags: dict[str, Any]) -> "Conditions":
     return Conditions(**requested | {"tiles": parse_tiles(requested["tiles"])})
 
 
-def prepare(deterministic: bool) -> None:
+def prepare_command(deterministic: bool) -> None:
     """Import torch, and make the process exit quickly, without collecting garbage."""
     from ubend.core.device import prepare_process
 

@@ -95,7 +95,7 @@ def initialise_from(initial: InitialModel, state: TrainingState, classes: Sequen
     """
     theirs, labels = initial.bundle.model.state_dict(), initial.bundle.labels
     first = initial.bundle.model.first_weight()
-    rows = match_classes(labels.names, classes)
+    rows = match_class_names(labels.names, classes)
     for net in (state.model, state.ema):
         for name, tensor in net.state_dict().items():
             if name in _HEAD:
@@ -109,7 +109,7 @@ def initialise_from(initial: InitialModel, state: TrainingState, classes: Sequen
     return _report(initial, classes, rows, theirs[first].shape[1], int(state.model.state_dict()[first].shape[1]))
 
 
-def match_classes(known: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
+def match_class_names(known: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
     """For each wanted class the index of the known class with that name, ignoring case; None: no match."""
     first_wins = list(enumerate(known))[::-1]
     exact = {name: row for row, name in first_wins}  # if two differ only in case
