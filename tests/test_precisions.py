@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -46,7 +47,7 @@ from ubend.models.paper import PaperUNet
 from ubend.models.segmentation_net import SegmentationNet
 from ubend.models.unet import UNet
 from ubend.portable import model as runtime
-from ubend.portable.openvino_session import has_bfloat16, import_openvino
+from ubend.portable.openvino_session import has_bfloat16, import_openvino, shared_core
 from ubend.tasks.export import contract_text, describe
 
 pytestmark = NEEDS_EXPORT
@@ -174,7 +175,7 @@ def test_the_engine_computes_in_8_bits(tmp_path: Path) -> None:
 @NEEDS_OPENVINO
 def test_openvino_computes_in_8_bits() -> None:
     model = openvino_model(make_file("colour", "openvino", Attempt("int8")))
-    compiled = import_openvino(__import__).Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core(import_openvino(__import__)).compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     kinds = []
     for operation in compiled.get_runtime_model().get_ordered_ops():
         details = operation.get_rt_info()
@@ -184,7 +185,7 @@ def test_openvino_computes_in_8_bits() -> None:
 
 
 def openvino_model(data: bytes) -> Any:
-    return import_openvino(__import__).Core().read_model(data)
+    return shared_core(import_openvino(__import__)).read_model(data)
 
 
 # --- quantisation ---
@@ -371,6 +372,30 @@ def test_layers_are_ranked_by_what_8_bits_change() -> None:
 
 
 # --- the command ---
+
+
+INTERRUPTED = """
+import faulthandler, gc, signal, sys
+import numpy as np
+from ubend.portable.model import load
+
+faulthandler.enable()  # handlers then run on a stack of their own
+models = [load(sys.argv[1]) for _ in range(3)]
+while models:
+    models.pop(0)(np.zeros((9, 9, 3), np.uint8))
+    gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@NEEDS_OPENVINO
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_signal_after_models_are_released(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(make_file("colour", "openvino", Attempt("fp32")))
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.fixture(scope="module")

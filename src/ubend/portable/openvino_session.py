@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,20 @@ def import_openvino(load_package: Callable[[str], Any]) -> Any:
         del sys.modules[_TELEMETRY]
 
 
+@cache
+def shared_core(openvino: Any) -> Any:
+    """OpenVINO's `Core`, one for the process, which is never released.
+
+    Its CPU plugin (2026.4) gives the thread that loads it a stack for signal handlers, and puts back the previous one
+    when it is released. Of two that are released in the order in which they were made, the second puts back the freed
+    stack of the first, and the next signal, such as Ctrl-C, ends the process with a segmentation fault.
+    """
+    return openvino.Core()
+
+
 def has_bfloat16(openvino: Any) -> bool:
     """Whether OpenVINO computes in bfloat16 on this processor; elsewhere it takes float32."""
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in shared_core(openvino).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def open_openvino(
@@ -56,7 +68,7 @@ def open_openvino(
         "NUM_STREAMS": 1,
     }
     try:
-        core = openvino.Core()
+        core = shared_core(openvino)
         model = core.read_model(data)
         inputs = [(given.any_name, given.get_element_type().get_type_name()) for given in model.inputs]
         outputs = {name: given for given in model.outputs for name in given.names}
