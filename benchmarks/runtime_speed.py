@@ -13,11 +13,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from timing import make_parser, print_facts, read_facts, spread_words, summarise, write_report
 from ubend.exporting.graph import build_graph, to_bytes
 from ubend.exporting.network_graph import trace_network
+from ubend.exporting.precisions import Attempt, PrecisionMaker
+from ubend.exporting.proof import draw_images
+from ubend.exporting.targets import PRECISIONS, Precision
 from ubend.io.images import Sizing, read_image
 from ubend.labels.class_table import make_label_map
 from ubend.models.encoders import EncodedUNet
@@ -30,12 +34,20 @@ print(sum(path.stat().st_size for path in pathlib.Path(sys.prefix).rglob("*") if
 """  # bytes of an environment
 
 
-def write_model(path: Path, size: int) -> None:
-    """A model of `size` px for colour images and two classes, as `ubend export` writes it."""
-    net = EncodedUNet("tf_efficientnet_lite0", 3, 2, width=32, mean=[120.0] * 3, std=[60.0] * 3)
+def write_model(path: Path, size: int, width: int, precision: Precision) -> None:
+    """A model of `size` px for colour images and two classes, as `ubend export` writes it, calibrated on drawn images.
+
+    Args:
+        width: of the decoder.
+    """
+    net = EncodedUNet("tf_efficientnet_lite0", 3, 2, width=width, mean=[120.0] * 3, std=[60.0] * 3)
     bundle = Bundle(net.eval(), make_label_map([0, 1], ["background", "object"]), Sizing(size, True, 3))
     graph = build_graph(net, [trace_network(net)], "uint8", tiles=False)
-    path.write_bytes(to_bytes(graph, contract_text(describe(Path("none"), bundle, "fp32"))))
+    contract = describe(Path("none"), bundle, "fp32")
+    plain = contract_text(contract)
+    maker = PrecisionMaker(graph, "onnx", lambda model: to_bytes(model, plain), lambda: draw_images(bundle))
+    text = contract_text(replace(contract, precision=precision))
+    path.write_bytes(to_bytes(maker.make(Attempt(precision)).model, text))
 
 
 def time_process(words: Sequence[str | Path], folder: Path) -> tuple[float, float]:
@@ -60,6 +72,8 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("image", type=Path, help="a colour image of 8 bits")
     parser.add_argument("--runtime", type=Path, default=Path(sys.executable), help="a Python with ubend-runtime")
     parser.add_argument("--size", type=int, default=352, help="of the model, px  [352]")
+    parser.add_argument("--width", type=int, default=32, help="of the decoder; 16 is the default of a CPU  [32]")
+    parser.add_argument("--precision", choices=PRECISIONS["onnx"], default="fp32", help="[fp32]")
     parser.add_argument("--alone", action="store_true", help="without ubend beside it")
     parser.add_argument("--rounds", type=int, default=11, help="after one warm-up  [11]")
     args = parser.parse_args(words)
@@ -69,7 +83,7 @@ def main(words: Sequence[str]) -> None:
     print(f"image {read_image(args.image).shape}, environment of the runtime {int(size) / 1e6:.0f} MB")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write_model(folder / "model.onnx", args.size)
+        write_model(folder / "model.onnx", args.size, args.width, args.precision)
         given = ["predict", folder / "model.onnx", args.image.resolve()]
         commands = {
             "ubend-runtime": [args.runtime, "-m", "ubend_runtime", *given],

@@ -24,9 +24,10 @@ from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
 from ubend.core.errors import DataError, FilesError, MissingPackageError, OutputError, Problem, SettingError, UbendError
 from ubend.instances.truth import find_truth, read_truth, score, score_lines
-from ubend.io.pixel_size import read_spatial_info
 from ubend.metrics.panoptic import Quality, compare_objects
+from ubend.portable import object_job
 from ubend.portable.conditions import Conditions
+from ubend.portable.pixel_size import read_spatial_info
 
 TWO = np.zeros((40, 48), np.uint8)
 TWO[5:15, 5:15] = TWO[5:15, 20:40] = 1
@@ -330,10 +331,10 @@ def test_bad_exports(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = CliRunner().invoke(main, [*words, "yolo"])
     assert run.exit_code == 2
     assert all(name in run.output for name in ("yolo", "coco", "geojson", "panoptic"))
-    monkeypatch.setattr(job, "find_spec", lambda name: None if name == "shapely" else name)
+    monkeypatch.setattr(object_job, "find_spec", lambda name: None if name == "shapely" else name)
     for name in ("coco", "geojson"):
         error = refuse("--export", name)
-        check(error, MissingPackageError, key="--export")
+        check(error, MissingPackageError, key="shapely")
         assert name in str(error)
         assert "pip install 'ubend[objects]'" in str(error)
     count("--export", "panoptic")

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,10 +20,12 @@ from support.exports import NEEDS_EXPORT, make_bundle, make_bytes, make_graph, o
 from support.refusal import check, invoke, raises, refused_once
 from support.training import Listener
 from ubend.core.errors import MissingPackageError, ModelFileError, OutputError, SettingError
+from ubend.core.settings import Upsampling
 from ubend.exporting import network_graph, proof
 from ubend.exporting.targets import Precision
 from ubend.inference.ensemble import load
 from ubend.inference.predictor import Predictor
+from ubend.models import networks
 from ubend.models.custom import CustomNetwork
 from ubend.models.encoders import EncodedUNet
 from ubend.models.ensemble_net import EnsembleNet
@@ -114,6 +116,25 @@ def test_encoders(encoder: str) -> None:
         pytest.importorskip("timm")
     torch.manual_seed(3)
     compare(make_bundle(settle(EncodedUNet(encoder, 3, 2, width=4, mean=[120.0] * 3, std=[60.0] * 3))))
+
+
+@pytest.mark.slow
+def test_encoders_of_other_images() -> None:
+    """An ensemble of encoders, on crops with 4 channels of 16 bits."""
+    torch.manual_seed(3)
+    nets = [EncodedUNet(LITE, 4, 2, width=4, depth=2, mean=[30000.0] * 4, std=[15000.0] * 4) for _member in range(2)]
+    compare(make_bundle(settle(EnsembleNet(nets, "plain"), 65535.0), "uint16", **CROPS))
+
+
+def test_every_kind_is_compared() -> None:
+    """A new network, upsampling, or dtype of images is missed here."""
+    nets = [(make(), dtype, stored) for make, dtype, stored in NETWORKS.values()]
+    members = [member for net, _dtype, _stored in nets for member in net.parts().members]
+    assert {*map(type, members)} | {EncodedUNet} == {*networks.NETWORKS.values()}
+    assert {member.upsampling for member in members if isinstance(member, UNet)} == {*get_args(Upsampling)}
+    assert {dtype for _net, dtype, _stored in nets} == {"uint8", "uint16", "float32"}
+    assert {1, 3, 4} <= {net.channels for net, _dtype, _stored in nets}
+    assert any(stored for _net, _dtype, stored in nets)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ubend.instances.export import (
+from ubend.portable.object_files import (
     describe_image,
     describe_instances,
     describe_panoptic,
@@ -24,8 +24,8 @@ from ubend.instances.export import (
     write_geojson,
     write_panoptic,
 )
-from ubend.instances.instances import Objects, separate
-from ubend.io.pixel_size import GeoTransform
+from ubend.portable.objects import Objects, separate
+from ubend.portable.pixel_size import GeoTransform
 
 KINDS = ("background", "a", "b", "contour")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own

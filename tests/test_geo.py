@@ -14,9 +14,9 @@ from support.models import make_bundle
 from support.refusal import check, refused_once
 from ubend.core.errors import DataError, FilesError
 from ubend.io.images import read_image
-from ubend.io.pixel_size import PixelSize
 from ubend.models.model_file import save_bundle
 from ubend.portable import mask_job as job
+from ubend.portable.pixel_size import PixelSize
 
 rasterio = pytest.importorskip("rasterio")
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@`:PendingDeprecationWarning")  # rasterio's use of affine

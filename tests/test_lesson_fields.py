@@ -15,8 +15,8 @@ from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError
 from ubend.dataset.dataset import open_dataset
 from ubend.io.images import read_image
-from ubend.io.pixel_size import read_spatial_info
 from ubend.io.scans import read_scan
+from ubend.portable.pixel_size import read_spatial_info
 from ubend.tasks.user_settings import read_user_settings
 from ubend_lessons import driving, medicine, satellite
 from ubend_lessons.variants import SilentReporter

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import ImageDraw
 
-from ubend.drawing import object_overlay
-from ubend.drawing.object_overlay import draw_objects
+from ubend.portable import object_overlay
+from ubend.portable.object_overlay import draw_objects
 
 DISCS = [(30, 30, 12), (30, 70, 12), (70, 30, 12), (70, 70, 2), (70, 80, 2), (98, 50, 1)]  # row, column, radius
 

@@ -22,9 +22,9 @@ from ubend.accel.folded import FoldedUNet
 from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend.dataset.sample import SAMPLE_CLASSES
-from ubend.instances.instances import choose_method, separate
 from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.tasks.objects import describe_method
+from ubend.portable.object_job import describe_method
+from ubend.portable.objects import choose_method, separate
 
 PLAIN = ("background", "cell")
 CELLS = ("background", "cell", "contour")

@@ -188,6 +188,9 @@ def test_runtime_alone_with_ubend_and_alone_again(wheel: Path, runtime_wheel: Pa
     _run(scripts / "ubend-runtime", *words, "again", cwd=tmp_path)
     said = _run(scripts / "ubend-runtime", "info", "nowhere.onnx", cwd=tmp_path, status=2).stderr
     assert said.strip() == "error: nowhere.onnx: no such model file"
+    as_tiff = ("predict", "model.onnx", "image.jpg", "--prob", "uint8", "--out", "tiff")
+    said = _run(scripts / "python", "-c", WITHOUT, *as_tiff, cwd=tmp_path, status=2).stderr
+    assert said.endswith("install it with: pip install 'ubend-runtime[tiff]'\n")
     outs = ("alone", "both", "again")
     folders = [{path.name: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in outs]
     assert folders[0] == folders[1] == folders[2]

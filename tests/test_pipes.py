@@ -14,12 +14,12 @@ from support.models import save_model
 from support.refusal import invoke, raises
 from ubend.core.errors import DataError, ModelFileError, SettingError, UbendError
 from ubend.core.settings import read_config
-from ubend.io.pixel_size import SpatialInfo, read_spatial_info
 from ubend.io.scans import is_scan, read_scan
 from ubend.io.video import open_video
 from ubend.labels.mask_files import FileMask, read_label_values
 from ubend.models.model_file import load_bundle
 from ubend.portable.decode import read_header, read_raster
+from ubend.portable.pixel_size import SpatialInfo, read_spatial_info
 from ubend.portable.row_windows import TiffRowReader
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")

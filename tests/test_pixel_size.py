@@ -11,9 +11,9 @@ from PIL import Image
 from support.geotiff import PIXEL_SCALE, TIE, keys
 from support.refusal import raises
 from ubend.core.errors import DataError, SettingError
-from ubend.instances.export import measure, summarize, write_table
-from ubend.instances.instances import separate
-from ubend.io.pixel_size import GeoTransform, PixelSize, SpatialInfo, parse_pixel_size, read_spatial_info
+from ubend.portable.object_files import measure, summarize, write_table
+from ubend.portable.objects import separate
+from ubend.portable.pixel_size import GeoTransform, PixelSize, SpatialInfo, parse_pixel_size, read_spatial_info
 
 IMAGE = np.zeros((8, 9), np.uint8)
 MATRIX = (34264, 12, 16, (3.0, 4.0, 0, 100.0, 4.0, -3.0, 0, 200.0, 0, 0, 0, 0, 0, 0, 0, 1.0), True)

@@ -10,7 +10,8 @@ from scipy.ndimage import binary_dilation
 from skimage.draw import polygon2mask
 
 from support.tally import Tally
-from ubend.labels.shapes import Shape, decode_rle, draw_shapes, measure_polygon, read_counts
+from ubend.labels.shapes import Shape, draw_shapes, measure_polygon
+from ubend.portable.run_lengths import decode_rle, read_counts
 
 SIZE = (23, 31)
 sides = st.integers(1, 40)
@@ -21,7 +22,7 @@ def box(x0: float, y0: float, x1: float, y1: float) -> tuple[float, ...]:
 
 
 def fill(polygon: tuple[float, ...], size_hw: tuple[int, int] = SIZE) -> np.ndarray:
-    return draw_shapes([Shape(1, (polygon,))], size_hw).drawn > 0
+    return draw_shapes([Shape(1, (polygon,))], size_hw).values > 0
 
 
 @given(st.lists(st.tuples(*[st.integers(-9, 40)] * 4, st.integers(0, 255)), max_size=6))
@@ -30,7 +31,7 @@ def test_rectangles_are_exact_and_later_ones_lie_on_earlier_ones(rectangles: lis
     for x0, y0, x1, y1, value in rectangles:
         xs, ys = sorted((max(0, x0), max(0, x1))), sorted((max(0, y0), max(0, y1)))
         expected[ys[0] : ys[1], xs[0] : xs[1]] = value
-    drawn = draw_shapes([Shape(r[4], (box(*r[:4]),)) for r in rectangles], SIZE).drawn
+    drawn = draw_shapes([Shape(r[4], (box(*r[:4]),)) for r in rectangles], SIZE).values
     assert drawn.dtype == np.uint8
     np.testing.assert_array_equal(drawn, expected)
 
@@ -62,7 +63,7 @@ def outline(corners: np.ndarray, size_hw: tuple[int, ...]) -> np.ndarray:
 def test_shares_of_the_image(corners: list[tuple[float, float]]) -> None:
     shares = tuple(c / side for corner in corners for c, side in zip(corner, SIZE[::-1], strict=True))
     np.testing.assert_array_equal(
-        draw_shapes([Shape(1, (shares,), relative=True)], SIZE).drawn > 0,
+        draw_shapes([Shape(1, (shares,), relative=True)], SIZE).values > 0,
         fill(tuple(c / s * s for corner in corners for c, s in zip(corner, SIZE[::-1], strict=True))),
     )
 
@@ -75,7 +76,7 @@ def test_polygons_far_out_of_the_image_take_no_memory() -> None:
 
 
 def test_several_polygons_of_one_object_are_joined() -> None:
-    both = draw_shapes([Shape(3, (box(1, 1, 6, 6), box(4, 4, 9, 9)))], SIZE).drawn
+    both = draw_shapes([Shape(3, (box(1, 1, 6, 6), box(4, 4, 9, 9)))], SIZE).values
     assert both[5, 5] == 3
     assert (both > 0).sum() == 25 + 25 - 4
 
@@ -86,7 +87,7 @@ def test_a_polygon_that_crosses_itself_counts_in_turns() -> None:
 
 
 def test_nothing_to_draw() -> None:
-    assert not draw_shapes([], SIZE).drawn.any()
+    assert not draw_shapes([], SIZE).values.any()
     assert not fill((3, 3, 3, 3, 3, 3)).any()
     assert not fill((2, 3, 9, 3, 4, 3)).any()
 
@@ -100,7 +101,7 @@ def test_run_lengths_are_exact(mask: np.ndarray) -> None:
     rle = {"size": list(mask.shape), "counts": packed["counts"].decode()}
     np.testing.assert_array_equal(decode_rle(rle), mask)
     listed = {"size": list(mask.shape), "counts": read_counts(rle).tolist()}
-    np.testing.assert_array_equal(draw_shapes([Shape(7, rle=listed)], mask.shape).drawn, 7 * mask)
+    np.testing.assert_array_equal(draw_shapes([Shape(7, rle=listed)], mask.shape).values, 7 * mask)
 
 
 @pytest.mark.understood(at_least=0.45)

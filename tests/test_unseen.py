@@ -21,7 +21,6 @@ from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.inference.predictor import Predictor
-from ubend.instances.instances import Objects
 from ubend.instances.truth import keep_valid
 from ubend.io import images as io_images
 from ubend.io.images import load_image, read_image, read_into_array
@@ -29,6 +28,7 @@ from ubend.labels.class_table import IGNORED
 from ubend.models.model_file import Bundle, save_bundle
 from ubend.portable import images
 from ubend.portable.decode import read_header
+from ubend.portable.objects import Objects
 from ubend.portable.postprocess import PostprocessOptions, postprocess
 from ubend.portable.row_windows import TiffRowReader
 

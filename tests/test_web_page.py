@@ -37,14 +37,18 @@ READY = "document.getElementById('status').textContent === texts.ready"
 
 @pytest.fixture(scope="module")
 def ort_web(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with onnxruntime-web: `UBEND_ORT_WEB`, or downloaded."""
+    """A folder with onnxruntime-web: `UBEND_ORT_WEB`, or downloaded, once for all processes of the tests."""
     if folder := os.environ.get("UBEND_ORT_WEB"):
         return Path(folder)
-    try:
-        find_ort_web(None, Reporter())
-    except DataError as error:
-        pytest.skip(f"no {PACKAGE}, and none downloaded ({error}); set UBEND_ORT_WEB to a folder with it")
-    return Path(os.environ["UBEND_CACHE"]) / f"{PACKAGE}-{VERSION}"
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UBEND_CACHE", str(shared))
+        try:
+            find_ort_web(None, Reporter())
+        except DataError as error:
+            pytest.skip(f"no {PACKAGE}, and none downloaded ({error}); set UBEND_ORT_WEB to a folder with it")
+    return shared / f"{PACKAGE}-{VERSION}"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from typing import Any
 import ubend
 from ubend import api
 from ubend.evaluation import comparison, intervals, report
-from ubend.io import pixel_size
+from ubend.portable import pixel_size
 from ubend.tasks import reading
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"

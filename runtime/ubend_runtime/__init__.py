@@ -11,6 +11,7 @@ from .portable.errors import (
     UbendError,
 )
 from .portable.model import Model, ModelEnsemble, Prediction, load
+from .portable.objects import Objects
 
 __all__ = [
     "DataError",
@@ -19,6 +20,7 @@ __all__ = [
     "Model",
     "ModelEnsemble",
     "ModelFileError",
+    "Objects",
     "OutputError",
     "Prediction",
     "SettingError",

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from ubend.evaluation.comparison import Comparison
     from ubend.evaluation.report import Scores
     from ubend.exporting.targets import Precision, Target
-    from ubend.instances.export import Export
-    from ubend.instances.instances import Method
     from ubend.layouts.pairs import SplitName
     from ubend.portable.conditions import Conditions
+    from ubend.portable.object_files import Export
+    from ubend.portable.objects import Method
     from ubend.portable.probabilities import ProbKind
     from ubend.tasks.fit_result import FitResult
     from ubend.tasks.reading import DataFolder
@@ -543,20 +543,27 @@ def objects(
         ModelFileError: a model cannot be read, or the models do not fit together.
         OutputError: an output exists already, or cannot be written.
     """
-    from ubend.io.pixel_size import parse_pixel_size
-    from ubend.tasks.objects import CountingOptions, find_objects
+    from ubend.portable.object_job import CountingOptions
+    from ubend.portable.pixel_size import parse_pixel_size
+    from ubend.tasks.objects import find_objects
 
     counting = CountingOptions(
         method,
         min_area,
         [export] if isinstance(export, str) else list(export),
-        None if truth is None else Path(truth),
         None if pixel_size is None else parse_pixel_size(pixel_size),
     )
     first, conditions = _conditions(model, tiles, overlap, tta, threshold, None, fill_holes)
     with _reporter(reporter) as log:
         return find_objects(
-            first, _as_list(paths), out, counting=counting, device=device, conditions=conditions, reporter=log
+            first,
+            _as_list(paths),
+            out,
+            counting=counting,
+            truth=None if truth is None else Path(truth),
+            device=device,
+            conditions=conditions,
+            reporter=log,
         )
 
 

@@ -15,12 +15,12 @@ from PIL import Image, ImageDraw
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.drawing.object_overlay import write_inside
 from ubend.drawing.panels import load_font, show_image
-from ubend.instances.instances import Objects, choose_method, contour_class, find_boxes, object_classes, separate
 from ubend.io.images import resize_array, resize_mask
 from ubend.labels.class_table import IGNORED, background_class
 from ubend.portable.images import save_png
+from ubend.portable.object_overlay import write_inside
+from ubend.portable.objects import Objects, choose_method, contour_class, find_boxes, object_classes, separate
 from ubend.portable.overlay import color_mask, to_rgb
 from ubend_lessons.cards import Card, draw_cards
 from ubend_lessons.example import Example

@@ -19,7 +19,6 @@ from ubend.dataset.sample import draw_ids, draw_image
 from ubend.dataset.store import read_class_map
 from ubend.drawing.panels import draw_grid, show_image
 from ubend.inference.predictor import load
-from ubend.instances.instances import Objects, choose_method, object_classes, separate
 from ubend.instances.truth import read_truth
 from ubend.io.images import read_image
 from ubend.labels.class_table import LabelMap
@@ -27,6 +26,7 @@ from ubend.layouts.pairs import Pair
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.models.paper import input_side
 from ubend.portable.images import save_png
+from ubend.portable.objects import Objects, choose_method, object_classes, separate
 from ubend.portable.overlay import to_rgb
 from ubend.tasks.evaluate import read_run_pairs
 from ubend.tasks.fit import fit

@@ -19,11 +19,11 @@ from ubend.dataset.sample import draw_sample
 from ubend.dataset.store import read_class_map
 from ubend.drawing.panels import load_font, show_image
 from ubend.inference.predictor import load
-from ubend.instances.export import Row, measure, write_table
-from ubend.instances.instances import choose_method, separate
 from ubend.io.images import read_image
 from ubend.labels.class_table import LabelMap
 from ubend.portable.images import save_png
+from ubend.portable.object_files import Row, measure, write_table
+from ubend.portable.objects import choose_method, separate
 from ubend.portable.overlay import to_rgb
 from ubend.tasks.cutout import extend_colors, make_alpha
 from ubend.tasks.user_settings import read_user_settings

@@ -7,6 +7,7 @@ import click
 
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import later
+from ubend.portable import option_help
 from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 
 
@@ -46,32 +47,20 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
         cut_out_files(model, paths, out, conditions=conditions, reporter=reporter, **flags)
 
 
-@command(help=later("Number, measure and outline the objects in the images PATHS."))
+@command(help=option_help.OBJECTS)
 @click.argument("model", type=PATH)
 @click.argument("paths", type=PATH, nargs=-1, required=True)
-@option(
-    "--out",
-    type=PATH,
-    required=True,
-    help=later(
-        "Folder for ids, outlines and tables: objects.csv (for each object: file, id, class, area_px, ...) and "
-        "images.csv (for each image and class: count, mean_area_px, ...); docs/objects.md explains the columns."
-    ),
-)
-@option(
-    "--method",
-    type=click.Choice(["contour", "parts", "distance"]),
-    help=later("How touching objects are separated  [contour or parts, by the class names]"),
-)
-@option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=later("Minimum object area, px."))
+@option("--out", type=PATH, required=True, help=option_help.OBJECTS_OUT)
+@option("--method", type=click.Choice(["contour", "parts", "distance"]), help=option_help.METHOD)
+@option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=option_help.LEAST_AREA)
 @option(
     "--export",
     "exports",
     type=click.Choice(["coco", "geojson", "panoptic"]),
     multiple=True,
-    help=later("Also export the objects in this format; repeatable."),
+    help=option_help.EXPORT,
 )
-@option("--pixel-size", metavar="LENGTH", help=later("Side of a pixel, such as 0.325um; overrides the files."))
+@option("--pixel-size", metavar="LENGTH", help=option_help.PIXEL_SIZE)
 @option(
     "--truth",
     type=PATH,
@@ -80,11 +69,12 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
 )
 @options("tiles", "overlap", "with", "tta", "threshold", "fill-holes", "device")
 def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
-    from ubend.io.pixel_size import parse_pixel_size
-    from ubend.tasks.objects import CountingOptions, find_objects
+    from ubend.portable.object_job import CountingOptions
+    from ubend.portable.pixel_size import parse_pixel_size
+    from ubend.tasks.objects import find_objects
 
     flags["pixel_size"] = None if flags["pixel_size"] is None else parse_pixel_size(flags["pixel_size"])
-    counting = CountingOptions(*(flags.pop(name) for name in ("method", "min_area", "exports", "truth", "pixel_size")))
+    counting = CountingOptions(*(flags.pop(name) for name in ("method", "min_area", "exports", "pixel_size")))
     conditions = take_conditions(flags)
     with make_reporter() as reporter:
         find_objects(model, paths, out, counting=counting, conditions=conditions, reporter=reporter, **flags)

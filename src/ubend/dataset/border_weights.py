@@ -23,9 +23,9 @@ from ubend.core.i18n import _
 from ubend.core.plan import TrainPlan
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.sources import ItemSource
-from ubend.instances.instances import choose_method, object_classes, separate
 from ubend.instances.truth import find_truth, read_truth
 from ubend.labels.class_table import IGNORED
+from ubend.portable.objects import choose_method, object_classes, separate
 
 _NEGLIGIBLE = 1e-3  # smaller weights are set to 0
 _THREADS = 4

@@ -24,7 +24,6 @@ from ubend.evaluation.report import DISTANCES
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits, too_large
 from ubend.io.images import resize_mask
-from ubend.io.pixel_size import PixelSize, read_spatial_info
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.layouts.pairs import Pair
 from ubend.metrics.boundary import (
@@ -46,6 +45,7 @@ from ubend.metrics.overlap import (
     summarise_overlap,
 )
 from ubend.metrics.summary import ClassMean, class_keys, none_for_nan
+from ubend.portable.pixel_size import PixelSize, read_spatial_info
 from ubend.portable.prefetch import prefetch
 from ubend.portable.raster import Header
 from ubend.portable.tiling import TileSource

@@ -1,1 +1,1 @@
-"""Objects in a mask: separated, measured, exported, compared with true objects."""
+"""True objects, and the scores of objects that were found."""

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, SettingError
 from ubend.core.i18n import _
-from ubend.instances.instances import Objects, object_classes
 from ubend.metrics.panoptic import Quality
 from ubend.portable.decode import read_header, read_raster
+from ubend.portable.objects import Objects, object_classes
 
 _SUFFIXES = (".png", ".tif", ".tiff")
 Files = dict[int, Path]  # class index -> id image

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, TypeAdapter, field_validator
 
 from ubend.core.i18n import _
 from ubend.labels.mask_files import ShapeMask
-from ubend.labels.shapes import Shape, measure_polygon, read_counts
+from ubend.labels.shapes import Shape, measure_polygon
 from ubend.layouts.collection import (
     Collection,
     Coordinate,
@@ -24,6 +24,7 @@ from ubend.layouts.collection import (
 from ubend.layouts.pairs import Layout, LayoutResult, SplitName
 from ubend.layouts.problems import Problems, natural_key
 from ubend.portable.printable import enumerate_names
+from ubend.portable.run_lengths import read_counts
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "image_info_")  # of the official sets
 

@@ -1,19 +1,24 @@
-"""The command line of `ubend-runtime`: masks of images from an exported model, and what a model is."""
+"""The command line of `ubend-runtime`: masks and objects of images from an exported model, and what a model is."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from . import option_help
 from .conditions import Conditions
 from .contract import describe_contract
 from .errors import FilesError, UbendError, missing_package
+from .file_jobs import run_jobs
 from .i18n import _, now
 from .images import describe_sizing
 from .mask_job import MaskImageJob, run_mask_jobs
 from .model import load_file, load_mask_predictor
+from .object_files import Export
+from .object_job import CountingOptions, ObjectJob, refuse_missing_libraries
+from .objects import Method
+from .pixel_size import parse_pixel_size
 from .printable import printable, printable_line
 from .probabilities import ProbKind
 from .reporter import LineReporter
@@ -30,6 +35,9 @@ def main(words: Sequence[str] | None = None) -> int:
         if given.command == "info":
             for line in describe_model(given.model):
                 print(printable_line(line))
+        elif given.command == "objects":
+            inputs = given.model, given.images, given.out, _take_counting(given)
+            find_objects(*inputs, conditions=_take_conditions(given), threads=given.threads)
         else:
             kept = {name: getattr(given, name) for name in ("prob", "resume", "threads")}
             predict_files(given.model, given.images, given.out, conditions=_take_conditions(given), **kept)
@@ -92,6 +100,32 @@ def predict_files(
     return run_mask_jobs([job], out, window=None, prob=prob, reporter=LineReporter())
 
 
+def find_objects(
+    model: Path | str,
+    images: Sequence[Path | str],
+    out: Path,
+    counting: CountingOptions,
+    *,
+    conditions: Conditions = _NONE,
+    threads: int | None = None,
+) -> list[Path]:
+    """Find the objects of images, and write ids, overlays and tables, as `ubend objects` does, see `ObjectJob`.
+
+    Args:
+        images, threads: see `predict_files`.
+    Returns:
+        The id images.
+    Raises:
+        MissingPackageError: the extra `objects` is not installed.
+        ModelFileError, SettingError: see `load_mask_predictor`; or the method does not fit the classes.
+        DataError, OutputError: see `run_jobs`.
+        FilesError: some of the images failed; the files of all others are written.
+    """
+    refuse_missing_libraries(counting.exports, "ubend-runtime[objects]")
+    masks = load_mask_predictor(model, conditions, threads=threads)
+    return run_jobs([ObjectJob(masks, images, out, counting)], LineReporter())
+
+
 def _require_tifffile() -> None:
     """Raise MissingPackageError if TIFF cannot be written, before anything is predicted."""
     try:
@@ -101,37 +135,71 @@ def _require_tifffile() -> None:
         raise missing_package(error) from error
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses wrong arguments in one line, as all that is refused."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line, and exit with 2."""
+        line = _("error: {message}; see {command} --help").format(message=message, command=self.prog)
+        self.exit(_NOTHING_DONE, printable_line(line) + "\n")
+
+
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ubend-runtime", description=_("Masks of images from a model that `ubend export` wrote.")
-    )
+    parser = _Parser(prog="ubend-runtime", description=_("Masks of images from a model that `ubend export` wrote."))
     commands = parser.add_subparsers(dest="command", required=True)
     predict = commands.add_parser("predict", help=_("Write the masks of images."))
+    objects = commands.add_parser("objects", help=_("Number, measure and outline the objects in images."))
     info = commands.add_parser("info", help=_("Show what a model is."))
-    for command in (predict, info):
+    for command in (predict, objects, info):
         command.add_argument("model", metavar="MODEL", type=Path, help=_("An exported model, model.onnx."))
-    _add_options(predict)
+    _add_mask_options(predict)
+    _add_object_options(objects)
     return parser
 
 
-def _add_options(predict: argparse.ArgumentParser) -> None:
-    """The arguments of `predict`; those of `ubend predict` that need no torch, with the same names."""
+# The options of each command are those of the same command of ubend that need no torch, with the same names.
 
-    def add(flag: str, sentence: str, **how: Any) -> None:
-        predict.add_argument(flag, help=now(sentence).replace("%", "%%"), **how)
 
-    predict.add_argument("images", metavar="IMAGES", nargs="+", help=_("Images, folders, patterns, or - for a list."))
-    add("--out", option_help.OUT, metavar="FOLDER", type=Path, required=True)
-    add("--tiles", option_help.TILES, metavar="PX")
-    add("--overlap", option_help.OVERLAP, metavar="FRACTION", type=float, default=DEFAULT_OVERLAP)
-    add("--with", option_help.WITH, metavar="MODEL", dest="models", type=Path, action="append", default=[])
-    add("--tta", option_help.TTA, action="store_true")
-    add("--threshold", option_help.THRESHOLD, metavar="CLASS=P", action="append", default=[])
-    add("--min-area", option_help.MIN_AREA, metavar="[CLASS=]PX", action="append", default=[])
-    add("--fill-holes", option_help.FILL_HOLES, metavar="[CLASS=]PX", action="append", default=[])
-    add("--prob", option_help.PROB, choices=get_args(ProbKind))
-    add("--resume", option_help.RESUME, action="store_true")
-    predict.add_argument("--threads", metavar="COUNT", type=_read_count, help=_("Threads of the CPU."))
+def _add_mask_options(predict: argparse.ArgumentParser) -> None:
+    _add_images(predict, option_help.OUT)
+    _add(predict, "--min-area", option_help.MIN_AREA, metavar="[CLASS=]PX", action="append", default=[])
+    _add(predict, "--prob", option_help.PROB, choices=get_args(ProbKind))
+    _add(predict, "--resume", option_help.RESUME, action="store_true")
+    _add_model_options(predict)
+
+
+def _add_object_options(objects: argparse.ArgumentParser) -> None:
+    _add_images(objects, option_help.OBJECTS_OUT)
+    _add(objects, "--method", option_help.METHOD, choices=get_args(Method))
+    _add(objects, "--min-area", option_help.LEAST_AREA, metavar="PX", dest="least_area", type=_read_area, default=1)
+    _add(objects, "--export", option_help.EXPORT, choices=get_args(Export), action="append", default=[])
+    _add(objects, "--pixel-size", option_help.PIXEL_SIZE, metavar="LENGTH")
+    _add_model_options(objects)
+    objects.set_defaults(min_area=[])  # of regions, before objects are separated
+
+
+def _add_images(command: argparse.ArgumentParser, out: str) -> None:
+    command.add_argument("images", metavar="IMAGES", nargs="+", help=_("Images, folders, patterns, or - for a list."))
+    _add(command, "--out", out, metavar="FOLDER", type=Path, required=True)
+
+
+def _add_model_options(command: argparse.ArgumentParser) -> None:
+    _add(command, "--tiles", option_help.TILES, metavar="PX")
+    _add(command, "--overlap", option_help.OVERLAP, metavar="FRACTION", type=float, default=DEFAULT_OVERLAP)
+    _add(command, "--with", option_help.WITH, metavar="MODEL", dest="models", type=Path, action="append", default=[])
+    _add(command, "--tta", option_help.TTA, action="store_true")
+    _add(command, "--threshold", option_help.THRESHOLD, metavar="CLASS=P", action="append", default=[])
+    _add(command, "--fill-holes", option_help.FILL_HOLES, metavar="[CLASS=]PX", action="append", default=[])
+    command.add_argument("--threads", metavar="COUNT", type=_read_count, help=_("Threads of the CPU."))
+
+
+def _add(command: argparse.ArgumentParser, flag: str, sentence: str, **how: Any) -> None:
+    command.add_argument(flag, help=now(sentence).replace("%", "%%"), **how)
+
+
+def _take_counting(given: argparse.Namespace) -> CountingOptions:
+    pixel = None if given.pixel_size is None else parse_pixel_size(given.pixel_size)
+    return CountingOptions(given.method, given.least_area, given.export, pixel)
 
 
 def _take_conditions(given: argparse.Namespace) -> Conditions:
@@ -144,6 +212,12 @@ def _take_conditions(given: argparse.Namespace) -> Conditions:
         parse_tiles(given.tiles),
         given.overlap,
     )
+
+
+def _read_area(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(_("give a whole number, 1 or more"))
+    return int(text)
 
 
 def _read_count(text: str) -> int:

@@ -9,6 +9,8 @@ from .i18n import _, now
 _Value = TypeVar("_Value")
 _ALIKE, _NAMED = 3, 10  # lines that differ only in their file are shown as one if there are more; names shown of it
 _PACKAGES = {"yaml": "pyyaml", "PIL": "pillow", "skimage": "scikit-image"}  # modules -> packages whose names differ
+_RUNTIME = "ubend_runtime"  # the package that has a copy of this one
+_RUNTIME_EXTRAS = {"tifffile": "tiff", "imagecodecs": "tiff", "openvino": "openvino"}  # package -> what brings it there
 
 # Messages of torch's allocators; only CUDA has an exception class for it.
 _OUT_OF_MEMORY = (
@@ -121,8 +123,11 @@ def missing_package(error: ImportError) -> MissingPackageError:
     """Make the error for a library that could not be imported; its key is the package to install."""
     module = (error.name or "ubend").partition(".")[0]  # imagecodecs names no module for a codec that is not built in
     package = _PACKAGES.get(module, module)
-    line = _("{package} is not installed or cannot be loaded ({reason}); install it with: pip install {package}")
-    return MissingPackageError(line.format(package=package, reason=reason(error)), key=package)
+    source = package
+    if __name__.startswith(_RUNTIME) and package in _RUNTIME_EXTRAS:
+        source = f"'ubend-runtime[{_RUNTIME_EXTRAS[package]}]'"
+    line = _("{package} is not installed or cannot be loaded ({reason}); install it with: pip install {source}")
+    return MissingPackageError(line.format(package=package, reason=reason(error), source=source), key=package)
 
 
 def reason(error: Exception) -> str:

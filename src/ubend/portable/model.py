@@ -24,6 +24,7 @@ from .files import EXPORTED_SUFFIX
 from .i18n import _
 from .images import model_size, save_mask
 from .input_checks import Image, take_pixels
+from .objects import LIBRARIES, Method, Objects, choose_method, refuse_missing, separate
 from .predictors import MaskResult
 from .resize import resize_logits, resize_pixels
 from .session import Run, check_exported, read_exported, refuse_not_finite
@@ -68,6 +69,22 @@ class Prediction:
             OutputError: the path does not end in .png, or the file cannot be written.
         """
         save_mask(Path(path), self.mask, self.colors)
+
+    def objects(self, method: Method | None = None, *, min_area: int = 1) -> Objects:
+        """Separate and number the objects in the mask; needs the extra `objects`.
+
+        Args:
+            method: how touching objects are separated: `contour`: by the class of that name; `parts`: connected
+                regions; `distance`: at narrow places; None: chosen by the class names.
+            min_area: leave out smaller objects, px, 1 or more.
+        Returns:
+            `ids`, (H, W) uint32: 0, or the number of an object; `classes`: the class index of object 1, 2, ...
+        Raises:
+            SettingError: the method does not fit the classes.
+            MissingPackageError: the extra `objects` is not installed.
+        """
+        refuse_missing(LIBRARIES, "ubend-runtime[objects]")
+        return separate(self.mask, self.class_names, method or choose_method(self.class_names), min_area)
 
 
 class Model:

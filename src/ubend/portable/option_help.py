@@ -1,4 +1,4 @@
-"""Help of the options that `ubend predict` and `ubend-runtime predict` have in common."""
+"""Help of the options that the commands of `ubend` and of `ubend-runtime` have in common."""
 
 from .i18n import later
 
@@ -12,3 +12,14 @@ MIN_AREA = later("Remove regions smaller than PX pixels; repeatable.")
 FILL_HOLES = later("Fill holes of up to PX pixels (all: every hole); repeatable.")
 PROB = later("Also write probabilities: as TIFF (uint8, uint16) or npz.")
 RESUME = later("Skip outputs that exist already.")
+
+# of `objects`
+OBJECTS = later("Number, measure and outline the objects in the images PATHS.")
+OBJECTS_OUT = later(
+    "Folder for ids, outlines and tables: objects.csv (for each object: file, id, class, area_px, ...) and "
+    "images.csv (for each image and class: count, mean_area_px, ...); docs/objects.md explains the columns."
+)
+METHOD = later("How touching objects are separated  [contour or parts, by the class names]")
+LEAST_AREA = later("Minimum object area, px.")
+EXPORT = later("Also export the objects in this format; repeatable.")
+PIXEL_SIZE = later("Side of a pixel, such as 0.325um; overrides the files.")

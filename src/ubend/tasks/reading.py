@@ -16,10 +16,10 @@ from ubend.dataset.dataset import read_usable, scan_folder
 from ubend.dataset.store import read_class_map
 from ubend.io import scans
 from ubend.io.images import finish_pixels
-from ubend.io.pixel_size import PixelSize, read_spatial_info
 from ubend.labels.class_table import ClassMap
 from ubend.layouts.pairs import Folder, Pair, SplitName
 from ubend.portable.decode import read_raster
+from ubend.portable.pixel_size import PixelSize, read_spatial_info
 
 
 @dataclass(frozen=True)

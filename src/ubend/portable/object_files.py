@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubend.core.files import json_text, write_csv, write_text
-from ubend.instances.instances import Objects, find_boxes, object_classes
-from ubend.io.pixel_size import GeoTransform, PixelSize
-from ubend.labels.shapes import coco_masks, decode_rle
-from ubend.portable.images import save_png
+from .files import json_text, write_csv, write_text
+from .images import save_png
+from .objects import Objects, find_boxes, object_classes
+from .pixel_size import GeoTransform, PixelSize
+from .run_lengths import coco_masks, decode_rle
 
 if TYPE_CHECKING:
     from shapely import MultiPolygon, Polygon

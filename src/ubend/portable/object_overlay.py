@@ -3,11 +3,10 @@
 import colorsys
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from ubend.drawing.panels import Font, load_font
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _LEGIBLE_PX = 40  # wanted side of a typical object in the overlay, so that its number fits
 _MIN_SIDE_PX = 768  # wanted longer side of the overlay of a small image
@@ -34,6 +33,8 @@ def draw_objects(image: NDArray[np.uint8], ids: NDArray[np.uint32]) -> Image.Ima
     Returns:
         RGB image; its size is (H, W) times a whole number.
     """
+    import scipy
+
     areas = np.bincount(ids.reshape(-1))[1:]
     side, longer = float(np.sqrt(np.median(areas))) if len(areas) else float(_LEGIBLE_PX), max(ids.shape)
     wanted = max(round(_LEGIBLE_PX / side), round(_MIN_SIDE_PX / longer))
@@ -42,7 +43,7 @@ def draw_objects(image: NDArray[np.uint8], ids: NDArray[np.uint32]) -> Image.Ima
     large = ids.repeat(scale, axis=0).repeat(scale, axis=1)
     width = max(1, min(round(side * scale / _LINE_SHARE), round(longer * scale / _IMAGE_SHARE)))
     page = Image.fromarray(_draw_outlines(np.array(page), large, len(areas), width))
-    draw, font = ImageDraw.Draw(page), load_font(int(np.clip(side * scale * _TEXT_SHARE, *_TEXT_PX)))
+    draw, font = ImageDraw.Draw(page), _load_font(int(np.clip(side * scale * _TEXT_SHARE, *_TEXT_PX)))
     taken = large > 0
     for object_id, box in enumerate(scipy.ndimage.find_objects(large.astype(np.int64)), 1):
         _write_number(draw, large[box] == object_id, box, str(object_id), font, taken)
@@ -62,7 +63,13 @@ def write_inside(
     _write(draw, y + offset[0], x + offset[1], text, font)
 
 
+def _load_font(size_px: int) -> Font:
+    """Pillow's own font: it has all digits, and is the same whether matplotlib is installed or not."""
+    return ImageFont.load_default(size=size_px)
+
+
 def _draw_outlines(image: NDArray[np.uint8], ids: NDArray[np.uint32], count: int, width: int) -> NDArray[np.uint8]:
+    import scipy
     from skimage.segmentation import find_boundaries
 
     line = find_boundaries(ids, mode="inner")
@@ -123,6 +130,8 @@ def _write(draw: ImageDraw.ImageDraw, y: float, x: float, text: str, font: Font)
 
 def _find_widest(region: NDArray[np.bool_]) -> tuple[float, float, float]:
     """Row, column and distance to the border of the pixel that is farthest from the border."""
+    import scipy
+
     step = max(1, max(region.shape) // _SAMPLE_PX)
     depth = scipy.ndimage.distance_transform_edt(np.pad(region[::step, ::step], 1))
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)

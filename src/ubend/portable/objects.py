@@ -4,19 +4,20 @@ Sources: watershed from markers, Meyer 1991, as in scikit-image; seeds are the h
 1999.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 
-from ubend.core.errors import SettingError
-from ubend.core.i18n import _
-from ubend.labels.class_table import background_class
+from .class_table import background_class
+from .errors import MissingPackageError, SettingError
+from .i18n import _
 
 Method = Literal["contour", "parts", "distance"]
+LIBRARIES = {"skimage": "scikit-image"}  # module -> package; scikit-image brings scipy
 
 _CONTOURS = ("contour", "border", "boundary", "edge", "outline", "viền")
 _CORNERS = np.ones((3, 3), bool)  # pixels that touch at a corner are connected
@@ -38,6 +39,19 @@ class Objects:
 
     ids: NDArray[np.uint32]
     classes: NDArray[np.uint8]
+
+
+def refuse_missing(libraries: Mapping[str, str], extra: str) -> None:
+    """Raise MissingPackageError if a library for objects is not installed.
+
+    Args:
+        libraries: module -> package.
+        extra: what brings them, for pip, such as `ubend[objects]`.
+    """
+    for module, package in libraries.items():
+        if find_spec(module) is None:
+            line = _("objects need {package}; install it with: pip install '{extra}'")
+            raise MissingPackageError(line.format(package=package, extra=extra), key=package)
 
 
 def contour_class(names: Sequence[str]) -> int | None:
@@ -83,16 +97,22 @@ def object_classes(names: Sequence[str]) -> list[int]:
 
 def find_boxes(ids: NDArray[np.uint32]) -> list[tuple[slice, slice]]:
     """The bounding boxes (row and column slices) of object 1, 2, ...; `ids` has no gaps."""
+    import scipy
+
     boxes: list[tuple[slice, slice]] = scipy.ndimage.find_objects(ids.astype(np.int64))
     return boxes
 
 
 def _label(region: NDArray[np.bool_]) -> NDArray[np.int64]:
+    import scipy
+
     labels: NDArray[np.int64] = scipy.ndimage.label(region, _CORNERS, output=np.int64)[0]
     return labels
 
 
 def _grow_into_contour(mask: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.int64]:
+    import scipy
+
     contour, kinds = contour_class(names), object_classes(names)
     if contour is None or len(kinds) != 1:
         raise SettingError(
@@ -110,6 +130,8 @@ def _grow_into_contour(mask: NDArray[np.uint8], names: Sequence[str]) -> NDArray
 
 def _without_fragments(insides: NDArray[np.int64], regions: NDArray[np.int64]) -> NDArray[np.int64]:
     """Remove insides that are much thinner than the thickest inside of their region; independent of object size."""
+    import scipy
+
     if not insides.any():
         return insides
     # the edge of the image does not count as a border: objects cut by it may be thick
@@ -122,6 +144,7 @@ def _without_fragments(insides: NDArray[np.int64], regions: NDArray[np.int64]) -
 
 
 def _split_by_distance(region: NDArray[np.bool_]) -> NDArray[np.int64]:
+    import scipy
     from skimage.morphology import local_maxima, reconstruction
 
     depth_px = scipy.ndimage.distance_transform_edt(np.pad(region, 1))[

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ubend.core.errors import SettingError
-from ubend.core.i18n import _
-from ubend.portable.decode import explain_decode_errors
-from ubend.portable.row_windows import GEO_TAGS, may_be_tiff
-from ubend.portable.tiff import open_tiff
+from .decode import explain_decode_errors
+from .errors import SettingError
+from .i18n import _
+from .row_windows import GEO_TAGS, may_be_tiff
+from .tiff import open_tiff
 
 if TYPE_CHECKING:
     import tifffile
