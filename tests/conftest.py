@@ -45,6 +45,14 @@ sys.path.insert(0, str(_OWN))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_OWN), os.environ.get("PYTHONPATH")]))
 
 
+@pytest.fixture
+def ray_home() -> Iterator[dict[str, str]]:
+    """The environment of commands that start Ray: its files go to a folder of their own, with a short name."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # the paths of its sockets have a limit
+    yield {"RAY_TMPDIR": folder, "HOME": folder, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 REAL_SETS = ("kvasir-seg", "oxford-iiit-pet")
 
 

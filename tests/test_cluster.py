@@ -2,17 +2,16 @@
 
 import contextlib
 import importlib.util
-import json
 import os
+import random
 import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,68 +24,19 @@ from PIL import Image
 from support import ROOT, namespace
 from support.commands import parse, predict
 from support.discs import draw_disc
+from support.local_cluster import Died, LocalCluster, install
 from support.models import make_bundle, save_model
 from support.refusal import check, invoke, raises, refused
 from ubend.core.errors import DataError, FilesError, MissingPackageError, OutputError, SettingError
 from ubend.models.model_file import save_bundle
 from ubend.tasks import cluster
-from ubend.tasks.cluster_worker import Attempts, ImageWorker, WorkerTask
+from ubend.tasks.cluster_worker import WorkerTask
 from ubend.tasks.expand import read_file_list
-
-_CHUNK = 4
-
-
-class LocalCluster:
-    """The place of `cluster.Cluster`: the same processes' code, in this process, a few images at a time.
-
-    Attributes:
-        before: called before the images of each chunk are predicted; a chunk is lost with its process if it raises
-            `Died`, and is given to another one.
-    """
-
-    before: Callable[[list[Path]], None] = staticmethod(lambda _paths: None)
-    chunks: list[list[int]]
-
-    def __init__(self, _address: str) -> None:
-        self.attempts = Attempts()
-        LocalCluster.chunks = []
-
-    def __enter__(self) -> "LocalCluster":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        pass
-
-    def connect(self) -> str:
-        return "cluster: 1 node, 2 CPUs, 0 GPUs"
-
-    def map_images(self, images: Sequence[tuple[int, Path]], task: WorkerTask) -> Iterator[dict[str, Any]]:
-        for start in range(0, len(images), _CHUNK):
-            chunk = images[start : start + _CHUNK]
-            while True:
-                worker = ImageWorker(task, self.attempts)
-                try:
-                    LocalCluster.before([path for _index, path in chunk])
-                    paths = [json.dumps(str(path)) for _index, path in chunk]
-                    rows = worker({"index": np.array([index for index, _path in chunk]), "path": np.array(paths)})
-                    break
-                except Died:
-                    continue
-            LocalCluster.chunks.append([index for index, _path in chunk])
-            yield from map(json.loads, rows["row"])
-
-
-class Died(BaseException):
-    """A process was ended, and what it had not answered is lost."""
 
 
 @pytest.fixture
 def local(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "Cluster", LocalCluster)
-    monkeypatch.setattr(LocalCluster, "before", staticmethod(lambda _paths: None))
-    monkeypatch.setattr(
-        ImageWorker, "_ask", lambda self, method, *values: getattr(self._attempts, method)(*values), raising=True
-    )
+    install(monkeypatch)
 
 
 @pytest.fixture
@@ -232,6 +182,38 @@ def test_without_ray(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (place / "out").exists()
 
 
+def test_gpu_share(place: Path) -> None:
+    """Several processes on a GPU; a part of a GPU that does not fit is refused."""
+    assert cluster.share_processors(0, 16, 0.5) == (16, {"num_cpus": 1, "num_gpus": 0})
+    assert cluster.share_processors(2, 16, 1.0) == (2, {"num_cpus": 0, "num_gpus": 1.0})
+    assert [cluster.share_processors(2, 16, share)[0] for share in (0.5, 0.4, 0.25, 0.1)] == [4, 4, 8, 20]
+    for flags in (
+        ("--gpu-share", "0.5"),
+        ("--cluster", "auto", "--gpu-share", "0"),
+        ("--cluster", "auto", "--gpu-share", "2"),
+    ):
+        check(refused("predict", *words(place, "out", *flags)), SettingError, key="--gpu-share")
+
+
+@pytest.mark.parametrize("mode", [None, "disabled"])
+def test_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str | None) -> None:
+    """If there is a token, Ray is told to use it, as `ray start --head` does, unless the user says something else."""
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_BACKEND_LOG_LEVEL", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, "kept")  # so that it is as before afterwards
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if mode is None:
+        del os.environ["RAY_AUTH_MODE"]
+    else:
+        os.environ["RAY_AUTH_MODE"] = mode
+    cluster._set_environment()
+    assert os.environ.get("RAY_AUTH_MODE") == mode
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0")
+    cluster._set_environment()
+    assert os.environ["RAY_AUTH_MODE"] == (mode or "token")
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "kept"
+
+
 def test_videos_stay_on_one_machine(place: Path) -> None:
     (place / "a.mp4").write_bytes(b"")
     error = refused(
@@ -256,7 +238,7 @@ def test_examples_of_the_page_parse() -> None:
     """The scripts by the shell, the manifest of Kubernetes as YAML; what they start is not run here."""
     page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     scripts, manifests = (re.findall(rf"```{kind}\n(.*?)```", page, re.S) for kind in ("sh", "yaml"))
-    assert (len(scripts), len(manifests)) == (3, 1)
+    assert (len(scripts), len(manifests)) == (4, 1)
     for script in scripts:
         subprocess.run(["sh", "-n"], input=script, text=True, check=True)
         for line in re.findall(r"^ubend .*", script, re.M):
@@ -265,6 +247,8 @@ def test_examples_of_the_page_parse() -> None:
     assert job["kind"] == "RayJob"
     parse(shlex.split(job["spec"]["entrypoint"])[1:])
     cluster_spec = job["spec"]["rayClusterSpec"]
+    for group in cluster_spec["workerGroupSpecs"]:  # required by KubeRay's schema
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
     for group in (cluster_spec["headGroupSpec"], *cluster_spec["workerGroupSpecs"]):
         pod = group["template"]["spec"]
         mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
@@ -278,25 +262,30 @@ def _reason_without_ray() -> str:
 needs_ray = pytest.mark.skipif(bool(_reason_without_ray()), reason=_reason_without_ray() or "Ray")
 
 
-@pytest.fixture
-def ray_home() -> Iterator[dict[str, str]]:
-    """The environment of commands that start Ray: its files go to a folder of their own, with a short name."""
-    folder = tempfile.mkdtemp(prefix="ray-")  # the paths of its sockets have a limit
-    yield {"RAY_TMPDIR": folder, "HOME": folder, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def workers_of(process: "subprocess.Popen[bytes]") -> list[int]:
-    """The processes in the command's namespace that predict images, by their titles."""
-    wanted, workers = os.readlink(f"/proc/{process.pid}/ns/pid_for_children"), []
+def processes_of(process: "subprocess.Popen[bytes]") -> dict[int, str]:
+    """The processes in the command's namespace: id -> command line, which Ray replaces by a title."""
+    wanted, titles = os.readlink(f"/proc/{process.pid}/ns/pid_for_children"), {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            is_worker = (
-                b"ray::" in (folder / "cmdline").read_bytes() and b"ImageWorker" in (folder / "cmdline").read_bytes()
-            )
-            if is_worker and os.readlink(folder / "ns" / "pid") == wanted:
-                workers.append(int(folder.name))
-    return workers
+            if os.readlink(folder / "ns" / "pid") == wanted:
+                titles[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return titles
+
+
+def choose_process(process: "subprocess.Popen[bytes]", kind: str) -> int | None:
+    """A process that predicts or keeps their attempts (`actor`), another one of Ray's (`worker`), or the `driver`."""
+    for number, title in sorted(processes_of(process).items(), reverse=True):
+        is_actor = "ImageWorker" in title or "Attempts" in title
+        is_ours = {
+            "actor": title.startswith("ray::") and is_actor,
+            "worker": title.startswith("ray::")
+            and not is_actor
+            and "Agent" not in title,  # a node dies with its agents
+            "driver": "-m ubend predict" in title,
+        }[kind]
+        if is_ours and not title.startswith(("unshare", "sh ")):
+            return number
+    return None
 
 
 def wait_for(enough: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -310,13 +299,15 @@ def wait_for(enough: Callable[[], bool], process: "subprocess.Popen[bytes]", log
 
 @pytest.mark.slow
 @needs_ray
-def test_killed_process_and_killed_driver(tmp_path: Path, ray_home: dict[str, str]) -> None:
-    """Ray Data starts another process for a killed one; after the command is killed too, --resume completes it."""
+def test_five_kills(tmp_path: Path, ray_home: dict[str, str]) -> None:
+    """Ray Data starts another process for a killed one; after the command is killed too, --resume completes it. Every
+    output is there once, equal to the byte."""
+    images, moments = 300, random.Random(4)
     (tmp_path / "images").mkdir()
-    for number in range(300):
+    for number in range(images):
         path = tmp_path / "images" / f"{number}.png"
         if number < 10:
-            Image.fromarray(draw_disc(number, 192, 192)[0]).save(path)
+            Image.fromarray(draw_disc(number, 256, 256)[0]).save(path)
         else:
             path.hardlink_to(tmp_path / "images" / f"{number % 10}.png")
     save_bundle(tmp_path / "model.safetensors", make_bundle())
@@ -333,12 +324,14 @@ def test_killed_process_and_killed_driver(tmp_path: Path, ray_home: dict[str, st
     def masks() -> int:
         return len([*out.glob("*_overlay.png")])
 
-    with namespace.started(command, ray_home, log) as process:
-        wait_for(lambda: masks() > 0 and len(workers_of(process)) > 0, process, log)
-        killed = workers_of(process)[0]
-        os.kill(killed, signal.SIGKILL)
-        before = masks()
-        wait_for(lambda: masks() > before, process, log)
+    for kinds, more in ((("actor", "worker", "driver"), []), (("actor", "driver"), ["--resume"])):
+        with namespace.started([*command, *more], ray_home, log) as process:
+            for kind in kinds:
+                enough = masks() + moments.randrange(1, 12)
+                wait_for(lambda enough=enough: masks() >= enough, process, log)  # type: ignore[misc]
+                wait_for(lambda kind=kind: choose_process(process, kind) is not None, process, log)  # type: ignore[misc]
+                os.kill(choose_process(process, kind), signal.SIGKILL)  # type: ignore[arg-type]
+        assert masks() < images
     with namespace.started([*command, "--resume"], ray_home, log) as process:
         assert process.wait(300) == 0, log.read_text()
     assert files_of(out) == files_of(tmp_path / "whole")

@@ -18,7 +18,6 @@ is changed to fit: grey repeated, colour made grey, alpha taken as the valid pix
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -390,6 +389,7 @@ def predict(
     window: str | None = None,
     device: str | None = None,
     cluster: str | None = None,
+    gpu_share: float | None = None,
     reporter: "Reporter | None" = None,
 ) -> list[Path]:
     """Write masks of images, videos and scans to a folder, with overlays and a table of the class shares.
@@ -398,8 +398,9 @@ def predict(
 
     Args:
         model: a run folder or a model file; or several of the same classes, whose probabilities are averaged.
-        paths: files, folders or globs of images; videos; scans (NIfTI files, folders of DICOM).
-        out: folder for masks, overlays and shares.csv; existing files are not overwritten.
+        paths: files, folders or globs of images; videos; scans (NIfTI files, folders of DICOM). With `cluster` also
+            URLs, such as `s3://bucket/images`.
+        out: folder for masks, overlays and shares.csv, with `cluster` also a URL; existing files are not overwritten.
         tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
         overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
         tta: test-time augmentation: average over flips, and over rotations if the model was trained with them.
@@ -412,6 +413,8 @@ def predict(
         device: cuda, cuda:1, mps or cpu; None: the fastest available.
         cluster: address of a Ray cluster that predicts the images, or `auto`: the one on this machine, started if there
             is none; docs/cluster.md. None: this process predicts them.
+        gpu_share: part of a GPU that each process of the cluster takes, 0 < gpu_share <= 1, so that several share one;
+            None: 1.
         reporter: reports notes and progress; None: prints them, as the command does.
     Returns:
         The mask files, including existing ones.
@@ -423,13 +426,11 @@ def predict(
         ModelFileError: a model cannot be read, or the models do not fit together.
         OutputError: an output exists already, or cannot be written.
     """
-    from ubend.tasks.cluster import predict_on_cluster
-    from ubend.tasks.predict import predict_paths
+    from ubend.tasks.cluster import choose_task
 
     first, conditions = _conditions(model, tiles, overlap, tta, threshold, min_area, fill_holes)
-    predict_all = predict_paths if cluster is None else partial(predict_on_cluster, cluster=cluster)
     with _reporter(reporter) as log:
-        return predict_all(
+        return choose_task(cluster, gpu_share)(
             first,
             _as_list(paths),
             out,

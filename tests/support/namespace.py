@@ -19,8 +19,12 @@ def why_none() -> str:
     """Why this machine has no such namespaces; empty if it has."""
     if sys.platform != "linux" or not shutil.which("unshare") or not shutil.which("ip"):
         return "needs Linux with unshare and ip"
-    tried = subprocess.run([*_ALONE, *_LOOPBACK, "true"], capture_output=True, check=False)
-    return "" if tried.returncode == 0 else "network namespaces are not permitted here"
+    return "" if run(["true"]).returncode == 0 else "network namespaces are not permitted here"
+
+
+def run(words: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":
+    """Run a short command in its own network and process namespace."""
+    return subprocess.run([*_ALONE, *_LOOPBACK, *words], capture_output=True, check=False)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """The command `predict`."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,11 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 @option("--window", help=later("Intensity window of scans (NIfTI, DICOM): a name such as lung, or CENTER,WIDTH."))
 @options("device")
 @option("--cluster", metavar="ADDRESS", help=later("Predict images on a Ray cluster; auto: the one on this machine."))
+@option("--gpu-share", type=float, metavar="PART", help=later("With --cluster: part of a GPU for each process  [1]"))
 def predict(model: Path, paths: tuple[Path, ...], out: Path, cluster: str | None, **flags: Any) -> None:
-    from ubend.tasks.predict import predict_paths
+    from ubend.tasks.cluster import choose_task
 
-    flags |= {"conditions": take_conditions(flags)} | ({"cluster": cluster} if cluster is not None else {})
-    task = predict_paths if cluster is None else import_module("ubend.tasks.cluster").predict_on_cluster
+    task = choose_task(cluster, flags.pop("gpu_share"))
+    flags |= {"conditions": take_conditions(flags)}
     with make_reporter() as reporter:
         task(model, paths, out, reporter=reporter, **flags)

@@ -7,7 +7,6 @@ videos, scans) defines how it is inspected, which files it gives, and how they a
 """
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,8 +32,6 @@ from .errors import (
 from .extremes import ExtremeValues
 from .files import (
     DiskRequirement,
-    check_disk_space,
-    clear_leftovers,
     is_of_the_disk,
     is_too_long,
     refuse_existing,
@@ -46,12 +43,12 @@ from .i18n import _, now
 from .image_paths import list_images, refuse_folder
 from .images import LoadedImage, read_with_channels
 from .input_checks import describe_channels
-from .lock import locked
 from .predictors import MaskResult
 from .prefetch import prefetch
 from .raster import Header
-from .record import Record, describe_source
+from .record import Record
 from .reporter import Reporter
+from .storage import LOCAL, Storage, describe_source
 
 _log = logging.getLogger(__name__)
 _Facts = TypeVar("_Facts")
@@ -70,6 +67,7 @@ class FileJob(ABC, Generic[_Facts]):
         output_name: description of an output, for the collision message.
         exist_message: message about existing outputs.
         done_message: message at the end.
+        storage: where inputs and outputs are.
         record: of the folder; None: there is none. Set by `run_jobs`.
         together: names of the summary files.
         usable: index of an input -> result of `inspect`; usable inputs only.
@@ -80,6 +78,7 @@ class FileJob(ABC, Generic[_Facts]):
 
     output_name, exist_message, done_message = "", "", ""
     together: Sequence[str] = ()
+    storage: Storage = LOCAL
 
     def __init__(self, predictor: AnyMaskPredictor, paths: Sequence[Path], out: Path, *, resume: bool = False) -> None:
         self.predictor, self.paths, self.out, self.resume = predictor, paths, out, resume
@@ -146,7 +145,7 @@ class FileJob(ABC, Generic[_Facts]):
         groups = [*(outputs for _input, outputs in files), *([self._summaries] if self.together else [])]
         if not self.resume:
             can_resume = self.record is not None and not any(map(self.record.foreign, groups))
-            refuse_existing([path for group in groups for path in group], resumable=can_resume)
+            refuse_existing([path for group in groups for path in group], self.storage.exists, resumable=can_resume)
         is_done = dict(self.map_inputs(lambda index: self.resume and self.is_done(index), [*self.usable]))
         sizes = dict(self.map_inputs(self.size, [index for index, done in is_done.items() if not done]))
         self.usable = {index: facts for index, facts in self.usable.items() if index not in self.wrong}
@@ -154,7 +153,7 @@ class FileJob(ABC, Generic[_Facts]):
         if self.resume and self.record is not None:
             rewritten = [*map(self.files, self.todo), *groups[len(files) :]]
             refuse_foreign([path for group in rewritten for path in self.record.foreign(group)], self.record.path)
-        self._remade = sum(any(map(os.path.exists, self.files(index))) for index in self.todo)
+        self._remade = sum(any(map(self.storage.exists, self.files(index))) for index in self.todo)
         return [DiskRequirement(self.out, int(sum(sizes.values())), _("choose another --out"))]
 
     def _check_name_lengths(self, index: int, facts: _Facts) -> bool:
@@ -179,7 +178,7 @@ class FileJob(ABC, Generic[_Facts]):
         if self._remade:
             message = _("note: {count} of the files are recreated: their input has changed, or they are incomplete")
             reporter.report(message.format(count=self._remade))
-        clear_leftovers(path for index in self.usable for path in self.files(index))
+        self.storage.clear_leftovers(path for index in self.usable for path in self.files(index))
         self.make(reporter)
         indices = [index for index in self.usable if index not in self.wrong]
         if indices:
@@ -273,9 +272,12 @@ class ImageJob(FileJob[Header]):
         self.extremes = ExtremeValues(*(member.predictor.bundle for member in predictor.members))
 
     def inspect(self, index: int) -> Header:
-        refuse_folder(self.paths[index])
-        header = read_header(self.paths[index], self.predictor.channels)
-        self.predictor.refuse_other_kind(self.paths[index], header)
+        return self._inspect_file(self.paths[index])
+
+    def _inspect_file(self, path: Path) -> Header:
+        refuse_folder(path)
+        header = read_header(path, self.predictor.channels)
+        self.predictor.refuse_other_kind(path, header)
         return header
 
     def notes(self) -> list[str]:
@@ -369,7 +371,7 @@ def run_jobs(jobs: Sequence[FileJob[Any]], reporter: Reporter, record: Record | 
         OutputError: another process writes to the folder; outputs exist already, or were made with other settings;
             disk full, or no write permission.
     """
-    with locked(jobs[0].out):
+    with jobs[0].storage.locked(jobs[0].out):
         return _run_locked(jobs, reporter, record)
 
 
@@ -381,7 +383,7 @@ def _run_locked(jobs: Sequence[FileJob[Any]], reporter: Reporter, record: Record
     requirements = [requirement for job in jobs for requirement in job.inspect_all()]
     written: list[Path] = []
     if requirements:
-        check_disk_space(requirements)
+        jobs[0].storage.check_space(requirements)
         for line in describe_tiling(jobs[0].predictor):
             reporter.report(line)
         for line in (line for job in jobs for line in job.notes()):

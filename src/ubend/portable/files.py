@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,15 +67,18 @@ def check_disk_space(requirements: Sequence[DiskRequirement]) -> None:
         raise OutputError("; ".join(lines), path=requirements[0].folder)
 
 
-def refuse_existing(paths: Iterable[Path], *, resumable: bool = False) -> None:
+def refuse_existing(
+    paths: Iterable[Path], exists: Callable[[Path], bool] = os.path.exists, *, resumable: bool = False
+) -> None:
     """Fail if a file to be written exists already.
 
     Args:
+        exists: whether a file exists.
         resumable: whether the command has `--resume`.
     Raises:
         OutputError: one exists.
     """
-    there = [path for path in paths if os.path.exists(path)]
+    there = [path for path in paths if exists(path)]
     if there:
         message = _("{path} exists already; choose another --out")
         if resumable:
@@ -236,9 +239,18 @@ def clear_leftovers(paths: Iterable[Path]) -> None:
         written.setdefault(path.parent, set()).add((short_stem(path), path.suffix))
     for folder, names in written.items():
         for name in os.listdir(folder) if folder.is_dir() else ():
-            left = _TEMPORARY.fullmatch(name)
-            if left and left.groups() in names:
+            if is_leftover(name, names):
                 (folder / name).unlink(missing_ok=True)
+
+
+def is_leftover(name: str, written: Container[tuple[str, ...]]) -> bool:
+    """Whether a file name is that of a temporary file of `write_file`.
+
+    Args:
+        written: `short_stem` and suffix of the files that were to be written.
+    """
+    left = _TEMPORARY.fullmatch(name)
+    return left is not None and left.groups() in written
 
 
 def write_text(path: Path, text: str) -> None:

@@ -77,16 +77,17 @@ class MaskImageJob(ImageJob):
         self._shares = ClassShares(self._labels.names, out)
 
     def inspect(self, index: int) -> Header:
-        path, channels = self.paths[index], self.predictor.channels
-        if not may_be_tiff(path):
-            self._tiffs[index] = _Tiff([], False, False)
-            return super().inspect(index)
-        with TiffRowReader(path, channels) as rows_reader:
-            header, georeference = rows_reader.header, rows_reader.georeference
-            self.predictor.refuse_other_kind(path, header)
-            by_rows = rows_reader.is_readable and header.pixels > _LARGE_PIXELS and self.predictor.by_rows
-            self._tiffs[index] = _Tiff(georeference, rows_reader.has_invalid, by_rows)
-        return header
+        channels = self.predictor.channels
+        with self.storage.fetched(self.paths[index], head=True) as path:
+            if not may_be_tiff(path):
+                self._tiffs[index] = _Tiff([], False, False)
+                return self._inspect_file(path)
+            with TiffRowReader(path, channels) as rows_reader:
+                header, georeference = rows_reader.header, rows_reader.georeference
+                self.predictor.refuse_other_kind(path, header)
+                by_rows = rows_reader.is_readable and header.pixels > _LARGE_PIXELS and self.predictor.by_rows
+                self._tiffs[index] = _Tiff(georeference, rows_reader.has_invalid, by_rows)
+            return header
 
     def files(self, index: int) -> list[Path]:
         tiff, name = self._tiffs[index], self.paths[index].stem
@@ -181,7 +182,7 @@ class MaskImageJob(ImageJob):
 
     def finish(self, indices: Sequence[int], reporter: Reporter) -> None:
         """Write the table of the class shares."""
-        self._shares.write({self.paths[index]: self.files(index)[0] for index in indices}, reporter)
+        self._shares.write({self.paths[index]: self.files(index)[0] for index in indices}, self.storage, reporter)
 
 
 def run_mask_jobs(
@@ -193,4 +194,4 @@ def run_mask_jobs(
     `predict.json` in this folder records how they were made.
     """
     facts = {**describe_masks(jobs[0].predictor), "window": window, "prob": prob}
-    return run_jobs(jobs, reporter, Record(out / "predict.json", facts))
+    return run_jobs(jobs, reporter, Record(out / "predict.json", facts, jobs[0].storage))

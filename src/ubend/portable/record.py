@@ -1,8 +1,6 @@
 """The JSON record in a folder of results: how they were made, and from which files."""
 
-import hashlib
 import json
-import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -10,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from .decode import without_warnings
-from .errors import DataError, OutputError, reason
-from .files import explain_write_errors, read_text, write_json
+from .errors import OutputError
+from .files import json_text
 from .i18n import _
+from .storage import LOCAL, Storage
 from .version import __version__
 
 _FREE = ("ubend", "path")  # may differ
@@ -31,19 +27,24 @@ class Record:
     Attributes:
         path: of the JSON file.
         facts: the models' hashes, the conditions, and everything else that determines the results.
+        storage: of the folder.
         files: name of an input's first output -> size and digest of the input, and bytes of each output, None until
             all of them are written. The summary files of a command are an entry without an input.
     """
 
     path: Path
     facts: Mapping[str, Any]
+    storage: Storage = LOCAL
     files: dict[str, Any] = field(default_factory=dict)
     _adding: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def write(self) -> None:
         """Write the record, unless it exists."""
-        if not self.path.exists():
-            write_json(self.path, {"ubend": __version__, **self.facts, "files": {}})
+        if not self.storage.exists(self.path):
+            self._write({"ubend": __version__, **self.facts, "files": {}})
+
+    def _write(self, value: Any) -> None:
+        self.storage.write_text(self.path, json_text(value, indent=1) + "\n")
 
     @property
     def _journal(self) -> Path:
@@ -55,10 +56,10 @@ class Record:
         Raises:
             OutputError: the record cannot be read, or has other facts.
         """
-        if not self.path.exists():
+        if not self.storage.exists(self.path):
             return
         try:
-            was = json.loads(read_text(self.path))
+            was = json.loads(self.storage.read_text(self.path))
             differ = [key for key, value in self.facts.items() if _stripped(was.get(key)) != _stripped(value)]
             self.files.update(was.get("files") or {})
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -77,7 +78,7 @@ class Record:
                 key=differ[0],
             )
         with suppress(OSError):
-            for line in read_text(self._journal).splitlines():
+            for line in self.storage.read_lines(self._journal):
                 with suppress(ValueError, RecursionError):  # the last line may be cut
                     self.files.update(json.loads(line))
 
@@ -87,14 +88,13 @@ class Record:
 
     def add(self, outputs: Sequence[Path], source: Mapping[str, Any]) -> None:
         """Record that an input's files are complete."""
-        self.add_entry(outputs[0].name, {**source, "outputs": describe_outputs(outputs)})
+        self.add_entry(outputs[0].name, {**source, "outputs": self.storage.describe_outputs(outputs)})
 
     def add_entry(self, name: str, entry: Mapping[str, Any]) -> None:
         """Record an entry of `files`, under the name of its first output."""
         with self._adding:
             self.files[name] = entry
-            with explain_write_errors(self._journal), self._journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({name: entry}) + "\n")
+            self.storage.append_line(self._journal, json.dumps({name: entry}))
 
     def close(self, names: Iterable[str]) -> None:
         """Write the entries of these outputs, in order, and all others whose files exist; without entries, remove the
@@ -105,26 +105,31 @@ class Record:
         if not files:
             self._remove()
             return
-        before = json.loads(read_text(self.path))
+        before = json.loads(self.storage.read_text(self.path))
         if [*before.get("files", {}).items()] != [*files.items()]:
-            write_json(self.path, {**before, "files": files})
-        self._journal.unlink(missing_ok=True)
+            self._write({**before, "files": files})
+        self.storage.remove(self._journal)
 
     def is_current(self, outputs: Sequence[Path], source: Path) -> bool:
         """Whether the files are complete and were made from the current content of this input."""
         sizes = self._sizes(outputs)
-        if None in sizes.values() or not all(path.name in sizes and os.path.exists(path) for path in outputs):
+        storage = self.storage
+        if None in sizes.values() or not all(path.name in sizes and storage.exists(path) for path in outputs):
             return False
         edited = 1 if _detects_truncation(outputs[0]) else 0  # a mask may have been edited by hand
-        same = all(sizes[path.name] == _bytes(path) for path in outputs[edited:])
+        same = all(sizes[path.name] == storage.size(path) for path in outputs[edited:])
         entry = self.files[outputs[0].name]
-        return same and all(map(_opens, outputs)) and describe_source(source).items() <= entry.items()
+        return same and all(map(storage.is_whole, outputs)) and storage.is_same_source(source, entry, outputs[0])
 
     def foreign(self, outputs: Sequence[Path]) -> list[Path]:
         """The existing files of an input that this command did not write, or that were changed later; truncated or
         damaged files do not count."""
         sizes = self._sizes(outputs)
-        return [path for path in outputs if os.path.exists(path) and not _is_own(path, sizes)]
+        return [path for path in outputs if self.storage.exists(path) and not self._is_own(path, sizes)]
+
+    def _is_own(self, path: Path, sizes: Mapping[str, int | None]) -> bool:
+        same = path.name in sizes and sizes[path.name] in (None, self.storage.size(path))
+        return same or (path.name in sizes and not self.storage.is_whole(path))
 
     def _sizes(self, outputs: Sequence[Path]) -> dict[str, int | None]:
         """Name -> recorded bytes of an input's files; empty where nothing is recorded."""
@@ -133,83 +138,17 @@ class Record:
         return sizes if isinstance(sizes, dict) else {}
 
     def _is_there(self, entry: Mapping[str, Any]) -> bool:
-        return any(os.path.exists(self.path.with_name(name)) for name in entry["outputs"])
+        return any(self.storage.exists(self.path.with_name(name)) for name in entry["outputs"])
 
     def _remove(self) -> None:
         """Remove the record, and the folder if it is empty afterwards."""
-        self.path.unlink(missing_ok=True)
-        self._journal.unlink(missing_ok=True)
-        with suppress(OSError):
-            self.path.parent.rmdir()
-
-
-def describe_source(path: Path) -> dict[str, Any]:
-    """Size in bytes and digest of an input, a file or a folder.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    digest, size = hashlib.blake2b(digest_size=16), 0
-    try:
-        for part in sorted(path.iterdir()) if path.is_dir() else [path]:
-            if part.is_file():
-                with part.open("rb") as file:
-                    while data := file.read(2**20):
-                        size += len(data)
-                        digest.update(data)
-    except OSError as error:
-        raise DataError(_("{path}: {reason}").format(path=path, reason=reason(error)), path=path) from error
-    return {"size": size, "digest": digest.hexdigest()}
-
-
-def describe_outputs(outputs: Sequence[Path]) -> dict[str, int]:
-    """Name -> bytes of an input's files."""
-    return {path.name: _bytes(path) for path in outputs}
-
-
-def _bytes(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    return sum(part.stat().st_size for part in (path.iterdir() if path.is_dir() else [path]))
-
-
-def _is_own(path: Path, sizes: Mapping[str, int | None]) -> bool:
-    return path.name in sizes and (sizes[path.name] in (None, _bytes(path)) or not _opens(path))
+        self.storage.remove(self.path, self._journal)
+        self.storage.remove_empty(self.path.parent)
 
 
 def _detects_truncation(path: Path) -> bool:
     """Whether truncation of a file is detected, by `_opens` or by its next reader."""
     return path.is_dir() or path.suffix in (".png", ".tif", ".gz")
-
-
-def _opens(path: Path) -> bool:
-    """Whether a file is complete: not empty, and for an image or archive with its end and correct check sums."""
-    try:
-        if path.is_dir():
-            return any(path.iterdir())
-        if path.suffix == ".png":
-            with without_warnings(), Image.open(path) as image:
-                image.verify()
-        elif path.suffix == ".npz":
-            import zipfile
-
-            with zipfile.ZipFile(path) as archive:
-                return archive.testzip() is None
-        elif path.suffix == ".tif":
-            import tifffile
-
-            with without_warnings(), tifffile.TiffFile(path) as tiff:
-                page = tiff.pages.first
-                ends = [at + size for at, size in zip(page.dataoffsets, page.databytecounts, strict=True)]
-                return max(ends) <= path.stat().st_size
-        elif path.suffix == ".gz":
-            import gzip
-
-            with gzip.open(path) as packed:
-                while packed.read(2**20):
-                    pass
-        return path.stat().st_size > 0
-    except Exception:  # decoders raise many kinds
-        return False
 
 
 def _stripped(value: Any) -> Any:

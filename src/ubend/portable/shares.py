@@ -10,10 +10,11 @@ from PIL import Image
 from .class_table import IGNORED
 from .decode import explain_decode_errors
 from .errors import DataError
-from .files import write_csv
+from .files import csv_text
 from .i18n import _
 from .reporter import Reporter
 from .row_windows import TiffRowReader
+from .storage import Storage
 
 SHARES = "shares.csv"
 _ROWS = 1024  # of a written mask, read at once
@@ -53,20 +54,22 @@ class ClassShares:
         """The pixels of each class of an image's mask so far."""
         return [int(count) for count in self._pixels[image]]
 
-    def write(self, masks: Mapping[Path, Path], reporter: Reporter) -> None:
+    def write(self, masks: Mapping[Path, Path], storage: Storage, reporter: Reporter) -> None:
         """Write the shares of all images and print some; masks that were not counted are read.
 
         Args:
             masks: image -> its mask.
+            storage: of the masks and the table.
         """
         names, shares = self._names, dict[Path, list[float]]()
         for image, mask in masks.items():
             if image not in self._pixels:
-                self._count_written(image, mask)
+                with storage.fetched(mask) as local_mask:
+                    self._count_written(image, local_mask)
             pixels = self._pixels[image]
             shares[image] = [int(count) / max(1, int(pixels.sum())) for count in pixels]
         rows = [[image, *(f"{value:.6f}" for value in row)] for image, row in shares.items()]
-        write_csv(self._out / SHARES, [["file", *names], *rows])
+        storage.write_text(self._out / SHARES, csv_text([["file", *names], *rows]))
         for image, row in list(shares.items())[:_REPORTED]:
             shown = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, row, strict=True))
             reporter.report(f"{image.name}: {shown}")

@@ -21,12 +21,13 @@ from ubend.core.i18n import _, choose_language
 from ubend.inference.conditions import MaskPredictor, load_mask_predictor
 from ubend.portable.conditions import Conditions
 from ubend.portable.describe import describe_masks
-from ubend.portable.lock import LOCK
 from ubend.portable.mask_job import MaskImageJob
 from ubend.portable.probabilities import ProbKind
-from ubend.portable.record import describe_outputs, describe_source
+from ubend.portable.raster import Header
 from ubend.portable.reporter import LineReporter
+from ubend.portable.storage import LOCAL, Staged, Storage, describe_source
 from ubend.portable.version import __version__
+from ubend.tasks.url_storage import as_path, is_shared, is_url, storage_for
 
 _MAX_STARTS = 2  # of an image alone, in processes that died; a third one is not tried
 
@@ -98,7 +99,9 @@ class ImageWorker:
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Predict the images of a batch: `index`, and `path` as JSON string; returns the column `row`."""
-        given = {int(index): Path(json.loads(path)) for index, path in zip(batch["index"], batch["path"], strict=True)}
+        given = {
+            int(index): as_path(json.loads(path)) for index, path in zip(batch["index"], batch["path"], strict=True)
+        }
         try:
             rows = self._predict(given)
         except UbendError as error:
@@ -152,9 +155,9 @@ def load_checked(task: WorkerTask) -> MaskPredictor:
         os.chdir(task.folder)
     except OSError as error:
         line = _("node {node} cannot read {folder}, which relative paths start from; give absolute paths")
-        if not all(map(os.path.isabs, (task.model, task.out))):
+        if not all(is_url(path) or os.path.isabs(path) for path in (task.model, task.out)):
             raise SettingError(line.format(node=node, folder=task.folder), key="--cluster") from error
-    if not os.path.lexists(task.out / LOCK):
+    if not is_shared(task.out):
         line = _("{path} is not the same folder on node {node}; give a folder that all nodes share")
         raise OutputError(line.format(path=task.out, node=node), path=task.out, key="--out")
     predictor = load_mask_predictor(task.model, task.device, task.conditions)
@@ -173,16 +176,24 @@ def predict_images(task: WorkerTask, predictor: MaskPredictor, given: dict[int, 
         OutputError: the disk is full, or cannot be written.
         MissingPackageError: a package is missing.
     """
-    began, job, reporter = time.monotonic(), _WorkerJob(predictor, [*given.values()], task), _Lines()
-    job.inspect_here()
-    job.make(reporter)
-    seconds, notes = (time.monotonic() - began) / len(given), reporter.take(job.extremes.describe())
-    rows = []
+    began, paths, reporter = time.monotonic(), [*given.values()], _Lines()
+    storage = storage_for(paths, task.out)
+    with storage.staged(paths, task.out) as staged:
+        job = _WorkerJob(predictor, staged, task, storage)
+        job.inspect_here()
+        job.make(reporter)
+        notes = [staged.restore(line) for line in reporter.take(job.extremes.describe())]
+    seconds, rows = (time.monotonic() - began) / len(given), []
     for position, index in enumerate(given):
-        problems = job.wrong.get(position, [])
+        problems = [_restore(staged, line) for line in job.wrong.get(position, [])]
         rows.append(_row(index, seconds, problems, notes=notes, **job.describe(position)))
         notes = []
     return rows
+
+
+def _restore(staged: Staged, line: str) -> Problem:
+    path, key = (line.path, line.key) if isinstance(line, Problem) else (None, None)
+    return Problem(staged.restore(line), path and as_path(staged.restore(str(path))), key)
 
 
 def _row(index: int, seconds: float, problems: Sequence[str], **facts: Any) -> str:
@@ -196,9 +207,10 @@ def _row(index: int, seconds: float, problems: Sequence[str], **facts: Any) -> s
 class _WorkerJob(MaskImageJob):
     """The images of one call; what the record of the folder needs is kept for the rows."""
 
-    def __init__(self, predictor: MaskPredictor, paths: Sequence[Path], task: WorkerTask) -> None:
-        super().__init__(predictor, [os.devnull], task.out, prob=task.prob, resume=False)
-        self.paths = list(paths)  # listed already: the name of a file that has vanished is no pattern
+    def __init__(self, predictor: MaskPredictor, staged: Staged, task: WorkerTask, storage: Storage) -> None:
+        super().__init__(predictor, [os.devnull], staged.out, prob=task.prob, resume=False)
+        self.paths = staged.paths  # listed already: the name of a file that has vanished is no pattern
+        self._unfetched, self._out, self._publish = staged.wrong, task.out, storage.publish
         self._written: dict[int, dict[str, Any]] = {}
 
     def inspect_here(self) -> None:
@@ -206,11 +218,18 @@ class _WorkerJob(MaskImageJob):
         self.usable = dict(self.map_inputs(self.inspect, range(len(self.paths))))
         self.todo = [*self.usable]
 
+    def inspect(self, index: int) -> Header:
+        if index in self._unfetched:
+            raise self._unfetched[index]
+        return super().inspect(index)
+
     def note_source(self, index: int) -> None:
         self._sources[index] = describe_source(self.paths[index])
 
     def note_done(self, index: int) -> None:
-        self._written[index] = {"source": self._sources.pop(index), "outputs": describe_outputs(self.files(index))}
+        facts = {"source": self._sources.pop(index), "outputs": LOCAL.describe_outputs(self.files(index))}
+        self._publish(self.files(index), self._out)
+        self._written[index] = facts
 
     def describe(self, index: int) -> dict[str, Any]:
         """What a row says of an image whose files are written; nothing of others."""

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ubend.io.scans import is_scan
 from ubend.io.video import VIDEO_SUFFIXES
 from ubend.portable.image_paths import expand_pattern, images_in
 from ubend.portable.reporter import Reporter
+from ubend.tasks.url_storage import as_path, is_url
 
 
 def expand_input(path: Path, reporter: Reporter) -> list[Path]:
@@ -46,21 +47,23 @@ def expand_input(path: Path, reporter: Reporter) -> list[Path]:
     return others or [path]
 
 
-def read_file_list(path: Path) -> list[Path]:
+def read_file_list(path: Path, read: Callable[[Path], str] = read_text) -> list[Path]:
     """The paths in the column `file` of a CSV file; relative ones start from the folder of the CSV file.
 
+    Args:
+        read: reads the text of the file.
     Raises:
         DataError: there is no such column, or it is empty, or the file cannot be read.
     """
     try:
-        table = csv.DictReader(io.StringIO(read_text(path)))
+        table = csv.DictReader(io.StringIO(read(path)))
         listed = [csv_cell(row["file"]) for row in table if row.get("file")]
     except (OSError, csv.Error) as error:
         raise DataError(_("{path}: {reason}").format(path=path, reason=error), path=path) from error
     if not listed:
         line = _("{path}: no files in the column 'file'; its first line names the columns, one of them file")
         raise DataError(line.format(path=path), path=path, key="file")
-    return [path.parent / file for file in listed]
+    return [as_path(file) if is_url(file) else path.parent / file for file in listed]
 
 
 def report_deeper_folders(paths: Iterable[Path | str], reporter: Reporter) -> None:

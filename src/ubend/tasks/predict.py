@@ -15,6 +15,7 @@ from ubend.portable.probabilities import ProbKind
 from ubend.portable.reporter import Reporter
 from ubend.tasks.expand import expand_input, is_video
 from ubend.tasks.scans import ScanJob
+from ubend.tasks.url_storage import refuse_urls
 from ubend.tasks.videos import VideoJob
 
 _NONE = Conditions()
@@ -48,6 +49,7 @@ def predict_paths(
         SettingError: an option does not fit the model or the paths.
         DataError, OutputError: see `run_jobs`; or nothing to predict.
     """
+    refuse_urls([*paths, out])
     named, out = [expanded for path in paths for expanded in expand_input(Path(path), reporter)], Path(out)
     scans = [path for path in named if is_scan(path)]
     videos = [path for path in named if is_video(path)]
