@@ -34,7 +34,7 @@ _ROUGH_IMAGES, _ROUGH_GROUPS = 50, 20  # with fewer, an interval covers the true
 # Corrections for few units (images or groups): otherwise intervals are too narrow if most images are good and few are
 # bad, and differences are found where there are none. Measured: experiments.md, "Which interval".
 _T_BELOW_UNITS = 100  # a mean's interval is never narrower than Student's t
-_DIFFERENCE_WIDENING = 2.0  # a difference's standard error is multiplied by 1 + this / units
+_DIFFERENCE_WIDENING = 0.75  # a difference's standard error is multiplied by 1 + this / sqrt(units)
 _FLAT = 0.01  # with a larger share of resamples without spread, the bootstrap is not used
 _CELLS = 2**21  # resampling weights in memory at once: 16 MiB
 
@@ -280,7 +280,7 @@ def difference_critical_values(resamples: Resamples) -> NDArray[np.float64]:
 
 def _widening(resamples: Resamples) -> float:
     """The factor on the standard error of a difference."""
-    return 1 + _DIFFERENCE_WIDENING / len(resamples.influence)
+    return 1 + _DIFFERENCE_WIDENING / math.sqrt(len(resamples.influence))
 
 
 def _interval(
