@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from support.refusal import raises
 from ubend.core.errors import DataError, SettingError
-from ubend.dataset import splits
+from ubend.dataset import near_duplicates, orientations, splits
 from ubend.dataset.splits import SplitResult, find_near_duplicates, split_pairs
 from ubend.layouts.folder import ReadOptions, read_folder
 from ubend.layouts.pairs import SplitName
@@ -88,15 +88,15 @@ def test_nothing_and_one() -> None:
 def test_few_of_many_pairs_are_compared_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
     images = draw_noise(3000)
     images[2999] = 255 - (255 - images[5]) // 2  # in another block than its original
-    multiply, compared = splits._multiply, []
+    multiply, compared = near_duplicates._multiply, []
 
     def multiplying(*given: NDArray[Any]) -> NDArray[np.float32]:
         compared.append(len(given[2]))
         return multiply(*given)
 
-    monkeypatch.setattr(splits, "_multiply", multiplying)
+    monkeypatch.setattr(near_duplicates, "_multiply", multiplying)
     found = find_near_duplicates(images)
-    assert sum(compared) < 0.05 * splits.VIEWS * 3000**2 / 2
+    assert sum(compared) < 0.05 * orientations.VIEWS * 3000**2 / 2
     assert found[2999] == found[5] == 5
     assert len(set(found.tolist())) == 2999
 

@@ -52,6 +52,12 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
     help=later("Folder to create: a repaired copy; only what has a sure repair is changed."),
 )
 @option(
+    "--model",
+    type=PATH,
+    metavar="RUN",
+    help=later("Run folder or model file; masks are compared with its predictions too."),
+)
+@option(
     "--accept",
     "accepted",
     multiple=True,
@@ -65,6 +71,7 @@ def doctor(
     html_path: Path | None,
     strict: bool,
     fix: Path | None,
+    model: Path | None,
     accepted: tuple[str, ...],
     **flags: Any,
 ) -> None:
@@ -85,6 +92,7 @@ def doctor(
             strict=strict,
             accepted=accepted,
             fix=fix,
+            model=model,
             reporter=reporter,
         )
 

@@ -24,6 +24,7 @@ Purpose = Literal[
     "export",
     "foreground",
     "gain",
+    "hyperplanes",
     "noise field",
     "order of round",
     "warp",

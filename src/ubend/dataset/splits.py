@@ -7,13 +7,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ubend.core.errors import DataError, SettingError
 from ubend.core.i18n import _
+from ubend.dataset.near_duplicates import Threshold, find_similar, group_equal
 from ubend.layouts.pairs import SplitName
 
 # Correlation of two thumbnails, measured on 32 px thumbnails (grey, box filter) of two data sets, with the pairs
@@ -23,19 +23,10 @@ from ubend.layouts.pairs import SplitName
 # in two poses, .895. At 16 px one pair of different polyps exceeds the threshold (.963); it is only kept together.
 # Flipped and turned copies: DRIVE's training images are six photographs in several orientations, correlation 1.0; the
 # best flipped pairs of the other two (.945; .885) are different images.
-THRESHOLD = 0.96
-# The same after subtracting the mean thumbnail of the data set, since uneven light alone makes all images of one
-# microscope correlate. Copies in Kvasir-SEG have .944 and more, different polyps .931 and less; pets .981.
-OWN_THRESHOLD = 0.94
-_SAME = 0.9998  # above this, images are copies without regard to the mean; uneven light alone gives .999
-
-_MIN_CONTRAST = 2.0  # grey levels, standard deviation; flatter thumbnails correlate by rounding alone
-_FEW = 2**13  # up to this many pairs, only their rows are multiplied (32 MiB)
-_BLOCK_CELLS = 2**22  # correlations in memory at a time: 16 MiB
+# After subtracting the mean thumbnail of the data set, since uneven light alone makes all images of one microscope
+# correlate: copies in Kvasir-SEG have .944 and more, different polyps .931 and less; pets .981.
+THRESHOLD = Threshold(0.96, 0.94)
 MOST_GROUPS = 50  # that are left out one at a time, each by a training
-VIEWS = 8  # orientations: turned by multiples of 90 degrees, and flipped
-_COARSE = 8  # side of the thumbnails compared first; it leaves 12 of 4 million pairs of the pets
-_ROUNDING = 1e-4  # generous bound for a sum of 1024 products in float32
 
 
 @dataclass(frozen=True)
@@ -51,82 +42,30 @@ class SplitResult:
     remarks: tuple[str, ...]
 
 
-def find_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
+def find_near_duplicates(thumbnails: NDArray[np.uint8], *, exact: bool | None = None) -> NDArray[np.int64]:
     """Group near-identical images: returns a group number for each image; chains of such images share one.
 
-    Two images are near-identical if their thumbnails are equal, or if the thumbnails correlate (Pearson, over the
-    pixels) with at least THRESHOLD, and with OWN_THRESHOLD after subtracting the mean thumbnail. So brightness and
-    contrast do not matter, nor whether one is flipped or turned by 90 degrees. Nearly flat thumbnails are only compared
-    for equality.
+    Images are near-identical if their thumbnails are equal or similar in one of eight orientations, see
+    `near_duplicates.py`. Nearly flat thumbnails are only compared for equality. Of more than `EXACT_IMAGES` images, a
+    few of the least similar pairs may be missed.
 
     Args:
         thumbnails: (N, S, S) grey, 0..255, S = 16..32 px.
+        exact: compare all pairs; None: if there are at most `EXACT_IMAGES`.
     Returns:
         (N,) numbers from 0, in the order of the first image of each group.
     """
-    count = len(thumbnails)
-    if count == 0:
+    if len(thumbnails) == 0:
         return np.zeros(0, dtype=np.int64)
-    flat = thumbnails.reshape(count, -1)
-    first: dict[bytes, int] = {}
-    groups = np.array([first.setdefault(row.tobytes(), index) for index, row in enumerate(flat)], dtype=np.int64)
+    groups = group_equal(thumbnails)
 
-    grey = flat.astype(np.float32)
-    grey -= grey.mean(axis=1, keepdims=True)
-    lively = np.flatnonzero(grey.std(axis=1) >= _MIN_CONTRAST)
-    unit = grey[lively]
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)  # now a dot product is a correlation
-    details = unit - unit.sum(axis=0) / max(1, len(unit))
-    details /= np.maximum(np.linalg.norm(details, axis=1, keepdims=True), 1e-6)
-    square = thumbnails.shape[1:]
-    coarse = _coarsen(unit, square[0])
-    step = max(16, _BLOCK_CELLS // count)
-    for view in range(VIEWS):
-        turned, turned_details = (turn(rows.reshape(-1, *square), view).reshape(rows.shape) for rows in (unit, details))
-        turned_coarse = _coarsen(turned, square[0])
-        for start in range(0, len(lively), step):
-            rows = slice(start, start + step)  # compared with all from `start` on: the upper triangle is enough
-            likely = np.flatnonzero(coarse[rows] @ turned_coarse[start:].T >= THRESHOLD - _ROUNDING)
-            left, right = np.divmod(likely, len(lively) - start)
-            similarity = _multiply(unit[rows], turned[start:], left, right)
-            alike = similarity >= THRESHOLD
-            left, right, similarity = left[alike], right[alike], similarity[alike]
-            near = (_multiply(details[rows], turned_details[start:], left, right) >= OWN_THRESHOLD) | (
-                similarity >= _SAME
-            )
-            left, right = left[near], right[near]
-            # Joined after each block, so that a folder of copies of one image does not need N^2 links.
-            groups = _join(groups, lively[start + left], lively[start + right])
+    def are_joined(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.asarray(groups[left] == groups[right])
+
+    # Joined after each block, so that a folder of copies of one image does not need N^2 links.
+    for pairs in find_similar(thumbnails, THRESHOLD, are_joined, exact=exact):
+        groups[:] = _join(groups, pairs.turned, pairs.upright)
     return _renumber(groups)
-
-
-def turn(planes: NDArray[Any], view: int) -> NDArray[Any]:
-    """(..., h, w) turned by 90 degrees `view % 4` times, and from view 4 on also transposed; `view` below VIEWS."""
-    turned = np.rot90(planes, view % 4, axes=(-2, -1))
-    return turned.swapaxes(-1, -2) if view >= 4 else turned
-
-
-def _coarsen(unit: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """(N, S * S) of norm 1 -> (N, K) of norm 1, whose dot products are upper bounds of the original ones.
-
-    These are the projections on _COARSE x _COARSE flat cells, and the norm of the remainder: the dot product of two
-    remainders is at most the product of their norms (Cauchy-Schwarz).
-    """
-    cell = np.arange(side) * min(_COARSE, side) // side  # of each row and of each column
-    cells = cell[:, None] * (cell[-1] + 1) + cell
-    flat = np.equal.outer(cells.reshape(-1), np.arange(cells[-1, -1] + 1)).astype(np.float32)
-    inside = unit @ (flat / np.sqrt(flat.sum(axis=0)))
-    outside = np.sqrt(np.maximum(1 - np.square(inside).sum(axis=1, keepdims=True), 0))
-    return np.concatenate([inside, outside], axis=1).astype(np.float32)
-
-
-def _multiply(
-    rows: NDArray[np.float32], others: NDArray[np.float32], left: NDArray[np.int64], right: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """(K,) the dot products rows[left[k]] . others[right[k]]; for many pairs by one matrix product."""
-    if len(left) <= _FEW:
-        return np.asarray(np.einsum("ij,ij->i", rows[left], others[right]))
-    return np.asarray((rows @ others.T)[left, right])
 
 
 def split_pairs(

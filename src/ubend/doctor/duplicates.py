@@ -2,24 +2,27 @@
 splits."""
 
 from collections.abc import Iterable
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
 from ubend.core.i18n import _
-from ubend.dataset.splits import VIEWS, find_near_duplicates, find_straddling, turn
+from ubend.dataset.near_duplicates import Pairs, Threshold, find_similar
+from ubend.dataset.orientations import INVERSE, turn
+from ubend.dataset.splits import find_near_duplicates, find_straddling
 from ubend.doctor.finding import Finding, Grade
 from ubend.doctor.inspection import Inspection, shrink, to_bytes
 from ubend.layouts.pairs import SplitName
 
 # Candidates: correlation of 32 px thumbnails, and of what sets them off from the mean of the set. Lower than in
 # `dataset/splits.py`, because each is confirmed on pixels.
-_CANDIDATE, _OWN_CANDIDATE = 0.9, 0.8
+CANDIDATE = Threshold(0.9, 0.8)
 _MAX_CANDIDATES = 20  # for each image, the likeliest
-_MIN_CONTRAST = 2.0  # grey levels, standard deviation
-_BLOCK_CELLS = 2**22  # correlations held at a time
+_WAITING_PAIRS = 2**20  # held before the likeliest are chosen: 32 MiB
+_MIN_MEAN = 8  # images that have a mean to speak of
+_DETAILS_HELD = 2**11  # images on which candidates are confirmed: 128 MiB
 _SIDE_PX, _TILES = 128, 4  # of the images on which candidates are confirmed: in tiles, without the outer ones' border
 _DETAIL_PX = 7  # larger structures than this do not count: frames and vignettes are alike in unlike images
 # Median over tiles of the correlation of details. Measured on Kvasir-SEG, the pets and DRIVE, candidates looked at by
@@ -78,7 +81,7 @@ def check_near_duplicates(inspection: Inspection) -> list[Finding]:
     """Images that show the same, confirmed on their pixels; exact duplicates are not named again."""
     data = inspection.data
     findings = []
-    details = cache(lambda number: _small_grey(inspection, number))
+    details = lru_cache(_DETAILS_HELD)(lambda number: _small_grey(inspection, number))
     groups: list[tuple[set[int], list[float], set[int]]] = []  # images, scores, turns
     group_of: dict[int, int] = {}
     for image, other_image, view in find_candidates(data.store.thumbnails):
@@ -180,47 +183,72 @@ def _count_splits(splits: Iterable[SplitName]) -> str:
     return ", ".join(f"{count} {split}" for split, count in counts.items())
 
 
-def find_candidates(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int, int]]:
+def find_candidates(thumbnails: NDArray[np.uint8], *, exact: bool | None = None) -> list[tuple[int, int, int]]:
     """(one, other, view) of images whose thumbnails are alike after `turn(one, view)`, the likeliest first.
 
     Args:
         thumbnails: (N, S, S) grey.
+        exact: see `find_near_duplicates`.
     """
-    grey = thumbnails.astype(np.float32)
-    lively = np.flatnonzero(grey.std(axis=(1, 2)) >= _MIN_CONTRAST)
-    if len(lively) < 2:
-        return []
-    grey = grey[lively]
-    units = [_unit(turn(grey, view)) for view in range(VIEWS)]
-    upright = units[0]
-    mean = upright.mean(axis=0) if len(lively) >= 8 else np.zeros(upright.shape[1], np.float32)
-    details = _scale(upright - mean)
-    best_of_pair: dict[tuple[int, int], tuple[float, int]] = {}
-    step = max(16, _BLOCK_CELLS // len(lively))
-    for view, unit in enumerate(units):
-        turned_details = _scale(unit - mean)
-        for start in range(0, len(lively), step):
-            rows = slice(start, start + step)
-            score = unit[rows] @ upright.T
-            score[turned_details[rows] @ details.T < _OWN_CANDIDATE] = 0
-            for row, column in zip(*np.nonzero(score >= _CANDIDATE), strict=True):
-                first, second = start + int(row), int(column)
-                if first < second:
-                    best = best_of_pair.get((first, second), (0.0, 0))
-                    best_of_pair[first, second] = max(
-                        best, (float(score[row, column]), view), key=lambda details: details[0]
-                    )
-    likeliest = sorted(best_of_pair.items(), key=lambda item: (-item[1][0], item[0]))[: _MAX_CANDIDATES * len(lively)]
-    return [(int(lively[row]), int(lively[column]), view) for (row, column), (_score, view) in likeliest]
+    best = _BestPairs(len(thumbnails))
+    for pairs in find_similar(thumbnails, CANDIDATE, best.are_enough, min_mean=_MIN_MEAN, exact=exact):
+        best.add(pairs)
+    return best.listed()
 
 
-def _unit(planes: NDArray[np.float32]) -> NDArray[np.float32]:
-    flat = planes.reshape(len(planes), -1)
-    return _scale(flat - flat.mean(axis=1, keepdims=True))
+class _BestPairs:
+    """Of each image the pairs with the highest scores, at most _MAX_CANDIDATES, each in its best view."""
+
+    def __init__(self, images: int) -> None:
+        self._images, self._waiting, self._count = images, list[Pairs](), 0
+        self._pairs_of = np.zeros(images, np.int64)
+
+    def add(self, pairs: Pairs) -> None:
+        """Add pairs, the smaller number first."""
+        first = pairs.turned < pairs.upright
+        view = np.where(first, pairs.view, INVERSE[pairs.view])
+        low, high = np.minimum(pairs.turned, pairs.upright), np.maximum(pairs.turned, pairs.upright)
+        self._waiting.append(Pairs(low, high, view, pairs.score))
+        self._count += len(low)
+        self._pairs_of += np.bincount(low, minlength=self._images) + np.bincount(high, minlength=self._images)
+        if self._count > max(_WAITING_PAIRS, 2 * _MAX_CANDIDATES * self._images):
+            self._reduce()
+
+    def are_enough(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether both images of a pair have many pairs already."""
+        return np.asarray(np.minimum(self._pairs_of[left], self._pairs_of[right]) >= 2 * _MAX_CANDIDATES)
+
+    def listed(self) -> list[tuple[int, int, int]]:
+        """The pairs, the likeliest first."""
+        if not self._waiting:
+            return []
+        low, high, view, _score = self._reduce()
+        return list(zip(low.tolist(), high.tolist(), view.tolist(), strict=True))
+
+    def _reduce(self) -> Pairs:
+        low, high, view, score = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        order = np.lexsort((view, -score, high, low))
+        low, high, view, score = low[order], high[order], view[order], score[order]
+        new = np.ones(len(low), bool)
+        new[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+        low, high, view, score = low[new], high[new], view[new], score[new]
+        order = np.lexsort((high, low, -score))
+        low, high, view, score = low[order], high[order], view[order], score[order]
+        likely = (_rank(low, high) < _MAX_CANDIDATES).any(axis=0)
+        kept = Pairs(low[likely], high[likely], view[likely], score[likely])
+        self._waiting, self._count = [kept], 0
+        return kept
 
 
-def _scale(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6))
+def _rank(low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(2, K) how many earlier pairs hold the first and the second image of a pair."""
+    images = np.stack([low, high], axis=1).reshape(-1)
+    order = np.argsort(images, kind="stable")
+    ordered = images[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(ordered) else order
+    rank = np.empty(len(images), np.int64)
+    rank[order] = np.arange(len(images)) - np.repeat(starts, np.diff(np.r_[starts, len(images)]))
+    return rank.reshape(-1, 2).T
 
 
 def _small_grey(inspection: Inspection, number: int) -> NDArray[np.float32]:

@@ -40,6 +40,7 @@ CHECK_NAMES = (
     later("flipped mask"),
     later("inverted mask"),
     later("unfitting mask"),
+    later("unlike prediction"),
     later("empty mask"),
     later("full mask"),
     later("missing objects"),

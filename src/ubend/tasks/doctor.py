@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ubend.core.device import pick_device, set_up
 from ubend.core.errors import DataError, SettingError
@@ -18,6 +19,9 @@ from ubend.tasks.data import report_dataset
 from ubend.tasks.doctor_fix import Examination, refuse_unfit, write_repaired
 from ubend.tasks.doctor_page import write_page
 
+if TYPE_CHECKING:
+    from ubend.tasks.doctor_model import DoctorModel
+
 
 def examine_data(
     settings: Settings,
@@ -27,6 +31,7 @@ def examine_data(
     strict: bool = False,
     accepted: Sequence[str] = (),
     fix: Path | None = None,
+    model: Path | None = None,
     reporter: Reporter | None = None,
 ) -> list[Finding]:
     """Read a folder as `fit` does, run all checks, and report what they find.
@@ -42,11 +47,14 @@ def examine_data(
         accepted: findings to accept before the rest is reported, each `CHECK` or `CHECK:FILE`, see `accept`.
         fix: a folder to create with a repaired copy. The findings that are left in the copy are reported too, and
             they alone decide whether this fails.
+        model: a run folder or a model file, whose predictions are compared with the masks too; None: none.
     Returns:
         The findings, errors first; with `fix`, those that are left in the copy.
     Raises:
-        DataError: there are errors, or with `strict` warnings; after all was reported. See also `write_repaired`.
+        DataError: there are errors, or with `strict` warnings; after all was reported. See also `write_repaired`. Or
+            the model does not fit the folder.
         SettingError: a finding to accept does not exist, or the file of accepted findings is damaged.
+        ModelFileError: the model cannot be read.
         OutputError: the JSON file, the page, the cache, the accepted findings or the copy cannot be written.
     """
     set_up(pick_device("cpu"), False)
@@ -54,8 +62,13 @@ def examine_data(
     read_accepted(accepted_path(settings))  # a damaged file is refused before anything is read
     if fix is not None:
         refuse_unfit(settings, fix)
+    doctor_model = None
+    if model is not None:
+        from ubend.tasks.doctor_model import DoctorModel
+
+        doctor_model = DoctorModel(model, settings.device)
     with reporter or Reporter() as log:
-        examination = _examine(settings, device, accepted, log)
+        examination = _examine(settings, device, accepted, log, doctor_model)
         _report(examination, log)
         if json_path is not None:
             write_findings(json_path, examination.findings)
@@ -65,7 +78,7 @@ def examine_data(
         findings = examination.findings
         if fix is not None:
             findings = write_repaired(
-                settings, fix, examination, lambda changed: _examine(changed, device, (), log), log
+                settings, fix, examination, lambda changed: _examine(changed, device, (), log, doctor_model), log
             )
             folder = str(fix)
     counts = count_grades(findings)
@@ -79,7 +92,9 @@ def examine_data(
     return findings
 
 
-def _examine(settings: Settings, device: str, accepted: Sequence[str], log: Reporter) -> Examination:
+def _examine(
+    settings: Settings, device: str, accepted: Sequence[str], log: Reporter, model: "DoctorModel | None"
+) -> Examination:
     """Read the folder and run all checks, without those that are accepted."""
     inspection, problems = inspect_folder(settings, device, default_cache(), log)
     if inspection is None:
@@ -87,6 +102,8 @@ def _examine(settings: Settings, device: str, accepted: Sequence[str], log: Repo
             _refuse_problems(accepted, problems)
         return Examination(None, sort_findings(problems), 0)
     findings = run_checks(inspection, (*QUICK, *THOROUGH))
+    if model is not None:
+        findings = _add_new(findings, model.check(inspection, settings, log))
     if accepted:
         _refuse_problems(
             accepted, [problem for problem in problems if problem.check not in {finding.check for finding in findings}]
@@ -96,6 +113,12 @@ def _examine(settings: Settings, device: str, accepted: Sequence[str], log: Repo
         log.report(line.format(count=len(taken), file=FILE_NAME))
     findings, quiet = leave_out_accepted(findings, inspection)
     return Examination(inspection, sort_findings([*problems, *findings]), quiet)
+
+
+def _add_new(findings: Sequence[Finding], by_model: Sequence[Finding]) -> list[Finding]:
+    """Both, without findings of a check about files that the model's findings of this check name too."""
+    named = {(finding.check, finding.files) for finding in by_model}
+    return [*(finding for finding in findings if (finding.check, finding.files) not in named), *by_model]
 
 
 def _refuse_problems(accepted: Sequence[str], problems: Sequence[Finding]) -> None:
