@@ -195,8 +195,8 @@ class _Entries:
 
     def __init__(self, folder: Path, inspection: Inspection) -> None:
         self._folder, self._hashes = folder.absolute(), dict[Path, str]()
-        for number, (image, mask) in enumerate(inspection.data.store.hashes):
-            self._hashes |= {inspection.image_path(number): image, inspection.mask_path(number): mask}
+        for index, (image, mask) in enumerate(inspection.data.store.hashes):
+            self._hashes |= {inspection.image_path(index): image, inspection.mask_path(index): mask}
         self._all = hashlib.blake2b(json.dumps(inspection.data.store.hashes).encode(), digest_size=16).hexdigest()
 
     def shorten(self, file: Path) -> str:

@@ -81,7 +81,7 @@ def check_near_duplicates(inspection: Inspection) -> list[Finding]:
     """Images that show the same, confirmed on their pixels; exact duplicates are not named again."""
     data = inspection.data
     findings = []
-    details = lru_cache(_DETAILS_HELD)(lambda number: _small_grey(inspection, number))
+    details = lru_cache(_DETAILS_HELD)(lambda index: _small_grey(inspection, index))
     groups: list[tuple[set[int], list[float], set[int]]] = []  # images, scores, turns
     group_of: dict[int, int] = {}
     for image, other_image, view in find_candidates(data.store.thumbnails):
@@ -251,9 +251,9 @@ def _rank(low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.int64]:
     return rank.reshape(-1, 2).T
 
 
-def _small_grey(inspection: Inspection, number: int) -> NDArray[np.float32]:
+def _small_grey(inspection: Inspection, index: int) -> NDArray[np.float32]:
     """(_SIDE_PX, _SIDE_PX) details of an image: what is left without structures larger than _DETAIL_PX."""
-    pixels = shrink(to_bytes(inspection.data.store.image(number)), (_SIDE_PX, _SIDE_PX))
+    pixels = shrink(to_bytes(inspection.data.store.image(index)), (_SIDE_PX, _SIDE_PX))
     grey = pixels.mean(axis=2, dtype=np.float32)
     details = np.asarray(grey - scipy.ndimage.uniform_filter(grey, _DETAIL_PX))
     strength = np.abs(details)

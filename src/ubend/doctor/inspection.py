@@ -36,11 +36,11 @@ class Inspection:
     def __len__(self) -> int:
         return len(self.data.store)
 
-    def image_path(self, number: int) -> Path:
-        return self.data.folder.pairs[number].image
+    def image_path(self, index: int) -> Path:
+        return self.data.folder.pairs[index].image
 
-    def mask_path(self, number: int) -> Path:
-        return self.data.folder.pairs[number].mask.path
+    def mask_path(self, index: int) -> Path:
+        return self.data.folder.pairs[index].mask.path
 
     @cached_property
     def class_pixels(self) -> NDArray[np.int64]:
@@ -53,12 +53,12 @@ class Inspection:
         with ThreadPoolExecutor(threads()) as pool:
             return list(pool.map(self._shrink, range(len(self))))
 
-    def _shrink(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _shrink(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         store = self.data.store
-        mask = np.ascontiguousarray(store.mask(number))
+        mask = np.ascontiguousarray(store.mask(index))
         scale = min(1.0, SIDE_PX / max(mask.shape))
         size = tuple(max(8, round(side * scale)) for side in mask.shape[::-1])
-        pixels = shrink(to_bytes(store.image(number)), size)
+        pixels = shrink(to_bytes(store.image(index)), size)
         return pixels, np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 

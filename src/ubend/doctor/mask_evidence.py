@@ -29,20 +29,20 @@ def measure_separation(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> flo
     return _separation(_color_basis(image), mask)
 
 
-def measure_rank(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], number: int) -> float:
+def measure_rank(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], index: int) -> float:
     """The share of other images' masks that separate the colours of this image at least as well as its own, 0..1.
 
     Args:
         pairs: (h, w, c) image and (h, w) class indices of each image.
-        number: the image.
+        index: the image.
     """
-    image, mask = pairs[number]
+    image, mask = pairs[index]
     basis = _color_basis(image)
     separation = _separation(basis, mask)
     others = []
     for k in np.linspace(0, len(pairs) - 1, min(len(pairs), _COMPARED_MASKS)).astype(np.int64).tolist():
         other_mask = pairs[k][1]
-        if k != number and other_mask.min() != other_mask.max():
+        if k != index and other_mask.min() != other_mask.max():
             size = mask.shape[::-1]
             resized = np.asarray(Image.fromarray(other_mask).resize(size, Image.Resampling.NEAREST))
             others.append(_separation(basis, resized))

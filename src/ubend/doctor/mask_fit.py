@@ -129,23 +129,23 @@ def _find_misfits(inspection: Inspection, fits: list[Fit]) -> list[Finding]:
     return findings
 
 
-def _report_flip(inspection: Inspection, number: int, measured: Fit, bound: float) -> Finding:
+def _report_flip(inspection: Inspection, index: int, measured: Fit, bound: float) -> Finding:
     return Finding(
         "flipped mask",
         "error" if measured.flip_gain > 2 * bound else "warning",
-        (inspection.mask_path(number), inspection.image_path(number)),
+        (inspection.mask_path(index), inspection.image_path(index)),
         _("the mask fits its image far better {flip}").format(flip=name_flip(measured.flip)),
         _("look at both; flip or turn the mask, or annotate it again"),
         {"fit": measured.fit, "flip": measured.flip, "gain": measured.flip_gain, "threshold": bound},
     )
 
 
-def _report_shift(inspection: Inspection, number: int, measured: Fit, bound: float) -> Finding:
+def _report_shift(inspection: Inspection, index: int, measured: Fit, bound: float) -> Finding:
     dy, dx = measured.shift_yx
     return Finding(
         "shifted mask",
         "error" if measured.shift_gain > 2 * bound else "warning",
-        (inspection.mask_path(number), inspection.image_path(number)),
+        (inspection.mask_path(index), inspection.image_path(index)),
         _("the mask may be shifted: moved {direction} it would fit its image far better").format(
             direction=_describe_shift(dx, dy)
         ),
@@ -155,12 +155,12 @@ def _report_shift(inspection: Inspection, number: int, measured: Fit, bound: flo
 
 
 def _report_misfit(
-    inspection: Inspection, number: int, measured: Fit, usual: float, bound: float, rank: float
+    inspection: Inspection, index: int, measured: Fit, usual: float, bound: float, rank: float
 ) -> Finding:
     return Finding(
         "unfitting mask",
         "warning",
-        (inspection.mask_path(number), inspection.image_path(number)),
+        (inspection.mask_path(index), inspection.image_path(index)),
         _("the mask fits its image far worse than the other masks fit theirs"),
         _("look at both: it may be another image's mask, or a poor annotation"),
         {"fit": measured.fit, "usual": usual, "threshold": bound, "rank": rank},
@@ -235,11 +235,11 @@ def measure_fits(inspection: Inspection) -> list[Fit]:
     objects = np.flatnonzero(classes != _background(inspection))
     models = _learn(inspection, classes)
 
-    def measure(number: int) -> Fit:
-        pixels, mask = inspection.small[number]
+    def measure(index: int) -> Fit:
+        pixels, mask = inspection.small[index]
         image = pixels.astype(np.float32)
         features = _features(image)
-        maps = (models[number % _FOLDS].T @ features.reshape(len(features), -1)).reshape(-1, *mask.shape)
+        maps = (models[index % _FOLDS].T @ features.reshape(len(features), -1)).reshape(-1, *mask.shape)
         return _measure_fit(image, mask, maps, classes, objects)
 
     with ThreadPoolExecutor(threads()) as pool:
@@ -250,8 +250,8 @@ def _learn(inspection: Inspection, classes: NDArray[np.int64]) -> list[_Floats]:
     """(D, K) weights for the images of each fold, learnt of the other folds."""
     chosen = np.linspace(0, len(inspection) - 1, min(len(inspection), _LEARNT_IMAGES)).astype(np.int64)
 
-    def sums(number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        pixels, mask = inspection.small[number]
+    def sums(index: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        pixels, mask = inspection.small[index]
         flat = mask.reshape(-1)
         places = np.flatnonzero(flat != IGNORED)
         # evenly in an order that no texture has: a multiple of the golden ratio

@@ -65,9 +65,9 @@ def snap_values(mask: LabelArray, known: KnownValues, labels: LabelMap | None = 
 def _read_values(present: NDArray[np.int32], labels: LabelMap) -> NDArray[np.int32] | None:
     """(K,) the first value of the class as which each value is read."""
     index, has_class = labels.classify(present)
-    if not has_class.all() or any(number >= len(labels.codes) or not labels.codes[number] for number in index.tolist()):
+    if not has_class.all() or any(i >= len(labels.codes) or not labels.codes[i] for i in index.tolist()):
         return None
-    return np.array([labels.codes[number][0] for number in index.tolist()], np.int32)
+    return np.array([labels.codes[i][0] for i in index.tolist()], np.int32)
 
 
 def _snap(present: NDArray[np.int32], known: KnownValues) -> NDArray[np.int32] | None:

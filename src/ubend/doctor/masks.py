@@ -72,10 +72,10 @@ def check_fine_structure(inspection: Inspection) -> list[Finding]:
     data = inspection.data
     background = next(i for i in range(data.labels.classes) if i not in set(data.foreground_classes()))
 
-    def count(number: int) -> tuple[int, int, float]:
+    def count(index: int) -> tuple[int, int, float]:
         try:
             classes = read_class_map(
-                data.folder.pairs[number], tuple(data.store.native_hw[number].tolist()), data.labels
+                data.folder.pairs[index], tuple(data.store.native_hw[index].tolist()), data.labels
             ).classes
         except DataError:
             return 0, 0, 0.0

@@ -91,28 +91,28 @@ def _find_missing(
     inspection: Inspection, comparisons: Mapping[int, Comparison], names: Sequence[str], objects: Sequence[int]
 ) -> list[Finding]:
     findings = []
-    for index in objects:
-        holders = [comparison for comparison in comparisons.values() if comparison.marked[index] > 0]
-        if not holders or np.median(np.nan_to_num([holder.dice[index] for holder in holders])) < MIN_USUAL_DICE:
+    for class_index in objects:
+        holders = [comparison for comparison in comparisons.values() if comparison.marked[class_index] > 0]
+        if not holders or np.median(np.nan_to_num([holder.dice[class_index] for holder in holders])) < MIN_USUAL_DICE:
             continue
         marked, predicted = (
-            float(np.quantile([getattr(holder, name)[index] for holder in holders], _SMALL_QUANTILE))
+            float(np.quantile([getattr(holder, name)[class_index] for holder in holders], _SMALL_QUANTILE))
             for name in ("marked", "predicted")
         )
         bound = max(predicted, _MIN_SMALL_SHARE * marked)
-        for number, comparison in comparisons.items():
-            if comparison.marked[index] == 0 and comparison.predicted[index] > bound:
-                share = float(comparison.predicted[index])
+        for index, comparison in comparisons.items():
+            if comparison.marked[class_index] == 0 and comparison.predicted[class_index] > bound:
+                share = float(comparison.predicted[class_index])
                 findings.append(
                     Finding(
                         "missing objects",
                         "warning",
-                        _files(inspection, number),
+                        _files(inspection, index),
                         _("the mask has no {name}, which the model predicts on {share:.1%} of the image").format(
-                            name=names[index], share=share
+                            name=names[class_index], share=share
                         ),
                         _("look at the image; annotate it, or leave it out"),
-                        {"class": names[index], "score": share, "threshold": bound},
+                        {"class": names[class_index], "score": share, "threshold": bound},
                     )
                 )
     return findings
@@ -129,23 +129,23 @@ def _find_unlike(
         Finding(
             "unlike prediction",
             "warning",
-            _files(inspection, number),
+            _files(inspection, index),
             _("mask and prediction agree far less than those of the other images"),
             _("look at both: the mask may be wrong, or the image unusual"),
             {"score": dice, "usual": usual, "threshold": bound},
         )
-        for number, dice in agreement.items()
-        if dice < bound and _confident_share(comparisons[number], objects) >= _MIN_CONFIDENT_SHARE
+        for index, dice in agreement.items()
+        if dice < bound and _confident_share(comparisons[index], objects) >= _MIN_CONFIDENT_SHARE
     ]
 
 
 def _agreement(comparisons: Mapping[int, Comparison], objects: Sequence[int]) -> dict[int, float]:
     """Image -> mean Dice over its classes, for images whose masks hold objects."""
     agreement = {}
-    for number, comparison in comparisons.items():
+    for index, comparison in comparisons.items():
         if comparison.marked[list(objects)].any():
             known = [dice for dice in comparison.dice[list(objects)].tolist() if not np.isnan(dice)]
-            agreement[number] = float(np.mean(known or [0.0]))  # none: no class is in the confident pixels
+            agreement[index] = float(np.mean(known or [0.0]))  # none: no class is in the confident pixels
     return agreement
 
 
@@ -155,5 +155,5 @@ def _confident_share(comparison: Comparison, objects: Sequence[int]) -> float:
     return float(comparison.confident[list(objects)].sum() / max(claimed, 1e-9))
 
 
-def _files(inspection: Inspection, number: int) -> tuple[Path, Path]:
-    return inspection.mask_path(number), inspection.image_path(number)
+def _files(inspection: Inspection, index: int) -> tuple[Path, Path]:
+    return inspection.mask_path(index), inspection.image_path(index)

@@ -81,7 +81,7 @@ class RepairContext:
         """The pair whose image or mask is in this file."""
         return self._pairs.get(file)
 
-    def numbers(self, files: Iterable[Path]) -> list[int]:
+    def indices(self, files: Iterable[Path]) -> list[int]:
         """The images of these files, by their index in the inspection."""
         wanted = {*files}
         return [i for i in range(len(self.inspection)) if self.inspection.image_path(i) in wanted]
@@ -119,8 +119,8 @@ def _leave_out_identical(context: RepairContext, finding: Finding) -> list[Chang
 
 def _leave_out_constant(context: RepairContext, finding: Finding) -> list[Change]:
     """An image whose pixels are all equal; one that is nearly constant may still show something."""
-    (number,) = context.numbers(finding.files)
-    image = context.inspection.data.store.image(number)
+    (index,) = context.indices(finding.files)
+    image = context.inspection.data.store.image(index)
     is_constant = (image == image[0, 0]).all()
     return _leave_out_pairs(context, finding, _("left out: all pixels are equal")) if is_constant else []
 
@@ -137,26 +137,26 @@ def _leave_out_pairs(context: RepairContext, finding: Finding, done: str) -> lis
 
 def _leave_out_later(context: RepairContext, finding: Finding) -> list[Change]:
     """Copies in one split: the first by name stays."""
-    numbers = context.numbers(finding.files)  # in the order of names
-    kept = context.inspection.image_path(numbers[0])
-    return _leave_out_copies(context, finding, numbers[1:], kept)
+    indices = context.indices(finding.files)  # in the order of names
+    kept = context.inspection.image_path(indices[0])
+    return _leave_out_copies(context, finding, indices[1:], kept)
 
 
 def _leave_out_of_training(context: RepairContext, finding: Finding) -> list[Change]:
     """Copies in several splits: those of the first of test, val and train stay. Nothing is done where equal images have
     different masks, since a person has to choose the mask, nor for a video's frames, which need another split."""
-    data, numbers = context.inspection.data, context.numbers(finding.files)
-    contradict = finding.check == "leaked image" and len({data.store.hashes[i][1] for i in numbers}) > 1
-    if contradict or len(numbers) > _MOST_COPIES:
+    data, indices = context.inspection.data, context.indices(finding.files)
+    contradict = finding.check == "leaked image" and len({data.store.hashes[i][1] for i in indices}) > 1
+    if contradict or len(indices) > _MOST_COPIES:
         return []
-    best = min((data.splits[i] for i in numbers), key=_KEPT_FIRST.index)
-    kept = next(context.inspection.image_path(i) for i in numbers if data.splits[i] == best)
-    return _leave_out_copies(context, finding, [i for i in numbers if data.splits[i] != best], kept)
+    best = min((data.splits[i] for i in indices), key=_KEPT_FIRST.index)
+    kept = next(context.inspection.image_path(i) for i in indices if data.splits[i] == best)
+    return _leave_out_copies(context, finding, [i for i in indices if data.splits[i] != best], kept)
 
 
-def _leave_out_copies(context: RepairContext, finding: Finding, numbers: Sequence[int], kept: Path) -> list[Change]:
+def _leave_out_copies(context: RepairContext, finding: Finding, indices: Sequence[int], kept: Path) -> list[Change]:
     done = _("left out: a copy of {kept}, which stays").format(kept=kept.name)
-    pairs = [context.inspection.data.folder.pairs[i] for i in numbers] if context.leaves_out else []
+    pairs = [context.inspection.data.folder.pairs[i] for i in indices] if context.leaves_out else []
     return [Change(file, finding.check, done) for pair in pairs for file in (pair.image, *pair.mask.files)]
 
 

@@ -56,9 +56,9 @@ class DoctorModel:
         labels = match_folder(folder, settings, self._predictor.labels, folder.pairs)
         comparisons, refused, seen = dict[int, Comparison](), list[DataError](), [0, 0]
         log.begin(_("predicting images"), len(inspection))
-        for done, number in enumerate(range(len(inspection)), 1):
+        for done, index in enumerate(range(len(inspection)), 1):
             try:
-                comparisons[number] = self._compare(inspection, number, labels, seen)
+                comparisons[index] = self._compare(inspection, index, labels, seen)
             except DataError as error:
                 refused.append(error)
             log.count(done, len(inspection))
@@ -73,8 +73,8 @@ class DoctorModel:
             log.report(line)
         return check_predictions(inspection, comparisons, names, objects)
 
-    def _compare(self, inspection: Inspection, number: int, labels: LabelMap, seen: list[int]) -> Comparison:
-        pair = inspection.data.folder.pairs[number]
+    def _compare(self, inspection: Inspection, index: int, labels: LabelMap, seen: list[int]) -> Comparison:
+        pair = inspection.data.folder.pairs[index]
         loaded = take_pixels(pair.image, self._predictor.bundle)
         mask = read_class_map(pair, loaded.pixels.shape[:2], labels).classes
         predictor = self._choose(loaded, seen)

@@ -40,14 +40,14 @@ def write_page(path: Path, title: str, findings: Sequence[Finding], inspection: 
     Raises:
         OutputError: it cannot be written.
     """
-    numbers = dict[Path, int]()
-    for number in range(len(inspection) if inspection else 0):
+    indices = dict[Path, int]()
+    for index in range(len(inspection) if inspection else 0):
         assert inspection is not None
-        numbers |= {inspection.image_path(number): number, inspection.mask_path(number): number}
+        indices |= {inspection.image_path(index): index, inspection.mask_path(index): index}
     entries = []
     for finding in findings:
-        shown = dict.fromkeys(numbers[file] for file in finding.files if file in numbers)
-        images = [_draw(inspection, number) for number in list(shown)[:_IMAGES]] if inspection else []
+        shown = dict.fromkeys(indices[file] for file in finding.files if file in indices)
+        images = [_draw(inspection, index) for index in list(shown)[:_IMAGES]] if inspection else []
         entries.append(
             _Entry(
                 finding,
@@ -64,13 +64,13 @@ def write_page(path: Path, title: str, findings: Sequence[Finding], inspection: 
     write_text(path, page)
 
 
-def _draw(inspection: Inspection, number: int) -> tuple[str, str]:
+def _draw(inspection: Inspection, index: int) -> tuple[str, str]:
     """The pair's name, and its image beside the same with the outlines of its mask."""
     store = inspection.data.store
-    mask = store.mask(number)
+    mask = store.mask(index)
     scale = min(1.0, _SIDE_PX / max(mask.shape))
     height, width = (max(1, round(side * scale)) for side in mask.shape)
-    image = shrink(to_bytes(store.image(number)), (width, height))
+    image = shrink(to_bytes(store.image(index)), (width, height))
     image = np.repeat(image, 3 // image.shape[2], axis=2)
     rows, columns = (
         np.arange(side_px) * side // side_px for side_px, side in zip((height, width), mask.shape, strict=True)
@@ -81,4 +81,4 @@ def _draw(inspection: Inspection, number: int) -> tuple[str, str]:
     outlines[:, 1:] |= classes[:, 1:] != classes[:, :-1]
     drawn = image.copy()
     drawn[outlines] = _OUTLINE
-    return inspection.data.folder.pairs[number].name, image_uri(np.concatenate([image, drawn], axis=1))
+    return inspection.data.folder.pairs[index].name, image_uri(np.concatenate([image, drawn], axis=1))
