@@ -116,11 +116,8 @@ class TilePlan:
 @lru_cache(maxsize=256)
 def plan_whole(size_hw: tuple[int, int], padded_hw: tuple[int, int]) -> TilePlan:
     """A plan with one tile for a whole image of (h, w), padded to the network's input size, px."""
-    rows, columns = (
-        TileAxis(side, tile, (0,), 0, np.ones((1, tile), np.float32))
-        for side, tile in zip(size_hw, padded_hw, strict=True)
-    )
-    return TilePlan(rows, columns)
+    axes = zip(size_hw, padded_hw, strict=True)
+    return TilePlan(*(TileAxis(side, tile, (0,), 0, np.ones((1, tile), np.float32)) for side, tile in axes))
 
 
 @dataclass(frozen=True)
