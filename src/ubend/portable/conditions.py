@@ -91,15 +91,15 @@ class MaskPredictor(Generic[_P]):
         keys: dict[int, _Key] = {}
 
         def given() -> Iterator[NDArray[Any] | LoadedImage]:
-            for number, (key, image) in enumerate(images):
-                keys[number] = key
+            for index, (key, image) in enumerate(images):
+                keys[index] = key
                 yield image
 
-        for number, prediction in self._base.predict(given(), probabilities=with_prob or bool(self.wanted)):
+        for index, prediction in self._base.predict(given(), probabilities=with_prob or bool(self.wanted)):
             prob, mask = prediction.probabilities, prediction.mask
             if self.wanted and prob is not None:
                 mask = postprocess(prob, self.wanted, mask == IGNORED)
-            yield keys.pop(number), MaskResult(mask, prob if with_prob else None)
+            yield keys.pop(index), MaskResult(mask, prob if with_prob else None)
 
     def predict_rows(self, source: TileSource, *, with_prob: bool = False) -> Iterator[tuple[slice, MaskResult]]:
         """Yield (row range, result) of an image, from top to bottom; only if `by_rows`."""

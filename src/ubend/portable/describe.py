@@ -20,11 +20,11 @@ def describe_masks(masks: AnyMaskPredictor) -> dict[str, Any]:
         cut = {"tiles": tiling.tile_px, "overlap": tiling.overlap} if tiling else {"tiles": 0}
         members.append({"path": str(path), "sha256": digest, "views": len(views), **cut})
     names = masks.labels.names
-    facts: dict[str, Any] = {"models": members}
+    parameters: dict[str, Any] = {"models": members}
     for key in ("thresholds", "min_area", "fill_holes"):
         requested = getattr(masks.wanted, key)
-        facts[key] = {names[index]: "all" if value == math.inf else value for index, value in requested.items()}
-    return facts
+        parameters[key] = {names[index]: "all" if value == math.inf else value for index, value in requested.items()}
+    return parameters
 
 
 def describe_tiling(masks: AnyMaskPredictor) -> list[str]:

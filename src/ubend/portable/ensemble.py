@@ -78,10 +78,10 @@ def average(
         pixels = loaded.pixels
         seen.append(pixels)
         # An array with fewer than two axes is refused by the predictor.
-        shown = [view.see(pixels) for view in views] if pixels.ndim > 1 else [pixels]
-        for number, prediction in predictor.predict(shown, probabilities=True):
+        turned = [view.see(pixels) for view in views] if pixels.ndim > 1 else [pixels]
+        for view_index, prediction in predictor.predict(turned, probabilities=True):
             assert prediction.probabilities is not None
-            part = views[number].back(prediction.probabilities)
+            part = views[view_index].back(prediction.probabilities)
             part = part * np.float32(1 / (len(views) * len(members)))
             total = part if total is None else np.add(total, part, out=total)
     assert total is not None

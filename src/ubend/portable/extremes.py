@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from .extreme_values import find_normal_range, name_values
 from .i18n import ngettext
-from .predictors import ModelFacts
+from .predictors import ModelInfo
 from .printable import enumerate_names
 from .reporter import Reporter
 from .row_windows import TiffRowReader
@@ -30,7 +30,7 @@ class ExtremeValues:
         bundles: the models; images are compared with the first one among those with the most channels.
     """
 
-    def __init__(self, *bundles: ModelFacts) -> None:
+    def __init__(self, *bundles: ModelInfo) -> None:
         bundle = max(bundles, key=lambda bundle_: bundle_.sizing.channels)
         self._mean, self._std = bundle.channel_statistics
         self._is_possible = bundle.dtype != "uint8"

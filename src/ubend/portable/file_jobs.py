@@ -51,11 +51,11 @@ from .reporter import Reporter
 from .storage import LOCAL, Storage, describe_source
 
 _log = logging.getLogger(__name__)
-_Facts = TypeVar("_Facts")
+_Inspected = TypeVar("_Inspected")
 _Result = TypeVar("_Result")
 
 
-class FileJob(ABC, Generic[_Facts]):
+class FileJob(ABC, Generic[_Inspected]):
     """Inputs of one kind and their output files; an error in one input does not stop the others.
 
     Args:
@@ -82,7 +82,7 @@ class FileJob(ABC, Generic[_Facts]):
 
     def __init__(self, predictor: AnyMaskPredictor, paths: Sequence[Path], out: Path, *, resume: bool = False) -> None:
         self.predictor, self.paths, self.out, self.resume = predictor, paths, out, resume
-        self.usable: dict[int, _Facts] = {}
+        self.usable: dict[int, _Inspected] = {}
         self.todo: list[int] = []
         self.wrong: dict[int, list[str]] = {}
         self.damaged: dict[int, list[str]] = {}
@@ -91,7 +91,7 @@ class FileJob(ABC, Generic[_Facts]):
         self._remade = 0
 
     @abstractmethod
-    def inspect(self, index: int) -> _Facts:
+    def inspect(self, index: int) -> _Inspected:
         """Read an input's header.
 
         Raises:
@@ -136,7 +136,7 @@ class FileJob(ABC, Generic[_Facts]):
             OutputError: an output exists already (with `resume`: one that this command did not write), or is an input.
         """
         inspected = dict(self.map_inputs(self.inspect, range(len(self.paths))))
-        self.usable = {index: facts for index, facts in inspected.items() if self._check_name_lengths(index, facts)}
+        self.usable = {index: about for index, about in inspected.items() if self._check_name_lengths(index, about)}
         if not self.usable:
             return []
         files = [(self.paths[index], self.files(index)) for index in self.usable]
@@ -148,7 +148,7 @@ class FileJob(ABC, Generic[_Facts]):
             refuse_existing([path for group in groups for path in group], self.storage.exists, resumable=can_resume)
         is_done = dict(self.map_inputs(lambda index: self.resume and self.is_done(index), [*self.usable]))
         sizes = dict(self.map_inputs(self.size, [index for index, done in is_done.items() if not done]))
-        self.usable = {index: facts for index, facts in self.usable.items() if index not in self.wrong}
+        self.usable = {index: about for index, about in self.usable.items() if index not in self.wrong}
         self.todo = [*sizes]
         if self.resume and self.record is not None:
             rewritten = [*map(self.files, self.todo), *groups[len(files) :]]
@@ -156,9 +156,9 @@ class FileJob(ABC, Generic[_Facts]):
         self._remade = sum(any(map(self.storage.exists, self.files(index))) for index in self.todo)
         return [DiskRequirement(self.out, int(sum(sizes.values())), _("choose another --out"))]
 
-    def _check_name_lengths(self, index: int, facts: _Facts) -> bool:
+    def _check_name_lengths(self, index: int, about: _Inspected) -> bool:
         """Whether an input's output files can have their names; if not, that is its problem."""
-        self.usable[index] = facts
+        self.usable[index] = about
         for path in self.files(index):
             if is_too_long(path):
                 line = _("{path}: the name of its result, {name}, is too long for a file; rename the input")
@@ -314,9 +314,9 @@ class ImageJob(FileJob[Header]):
         started: list[int] = []
 
         def given() -> Iterator[tuple[tuple[int, NDArray[Any]], LoadedImage]]:
-            for index, (image, shown) in self.map_inputs(self._read, indices, self._bytes):
+            for index, (image, overlay_pixels) in self.map_inputs(self._read, indices, self._bytes):
                 started.append(index)
-                yield (index, shown), image
+                yield (index, overlay_pixels), image
 
         finished = set[int]()
         try:
@@ -345,11 +345,11 @@ class ImageJob(FileJob[Header]):
         """An image for the models and for `write_one`; the same pixels if both take the same channels."""
         path, header, channels = self.paths[index], self.usable[index], self.predictor.channels
         self.note_source(index)
-        given, shown = read_with_channels(path, (channels, None if self.as_stored else channels))
+        given, displayed = read_with_channels(path, (channels, None if self.as_stored else channels))
         if given.pixels.shape[:2] != header.size_hw or given.pixels.dtype != header.dtype:
             raise DataError(_("{path}: changed while it was read; run the command again").format(path=path), path=path)
         self.extremes.look(path, given.pixels)
-        return given, shown.pixels
+        return given, displayed.pixels
 
     def _bytes(self, index: int) -> int:
         """Upper limit of the bytes of an image in memory."""

@@ -193,5 +193,5 @@ def run_mask_jobs(
 
     `predict.json` in this folder records how they were made.
     """
-    facts = {**describe_masks(jobs[0].predictor), "window": window, "prob": prob}
-    return run_jobs(jobs, reporter, Record(out / "predict.json", facts, jobs[0].storage))
+    parameters = {**describe_masks(jobs[0].predictor), "window": window, "prob": prob}
+    return run_jobs(jobs, reporter, Record(out / "predict.json", parameters, jobs[0].storage))

@@ -226,9 +226,9 @@ def _example(names: Sequence[str]) -> str:
 
 def split_number(text: str) -> tuple[str | None, float]:
     """Parse `polyp=20` as ("polyp", 20), and `20` as (None, 20); `all` gives infinity, an invalid number NaN."""
-    name, equals, number = text.rpartition("=")
+    name, equals, value_text = text.rpartition("=")
     try:
-        value = math.inf if number.strip() == "all" else float(number)
+        value = math.inf if value_text.strip() == "all" else float(value_text)
     except ValueError:
         value = math.nan
     return name.strip() if equals else None, value

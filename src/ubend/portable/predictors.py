@@ -21,7 +21,7 @@ class _Sizing(Protocol):
     def channels(self) -> int: ...
 
 
-class ModelFacts(Protocol):
+class ModelInfo(Protocol):
     """A model, as far as the messages and checks of a prediction need it; see the fields of a model file."""
 
     @property
@@ -85,7 +85,7 @@ class ImagePredictor(PredictsMany, Protocol):
     """A model, ready to predict."""
 
     @property
-    def bundle(self) -> ModelFacts: ...
+    def bundle(self) -> ModelInfo: ...
 
     @property
     def labels(self) -> ClassTable: ...

@@ -26,14 +26,14 @@ class Record:
 
     Attributes:
         path: of the JSON file.
-        facts: the models' hashes, the conditions, and everything else that determines the results.
+        parameters: the models' hashes, the conditions, and everything else that determines the results.
         storage: of the folder.
         files: name of an input's first output -> size and digest of the input, and bytes of each output, None until
             all of them are written. The summary files of a command are an entry without an input.
     """
 
     path: Path
-    facts: Mapping[str, Any]
+    parameters: Mapping[str, Any]
     storage: Storage = LOCAL
     files: dict[str, Any] = field(default_factory=dict)
     _adding: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -41,7 +41,7 @@ class Record:
     def write(self) -> None:
         """Write the record, unless it exists."""
         if not self.storage.exists(self.path):
-            self._write({"ubend": __version__, **self.facts, "files": {}})
+            self._write({"ubend": __version__, **self.parameters, "files": {}})
 
     def _write(self, value: Any) -> None:
         self.storage.write_text(self.path, json_text(value, indent=1) + "\n")
@@ -54,13 +54,13 @@ class Record:
         """Read the existing record and journal of the folder.
 
         Raises:
-            OutputError: the record cannot be read, or has other facts.
+            OutputError: the record cannot be read, or has other parameters.
         """
         if not self.storage.exists(self.path):
             return
         try:
             was = json.loads(self.storage.read_text(self.path))
-            differ = [key for key, value in self.facts.items() if _stripped(was.get(key)) != _stripped(value)]
+            differ = [key for key, value in self.parameters.items() if _stripped(was.get(key)) != _stripped(value)]
             self.files.update(was.get("files") or {})
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise OutputError(

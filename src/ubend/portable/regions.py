@@ -25,9 +25,9 @@ def label_regions(values: NDArray[Any], *, corners: bool) -> tuple[NDArray[np.in
     root = _join(len(first), *_touching_runs(first + first // max(1, width), length, value, width + 1, corners))
     roots = np.flatnonzero(root == np.arange(len(root)))
     order = roots[np.argsort(value[roots], kind="stable")]
-    number = np.empty(len(root), np.int32)
-    number[order] = np.arange(len(order), dtype=np.int32)
-    return np.repeat(number[root], length).reshape(values.shape), value[order]
+    new_index = np.empty(len(root), np.int32)
+    new_index[order] = np.arange(len(order), dtype=np.int32)
+    return np.repeat(new_index[root], length).reshape(values.shape), value[order]
 
 
 def _touching_runs(

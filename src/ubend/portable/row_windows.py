@@ -135,10 +135,10 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
     def _read_rows(self, page: Any, axes: str, top: int, out: NDArray[Any]) -> None:
         """Read the rows of a page from `top` into (rows, W, channels in the file)."""
         grid, high = page.chunked, _chunk_height(page)
-        numbers = np.arange(math.prod(grid)).reshape(grid)
+        chunks = np.arange(math.prod(grid)).reshape(grid)
         wanted = range(top // high, -(-(top + len(out)) // high))
         with explain_decode_errors(self.path):
-            for chunk in numbers.take(wanted, page.axes.index("Y")).ravel().tolist():
+            for chunk in chunks.take(wanted, page.axes.index("Y")).ravel().tolist():
                 self._decode(page, axes, chunk, top, out)
 
     def _decode(self, page: Any, axes: str, chunk: int, top: int, out: NDArray[Any]) -> None:

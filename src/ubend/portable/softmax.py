@@ -18,7 +18,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def find_largest(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     """(C, H, W) -> (H, W) index of the largest one; of equal ones, the first."""
     best, index = values[0].copy(), np.zeros(values.shape[1:], np.uint8)
-    for number in range(1, len(values)):
-        index[values[number] > best] = number
-        np.maximum(best, values[number], out=best)
+    for class_index in range(1, len(values)):
+        index[values[class_index] > best] = class_index
+        np.maximum(best, values[class_index], out=best)
     return index

@@ -79,8 +79,8 @@ def cut_out_files(
     report_deeper_folders(paths, reporter)
     job = _CutoutJob(masks, paths, out, (weights, _read_background(background), soft_px), resume=resume)
     chosen = {"classes": {names[index]: weight for index, weight in weights.items()}}
-    facts = {**describe_masks(masks), **chosen, "background": background, "soft_px": soft_px}
-    return run_jobs([job], reporter, Record(out / "cutout.json", facts))
+    parameters = {**describe_masks(masks), **chosen, "background": background, "soft_px": soft_px}
+    return run_jobs([job], reporter, Record(out / "cutout.json", parameters))
 
 
 class _CutoutJob(ImageJob):
