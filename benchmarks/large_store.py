@@ -74,7 +74,7 @@ def main(words: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(dir=args.place) as place:
         store = make_store(Path(place) / "store", args.gib)
         size = sum(os.path.getsize(store.folder / name) for name in ("images.bin", "masks.bin"))
-        images = WholeImages(store, np.arange(len(store)), device, room_bytes=2**30)
+        images = WholeImages(store, np.arange(len(store)), device, budget_bytes=2**30)
         settings = AugmentPlan(kind="warp", orientation="free", rotation_deg=180.0)
         batches = TrainingBatches(images, settings, 0, 16, (128, 128), (np.zeros(3), np.full(3, 255.0)))
         model = UNet(3, 2, width=8).to(memory_format=torch.channels_last)

@@ -137,14 +137,14 @@ class WholeImages(ItemSource):
 
     Args:
         store, image_indices, device: see `ItemSource`.
-        room_bytes: maximum device memory for images.
+        budget_bytes: maximum device memory for images.
     """
 
-    def __init__(self, store: Store, image_indices: NDArray[np.int64], device: torch.device, room_bytes: int) -> None:
+    def __init__(self, store: Store, image_indices: NDArray[np.int64], device: torch.device, budget_bytes: int) -> None:
         super().__init__(store, image_indices, device)
         self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
         self.bytes = len(image_indices) * self.fetched_bytes
-        self.resident = self.bytes <= room_bytes
+        self.resident = self.bytes <= budget_bytes
         if self.resident:
             shape, dtype = (len(self), *self.canvas_hw), device_dtype(store)
             self.images = torch.empty((*shape, store.channels), dtype=dtype, device=device)

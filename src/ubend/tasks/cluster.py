@@ -26,7 +26,7 @@ from ubend.core.errors import (
     reason,
 )
 from ubend.core.i18n import _, current_language, ngettext, now
-from ubend.inference.conditions import MaskPredictor, load_mask_predictor
+from ubend.inference.mask_predictor import MaskPredictor, load_mask_predictor
 from ubend.io.scans import is_scan
 from ubend.portable.conditions import Conditions
 from ubend.portable.describe import describe_masks

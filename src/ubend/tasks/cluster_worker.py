@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ubend.core.errors import OutputError, Problem, SettingError, UbendError
 from ubend.core.i18n import _, choose_language
-from ubend.inference.conditions import MaskPredictor, load_mask_predictor
+from ubend.inference.mask_predictor import MaskPredictor, load_mask_predictor
 from ubend.portable.conditions import Conditions
 from ubend.portable.describe import describe_masks
 from ubend.portable.mask_job import MaskImageJob

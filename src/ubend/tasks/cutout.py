@@ -15,7 +15,7 @@ from PIL import Image, ImageColor, ImageOps
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
-from ubend.inference.conditions import MaskPredictor, load_mask_predictor
+from ubend.inference.mask_predictor import MaskPredictor, load_mask_predictor
 from ubend.io.images import read_image
 from ubend.labels.class_table import IGNORED, background_class
 from ubend.portable.conditions import Conditions

@@ -12,7 +12,7 @@ from ubend.core.errors import DataError
 from ubend.core.files import DiskRequirement, write_json
 from ubend.core.i18n import _, ngettext
 from ubend.evaluation.caveats import SplitLookup, describe_seen, only_training_images
-from ubend.inference.conditions import MaskPredictor, load_mask_predictor
+from ubend.inference.mask_predictor import MaskPredictor, load_mask_predictor
 from ubend.instances.truth import Files, find_truth, keep_valid, looks_like_mask, read_truth, score, score_lines
 from ubend.io.images import load_image
 from ubend.labels.class_table import IGNORED

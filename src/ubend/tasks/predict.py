@@ -6,7 +6,7 @@ from typing import Any
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.inference.conditions import load_mask_predictor
+from ubend.inference.mask_predictor import load_mask_predictor
 from ubend.io.scans import is_scan
 from ubend.portable.conditions import Conditions
 from ubend.portable.file_jobs import FileJob

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, SettingError
 from ubend.core.files import DiskRequirement, write_csv
 from ubend.core.i18n import _, later
-from ubend.inference.conditions import MaskPredictor
+from ubend.inference.mask_predictor import MaskPredictor
 from ubend.io.scans import Scan, mask_path, parse_intensity_window, read_scan, require_reader
 from ubend.portable.file_jobs import FileJob
 from ubend.portable.reporter import Reporter
