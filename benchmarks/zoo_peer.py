@@ -238,7 +238,9 @@ def run_peer(name: str, words: Sequence[str]) -> dict[str, Any]:
     mean, std = (values.flatten().tolist() for values in (bundle.model.mean, bundle.model.std))
     peer = PeerNet(name, data.store.channels, data.labels.classes, mean, std)
     predictor = Predictor(replace(bundle, model=peer), device)
-    steps = max(plan.train.epochs, round(plan.train.epochs * batches.items / plan.train.batch))  # as `Training.steps`
+    steps = max(
+        plan.train.epochs, round(plan.train.epochs * batches.items_per_epoch / plan.train.batch)
+    )  # as `Training.steps`
     augmented = Augmented(batches.source, plan, batches.crop_hw, float(data.value_range()[1].max()))
     best_step = train(peer, augmented, plan, steps, Validation(predictor, data))
     peer.eval()

@@ -102,10 +102,10 @@ def test_every_image_once_a_round(store: Store, kind: str) -> None:
     )  # fmt: skip
     batches = make(store, kind, batch=1)
     batches.settings = plain
-    assert batches.items == len(NUMBERS) * (5 if kind == "frozen" else 1)
+    assert batches.items_per_epoch == len(NUMBERS) * (5 if kind == "frozen" else 1)
     rounds = []
     for number in range(2):
-        steps = range(number * batches.items, (number + 1) * batches.items)
+        steps = range(number * batches.items_per_epoch, (number + 1) * batches.items_per_epoch)
         rounds.append([round((float(batches.sample(step).image.mean()) - 4.5) / 20) for step in steps])
         assert sorted(rounds[-1]) == sorted(NUMBERS.tolist() * batches.copies)
     assert rounds[0] != rounds[1]
@@ -115,19 +115,19 @@ def test_frozen_copies_return_in_every_epoch(store: Store) -> None:
     batches = make(store, "frozen", batch=1)
 
     def epoch(number: int) -> set[bytes]:
-        steps = range(number * batches.items, (number + 1) * batches.items)
+        steps = range(number * batches.items_per_epoch, (number + 1) * batches.items_per_epoch)
         drawn = [batches.sample(step) for step in steps]
         return {batch.image.numpy().tobytes() + batch.target.numpy().tobytes() for batch in drawn}
 
     first = epoch(0)
-    assert len(first) == batches.items
+    assert len(first) == batches.items_per_epoch
     assert epoch(3) == first
 
 
 def test_warps_do_not_return(store: Store) -> None:
     batches = make(store, "warp", batch=1)
-    masks = {batches.sample(step).target.numpy().tobytes() for step in range(3 * batches.items)}
-    assert len(masks) == 3 * batches.items
+    masks = {batches.sample(step).target.numpy().tobytes() for step in range(3 * batches.items_per_epoch)}
+    assert len(masks) == 3 * batches.items_per_epoch
 
 
 def test_padding_is_never_seen_by_a_warp(store: Store) -> None:

@@ -28,7 +28,7 @@ from ubend.training.transfer import load_initial_model, shape_settings
 timm = pytest.importorskip("timm")
 
 from ubend.models import encoders  # noqa: E402
-from ubend.models.encoders import EncodedUNet, describe_encoder, pretrained_normalisation  # noqa: E402
+from ubend.models.encoders import EncodedUNet, encoder_channels, pretrained_normalisation  # noqa: E402
 
 # strides from 2, from 4 (convnext), from 1 (vgg)
 NAMES = ["test_resnet", "test_convnext", "vgg11"]
@@ -66,7 +66,7 @@ def test_contract(name: str, channels: int, tmp_path: Path) -> None:
 
 
 def test_skips_lie_where_the_encoder_has_maps() -> None:
-    assert describe_encoder("test_resnet") == {1: 32, 2: 32, 3: 48, 4: 192, 5: 96}
+    assert encoder_channels("test_resnet") == {1: 32, 2: 32, 3: 48, 4: 192, 5: 96}
     assert make("test_resnet").skips == (True, True, True)  # of full size the image itself
     assert make("test_resnet", skips=[False, True, True]).skips == (False, True, True)
     assert make("test_convnext").skips == (True, False, True)
@@ -118,7 +118,7 @@ def test_too_deep() -> None:
 def test_timm_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A saved model too says in one line what to install."""
     model = save(make(), tmp_path / "m.safetensors")
-    describe_encoder.cache_clear()
+    encoder_channels.cache_clear()
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **more: Any) -> Any:

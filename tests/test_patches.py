@@ -158,9 +158,9 @@ def test_an_image_is_shown_by_its_area(store: Store) -> None:
     batches = make(store, batch=1)
     patches = batches.source
     assert isinstance(patches, RandomCrops)
-    assert batches.items == patches.repeats.sum()
+    assert batches.items_per_epoch == patches.repeats.sum()
     for epoch in (0, 3):
-        steps = range(epoch * batches.items, (epoch + 1) * batches.items)
+        steps = range(epoch * batches.items_per_epoch, (epoch + 1) * batches.items_per_epoch)
         numbers = [int(batches._items(step)[2][0]) for step in steps]
         assert np.bincount(numbers, minlength=len(store)).tolist() == patches.repeats.tolist()
 

@@ -104,7 +104,7 @@ def test_read_ahead(source: ItemSource) -> None:
 def test_shown_sums_to_the_items_of_an_epoch(source: ItemSource) -> None:
     ends = np.zeros(3), np.full(3, 255.0)
     assert (source.repeats >= 1).all()
-    assert TrainingBatches(source, WARP, 0, 2, (16, 16), ends).items == source.repeats.sum()
+    assert TrainingBatches(source, WARP, 0, 2, (16, 16), ends).items_per_epoch == source.repeats.sum()
 
 
 def test_batches_of_every_kind(source: ItemSource) -> None:

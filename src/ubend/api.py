@@ -404,7 +404,7 @@ def predict(
         tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
         overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
         tta: test-time augmentation: average over flips, and over rotations if the model was trained with them.
-        threshold: class name -> probability above which a pixel belongs to the class, 0 < p <= 1.
+        threshold: class name -> probability from which on a pixel belongs to the class, 0 < p <= 1.
         min_area: remove smaller regions, px: one number for all classes but the background, or class name -> px.
         fill_holes: fill holes up to this area, px, or `all`: for all classes but the background, or class name -> px.
         prob: also write probabilities, for images: `uint8` or `uint16` TIFF, or `npz`.
@@ -530,7 +530,7 @@ def objects(
         tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
         overlap: overlap between neighbouring tiles, as a fraction of the tile's side, 0 <= overlap < 1.
         tta: test-time augmentation: average over flips, and over rotations if the model was trained with them.
-        threshold: class name -> probability above which a pixel belongs to the class, 0 < p <= 1.
+        threshold: class name -> probability from which on a pixel belongs to the class, 0 < p <= 1.
         fill_holes: fill holes up to this area, px, or `all`: for all classes but the background, or class name -> px.
         device: cuda, cuda:1, mps or cpu; None: the fastest available.
         reporter: reports notes and progress; None: prints them, as the command does.

@@ -192,7 +192,7 @@ def train_breeds(
     settings = breeds.plan.train
     batches = prepare(breeds.data, breeds.plan, breeds.device, augment=accelerate_augmentation(augment)).batches
     of_item = breeds.of_image[breeds.data.indices("train")]
-    steps = max(epochs, round(epochs * batches.items / settings.batch))
+    steps = max(epochs, round(epochs * batches.items_per_epoch / settings.batch))
     optimizer = make_optimizer(net, settings)
     net.train()
     loss = torch.zeros(())

@@ -19,6 +19,7 @@ from ubend.accel.gate import usable
 from ubend.core.device import has_compiler
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
+from ubend.core.settings import LossKind
 from ubend.dataset.augment import Augment, elastic_basis
 from ubend.models.custom import CustomNetwork
 from ubend.models.ensemble_net import EnsembleNet
@@ -79,9 +80,13 @@ def accelerate_inference(
     return FoldedUNet(net, precision) if can_fold(net) else plain
 
 
+_KERNEL_LOSSES: tuple[LossKind, ...] = ("ce", "ce-sum", "dice+ce", "logdice+ce")
+
+
 def accelerate_loss(loss: Loss) -> Loss:
     """The same loss with `sum` as one kernel; `loss` itself if there is no kernel for its kind."""
-    return loss if type(loss) is not Loss or loss.kind == "dice+focal" else _KernelLoss(loss.kind, loss.class_weights)
+    has_kernel = type(loss) is Loss and loss.kind in _KERNEL_LOSSES
+    return _KernelLoss(loss.kind, loss.class_weights) if has_kernel else loss
 
 
 @dataclass(frozen=True)

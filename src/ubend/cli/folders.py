@@ -62,7 +62,9 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
     "accepted",
     multiple=True,
     metavar="CHECK[:FILE]",
-    help=later("Accept findings, until their files change; several are possible. Written to FOLDER/data.toml."),
+    help=later(
+        "Accept findings, named as they are printed, until their files change; repeatable. Written to FOLDER/data.toml."
+    ),
 )
 def doctor(
     folder: Path | None,

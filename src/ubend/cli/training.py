@@ -14,7 +14,7 @@ from ubend.tasks.options import PATH, folder_options, make_reporter, options, pr
 ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus passes to the processes it starts
 
 
-@command(help=later("Train on FOLDER of images and masks (or oxford-pet, kvasir-seg), and score the model."))
+@command(help=later("Train on FOLDER of images with masks or annotations (or on data.toml), and score the model."))
 @click.argument("folder", type=PATH, required=False)
 @option("--out", type=PATH, help=later("Run folder to create  [runs/NAME-1, -2, ...]"))
 @folder_options()
@@ -24,14 +24,7 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
     help=later("modern: the best defaults; tutorial: as in the course text; paper: the U-Net of 2015  [modern]"),
 )
 @options("effort", "folds", "leave-out", "seeds", "test")
-@option(
-    "--size", type=int, help=later("Images are resized to the area of a SIZE x SIZE square  [chosen from the data]")
-)
-@option("--patches", is_flag=True, default=None, help=later("Train on crops at native scale; --size is their side."))
-@option("--width", type=int, help=later("Channels of the network's first level  [64, with an encoder 32, on a CPU 16]"))
-@option(
-    "--encoder", metavar="NAME", help=later("Encoder, such as resnet18; none: the plain U-Net  [tf_efficientnet_lite0]")
-)
+@options("size", "patches", "width", "encoder")
 @option(
     "--loss",
     type=click.Choice(["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]),
@@ -53,9 +46,7 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
     help=later("Also send settings, metrics and scores to this experiment tracker."),
 )
 @option("--config", type=PATH, help=later("TOML file of settings, such as a run's settings.toml."))
-@option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
-)
+@options("set")
 @option("--from", "init_from", type=PATH, metavar="MODEL", help=later("Initialise from a trained model."))
 @option("--show", is_flag=True, help=later("Display images with their predicted masks after each epoch."))
 @option("--watch", is_flag=True, help=later("Show curves and images on a local page while training."))

@@ -1,4 +1,4 @@
-"""Automatic choices: settings and facts -> plan. Every open setting gets a value and a reason.
+"""Automatic choices: settings and facts -> plan. Every open setting that matters gets a value and a reason.
 
 choose_network       encoder, weights and depth, from the settings alone
 choose_folds         number of folds, likewise
@@ -235,7 +235,7 @@ def resolve(settings: Settings, facts: Facts) -> Plan:
     return validate(Plan, nest({**unused, **rest, **known, **format_values}))
 
 
-# Values that a plan needs for settings without effect in a training, which no rule chooses.
+# Values of settings that no rule chooses in a training, because they have no effect there (or are off).
 _PLACEHOLDERS: dict[str, Any] = {
     "augment.orientation": "free",
     "augment.rotation_deg": 180.0,

@@ -263,7 +263,7 @@ class TrainSettings(_Section):
     select: Literal["loss", "dice"] = "dice"
     """validation figure that selects the weights to keep: dice (highest mean) or loss (lowest)"""
     patience: int | None = Field(None, ge=1)
-    """stop after this many epochs without a better validation figure; auto: never"""
+    """stop after this many epochs without a better validation score; auto: never"""
     init_from: str | None = None
     """model file or run folder with the initial weights (`--from`); auto: random weights"""
     precision: Precision | None = None
@@ -438,7 +438,7 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
             "precision": "float32",
         },
     },
-    # Ronneberger et al. 2015, arXiv:1505.04597. What it does not state is chosen in `autoconfig.py`: # learning rate
+    # Ronneberger et al. 2015, arXiv:1505.04597. What it does not state is chosen in `autoconfig.py`: learning rate
     # and epochs. The ranges of shifts and grey values are ours.
     "paper": {
         "augment": {

@@ -60,7 +60,7 @@ class Batch:
 
 
 class TrainingBatches:
-    """The batches of a training; `draw(step)` works for any step, and is fastest in order.
+    """The batches of a training; `sample(step)` works for any step, and is fastest in order.
 
     Args:
         source: the training split; an epoch shows each item `source.repeats` times.
@@ -75,6 +75,7 @@ class TrainingBatches:
         augment: `augment`, or a faster function with the same arguments.
     Attributes:
         batch_per_process: images per step of this process.
+        items_per_epoch: images or crops of an epoch, copies included.
         weighs_pixels: whether batches have weights for single pixels.
         waited_s: total time spent waiting for images to be read, s.
     """
@@ -93,13 +94,13 @@ class TrainingBatches:
         augment: Augment = augment,
     ) -> None:
         self.source, self.settings, self.seed = source, settings, seed
-        self.batch_per_process, self._whole = batch // shard[1], batch
+        self.batch_per_process, self._batch = batch // shard[1], batch
         self._offset = shard[0] * self.batch_per_process
         self.crop_hw, self._foreground = crop_hw, foreground
         self._pixel_weights, self.weighs_pixels, self._augment = pixel_weights, pixel_weights is not None, augment
         self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
         self._ends = np.cumsum(source.repeats * self.copies)
-        self.items = int(self._ends[-1])  # images per epoch
+        self.items_per_epoch = int(self._ends[-1])
         device = source.device
         channels = source.store.channels
         low, high = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in value_range)
@@ -182,11 +183,11 @@ class TrainingBatches:
     def _items(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """(slots, positions, items) of a step, each (B,).
 
-        Positions are those of the endless sequence, slots those of the epoch (0..`self.items` - 1) in shuffled order,
-        and items those of `source`, which may have several slots.
+        Positions are those of the endless sequence, slots those of the epoch (0..`items_per_epoch` - 1) in shuffled
+        order, and items those of `source`, which may have several slots.
         """
-        positions = step * self._whole + self._offset + np.arange(self.batch_per_process, dtype=np.int64)
-        slots = shuffled_item(self.seed, self.items, positions)
+        positions = step * self._batch + self._offset + np.arange(self.batch_per_process, dtype=np.int64)
+        slots = shuffled_item(self.seed, self.items_per_epoch, positions)
         return slots, positions, np.searchsorted(self._ends, slots, side="right")
 
     def wait_for_reading(self) -> None:

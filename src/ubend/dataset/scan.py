@@ -343,7 +343,8 @@ def unknown_values_problem(pair: Pair, values: NDArray[np.int32], labels: LabelM
         )
         return Problem(other.format(mask=pair.mask.path, known=labels.describe()), pair.mask.path, "data.values")
     line = _(
-        "{mask}: has {values}, which is no class of {known}; fix the mask, or name all its values with --values"
+        "{mask}: has {values}, which is no class of {known}; fix the mask, or name all its values with --values "
+        "(VALUE=ignored leaves one out)"
     ).format(mask=pair.mask.path, values=format_values(values.tolist(), labels.kind, 8), known=labels.describe())
     return Problem(line, pair.mask.path, "data.values")
 

@@ -225,7 +225,9 @@ class FixedCrops(ItemSource):
         max_corner, gaps = shapes - self.shapes_hw, np.maximum(1, counts - 1)
         self.corner_yx = max_corner * positions // gaps  # evenly spaced, so that neighbours overlap
         before = np.where(positions > 0, max_corner * (positions - 1) // gaps + self.shapes_hw, 0)
-        self._fresh = np.maximum(0, before - self.corner_yx)  # rows and columns already scored in a neighbour
+        self._scored_elsewhere = np.maximum(
+            0, before - self.corner_yx
+        )  # rows and columns already scored in a neighbour
         self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
 
     def note(self) -> str | None:
@@ -239,7 +241,7 @@ class FixedCrops(ItemSource):
     def take(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """See `ItemSource.take`; pixels that are scored in another crop are IGNORED, too."""
         pixels, index = super().take(items)
-        for mask, (rows, columns) in zip(index, self._fresh[items].tolist(), strict=True):
+        for mask, (rows, columns) in zip(index, self._scored_elsewhere[items].tolist(), strict=True):
             mask[:rows], mask[:, :columns] = IGNORED, IGNORED
         return pixels, index
 
@@ -263,7 +265,8 @@ def open_sources(
     if plan.data.resize == "native":
         crops = plan.data.crops_per_epoch or len(image_indices)
         training = RandomCrops(data.store, image_indices, device, crops, crop_hw, plan.augment)
-        # Twice the training crop, so that half as many pixels are near a border, where context is missing.
+        # Twice the sides of a training crop, so 4 times its pixels: half as many of them are near a border, where
+        # context is missing.
         maximum = max(len(others), round(_VALIDATION_SHARE * crops / 4))
         return training, FixedCrops(data.store, others, device, (2 * crop_hw[0], 2 * crop_hw[1]), maximum)
     # On the CPU, the memory-mapped store is as fast.

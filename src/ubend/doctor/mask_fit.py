@@ -40,9 +40,9 @@ _EDGE_SHARE = 0.5  # of the usual fit of edges, that is gained
 # badly have .07 and less, the wrong one of CamVid .5.
 _MAX_RANK = 0.1
 _CLEAR_SET = 0.8  # usual correlation of regions: from here on colours tell the class, and a mask must agree with them
-# Of the usual fit of colours and places (-2..2), that an inverted mask has with a minus sign; below the least usual
-# fit, colours and places tell nothing. Measured on five sets: inverted masks have -.93 and -.69 of the usual fit, right
-# ones -.37 and more.
+# A mask is inverted if its fit of colours and places (-2..2) is below -_INVERTED_SHARE times the set's median; with a
+# median below _MIN_INVERTIBLE, colours and places tell nothing, and none is reported. Measured on five sets: inverted
+# masks have -.93 and -.69 of the median, right ones -.37 and more.
 _INVERTED_SHARE, _MIN_INVERTIBLE = 0.5, 0.4
 _EMPTY_QUANTILE = 0.1  # of the images with objects: an empty mask's image that looks more like an object is suspicious
 _FLIPS: dict[str, Callable[[Any], Any]] = {

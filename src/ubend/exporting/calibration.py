@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ubend.exporting.proof import TestImage
+from ubend.exporting.proof import ProofImage
 from ubend.exporting.quantise import Layer, Ranges, find_activations, quantise
 from ubend.inference.predictor import Predictor
 from ubend.models.exported import import_package, open_exported
@@ -22,7 +22,7 @@ MAX_IMAGES = 64
 MAX_PIXELS = 2e6  # of the network's input, over all images
 
 
-def collect_inputs(data: bytes, images: Sequence[TestImage]) -> list[NDArray[Any]]:
+def collect_inputs(data: bytes, images: Sequence[ProofImage]) -> list[NDArray[Any]]:
     """The (N, C, H, W) inputs that a prediction of the images gives the graph of an exported file."""
     inputs: list[NDArray[Any]] = []
 

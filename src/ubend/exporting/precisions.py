@@ -8,7 +8,7 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.exporting.calibration import collect_inputs, measure_ranges, rank_layers
 from ubend.exporting.graph import round_to_bfloat16, store_weights
-from ubend.exporting.proof import TestImage
+from ubend.exporting.proof import ProofImage
 from ubend.exporting.quantise import Layer, find_layers, quantise
 from ubend.exporting.targets import PRECISIONS, Precision, Target
 from ubend.exporting.upsampling import replace_transposed
@@ -68,7 +68,7 @@ class PrecisionMaker:
         model: Any,
         target: Target,
         to_file: Callable[[Any], bytes],
-        read_training_images: Callable[[], Sequence[TestImage]],
+        read_training_images: Callable[[], Sequence[ProofImage]],
     ) -> None:
         self._model, self._target, self._to_file = model, target, to_file
         self._read_training_images = read_training_images

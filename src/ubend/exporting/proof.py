@@ -1,4 +1,4 @@
-"""Whether an exported file answers as the model does: both on the same images, both on the CPU in float32.
+"""Whether an exported file answers as the model does: both on the same images, on the CPU; the model in float32.
 
 The limits are of what users see, the class of each pixel and the Dice. A file in full precision differs by rounding
 alone; one in half precision may lose a little, but not much on any one image. H x W pixels of an image, K classes.
@@ -41,7 +41,7 @@ _GRID = 8  # blobs along each side of a drawn image
 
 
 @dataclass(frozen=True)
-class TestImage:
+class ProofImage:
     """An image for the proof.
 
     Attributes:
@@ -76,7 +76,7 @@ class Known(dict[int, "_Answers"]):
 def prove(
     bundle: Bundle,
     exported: Bundle,
-    images: Sequence[TestImage],
+    images: Sequence[ProofImage],
     compared_on: str,
     reporter: Reporter,
     *,
@@ -188,12 +188,12 @@ def find_difference(proof: dict[str, Any], precision: Precision) -> tuple[str, s
 
 def read_images(
     bundle: Bundle, pairs: Sequence[Pair], max_images: int = MAX_IMAGES, max_pixels: float = MAX_PIXELS
-) -> list[TestImage]:
+) -> list[ProofImage]:
     """Images with their masks, spread evenly over the pairs; those that cannot be read are left out.
 
     At most `max_images`, `max_pixels` of the network's input and `MAX_BYTES` in memory; one if there is any.
     """
-    predictor, images, pixels, held = Predictor(bundle, "cpu"), list[TestImage](), 0.0, 0
+    predictor, images, pixels, held = Predictor(bundle, "cpu"), list[ProofImage](), 0.0, 0
     step = max(1, len(pairs) / max_images)
     for pair in (pairs[int(index * step)] for index in range(min(len(pairs), max_images))):
         try:
@@ -206,11 +206,11 @@ def read_images(
         if images and (pixels > max_pixels or held > MAX_BYTES):
             break
         if (mask.classes != IGNORED).any():
-            images.append(TestImage(image, mask.classes, pair.group))
+            images.append(ProofImage(image, mask.classes, pair.group))
     return images
 
 
-def draw_images(bundle: Bundle) -> list[TestImage]:
+def draw_images(bundle: Bundle) -> list[ProofImage]:
     """Blobs and noise with the mean and the spread of the training images, one and a half times as wide as high."""
     side = bundle.sizing.size_px or bundle.window_px or 256
     height, width, channels = side, side * 3 // 2, bundle.sizing.channels
@@ -223,5 +223,5 @@ def draw_images(bundle: Bundle) -> list[TestImage]:
         values = mean + std * (blobs + 0.2 * noise[grid:].reshape(height, width, channels))
         if kind.kind == "u":
             values = np.rint(values).clip(0, np.iinfo(kind).max)
-        images.append(TestImage(LoadedImage(values.astype(kind))))
+        images.append(ProofImage(LoadedImage(values.astype(kind))))
     return images

@@ -51,7 +51,7 @@ TILE_BATCH_PIXELS = (2**20, _BATCH_PIXELS)  # of tiles (CPU, GPU); larger batche
 _TILE_PX = 512  # larger tiles are hardly faster; smaller ones have more seams and more overlap
 _NATIVE_VALUES = 2**22  # logits at native size at a time; a single image may exceed it
 _HELD_BYTES = 2**28  # of images, and their native-size masks, that are waiting for a full batch
-_GROUPS = 4  # waiting tiles of all sizes together have at most the bytes of this many batches
+_WAITING_BATCHES = 4  # waiting tiles of all sizes together have at most the bytes of this many batches
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ class Predictor:
                 if self._is_full(len(group), math.prod(size)):
                     held_bytes -= sum(tile.held_bytes for tile in group)
                     yield waiting.pop(size)
-            maximum = _HELD_BYTES if self.tiling is None else _GROUPS * self._batch_pixels * self._pixel_bytes
+            maximum = _HELD_BYTES if self.tiling is None else _WAITING_BATCHES * self._batch_pixels * self._pixel_bytes
             if held_bytes >= maximum:  # memory is used up, although no batch is full: predict the largest
                 group = waiting.pop(max(waiting, key=lambda input_hw: len(waiting[input_hw]) * math.prod(input_hw)))
                 held_bytes -= sum(tile.held_bytes for tile in group)
@@ -340,22 +340,22 @@ class Predictor:
             if row.plan.count == 1:
                 alike.setdefault((row.source.size_hw, row.source.native_hw), []).append(slot)
                 continue
-            if row.image not in blenders:
-                blenders[row.image] = TorchBlender(
+            if row.image_index not in blenders:
+                blenders[row.image_index] = TorchBlender(
                     row.plan, logits.shape[1], logits.device, fused=not self.bundle.model.cpu_only
                 )
-            done = blenders[row.image].add(row.row_index, column, logits[slot])
+            done = blenders[row.image_index].add(row.row_index, column, logits[slot])
             if done is not None:
-                part = Logits([row.image], row.source.native_hw, done[0], done[1][None])
+                part = Logits([row.image_index], row.source.native_hw, done[0], done[1][None])
                 if part.is_last:
-                    del blenders[row.image]
+                    del blenders[row.image_index]
                 yield part
         for ((h, w), native_hw), slots in alike.items():
             maximum = max(1, _NATIVE_VALUES // (logits.shape[1] * math.prod(native_hw)))
             for chunk in (slots[start : start + maximum] for start in range(0, len(slots), maximum)):
                 adjacent = chunk[-1] - chunk[0] + 1 == len(chunk)
                 values = logits[chunk[0] : chunk[-1] + 1] if adjacent else logits[chunk]
-                image_indices = [tiles[slot].row.image for slot in chunk]
+                image_indices = [tiles[slot].row.image_index for slot in chunk]
                 yield Logits(image_indices, native_hw, slice(0, native_hw[0]), values[..., :h, :w])
 
 

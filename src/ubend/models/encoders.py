@@ -51,7 +51,7 @@ class EncodedUNet(SegmentationNet):
     Attributes:
         skips: whether there is a skip connection, for each level.
     Raises:
-        SettingError: see `describe_encoder` and `make_encoder`; or the encoder does not have this depth.
+        SettingError: see `encoder_channels` and `make_encoder`; or the encoder does not have this depth.
     """
 
     options = ("depth", "skips", "upsampling", "encoder")
@@ -70,7 +70,7 @@ class EncodedUNet(SegmentationNet):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        channels_at = describe_encoder(encoder)
+        channels_at = encoder_channels(encoder)
         depth = max(channels_at) if depth is None else depth
         if depth not in channels_at:
             raise SettingError(
@@ -146,7 +146,7 @@ def fit_channels(kernels: Tensor, channels: int) -> Tensor:
 
 
 @cache
-def describe_encoder(name: str) -> dict[int, int]:
+def encoder_channels(name: str) -> dict[int, int]:
     """{level: channels} of an encoder's feature maps, in order; allocates no weights.
 
     Raises:

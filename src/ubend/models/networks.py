@@ -43,7 +43,7 @@ def make_network(shape: dict[str, Any], **more: Any) -> Network:
     """Make a randomly initialised network.
 
     Args:
-        shape: from `SegmentationNet.shape`, or `shape_from_settings`.
+        shape: from `SegmentationNet.config`, or `shape_from_settings`.
         more: further arguments of the network class, such as `mean`; kind custom needs `module`.
     Raises:
         SettingError: see `EncodedUNet`.

@@ -202,8 +202,16 @@ class ObjectJob(ImageJob):
         """Ids, overlay and table; GeoJSON and panoptic PNG if requested."""
         stem = self.paths[index].stem
         files = [self.out / f"{stem}{end}" for end in ("_ids.tif", "_objects.png", "_objects.csv")]
-        files += [self.out / f"{stem}.geojson"] if "geojson" in self._exports else []
-        return files + ([self.out / "panoptic" / f"{stem}.png"] if "panoptic" in self._exports else [])
+        return [*files, *self._export_files(index).values()]
+
+    def _export_files(self, index: int) -> dict[Export, Path]:
+        """The files of the requested exports that each image has its own of."""
+        stem = self.paths[index].stem
+        files: dict[Export, Path] = {
+            "geojson": self.out / f"{stem}.geojson",
+            "panoptic": self.out / "panoptic" / f"{stem}.png",
+        }
+        return {export: path for export, path in files.items() if export in self._exports}
 
     def make(self, reporter: Reporter) -> None:
         for line in describe_method(self._names, self.method, is_chosen=self._counting.method is None):
@@ -215,7 +223,8 @@ class ObjectJob(ImageJob):
 
     def write_one(self, index: int, result: MaskResult, image: NDArray[Any]) -> None:
         path, spatial, exports = self.paths[index], self._spatial[index], self._exports
-        ids_path, overlay_path, table_path, *others = self.files(index)
+        ids_path, overlay_path, table_path, *_exports = self.files(index)
+        export_files = self._export_files(index)
         objects = separate(result.mask, self._names, self.method, self.min_area)
         self.check_objects(index, objects, result.mask, image)
         valid_px = int((result.mask != IGNORED).sum())
@@ -226,10 +235,10 @@ class ObjectJob(ImageJob):
             kept.instances = describe_instances(objects, outlines, self._names)
         if "geojson" in exports:
             measures = [{key: value for key, value in row.items() if key != "file"} for row in rows]
-            write_geojson(others[0], outlines, measures, spatial.transform)
+            write_geojson(export_files["geojson"], outlines, measures, spatial.transform)
         if "panoptic" in exports:
             kept.segments = describe_panoptic(objects, self._names)
-            write_panoptic(others[-1], objects.ids)
+            write_panoptic(export_files["panoptic"], objects.ids)
         save_png(draw_objects(to_rgb(image), objects.ids), overlay_path)
         write_table(table_path, rows, self._channels, [spatial.pixel])
         small = objects.ids.astype(np.uint16) if objects.ids.max(initial=0) < 2**16 else objects.ids

@@ -28,7 +28,7 @@ class TileSource:
         read: (top, bottom) -> (bottom - top, w, channels) pixels; called from several threads.
         size_hw: (h, w), px.
         native_hw: (H, W) of the native image, px.
-        held_bytes: memory in use until it is predicted, without tiles; whole images only.
+        held_bytes: bytes in memory until the image is predicted; 0 with tiles.
         invalid: (H, W) bool, invalid pixels of the native image, see `LoadedImage`; None: there are none, or it is
             read by rows.
     """
@@ -195,7 +195,7 @@ def _round_up(side: int, multiple: int) -> int:
 class TileRow(NamedTuple):
     """A row of tiles to read: index of the image, index of the row in its plan, plan, source."""
 
-    image: int
+    image_index: int
     row_index: int
     plan: TilePlan
     source: TileSource

@@ -28,7 +28,7 @@ from ubend.tasks.show import draw_pairs
 
 # The choices that `fit` prints: what decides about scores and time most, and what people most often set themselves.
 _SHOWN_CHOICES = {"data.folds", "data.size", "data.resize", "model.encoder", "augment.orientation", "train.epochs"}
-_SHOWN_CHOICES |= {"train.loss"}
+_SHOWN_CHOICES |= {"model.pretrained", "train.loss"}
 _STAMP = "# as written by ubend: "  # digest of all lines below and of split.csv; shows whether they were edited
 
 

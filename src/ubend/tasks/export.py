@@ -17,7 +17,7 @@ from ubend.exporting.graph import build_graph, to_bytes
 from ubend.exporting.network_graph import trace_network
 from ubend.exporting.ort_web import find_ort_web
 from ubend.exporting.precisions import PrecisionMaker, list_attempts
-from ubend.exporting.proof import Known, TestImage, draw_images, find_difference, prove, read_images
+from ubend.exporting.proof import Known, ProofImage, draw_images, find_difference, prove, read_images
 from ubend.exporting.targets import Precision, Target, check_precision
 from ubend.inference.predictor import Predictor
 from ubend.models.exported import import_package, open_exported
@@ -220,7 +220,7 @@ def _read_scores(run: Path) -> dict[str, Any] | None:
     return None
 
 
-def _find_images(run: Path, bundle: Bundle) -> tuple[list[TestImage], str]:
+def _find_images(run: Path, bundle: Bundle) -> tuple[list[ProofImage], str]:
     """The images to compare on: those of the run's test or validation split, else drawn ones; and which they are."""
     if RunFolder(run).data.is_file():
         with suppress(UbendError):
@@ -230,7 +230,7 @@ def _find_images(run: Path, bundle: Bundle) -> tuple[list[TestImage], str]:
     return draw_images(bundle), "drawn"
 
 
-def _read_training_images(run: Path, bundle: Bundle) -> list[TestImage]:
+def _read_training_images(run: Path, bundle: Bundle) -> list[ProofImage]:
     """Images for the calibration of 8 bits; those of drawn values would give other ranges.
 
     Raises:

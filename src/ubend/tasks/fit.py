@@ -207,7 +207,7 @@ def _rank_reporter(processes: ProcessGroup, reporter: Reporter | None) -> Report
 
 def _memory_hint() -> str:
     """The out-of-memory message for cases in which a smaller micro-batch does not help."""
-    return _("the device ran out of memory; use a smaller --size or --width, or --device cpu")
+    return _("the device ran out of memory; use a smaller --size, or --device cpu")
 
 
 def _fit(session: _Session, settings: Settings) -> FitResult:
@@ -326,16 +326,17 @@ def evaluate(run: RunFolder, data: Dataset, plan: Plan, predictor: Predictor, re
     for line in describe_few(len(pairs), split):
         reporter.report(line)
     indices, store = data.indices(split).tolist(), data.store
-    whole = bool((store.shapes_hw[indices] == store.native_hw[indices]).all())  # stored images are at full resolution
+    at_native_size = bool((store.shapes_hw[indices] == store.native_hw[indices]).all())
 
     def take_stored(position: int) -> DecodedImage:  # decoded data, as if read from the files
         if store.has_invalid[indices[position]]:  # only the file contains the invalid pixels at native size
             return DecodedImage(predictor.prepare(pairs[position].image))
         height, width = store.native_hw[indices[position]].tolist()
         image = TileSource.of_pixels(store.image(indices[position]), (height, width))
-        return DecodedImage(image, store.mask(indices[position]) if whole else None)
+        return DecodedImage(image, store.mask(indices[position]) if at_native_size else None)
 
-    measured = evaluate_pairs(predictor, pairs, decoded=take_stored if whole or predictor.tiling is None else None)
+    can_take_stored = at_native_size or predictor.tiling is None
+    measured = evaluate_pairs(predictor, pairs, decoded=take_stored if can_take_stored else None)
     images = identify_images(pairs, [store.hashes[index] for index in indices])
     scores = {"part": split, "recipe": plan.recipe, **measured, "images": images}
     write_json(run.scores, scores)
@@ -362,7 +363,7 @@ def _check_disk_space(session: _Session, plan: Plan, training: Training) -> None
     """Raise OutputError if the disk has no room for the run."""
     if session.processes.is_first:  # the others write nothing
         size = run_bytes(training.state, plan.train.epochs, resumed=session.resumed)
-        check_disk_space([DiskRequirement(session.run.path, size, _("choose another --out or a smaller --width"))])
+        check_disk_space([DiskRequirement(session.run.path, size, _("choose another --out"))])
 
 
 def _restore(session: _Session, state: TrainingState, epochs: int) -> None:

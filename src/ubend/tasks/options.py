@@ -35,7 +35,8 @@ _FOLDER_OPTIONS = {
     ),
     "classes": option("--classes", help=later("Class names in the order of the mask values, separated by commas.")),
     "values": option(
-        "--values", help=later('Class of each mask value, such as 0=background,255=polyp or "#ff0000=road,...".')
+        "--values",
+        help=later('Class of each mask value, such as 0=background,1=polyp,255=ignored or "#ff0000=road,...".'),
     ),
     "channels": option(
         "--channels", type=int, help=later("Channels of the images: 1 (grey), 3 (colour) or more  [as stored]")
@@ -85,6 +86,34 @@ _MODEL_OPTIONS = {
 
 # How a model is trained: options of `ubend fit` alone.
 _FIT_OPTIONS = {
+    "size": option(
+        "--size",
+        type=int,
+        help=later("Images are resized to the area of SIZE x SIZE pixels, aspect ratio kept  [chosen from the data]"),
+    ),
+    "patches": option(
+        "--patches", is_flag=True, default=None, help=later("Train on crops at native scale; --size is their side.")
+    ),
+    "width": option(
+        "--width",
+        type=int,
+        help=later("Channels of the first level; without --encoder, selects the plain U-Net  [64, encoder 32, CPU 16]"),
+    ),
+    "encoder": option(
+        "--encoder",
+        metavar="NAME",
+        help=later(
+            "Encoder, such as resnet18 (timm's have random weights without --set model.pretrained=true); none: the "
+            "plain U-Net  [tf_efficientnet_lite0]"
+        ),
+    ),
+    "set": option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help=later("Any other setting, such as train.learning_rate=3e-4; repeatable; see docs/settings.md."),
+    ),
     "effort": option(
         "--effort",
         type=click.Choice(["quick", "normal", "best"]),
@@ -102,7 +131,9 @@ _FIT_OPTIONS = {
     "leave-out": option(
         "--leave-out",
         type=click.Choice(["group"]),
-        help=later("Cross-validation over groups (patients, videos, sites): leave out one group at a time."),
+        help=later(
+            "Cross-validation over groups (patients, videos, sites; of --split, or found): leave out one at a time."
+        ),
     ),
     "seeds": option(
         "--seeds",

@@ -106,7 +106,9 @@ def read_user_settings(
     if config is not None:
         explicit = {FLAGS.get(key, key): value for key, value in [*flags.items(), *(settings or {}).items()]}
         given |= _read_rest(Path(config), described, explicit, reporter)
+    typed = {FLAGS[flag]: flag for flag, value in flags.items() if flag in FLAGS and value is not None}
     if flags.pop("patches", None):
+        typed["data.crop"] = "size"
         given |= {"data.resize": "native", "data.crop": flags.pop("size", None) or given.get("data.crop")}
         given.pop("data.size", None)  # from a file
     skips, root = flags.pop("skips", None), flags.pop("root", None)
@@ -119,10 +121,10 @@ def read_user_settings(
     initial = _load_initial_model(given.get("train.init_from"))
     given |= {key: _absolute(given[key]) for key in _PATHS if given.get(key) is not None}
     if initial is None and isinstance(given.get("model.encoder"), str) and given["model.encoder"] != NO_ENCODER:
-        from ubend.models.encoders import describe_encoder
+        from ubend.models.encoders import encoder_channels
 
-        with _flags_named_in_errors(changes, settings or {}):
-            given.setdefault("model.depth", max(describe_encoder(given["model.encoder"])))  # all of its levels
+        with _flags_named_in_errors(typed, settings or {}):
+            given.setdefault("model.depth", max(encoder_channels(given["model.encoder"])))  # all of its levels
     if skips is not None:
         depth = initial.bundle.model.depth if initial else given.get("model.depth", UNET_DEPTH)
         if isinstance(depth, int):  # else it is refused below
@@ -131,7 +133,7 @@ def read_user_settings(
         from ubend.training.transfer import shape_settings
 
         given |= shape_settings(initial, given)
-    with _flags_named_in_errors(changes, settings or {}):
+    with _flags_named_in_errors(typed, settings or {}):
         chosen = make_settings(recipe, given)
     if root is not None or chosen.data.folder is not None:
         chosen = _with_dataset(chosen, root, reporter or Reporter())
@@ -139,14 +141,19 @@ def read_user_settings(
 
 
 @contextmanager
-def _flags_named_in_errors(changes: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[None]:
-    """Name the flag instead of the setting in errors about a value that was given by a flag."""
+def _flags_named_in_errors(typed: Mapping[str, str], settings: Mapping[str, Any]) -> Iterator[None]:
+    """Name the flag instead of the setting in errors about a value that was given by a flag.
+
+    Args:
+        typed: setting -> the flag that gave it.
+        settings: given as settings, which win over flags.
+    """
     try:
         yield
     except SettingError as error:
         line = str(error)
-        for flag, key in FLAGS.items():
-            if key in changes and key not in settings:
+        for key, flag in typed.items():
+            if key not in settings:
                 name = "from" if flag == "init_from" else flag.replace("_", "-")
                 line = re.sub(rf"(^|; ){re.escape(key)}: ", rf"\1--{name}: ", line)
         raise SettingError(line, path=error.path, key=error.key) from error

@@ -1,7 +1,7 @@
 """The training step and the training loop.
 
     for each step: draw a batch -> network -> loss -> gradients -> optimizer -> EMA of the weights
-    at the end of each epoch: validate -> log -> keep the best weights -> stop early?
+    at the end of each epoch: validate -> keep the best weights -> log -> stop early?
 
 `PlainRuntime` is the reference implementation of a step. What makes it robust or fast is in other runtimes, which are
 tested against it: smaller micro-batches when memory runs out (memory.py), several processes (distributed_runtime.py),
@@ -70,7 +70,7 @@ class Training:
 
     def steps_until(self, epochs: int) -> int:
         """Steps of the first `epochs` epochs, at least one per epoch; every batch is full."""
-        return max(epochs, round(epochs * self.batches.items / self.plan.batch))
+        return max(epochs, round(epochs * self.batches.items_per_epoch / self.plan.batch))
 
     @property
     def micro_batch(self) -> int:
@@ -196,10 +196,10 @@ def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> No
             raise diverged(training)
         state.sums.zero_()
 
-        figure = -val_loss if plan.select == "loss" else float(np.nanmean(val_dice))
-        is_best = progress.best_value is None or figure > progress.best_value
+        score = -val_loss if plan.select == "loss" else float(np.nanmean(val_dice))
+        is_best = progress.best_value is None or score > progress.best_value
         if is_best:
-            progress.best_value, progress.best_epoch = figure, epoch
+            progress.best_value, progress.best_epoch = score, epoch
             for name, tensor in state.ema.state_dict().items():
                 state.best[name].copy_(tensor)
         progress.history.append(

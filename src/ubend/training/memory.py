@@ -67,7 +67,7 @@ class LimitedMemoryRuntime(Runtime):
             raise SettingError(
                 _(
                     "the device ran out of memory with {count} images at a time, and training needs at least that "
-                    "many; use a smaller --size, --width or data.crop, or --device cpu"
+                    "many; use a smaller --size or data.crop, or --device cpu"
                 ).format(count=before),
                 key="train.micro_batch",
             )
