@@ -186,3 +186,11 @@ def test_loss(kind: LossKind, weighted: bool, weighs_pixels: bool, classes: int)
     fast = accelerate_loss(plain)
     assert (fast.kind, fast.class_weights) == (kind, weights)
     assert_same(compute(fast), compute(plain), 0 if DEVICE.type == "cpu" else 1e-4)
+
+
+def test_a_loss_without_a_kernel_stays() -> None:
+    """Also one of a kind that is not known here: the kernel would compute another loss, without a word."""
+    new: Any = "tversky+ce"
+    for kind in ("dice+focal", new):
+        plain = Loss(kind, None)
+        assert accelerate_loss(plain) is plain
