@@ -17,7 +17,7 @@ _FIRST_CHANNEL = "0000"  # ends the names of all single-channel images of nnU-Ne
 
 
 @dataclass(frozen=True)
-class Item:
+class NamedFile:
     """An image file or a mask file.
 
     Attributes:
@@ -46,8 +46,8 @@ def strip_affix(stem: str, affix: Affix) -> str:
 
 
 def common_affixes(
-    images: Sequence[Item],
-    masks: Sequence[Item],
+    images: Sequence[NamedFile],
+    masks: Sequence[NamedFile],
     given_affixes: tuple[Affix, Affix] | None,
     fold: Callable[[str], str],
     sure: bool,
@@ -83,7 +83,7 @@ def _beyond(affix: Affix, other: Affix) -> Affix:
     return before, after
 
 
-def _count_common(images: Sequence[Item], masks: Sequence[Item], affixes: tuple[Affix, Affix]) -> int:
+def _count_common(images: Sequence[NamedFile], masks: Sequence[NamedFile], affixes: tuple[Affix, Affix]) -> int:
     """The number of names that both sides share without the affixes; 0 if a side has a name twice."""
     names = []
     for items, affix in zip((images, masks), affixes, strict=True):
@@ -93,7 +93,7 @@ def _count_common(images: Sequence[Item], masks: Sequence[Item], affixes: tuple[
     return len(names[0] & names[1])
 
 
-def _common_ends(items: Sequence[Item]) -> Affix:
+def _common_ends(items: Sequence[NamedFile]) -> Affix:
     """What all stems begin and end with: whole words, no numbers, never an entire stem."""
     if len(items) < 2:
         return _BARE

@@ -21,7 +21,7 @@ from PIL import Image
 from ubend.core.files import regular_file
 from ubend.core.i18n import _, ngettext
 from ubend.labels.cellpose import is_cellpose
-from ubend.layouts.affixes import Affix, Item
+from ubend.layouts.affixes import Affix, NamedFile
 from ubend.layouts.matching import match
 from ubend.layouts.naming import MASK_SUFFIXES, OBJECT_IDS, Side, folder_meaning, mentions, side_of_affix, squeeze
 from ubend.layouts.pairing import cellpose_line, read_matching
@@ -33,7 +33,7 @@ from ubend.portable.printable import enumerate_names
 
 _LOOKED_AT = 3  # files of each group that are opened
 _FEW_VALUES = 32  # a file with more distinct values is not considered a mask
-_Group = tuple[list[Item], Affix]  # files that share an affix or a suffix
+_Group = tuple[list[NamedFile], Affix]  # files that share an affix or a suffix
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Sides:
         affixes: of the images and of the masks, if only these tell them apart; None: words in the names do.
     """
 
-    images: list[Item]
-    masks: list[Item]
+    images: list[NamedFile]
+    masks: list[NamedFile]
     affixes: tuple[Affix, Affix] | None = None
 
 
@@ -58,7 +58,7 @@ def _has_masks_beside(root: Path) -> bool:
     return False
 
 
-def separate_sides(root: Path, items: Sequence[Item], problems: Problems) -> Sides:
+def separate_sides(root: Path, items: Sequence[NamedFile], problems: Problems) -> Sides:
     """Separate images from masks by file name, where folders do not; adds a problem if this is ambiguous."""
     masks, images = _divide(items, lambda item: item.file.suffix == ".npy" or mentions(item.stem, "mask"))
     if images and masks:
@@ -119,15 +119,15 @@ def _find_cvat(root: Path) -> Path | None:
     return None
 
 
-def _divide(items: Sequence[Item], test: Callable[[Item], bool]) -> tuple[list[Item], list[Item]]:
+def _divide(items: Sequence[NamedFile], test: Callable[[NamedFile], bool]) -> tuple[list[NamedFile], list[NamedFile]]:
     """(items that pass the test, the other items)."""
-    passed, others = list[Item](), list[Item]()
+    passed, others = list[NamedFile](), list[NamedFile]()
     for item in items:
         (passed if test(item) else others).append(item)
     return passed, others
 
 
-def _two_groups(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
+def _two_groups(items: Sequence[NamedFile]) -> tuple[_Group, _Group] | None:
     """Split the files into two groups with the same names, distinguished by suffix or affix.
 
     None if there is no such split, or more than one.
@@ -146,9 +146,9 @@ def _two_groups(items: Sequence[Item]) -> tuple[_Group, _Group] | None:
     return divisible[0] if len(divisions) == 1 else None
 
 
-def _two_folders(items: Sequence[Item]) -> Sides | None:
+def _two_folders(items: Sequence[NamedFile]) -> Sides | None:
     """Two folders with the same file names (apart from an affix), exactly one of which looks like masks."""
-    groups: dict[str, list[Item]] = defaultdict(list)
+    groups: dict[str, list[NamedFile]] = defaultdict(list)
     for item in items:
         groups[item.folders[0] if item.folders else ""].append(item)
     if len(groups) != 2:
@@ -162,15 +162,15 @@ def _two_folders(items: Sequence[Item]) -> Sides | None:
     return Sides(images, masks, (("", ""), ("", ""))) if whole else None
 
 
-def _describe_several(root: Path, items: Sequence[Item]) -> str:
+def _describe_several(root: Path, items: Sequence[NamedFile]) -> str:
     """A message for images with several candidate masks each (`NAME_1stHO`, `NAME_2ndHO`); "" if there are none."""
-    kinds: dict[str, list[Item]] = defaultdict(list)
+    kinds: dict[str, list[NamedFile]] = defaultdict(list)
     for item in items:
         kinds[item.file.suffix].append(item)
     if len(kinds) != 2:
         return ""
     images, others = sorted(kinds.values(), key=len)
-    rests: dict[str, list[Item]] = defaultdict(list)
+    rests: dict[str, list[NamedFile]] = defaultdict(list)
     for claims in match(images, others).claims.values():
         for claim in claims:
             rests[claim.rest].append(claim.mask)
@@ -183,7 +183,7 @@ def _describe_several(root: Path, items: Sequence[Item]) -> str:
     ).format(root=root, names=", ".join([first, *more]), images=_pattern(root, images), first=first)
 
 
-def _cut_words(item: Item, count: int, end: int) -> tuple[str, str] | None:
+def _cut_words(item: NamedFile, count: int, end: int) -> tuple[str, str] | None:
     """(affix, rest) of a stem: the affix is its first (end 0) or last (end -1) `count` words."""
     words = re.findall(r"[^\W_]+|[\W_]+", item.stem)
     cut = 2 * count if end == 0 else max(0, len(words) - 2 * count)
@@ -191,7 +191,7 @@ def _cut_words(item: Item, count: int, end: int) -> tuple[str, str] | None:
     return ("".join(affix), "".join(core)) if core and not any(word.isdigit() for word in affix) else None
 
 
-def _cut_extension(item: Item, stems: Container[tuple[object, ...]], end: int) -> tuple[str, str]:
+def _cut_extension(item: NamedFile, stems: Container[tuple[object, ...]], end: int) -> tuple[str, str]:
     """(affix, stem of another file): `cat_mask` gives (`_mask`, `cat`) if a file `cat` exists.
 
     Args:
@@ -206,7 +206,7 @@ def _cut_extension(item: Item, stems: Container[tuple[object, ...]], end: int) -
 
 
 def _group(
-    items: Sequence[Item], cut: Callable[[Item], tuple[str, str] | None], end: int | None
+    items: Sequence[NamedFile], cut: Callable[[NamedFile], tuple[str, str] | None], end: int | None
 ) -> tuple[_Group, _Group] | None:
     """Group files by what `cut` cuts off their names; None unless this gives two groups with the same names.
 
@@ -214,7 +214,7 @@ def _group(
         cut: returns (affix or suffix, name) of a file.
         end: position of the affix: 0 before the name, -1 after it; None: `cut` returns the suffix.
     """
-    groups: dict[str, dict[tuple[object, ...], Item]] = defaultdict(dict)
+    groups: dict[str, dict[tuple[object, ...], NamedFile]] = defaultdict(dict)
     for item in items:
         if (words := cut(item)) is None:
             return None
@@ -229,7 +229,7 @@ def _group(
     return (list(first.values()), affixes[0]), ([second[core] for core in first], affixes[1])
 
 
-def _look_like_masks(items: Sequence[Item]) -> bool:
+def _look_like_masks(items: Sequence[NamedFile]) -> bool:
     """Whether a sample of the files is lossless with few distinct values."""
     sampled = [items[i] for i in sorted({0, len(items) // 2, len(items) - 1})][:_LOOKED_AT]
     return all(_holds_few_values(item.file.path) for item in sampled)
@@ -252,7 +252,7 @@ def _shared_start(names: Sequence[str]) -> str:
     return "".join(letter for letter, _same in takewhile(lambda two: two[0] == two[1], zip(first, last, strict=False)))
 
 
-def _pattern(root: Path, items: Sequence[Item]) -> str:
+def _pattern(root: Path, items: Sequence[NamedFile]) -> str:
     """A glob pattern that matches the files of a group: `scans/*_raw.png`."""
     stems, suffixes = [item.stem for item in items], {item.file.suffix for item in items}
     before = re.sub(r"[^\W_]*$", "", _shared_start(stems)) if len(stems) > 1 else ""
@@ -262,7 +262,7 @@ def _pattern(root: Path, items: Sequence[Item]) -> str:
     return f"{root.as_posix()}/{deep}{before}*{after}{suffix}"
 
 
-def _classify(file: FoundFile) -> tuple[Side | None, Item]:
+def _classify(file: FoundFile) -> tuple[Side | None, NamedFile]:
     """The side of a file, and its item; the nearest folders decide side and split."""
     side: Side | None = None
     split: SplitName | None = None
@@ -273,14 +273,14 @@ def _classify(file: FoundFile) -> tuple[Side | None, Item]:
             others.append(name)
             continue
         side, split = side or meaning[0], split or meaning[1]
-    return side, Item(file, split, tuple(reversed(others)), file.stem)
+    return side, NamedFile(file, split, tuple(reversed(others)), file.stem)
 
 
 def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     """Read a tree of images and masks, separated by folders or by file names."""
-    sides: dict[Side | None, list[Item]] = {"image": [], "mask": [], None: []}
-    foreign: list[tuple[Side | None, Item]] = []
-    beside: list[Item] = []  # Cellpose's files, which are in the image folders
+    sides: dict[Side | None, list[NamedFile]] = {"image": [], "mask": [], None: []}
+    foreign: list[tuple[Side | None, NamedFile]] = []
+    beside: list[NamedFile] = []  # Cellpose's files, which are in the image folders
     for file in walk(root):
         side, item = _classify(file)
         if side == "image" and is_cellpose(file.path):
@@ -327,14 +327,14 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     return replace(reading, remarks=(*remarks, *reading.remarks), layout=words)
 
 
-def _without_wrapper(*sides: Sequence[Item]) -> list[list[Item]]:
+def _without_wrapper(*sides: Sequence[NamedFile]) -> list[list[NamedFile]]:
     """The items without the leading folders common to all of them, such as an archive's top folder."""
     every = [item.folders for items in sides for item in items]
     shared = sum(1 for _same in takewhile(lambda names: len(set(names)) == 1, zip(*every, strict=False)))
-    return [[Item(i.file, i.split, i.folders[shared:], i.stem) for i in items] for items in sides]
+    return [[NamedFile(i.file, i.split, i.folders[shared:], i.stem) for i in items] for items in sides]
 
 
-def _report_two_words(items: Sequence[Item], problems: Problems) -> None:
+def _report_two_words(items: Sequence[NamedFile], problems: Problems) -> None:
     """Add a problem for two folders of one split in the same place, such as `val` and `valid`."""
     words: dict[tuple[Path, SplitName], dict[str, str]] = {}
     for folders, path in {(item.file.folders, item.file.path.parent) for item in items}:
@@ -348,7 +348,7 @@ def _report_two_words(items: Sequence[Item], problems: Problems) -> None:
             problems.add("same split", " + ".join(names[word] for word in sorted(names)))
 
 
-def _report_others(root: Path, others: Sequence[Item], problems: Problems) -> list[str]:
+def _report_others(root: Path, others: Sequence[NamedFile], problems: Problems) -> list[str]:
     """Report files that are neither images nor masks.
 
     Those in folders are a problem, except object ids (`ids/`); these and files in the root give a remark.
@@ -366,7 +366,9 @@ def _report_others(root: Path, others: Sequence[Item], problems: Problems) -> li
     return [line.format(names=enumerate_names([*loose]))] if loose else []
 
 
-def _report_unclear_folders(root: Path, images: Sequence[Item], others: Sequence[Item], problems: Problems) -> None:
+def _report_unclear_folders(
+    root: Path, images: Sequence[NamedFile], others: Sequence[NamedFile], problems: Problems
+) -> None:
     """Add the problem that there are image folders, but no other folder is known to contain masks."""
     paths = ([item.file.path.relative_to(root) for item in items] for items in (images, others))
     ours, theirs = (
@@ -441,7 +443,7 @@ def fixed_folder(pattern: str) -> Path:
     return path
 
 
-def _expand(pattern: str, problems: Problems) -> list[Item]:
+def _expand(pattern: str, problems: Problems) -> list[NamedFile]:
     """The files in a folder, or matched by a pattern."""
     root, full = fixed_folder(pattern), Path(pattern).expanduser().absolute()
     if full.is_dir():

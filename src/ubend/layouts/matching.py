@@ -8,7 +8,7 @@ What the masks of an image mean is decided in `pairing.py`.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ubend.layouts.affixes import Affix, Item, common_affixes, strip_affix
+from ubend.layouts.affixes import Affix, NamedFile, common_affixes, strip_affix
 from ubend.layouts.naming import (
     bare_stem,
     bare_stems,
@@ -31,7 +31,7 @@ class Claim:
         has_own_folder: it is in a folder used by its image only.
     """
 
-    mask: Item
+    mask: NamedFile
     rest: str = ""
     folder: str = ""
     has_own_folder: bool = False
@@ -48,14 +48,18 @@ class Matching:
         twins: (index of an image, index of an earlier image with the same name).
     """
 
-    images: list[Item]
+    images: list[NamedFile]
     claims: dict[int, list[Claim]] = field(default_factory=dict)
-    orphans: list[Item] = field(default_factory=list)
+    orphans: list[NamedFile] = field(default_factory=list)
     twins: list[tuple[int, int]] = field(default_factory=list)
 
 
 def match(
-    images: Sequence[Item], masks: Sequence[Item], affixes: tuple[Affix, Affix] | None = None, *, sure: bool = False
+    images: Sequence[NamedFile],
+    masks: Sequence[NamedFile],
+    affixes: tuple[Affix, Affix] | None = None,
+    *,
+    sure: bool = False,
 ) -> Matching:
     """Find the masks of each image.
 
@@ -73,7 +77,12 @@ def match(
 
 
 def _match(
-    images: Sequence[Item], masks: Sequence[Item], affixes: tuple[Affix, Affix] | None, sure: bool, *, loose: bool
+    images: Sequence[NamedFile],
+    masks: Sequence[NamedFile],
+    affixes: tuple[Affix, Affix] | None,
+    sure: bool,
+    *,
+    loose: bool,
 ) -> Matching:
     """Like `match`; `loose` ignores folder names (`Training_Data/1.jpg`, `Part1_GroundTruth/1.png`)."""
     fold = _folding(images, masks)
@@ -81,7 +90,7 @@ def _match(
     distinct = len({fold(item.stem) for item in images}) == len(images)
     flat = loose or (not any(i.folders for i in masks) and distinct)
 
-    def normal(item: Item) -> Item:
+    def normal(item: NamedFile) -> NamedFile:
         folders = () if flat else tuple(map(fold, item.folders))
         return replace(item, split=None if ignore_splits else item.split, folders=folders, stem=fold(item.stem))
 
@@ -105,7 +114,7 @@ def _match(
     return matching
 
 
-def _folding(images: Sequence[Item], masks: Sequence[Item]) -> Callable[[str], str]:
+def _folding(images: Sequence[NamedFile], masks: Sequence[NamedFile]) -> Callable[[str], str]:
     """The function that normalises case: casefold, or the identity if some names differ only by case."""
     for items in (images, masks):
         exact = {(item.split, item.folders, item.stem) for item in items}
@@ -117,7 +126,7 @@ def _folding(images: Sequence[Item], masks: Sequence[Item]) -> Callable[[str], s
 class _Index:
     """Index of the images by name."""
 
-    def __init__(self, images: Sequence[Item]) -> None:
+    def __init__(self, images: Sequence[NamedFile]) -> None:
         self.exact: dict[_Key, dict[str, int]] = {}
         self.bare: dict[_Key, dict[str, int | None]] = {}  # None: several images
         self.twins: list[tuple[int, int]] = []
@@ -134,7 +143,7 @@ class _Index:
             if len(self.exact[key]) > 1:
                 bare.pop("", None)  # `image` and `mask` are a pair only if the folder has no other image
 
-    def find(self, mask: Item, original: Item) -> tuple[int, Claim] | None:
+    def find(self, mask: NamedFile, original: NamedFile) -> tuple[int, Claim] | None:
         """(index of the image, claim) of a mask; None: it matches no image, or several.
 
         Args:
@@ -161,7 +170,7 @@ class _Index:
                 claims.append((extended[0], Claim(original, extended[1], folder)))
         return claims[0] if len(claims) == 1 else None
 
-    def rivals(self, mask: Item, image_index: int) -> set[int]:
+    def rivals(self, mask: NamedFile, image_index: int) -> set[int]:
         """The other images whose name equals the mask's after removing words for masks."""
         names = self.exact.get((mask.split, mask.folders), {})
         return {names[stem] for stem in bare_stems(mask.stem, "mask") if stem in names} - {image_index}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from ubend.core.i18n import _, ngettext
 from ubend.labels.cellpose import is_cellpose
 from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask
-from ubend.layouts.affixes import Item
+from ubend.layouts.affixes import NamedFile
 from ubend.layouts.matching import Claim, Matching
 from ubend.layouts.naming import (
     MASK_WORDS,
@@ -252,7 +252,7 @@ def _companions(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> tu
 def _report_orphans(
     matching: Matching,
     claims: Mapping[int, Sequence[Claim]],
-    orphans: Sequence[Item],
+    orphans: Sequence[NamedFile],
     beside: set[int],
     problems: Problems,
 ) -> None:
@@ -274,14 +274,14 @@ def _report_orphans(
         problems.add("no image", problems.shorten(item.file.path) + _near(item, images, problems))
 
 
-def _by_loose_name(items: Sequence[Item]) -> dict[str, list[Item]]:
-    index: dict[str, list[Item]] = {}
+def _by_loose_name(items: Sequence[NamedFile]) -> dict[str, list[NamedFile]]:
+    index: dict[str, list[NamedFile]] = {}
     for item in items:
         index.setdefault(loose_key(item.stem), []).append(item)
     return index
 
 
-def _near(item: Item, others: Mapping[str, Sequence[Item]], problems: Problems) -> str:
+def _near(item: NamedFile, others: Mapping[str, Sequence[NamedFile]], problems: Problems) -> str:
     """` (did you mean X?)` if exactly one other file has a similar name; otherwise ""."""
     near = [problems.shorten(other.file.path) for other in others.get(loose_key(item.stem), ())]
     return _(" (did you mean {name}?)").format(name=near[0]) if len(near) == 1 else ""
