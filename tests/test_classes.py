@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from support.codings import BLACK, codes_of, colors, find, jpeg, palette_mask, refused, shapes, survey, values
+from support.refusal import raises
+from ubend.core.errors import DataError
 from ubend.labels.class_checks import find_unknown_values
 from ubend.labels.class_table import ANY_DISTANCE, IGNORED
 from ubend.labels.classes import LabelHints, find_classes
@@ -173,6 +175,14 @@ def test_jpeg_of_black_and_white(quality: int) -> None:
         f"pixels with in-between values ({np.count_nonzero(pixels[1:255])} values, {pixels[1:255].sum()} pixels, "
         f"{pixels[1:255].sum() / pixels.sum():.2%}) were assigned to the nearest class"
     ]
+
+
+def test_photographs_are_no_masks() -> None:
+    """More pixels between two values than with them: nothing is assigned to the nearest class."""
+    between = dict.fromkeys(range(1, 255), 40)
+    hints = LabelHints(table=("0=a", "255=b", "*=nearest"))
+    with raises(DataError, key="data.values", named=["photographs", "--masks"]):
+        find_classes(survey(values({0: 3000, 255: 3000} | between)), hints)
 
 
 def test_a_small_foreground_of_jpeg_is_found() -> None:

@@ -92,6 +92,19 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
+def test_object_ids_are_not_called_resampled(tmp_path: Path) -> None:
+    """Ids without --values are one finding, with the flag that says what they are."""
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        ids = np.kron(np.arange(1, 26 + 5 * number).reshape(5, -1), np.ones((12, 12))).astype(np.uint16)
+        for kind, pixels in (("images", rng.integers(0, 255, ids.shape, np.uint8)), ("masks", ids)):
+            (tmp_path / "cells" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "cells" / kind / f"{number}.png")
+    _status, output = run("doctor", tmp_path / "cells")
+    assert "it was resampled" not in output
+    assert "*=object" in output
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_candidates_contain_changed_copies(change: str) -> None:
     rng = np.random.default_rng(0)

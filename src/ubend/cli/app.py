@@ -4,6 +4,7 @@ import errno
 import os
 import time
 import traceback
+import warnings
 from typing import Any
 
 import click
@@ -131,6 +132,16 @@ def _name_setting(error: click.NoSuchOption) -> click.UsageError:
 @click.version_option(__version__, prog_name="ubend", cls=Option, help=later("Show the version and exit."))
 def main() -> None:
     """Train a U-Net on a folder of images and masks, score it on a test split, and use it."""
+    warnings.formatwarning = _format_warning
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning for users as one line, without the place in the code."""
+    if category is UserWarning:
+        return _("note: {text}").format(text=message) + "\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 for _command in (

@@ -134,7 +134,7 @@ def describe_narrow(widths: Mapping[str, Width], size: int | None) -> list[str]:
     if size is None or not narrow:
         return []
     enough = max(map(find_sufficient_size, narrow.values()))
-    cure = "--patches" if enough > _LARGER * size else f"--size {enough}"
+    cure = f"--size {enough}" if size < enough <= _LARGER * size else "--patches"
     line = _(
         "note: narrow objects become too narrow to be learnt well: {objects} (median width {where}: in the image files "
         "-> at {size} px); train with `ubend fit ... {cure}`"

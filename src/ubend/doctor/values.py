@@ -14,6 +14,7 @@ from ubend.core.i18n import _
 from ubend.core.settings import Settings
 from ubend.doctor.finding import Finding, Grade
 from ubend.doctor.inspection import Inspection
+from ubend.labels.class_checks import FEW_CLASSES
 from ubend.labels.label_values import LabelScan, ValueKind, format_values, unpack_color
 from ubend.labels.value_table import parse_table
 from ubend.layouts.pairs import Folder
@@ -73,6 +74,8 @@ def check_values(
     if are_objects or len(label_scan) < 3:
         return [], []
     kind = label_scan.kind()
+    if kind == "value" and np.median(np.diff(label_scan.starts)[~label_scan.lossy]) > FEW_CLASSES:
+        return [], []  # more values in most masks than classes: object ids, or photographs
     entries, mask_of = label_scan.entries(kind), label_scan.mask_of
     exact = ~label_scan.lossy[mask_of]
     values, inverse = np.unique(entries, return_inverse=True)

@@ -18,6 +18,7 @@ from ubend.labels.value_table import write_table
 
 _SLIP_SHARE = 1e-4  # an unnamed class with less than this fraction of all pixels may be a slip
 FEW_CLASSES = 12  # more consecutive values than this in each mask are object ids
+_MOST_BETWEEN = 0.5  # of all pixels: resampled masks and soft edges have far fewer between their classes
 _LOST_SHARE = 0.05  # more in-between colours than this fraction of all pixels make a data set ambiguous
 
 
@@ -138,14 +139,19 @@ def check_in_between(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     known_values &= ~np.isin(tally.codes, [value for values in (*labels.codes, labels.ignored) for value in values])
     moved, lost = known_values & (index != IGNORED), known_values & (index == IGNORED)
     total = int(tally.pixels.sum())
+    share = float(tally.pixels[moved].sum() / max(1, total))
+    if labels.reach and share > _MOST_BETWEEN:
+        line = _(
+            "{share:.0%} of the pixels of the masks have values between those of the classes ({classes}): are these "
+            "photographs instead of masks? Name the folder of the masks with --masks, or every class with --values"
+        )
+        raise DataError(line.format(share=share, classes=labels.describe()), key="data.values")
     if moved.any() and labels.reach:
         remarks.append(
             _(
                 "pixels with in-between values ({kinds} values, {count} pixels, {share:.2%}) were assigned to the "
                 "nearest class"
-            ).format(
-                count=int(tally.pixels[moved].sum()), share=tally.pixels[moved].sum() / total, kinds=int(moved.sum())
-            )
+            ).format(count=int(tally.pixels[moved].sum()), share=share, kinds=int(moved.sum()))
         )
     if lost.any() and labels.reach:
         share = tally.pixels[lost].sum() / total

@@ -157,12 +157,18 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
     if names is not None and len(names) > len(values) and (numbered := _number_names(names, values)):
         return numbered
     if len(values) > MAX_FOUND or _are_object_ids(label_scan, values):
+        line = _(
+            "the masks contain {count} different values ({table}), which are object ids or photographs instead of "
+            'masks; of object ids: --values "{objects}" (touching objects then become one)'
+        )
+        if values[-1] <= 255:
+            line = _(
+                "the masks contain {count} different values ({table}), which are object ids, photographs instead of "
+                'masks, or resampled; of object ids: --values "{objects}" (touching objects then become one); of '
+                'resampled masks: --values "{resampled}"'
+            )
         raise DataError(
-            _(
-                'the masks contain {count} different values ({table}): object ids (--values "{objects}"; '
-                'touching objects then become one), resampled masks (--values "{resampled}"), or photographs instead '
-                "of masks"
-            ).format(
+            line.format(
                 count=len(values),
                 table=value_table(tally, "value"),
                 objects="0=background,*=object",

@@ -82,6 +82,8 @@ def refuse_existing(
     if there:
         message = _("{path} exists already; choose another --out")
         if resumable:
+            message = _("{path} exists already; choose another --out, or continue with --resume")
+        if resumable and len(there) > 1:
             message = _("{path} exists already, and {count} more; choose another --out, or continue with --resume")
         raise OutputError(message.format(path=there[0], count=len(there) - 1), path=there[0], key="--out")
 

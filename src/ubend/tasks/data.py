@@ -83,9 +83,12 @@ def _describe_images(data: Dataset) -> str:
         if len(set(texts)) == 1
         else _("{low} to {high}, median {middle}").format(low=texts[0], high=texts[2], middle=texts[1])
     )
-    return _("sizes: {size} px (width x height); {channels} channels of {dtype}").format(
-        size=size, channels=data.store.channels, dtype=data.store.dtype
+    line = ngettext(
+        "sizes: {size} px (width x height); {channels} channel of {dtype}",
+        "sizes: {size} px (width x height); {channels} channels of {dtype}",
+        data.store.channels,
     )
+    return line.format(size=size, channels=data.store.channels, dtype=data.store.dtype)
 
 
 def describe_data(

@@ -110,9 +110,9 @@ def export(
         return out
     write_file(out, lambda temporary: temporary.write_bytes(data))
     reporter.report(
-        _(
-            "exported model: {path} ({size:.1f} MB); use it like a run: `ubend predict {path} IMAGES --out masks`"
-        ).format(path=out, size=len(data) / 1e6)
+        _("exported model: {path} ({size:.1f} MB); predict with it: `ubend predict {path} IMAGES --out masks`").format(
+            path=out, size=len(data) / 1e6
+        )
     )
     return out
 

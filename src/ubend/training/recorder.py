@@ -155,10 +155,13 @@ def describe_duration(seconds: float, epochs: int, *, is_resumed: bool) -> str:
     """
     if is_resumed:  # with its own settings
         return _("about {duration} to go").format(duration=rough_duration(seconds))
-    return _(
+    line = _(
         "about {duration} for all {epochs} epochs; to shorten it, use fewer --epochs, a smaller --size, or --patience "
         "N, which stops after N epochs without a better validation score"
-    ).format(duration=rough_duration(seconds), epochs=epochs)
+    )
+    if epochs == 1:
+        line = _("about {duration} for one epoch; to shorten it, use a smaller --size")
+    return line.format(duration=rough_duration(seconds), epochs=epochs)
 
 
 def describe_limit(waiting: float, device: torch.device) -> str:
