@@ -25,6 +25,7 @@ from support.training import Listener
 from ubend.cli.app import main
 from ubend.core.errors import OutputError, SettingError
 from ubend.doctor.finding import read_findings
+from ubend.drawing.pages import render_page
 from ubend.evaluation.report import show_mean
 from ubend.inference.predictor import load
 from ubend.labels.class_table import make_label_map
@@ -396,3 +397,10 @@ def test_a_thumbnail_frames_the_object_and_shows_truth_and_prediction(discs: Pat
         assert is_blue[4 * 10 : 4 * 20, 4 * 30 + 1].mean() > 0.9
         assert is_blue.sum() < 2 * (4 * 10 + 4 * 10 + 20) * 2
     assert not np.array_equal(truth, guess)
+
+
+def test_commands_in_sentences_are_code(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<p>{{ line | code }}</p>")
+    html = render_page(page, line="<b> is escaped; see `ubend data <FOLDER>`")
+    assert html == "<p>&lt;b&gt; is escaped; see <code>ubend data &lt;FOLDER&gt;</code></p>"
