@@ -243,7 +243,7 @@ def test_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: Patch) -> 
         job, "run_bytes", lambda *given, **named: fit_sizes.append(real(*given, **named)) or fit_sizes[-1]
     )
     free = 300_000
-    with raises(OutputError, path=run, named=["MiB", "--out", "--width"]) as caught:
+    with raises(OutputError, path=run, named=["MiB", "--out"]) as caught:
         fit(folder, run)
     assert "\n" not in str(caught.value)
     assert not run.exists()

@@ -13,12 +13,12 @@ from ubend.labels.class_table import (
     ROUNDING_REACH,
     LabelMap,
 )
-from ubend.labels.label_values import LISTED, LabelScan, format_values, value_table
+from ubend.labels.label_values import LISTED, LabelScan, ValueKind, format_values, value_table
 from ubend.labels.value_table import write_table
 
 _SLIP_SHARE = 1e-4  # an unnamed class with less than this fraction of all pixels may be a slip
 FEW_CLASSES = 12  # more consecutive values than this in each mask are object ids
-_MOST_BETWEEN = 0.5  # of all pixels: resampled masks and soft edges have far fewer between their classes
+_MOST_BETWEEN = 0.5  # of the pixels of lossless masks: resampling and soft edges give far fewer
 _LOST_SHARE = 0.05  # more in-between colours than this fraction of all pixels make a data set ambiguous
 
 
@@ -139,8 +139,7 @@ def check_in_between(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     known_values &= ~np.isin(tally.codes, [value for values in (*labels.codes, labels.ignored) for value in values])
     moved, lost = known_values & (index != IGNORED), known_values & (index == IGNORED)
     total = int(tally.pixels.sum())
-    share = float(tally.pixels[moved].sum() / max(1, total))
-    if labels.reach and share > _MOST_BETWEEN:
+    if labels.reach and (share := _share_between(label_scan, labels.kind, tally.codes[moved])) > _MOST_BETWEEN:
         line = _(
             "{share:.0%} of the pixels of the masks have values between those of the classes ({classes}): are these "
             "photographs instead of masks? Name the folder of the masks with --masks, or every class with --values"
@@ -151,7 +150,9 @@ def check_in_between(label_scan: LabelScan, labels: LabelMap) -> list[str]:
             _(
                 "pixels with in-between values ({kinds} values, {count} pixels, {share:.2%}) were assigned to the "
                 "nearest class"
-            ).format(count=int(tally.pixels[moved].sum()), share=share, kinds=int(moved.sum()))
+            ).format(
+                count=int(tally.pixels[moved].sum()), share=tally.pixels[moved].sum() / total, kinds=int(moved.sum())
+            )
         )
     if lost.any() and labels.reach:
         share = tally.pixels[lost].sum() / total
@@ -175,6 +176,13 @@ def check_in_between(label_scan: LabelScan, labels: LabelMap) -> list[str]:
             )
         )
     return remarks
+
+
+def _share_between(label_scan: LabelScan, kind: ValueKind, between: NDArray[np.int32]) -> float:
+    """The fraction of pixels with these values in masks without the noise of JPEG, 0..1."""
+    lossless = ~label_scan.lossy[label_scan.mask_of]
+    has_value = np.isin(label_scan.entries(kind), between)
+    return float(label_scan.pixels[lossless & has_value].sum() / max(1, label_scan.pixels[lossless].sum()))
 
 
 def find_unknown_values(label_scan: LabelScan, labels: LabelMap) -> dict[int, NDArray[np.int32]]:
