@@ -60,6 +60,12 @@ def read_scores(path: Path) -> dict[str, object]:
     return scores
 
 
+def test_a_run_in_place_of_the_data(run: Path) -> None:
+    line = ubend("fit", run, status=2).output
+    assert f"--resume {run}" in line
+    assert f"--from {run}" in line
+
+
 def test_errors_name_what_was_typed(folder: Path) -> None:
     """The flag if the value was given by a flag, the setting if by --set."""
     line = ubend("fit", folder, "--size", 7, "--encoder", "none", status=2).output

@@ -23,6 +23,7 @@ from ubend.core.settings import (
 from ubend.dataset.arrays import arrays_to_files
 from ubend.dataset.named_sets import find_dataset, named_set
 from ubend.layouts.layouts import list_root
+from ubend.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from ubend.training.transfer import InitialModel
@@ -101,6 +102,7 @@ def read_user_settings(
     if folder is not None and Path(folder).suffix == ".toml" and Path(folder).is_file():
         described = dict(flatten(read_config(Path(folder))))
     elif folder is not None:
+        _refuse_run(Path(folder))
         described = {"data.folder": str(folder)}
     given = dict(described)
     if config is not None:
@@ -138,6 +140,16 @@ def read_user_settings(
     if root is not None or chosen.data.folder is not None:
         chosen = _with_dataset(chosen, root, reporter or Reporter())
     return UserSettings(chosen, initial)
+
+
+def _refuse_run(folder: Path) -> None:
+    """Raise SettingError if a run is given in place of the data."""
+    if RunFolder(folder).facts.is_file():
+        line = _(
+            "{folder} is a run, not a folder of images and masks; to continue it: `ubend fit --resume {folder}`; to "
+            "start from its model: `ubend fit FOLDER --from {folder}`"
+        )
+        raise SettingError(line.format(folder=folder), path=folder, key="data.folder")
 
 
 @contextmanager
