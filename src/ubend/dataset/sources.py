@@ -40,11 +40,11 @@ class ItemSource:
 
     Args:
         store: contains the images.
-        image_indices: (n,) indices of the images to use.
+        chosen_images: (n,) indices of the images to use.
         device: the target device.
     Attributes:
         image_indices: (N,) index of each item's image in the store.
-        image_of_item: (N,) index of each item's image in the argument `image_indices`.
+        image_of_item: (N,) index of each item's image in the argument `chosen_images`.
         image_count: n.
         corner_yx, shapes_hw: (N, 2) rectangle of the image that an item shows, px.
         canvas_hw: (H, W) px, at least as large as what is read of an item.
@@ -61,11 +61,11 @@ class ItemSource:
     validation_pixels = _VALIDATION_PIXELS
     canvas_hw: tuple[int, int]
 
-    def __init__(self, store: Store, image_indices: NDArray[np.int64], device: torch.device) -> None:
-        self.store, self.image_indices, self.device = store, image_indices, device
-        self.image_of_item, self.image_count = np.arange(len(image_indices)), len(image_indices)
-        self.shapes_hw = store.shapes_hw[image_indices]
-        self.corner_yx, self.repeats = np.zeros_like(self.shapes_hw), np.ones(len(image_indices), np.int64)
+    def __init__(self, store: Store, chosen_images: NDArray[np.int64], device: torch.device) -> None:
+        self.store, self.image_indices, self.device = store, chosen_images, device
+        self.image_of_item, self.image_count = np.arange(len(chosen_images)), len(chosen_images)
+        self.shapes_hw = store.shapes_hw[chosen_images]
+        self.corner_yx, self.repeats = np.zeros_like(self.shapes_hw), np.ones(len(chosen_images), np.int64)
         self.images = self.masks = torch.empty(0)
         self._reader = ThreadPoolExecutor(self.threads, thread_name_prefix="ubend-read")
 
@@ -136,14 +136,14 @@ class WholeImages(ItemSource):
     """Whole images, resident on the device if they fit, else read from the memory-mapped store.
 
     Args:
-        store, image_indices, device: see `ItemSource`.
+        store, chosen_images, device: see `ItemSource`.
         budget_bytes: maximum device memory for images.
     """
 
-    def __init__(self, store: Store, image_indices: NDArray[np.int64], device: torch.device, budget_bytes: int) -> None:
-        super().__init__(store, image_indices, device)
+    def __init__(self, store: Store, chosen_images: NDArray[np.int64], device: torch.device, budget_bytes: int) -> None:
+        super().__init__(store, chosen_images, device)
         self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
-        self.bytes = len(image_indices) * self.fetched_bytes
+        self.bytes = len(chosen_images) * self.fetched_bytes
         self.resident = self.bytes <= budget_bytes
         if self.resident:
             shape, dtype = (len(self), *self.canvas_hw), device_dtype(store)
@@ -159,7 +159,7 @@ class RandomCrops(ItemSource):
     """Training images at native size, from which only crops are read.
 
     Args:
-        store, image_indices, device: see `ItemSource`.
+        store, chosen_images, device: see `ItemSource`.
         crops: crops per epoch; each image has a number proportional to its area, at least one.
         crop_hw: (H, W) px.
         settings: of the warp; they determine how much of an image a crop may sample.
@@ -170,13 +170,13 @@ class RandomCrops(ItemSource):
     def __init__(
         self,
         store: Store,
-        image_indices: NDArray[np.int64],
+        chosen_images: NDArray[np.int64],
         device: torch.device,
         crops: int,
         crop_hw: tuple[int, int],
         settings: AugmentPlan,
     ) -> None:
-        super().__init__(store, image_indices, device)
+        super().__init__(store, chosen_images, device)
         self.repeats = share_crops(self.shapes_hw.prod(axis=1), crops)
         self.canvas_hw = rectangle_canvas(crop_hw, settings, self.shapes_hw.max(axis=0))
 
@@ -192,7 +192,7 @@ class FixedCrops(ItemSource):
     """Fixed crops that cover the images; each pixel is scored in exactly one crop.
 
     Args:
-        store, image_indices, device: see `ItemSource`.
+        store, chosen_images, device: see `ItemSource`.
         crop_hw: (H, W) px, at most; smaller if the images are.
         maximum: number of crops; if more are needed, evenly spaced ones are used.
     Attributes:
@@ -202,12 +202,12 @@ class FixedCrops(ItemSource):
     def __init__(
         self,
         store: Store,
-        image_indices: NDArray[np.int64],
+        chosen_images: NDArray[np.int64],
         device: torch.device,
         crop_hw: tuple[int, int],
         maximum: int,
     ) -> None:
-        super().__init__(store, image_indices, device)
+        super().__init__(store, chosen_images, device)
         self.validation_pixels = _CPU_CROP_PIXELS if device.type == "cpu" else _VALIDATION_PIXELS
         shapes = self.shapes_hw
         counts = np.ceil(shapes / np.array(crop_hw)).astype(np.int64)
@@ -217,7 +217,7 @@ class FixedCrops(ItemSource):
         if self.cover > maximum:  # the middle one of each of `maximum` equal ranges
             chosen = ((np.arange(maximum) + 0.5) * self.cover / maximum).astype(np.int64)
         self.image_of_item = np.searchsorted(ends, chosen, side="right").astype(np.int64)
-        self.image_indices, self.repeats = image_indices[self.image_of_item], np.ones_like(chosen)
+        self.image_indices, self.repeats = chosen_images[self.image_of_item], np.ones_like(chosen)
         inside = chosen - (ends - counts.prod(axis=1))[self.image_of_item]
         positions = np.stack(np.divmod(inside, counts[self.image_of_item, 1]), axis=1)
         shapes, counts = shapes[self.image_of_item], counts[self.image_of_item]
