@@ -15,7 +15,7 @@ from ubend.labels.class_table import (
     RESERVED_NAMES,
     ROUNDING_REACH,
     LabelMap,
-    draw_colors,
+    choose_colors,
     make_label_map,
 )
 from ubend.labels.label_values import ValueKind
@@ -139,7 +139,7 @@ def tables(draw: st.DrawFn) -> LabelMap:
     )
     if others == len(table):  # a class that only `*` gives
         names, table = (*names, "all the rest"), [*table, ()]
-    return LabelMap(names, kind, tuple(table), draw_colors(names, table, kind), ignored, reach, others)
+    return LabelMap(names, kind, tuple(table), choose_colors(names, table, kind), ignored, reach, others)
 
 
 @given(tables())
