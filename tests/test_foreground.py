@@ -35,7 +35,7 @@ def foreground(share: float, seed: int = 3, classes: tuple[int, ...] = (1, 2)) -
 def test_pixel_belongs_to_a_class_drawn_fairly() -> None:
     """In images with both, the class of five pixels is drawn as often as that of ten thousand."""
     items, positions = np.arange(600) % 6, np.arange(600)
-    drawn = foreground(1.0).draw(items, positions)
+    drawn = foreground(1.0).sample(items, positions)
     found = [MASKS[item][int(y), int(x)] for item, (y, x) in zip(items, drawn[:, :2], strict=True)]
     assert set(found) == {1, 2}
     assert abs(np.mean(np.array(found) == 2) - 0.5) < 4 * 0.5 / 600**0.5
@@ -62,13 +62,13 @@ def test_draws_belong_to_positions(seed: int, start: int, cut: int) -> None:
     """The same for any batch size, in any order, and after a resume, when nothing is remembered."""
     positions = np.arange(start, start + 20)
     items = positions % 7
-    whole = foreground(0.6, seed).draw(items, positions)
+    whole = foreground(0.6, seed).sample(items, positions)
     other = foreground(0.6, seed)
-    late = other.draw(items[cut:], positions[cut:])
-    np.testing.assert_array_equal(np.concatenate([other.draw(items[:cut], positions[:cut]), late]), whole)
+    late = other.sample(items[cut:], positions[cut:])
+    np.testing.assert_array_equal(np.concatenate([other.sample(items[:cut], positions[:cut]), late]), whole)
     for k in (0, 19):
         np.testing.assert_array_equal(
-            foreground(0.6, seed).draw(items[k : k + 1], positions[k : k + 1]), whole[k : k + 1]
+            foreground(0.6, seed).sample(items[k : k + 1], positions[k : k + 1]), whole[k : k + 1]
         )
 
 
@@ -93,7 +93,7 @@ def test_windows_show_the_class(orientation: str, elastic: float) -> None:
     positions = np.arange(300)
     items = positions % 6
     shapes = np.tile(np.array([[H, W]]), (300, 1))
-    shown = rare.draw(items, positions)
+    shown = rare.sample(items, positions)
     draws = sample_warps(given_settings, 3, positions, shapes, (WINDOW, WINDOW), 3, shown)
     target = warped(items, shapes, draws)
     # a disc about the speck, so that it is not lost between nearest pixels when the crop zooms out
@@ -124,7 +124,7 @@ def test_other_draws_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only where the crop lies changes, and only in the crops that are forced."""
     given_settings = AugmentSettings(kind="warp", orientation="free", rotation_deg=180)
     positions, shapes = np.arange(50), np.tile(np.array([[H, W]]), (50, 1))
-    shown = foreground(0.5).draw(positions % 7, positions)
+    shown = foreground(0.5).sample(positions % 7, positions)
     plain = sample_warps(given_settings, 3, positions, shapes, (WINDOW, WINDOW), 3)
     laid = sample_warps(given_settings, 3, positions, shapes, (WINDOW, WINDOW), 3, shown)
     free = np.isnan(shown[:, 0])
