@@ -34,6 +34,7 @@ PURPOSES = {
     "export",
     "foreground",
     "gain",
+    "hyperplanes",
     "noise field",
     "order of round",
     "warp",

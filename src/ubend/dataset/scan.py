@@ -156,7 +156,8 @@ def _remarks(headers: Sequence[Header], channels: int) -> list[str]:
     return [line.format(count=count, all=len(headers), more=more) for count, line in lines if count]
 
 
-LABEL_SCAN_VERSION = 4
+LABEL_SCAN_VERSION = 3
+_STORED_KEYS = {"display_colors": "shown"}  # of the file, where it is not that of the field
 LABEL_SCAN_SUFFIX, WIDTHS_SUFFIX = ".survey.npz", ".widths.npz"
 _MAX_VALUES = 4096  # kept of one mask, the most common ones; only a photograph has more
 
@@ -184,13 +185,14 @@ def scan_masks(
     """
     contents = [LABEL_SCAN_VERSION, list(zip(digests, map(tuple, sizes_hw), strict=True))]
     folder = common_folder(path for pair in pairs for path in (pair.image, *pair.mask.files))  # for `ubend cache`
-    names = list(LabelScan.__dataclass_fields__)
+    keys = {name: _STORED_KEYS.get(name, name) for name in LabelScan.__dataclass_fields__}
 
     def make() -> dict[str, Any]:
-        return {"folder": folder, **vars(scan_masks_uncached(pairs, sizes_hw, report))}
+        made = scan_masks_uncached(pairs, sizes_hw, report)
+        return {"folder": folder, **{key: getattr(made, name) for name, key in keys.items()}}
 
-    arrays = cached_arrays(cache, contents, LABEL_SCAN_SUFFIX, names, make, log)
-    return LabelScan(**{name: arrays[name] for name in names})
+    arrays = cached_arrays(cache, contents, LABEL_SCAN_SUFFIX, list(keys.values()), make, log)
+    return LabelScan(**{name: arrays[key] for name, key in keys.items()})
 
 
 def cached_arrays(
