@@ -74,7 +74,8 @@ def check_values(
     if are_objects or len(label_scan) < 3:
         return [], []
     kind = label_scan.kind()
-    if kind == "value" and np.median(np.diff(label_scan.starts)[~label_scan.lossy]) > FEW_CLASSES:
+    counts = np.diff(label_scan.starts)[~label_scan.lossy]
+    if kind == "value" and len(counts) and np.median(counts) > FEW_CLASSES:
         return [], []  # more values in most masks than classes: object ids, or photographs
     entries, mask_of = label_scan.entries(kind), label_scan.mask_of
     exact = ~label_scan.lossy[mask_of]
