@@ -157,7 +157,8 @@ class UrlInputs(Storage):
             try:
                 yield local
             except DataError as error:
-                raise DataError([_renamed(line, local, url) for line in error.problems]) from error
+                lines = [_renamed(line, local, url) for line in error.problems]
+                raise DataError(lines, path=url, key=error.key) from error
 
     def download(self, url: Path, local: Path, *, head: bool = False) -> None:
         """Write an object to a file.
