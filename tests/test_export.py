@@ -129,7 +129,7 @@ def test_encoders_of_other_images() -> None:
 def test_every_kind_is_compared() -> None:
     """A new network, upsampling, or dtype of images is missed here."""
     nets = [(make(), dtype, stored) for make, dtype, stored in NETWORKS.values()]
-    members = [member for net, _dtype, _stored in nets for member in net.parts().members]
+    members = [member for net, _dtype, _stored in nets for member in net.averaging().members]
     assert {*map(type, members)} | {EncodedUNet} == {*networks.NETWORKS.values()}
     assert {member.upsampling for member in members if isinstance(member, UNet)} == {*get_args(Upsampling)}
     assert {dtype for _net, dtype, _stored in nets} == {"uint8", "uint16", "float32"}
