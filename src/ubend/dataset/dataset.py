@@ -646,13 +646,13 @@ def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Se
 def _oddest_masks(pairs: Sequence[Pair], label_scan: LabelScan) -> str:
     """An addition to an error message: the masks with the rarest label values, probably the faulty ones.
 
-    Empty if most masks have rare values, such as object ids.
+    Empty if most masks have rare numbers, such as object ids.
     """
     entries = label_scan.entries(label_scan.kind())
     _codes, inverse, masks = np.unique(entries, return_inverse=True, return_counts=True)
     rarity = np.minimum.reduceat(masks[inverse], label_scan.starts[:-1].clip(max=max(0, len(entries) - 1)))
     odd = rarity < len(label_scan) / 2
-    if not odd.any() or 2 * odd.sum() > len(odd):
+    if not odd.any() or (label_scan.kind() == "value" and 2 * odd.sum() > len(odd)):
         return ""
     worst = [int(i) for i in np.argsort(rarity, kind="stable")[:3] if odd[i]]
     rare = {i: entries[label_scan.mask_of == i][masks[inverse[label_scan.mask_of == i]] == rarity[i]] for i in worst}
