@@ -411,7 +411,9 @@ def test_steps_until() -> None:
     """Steps grow with every epoch, and end within half a batch of the images asked for."""
     for items in (1, 5, 16, 24, 850):
         for batch in (1, 2, 5, 7, 16, 64):
-            training: Any = SimpleNamespace(batches=SimpleNamespace(items=items), plan=SimpleNamespace(batch=batch))
+            training: Any = SimpleNamespace(
+                batches=SimpleNamespace(items_per_epoch=items), plan=SimpleNamespace(batch=batch)
+            )
             table = [Training.steps_until(training, epoch) for epoch in range(1, 40)]
             assert all(a < b for a, b in zip([0, *table], table, strict=False))
             if items >= batch:
