@@ -21,6 +21,7 @@ from chromium import CHROMIUM, Browser, open_browser, serve
 from support.exports import NEEDS_EXPORT, contract_text, describe, make_bundle, make_graph, settle, to_bytes
 from support.refusal import invoke
 from ubend.core.errors import DataError
+from ubend.core.i18n import choose_language
 from ubend.core.progress import Reporter
 from ubend.exporting.ort_web import PACKAGE, VERSION, find_ort_web
 from ubend.exporting.web_page import write_folder
@@ -87,6 +88,7 @@ def single(run: Path, ort_web: Path, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("single") / "page.html"
     words = ["--to", "web", "--single-file", "--precision", "fp16", "--out", out, "--ort-web", ort_web, "--lang", "vi"]
     result, error = invoke("export", run, *words)
+    choose_language("en")  # for the tests after this one
     assert (result.exit_code, error) == (0, None), result.output
     return out
 
