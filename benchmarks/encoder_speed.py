@@ -29,7 +29,7 @@ from timing import (
     write_report,
 )
 from ubend.dataset.sample import draw_sample
-from zoo_peer import PeerNet, is_here
+from zoo_peer import ENCODER, PeerNet, is_here
 
 CLASSES = 3  # of the drawn images
 
@@ -57,7 +57,8 @@ def main(words: Sequence[str]) -> None:
     args = parser.parse_args(words)
     device = make_ready(args.device)
     facts = read_facts(device)
-    fixed = {"data.size": args.size, "model.width": args.width, "train.batch": args.batch, "train.epochs": 10}
+    fixed = {"data.size": args.size, "train.batch": args.batch, "train.epochs": 10}
+    fixed |= {"model.encoder": ENCODER, "model.width": args.width}  # a width alone stands for the plain U-Net
     kinds: dict[str, dict[str, object]] = {
         "ubend's loop": {},
         "ubend's loop, no augmentation": {"augment.kind": "none"},

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ubend.accel import fused, norm_layers
+from ubend.accel import fused, layers
 from ubend.accel.folded import FoldedUNet, can_fold
 from ubend.accel.fused import GradientHook
 from ubend.accel.gate import usable
@@ -27,7 +27,7 @@ from ubend.training.losses import Loss, LossSums
 
 
 def accelerate_network(net: nn.Module, on_gradient: GradientHook | None = None) -> Callable[[Tensor], Tensor]:
-    """A network as a function that needs fewer passes over memory: U-Nets by `fused.py`, others by `norm_layers.py`.
+    """A network as a function that needs fewer passes over memory: U-Nets by `fused.py`, others by `layers.py`.
 
     Each call checks the training mode, whether gradients are needed, and the device.
 
@@ -39,7 +39,7 @@ def accelerate_network(net: nn.Module, on_gradient: GradientHook | None = None) 
     if isinstance(net, CustomNetwork):  # its code may use the layers in other ways than calling them
         return net
     if not fused.can_fuse(net):
-        return norm_layers.accelerate_norms(net)
+        return layers.accelerate_layers(net)
 
     def forward(image: Tensor) -> Tensor:
         kernels = fused.find_kernels(image)

@@ -114,7 +114,7 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
     y = _run_block(block, channels_last(features), convolve)
     for encoder, skip in zip(net.encoders, net.skips, strict=True):
         # with room for the decoder's upsampled channels
-        joined = _empty_map(y, 2 * y.shape[1]) if skip else None
+        joined = empty_map(y, 2 * y.shape[1]) if skip else None
         features, skipped = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], joined, kernels)
         kept.append(None if joined is None else (joined, skipped))
         block = encoder.block
@@ -125,7 +125,7 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
         if saved is None:
             features = decoder.up(features)
         else:
-            features = _Join.apply(*saved, convolve(decoder.up, features), decoder.up.bias, kernels)
+            features = Join.apply(*saved, convolve(decoder.up, features), decoder.up.bias, kernels)
         block = decoder.block
         y = _run_block(block, features, convolve)
     last = (y, block[4].weight, block[4].bias)
@@ -195,7 +195,7 @@ def _measure(y: Tensor, layer: nn.BatchNorm2d, kernels: Any) -> Tensor:
     return stats
 
 
-def _empty_map(like: Tensor, channels: int) -> Tensor:
+def empty_map(like: Tensor, channels: int) -> Tensor:
     n, _c, height, width = like.shape
     return torch.empty(
         (n, channels, height, width), dtype=like.dtype, device=like.device, memory_format=torch.channels_last
@@ -287,7 +287,8 @@ class NormActivation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dz: Tensor) -> Any:
         y, stats = ctx.saved_tensors
-        dy, (dbias, dweight) = ctx.kernels.differentiate(y, stats, channels_last(dz), None, ctx.activation)
+        dz = dz if _is_matrix(dz) else channels_last(dz)
+        dy, (dbias, dweight) = ctx.kernels.differentiate(y, stats, dz, None, ctx.activation)
         return dy, dweight, dbias, None, None, None
 
 
@@ -317,7 +318,7 @@ class _NormPool(torch.autograd.Function):
         return dy, dweight, dbias, None, None, None
 
 
-class _Join(torch.autograd.Function):
+class Join(torch.autograd.Function):
     """The concatenation (skipped, upsampled + bias); `joined` already contains `skipped`."""
 
     @staticmethod
@@ -364,6 +365,13 @@ class _NormHead(torch.autograd.Function):
 def channels_last(map_: Tensor) -> Tensor:
     """The feature map in channels-last memory order; unchanged if it is in this order already."""
     return map_.contiguous(memory_format=torch.channels_last)
+
+
+def _is_matrix(map_: Tensor) -> bool:
+    """Whether the kernels can read the feature map: channels last, or adjacent channels of a wider one."""
+    _n, _c, height, width = map_.shape
+    batch_stride, channel_stride, row_stride, stride = map_.stride()
+    return channel_stride == 1 and row_stride == width * stride and batch_stride == height * row_stride
 
 
 def _alias(map_: Tensor) -> Tensor:

@@ -13,13 +13,13 @@ from ubend.cli import folders, models, training
 from ubend.cli import objects as object_commands
 from ubend.cli.extensions import find_extensions, load_extension
 from ubend.cli.prediction import predict
-from ubend.core.click_i18n import MainGroup, Option
+from ubend.core.click_i18n import MainGroup, Option, show_in_one_line
 from ubend.core.errors import FilesError, SettingError, UbendError, reason
 from ubend.core.i18n import _, later
 from ubend.core.terminal import echo
 from ubend.portable.version import __version__
 
-_SOME_FAILED = 3  # exit code; the others: 0 success, 1 internal error, 2 nothing was done, 130 interrupted
+_SOME_FAILED = 3  # exit code; the others: 0 success, 1 internal error, 2 refused, 130 interrupted
 # System errors caused by the user's file names and permissions, in any call.
 _OF_NAMES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
 _RENAMED = {"samples": "preview"}
@@ -88,7 +88,7 @@ class _Group(MainGroup):
             exit_at_once(code)
             ctx.exit(code)
         except click.NoSuchOption as error:
-            raise _name_setting(error) from None
+            raise show_in_one_line(_name_setting(error)) from None
         except (click.exceptions.Exit, click.ClickException, BrokenPipeError):  # handled by click
             raise
         except OSError as error:

@@ -3,7 +3,7 @@
 choose_network       encoder, weights and depth, from the settings alone
 choose_folds         number of folds, likewise
 choose_input_format  how images are read, from their headers and the widths of objects in the masks, before decoding
-resolve              everything else: one function for each setting, in the order of `RULES`
+resolve              everything else, by the functions in `RULES`, in their order
 
 Constants without a source were measured on validation splits: docs/experiments.md.
 """
@@ -316,8 +316,8 @@ def default_width(device: str, encoder: str | None = None) -> int:
     return 64 if encoder in (None, NO_ENCODER) else 32
 
 
-# Crops at native scale in an epoch, at most: an epoch should take minutes, not hours, and a training needs 20
-# validations or more.
+# At most this many crops at native scale in an epoch: an epoch should take minutes, not hours, and a training needs
+# several validations.
 _EPOCH_GPU, _EPOCH_CPU = 4_000, 800
 
 
@@ -347,8 +347,8 @@ def _images_per_epoch(settings: Settings, facts: Facts) -> int:
     return max(facts.training, (settings.data.crops_per_epoch or 0) if settings.data.resize == "native" else 0)
 
 
-# Images a step, at most: smaller batches are more steps, which rare classes need. Fewer where an epoch would have less
-# than ten steps, as far as batch norm allows: some dozen images give too few steps otherwise.
+# At most this many images in a step: smaller batches mean more steps, which rare classes need. Fewer if an epoch would
+# have less than ten steps, as far as batch norm allows: a few dozen images give too few steps otherwise.
 _BATCH, _MIN_BATCH, _EPOCH_STEPS = 16, 4, 10
 
 
@@ -361,9 +361,10 @@ def _batch(draft: Draft, facts: Facts) -> None:
     draft.choose("train.batch", batch, reason.format(where=_device(facts), count=facts.training))
 
 
-# Images in a training, all epochs together: with 80,000 were made the scores of docs/results.md for Kvasir-SEG; 16,000
-# keep a training on two CPU cores near ten minutes.
-_IMAGES_GPU, _IMAGES_CPU = 80_000, 16_000
+# Images in a training, all epochs together; the scores of docs/results.md were reached with 80,000. On a CPU 16,000, or
+# with more than 256 in an epoch 1,000 times the square root of their number: 28,000 for 800 keep two cores busy for a
+# quarter of an hour.
+_IMAGES_GPU, _IMAGES_CPU, _IMAGES_CPU_ROOT = 80_000, 16_000, 1_000
 _QUICK = 0.25  # of the usual epochs, with `train.effort` quick
 
 
@@ -371,7 +372,8 @@ def _epochs(draft: Draft, facts: Facts) -> None:
     if draft.settings.train.epochs is not None:
         return
     images = _images_per_epoch(draft.settings, facts)
-    epochs = int(np.clip(round((_IMAGES_CPU if facts.device == "cpu" else _IMAGES_GPU) / images), 10, 400))
+    total = max(_IMAGES_CPU, _IMAGES_CPU_ROOT * images**0.5) if facts.device == "cpu" else _IMAGES_GPU
+    epochs = int(np.clip(round(total / images), 10, 400))
     reason = _("about {images} training images in total, on {where}")
     if draft.settings.train.effort == "quick":
         epochs = max(1, round(_QUICK * epochs))
@@ -381,7 +383,7 @@ def _epochs(draft: Draft, facts: Facts) -> None:
 
 def _loss(draft: Draft, facts: Facts) -> None:
     if draft.settings.train.loss is None:
-        reason = _("{rarest}; -log(Dice) gives equal weight to all classes, and most to those hardly found")
+        reason = _("{rarest}; -log(Dice) counts all classes alike, and its gradient is largest for those hardly found")
         draft.choose("train.loss", "logdice+ce", reason.format(rarest=_rarest(facts)))
 
 
@@ -445,7 +447,7 @@ def _learning_rate(draft: Draft, facts: Facts) -> None:
     if train.learning_rate is not None:
         return
     if train.loss != "ce-sum" or train.optimizer != "sgd":
-        reason = _("suits a loss that is a mean over the pixels, and Adam")
+        reason = _("suits Adam with any loss, and SGD with a loss that is a mean over the pixels")
         draft.choose("train.learning_rate", _RATE_OF_MEAN_LOSS, reason)
         return
     pixels = facts.training_pixels // max(1, facts.training)
@@ -486,7 +488,7 @@ def _device(facts: Facts) -> str:
 
 def _rarest(facts: Facts) -> str:
     name = min(facts.foreground, key=facts.shares.__getitem__)
-    line = _("the rarest class, {name}, has {share} of the pixels")
+    line = _("the rarest class, {name}, has {share} of the training pixels")
     return line.format(name=name, share=percent(facts.shares[name]))
 
 

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 
@@ -111,8 +111,8 @@ class MainGroup(Group):
         formatter.write_paragraph()
         formatter.write_text(
             _(
-                "Exit codes: 0 success; 1 internal error; 2 nothing was done, the error says why; 3 some files "
-                "failed, all others were written; 130 interrupted (143 by SIGTERM)."
+                "Exit codes: 0 success; 1 internal error; 2 nothing was done, the error says why (with doctor --strict: "
+                "the data have errors); 3 some files failed, all others were written; 130 interrupted (143 by SIGTERM)."
             )
         )
 
@@ -134,9 +134,25 @@ class MainGroup(Group):
         return super().parse_args(ctx, rest)
 
 
+def show_in_one_line(error: click.ClickException) -> click.ClickException:
+    """The same error; when it is shown, it is one line like all errors, where click prints the usage above it."""
+
+    def show(file: IO[Any] | None = None) -> None:
+        message = " ".join(error.format_message().split())
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        if context is None:
+            echo(_("error: {message}").format(message=message), err=True)
+        else:
+            line = _("error: {message}; see {command} --help")
+            echo(line.format(message=message.rstrip("."), command=context.command_path), err=True)
+
+    error.show = show  # type: ignore[method-assign]
+    return error
+
+
 @contextmanager
 def _shown_plainly() -> Iterator[None]:
-    """A context that escapes control characters in click's errors, which quote the command line.
+    """A context that escapes control characters in click's errors, which quote the command line, and shortens them.
 
     Also translates number types in them, which click leaves in English.
     """
@@ -147,6 +163,7 @@ def _shown_plainly() -> Iterator[None]:
         before, kind_found, after = error.message.rpartition(kind) if kind in NUMBER_TYPES else ("", "", error.message)
         error.message = f"{before}{now(kind_found) if kind_found else ''}{after}"  # type: ignore[misc]
         error.message = printable(error.message)  # type: ignore[misc]
+        show_in_one_line(error)
         raise
 
 

@@ -62,8 +62,7 @@ def pick_device(name: str | None) -> "torch.device":
         device = torch.device(name)
         torch.empty(1, device=device).item()  # also fails for `meta`, which stores nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        known = name.split(":")[0] in ("cuda", "mps", "cpu")
-        reason = str(error).splitlines()[0] if known else _("unknown device type")
+        reason = _explain_unusable(name, error)
         raise SettingError(
             _("device {name} cannot be used: {reason}; choose another, such as cpu, or leave --device out").format(
                 name=name, reason=reason
@@ -71,6 +70,17 @@ def pick_device(name: str | None) -> "torch.device":
             key="device",
         ) from error
     return device
+
+
+def _explain_unusable(name: str, error: Exception) -> str:
+    import torch
+
+    kind = name.split(":")[0]
+    if kind not in ("cuda", "mps", "cpu"):
+        return _("unknown device type")
+    if kind == "cuda" and not torch.cuda.is_available():
+        return _("torch finds no NVIDIA GPU on this computer")
+    return str(error).splitlines()[0]
 
 
 def describe_device(device: "torch.device") -> str:

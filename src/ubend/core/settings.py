@@ -217,7 +217,8 @@ class TrainSettings(_Section):
     epochs; best: `data.folds` 5, predictions averaged over mirrored images, and class weights in prediction where
     they help out of fold"""
     epochs: int | None = Field(None, ge=1)
-    """number of epochs; auto: about 80,000 images in total, on a CPU 16,000, but 10 to 400 epochs"""
+    """number of epochs; auto: about 80,000 images in total, on a CPU 16,000 (28,000 with 800 images), but 10 to 400
+    epochs"""
     batch: int | None = Field(None, ge=1, le=2**20)
     """images per step, over all processes; auto: 16; with fewer than 160 training images a tenth of them, at least
     4"""

@@ -159,14 +159,14 @@ class Dataset:
 
     @cached_property
     def normal_range(self) -> NDArray[np.float64]:
-        """(2, C) bounds of the values of all images, see `find_normal_range`; infinite for 8 bit."""
+        """(2, C) bounds of the values, of a sample (`_pixels`), see `find_normal_range`; infinite for 8 bit."""
         if self.store.dtype == np.uint8:
             return np.repeat([[-np.inf], [np.inf]], self.store.channels, axis=1)
         pieces = (pixels for _number, pixels in self._pixels(np.arange(len(self.store))))
         return find_normal_range(pieces, self.store.channels)
 
     def extreme_pixels(self) -> dict[int, NDArray[Any]]:
-        """Index of an image -> (P,) its values outside `normal_range`; only images that have any."""
+        """Index of an image -> (P,) its values outside `normal_range`; only images of a sample (`_pixels`) with any."""
         extremes = dict[int, list[NDArray[Any]]]()
         for index, pixels in self._pixels(np.arange(len(self.store))) if np.isfinite(self.normal_range).any() else ():
             if (extreme := self._is_extreme(pixels)).any():

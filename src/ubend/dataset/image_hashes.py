@@ -3,7 +3,8 @@
 The method is locality-sensitive hashing with random hyperplanes (Charikar 2002, "Similarity estimation techniques from
 rounding algorithms"): each bit of a hash says on which side of a hyperplane through the mean of the set an image lies.
 Two images at an angle a have an equal bit with probability 1 - a / pi. Each of several tables has its own hyperplanes,
-and images are compared if they agree in all of the first `_EQUAL_BITS` bits in one of them. As proposed there, a table
+and images are compared if they agree in all of the first bits in one of them: in 16, and in one more for each doubling
+of their number, so that the time stays nearly proportional to it. As proposed there, a table
 is sorted by longer hashes, and an image is compared only with its nearest neighbours in this order: so the number of
 pairs, and with it time and memory, is bounded also where thousands of images are nearly the same.
 
@@ -21,7 +22,8 @@ from ubend.dataset.orientations import BETWEEN, VIEWS, turn_coefficients
 # Measured by benchmarks/near_duplicates.py; see docs/experiments.md. An image is in a table in all orientations, each
 # of which is another hash of it: a pair has _TABLES * VIEWS chances to have equal hashes.
 _TABLES = 6
-_EQUAL_BITS, _BITS = 16, 64
+_BITS = 64
+_MIN_EQUAL_BITS = 16
 _NEIGHBOURS = 16  # in the order of a table
 _DEVIATIONS = 2.5  # of the number of bits that differ, from what is expected at the threshold
 
@@ -42,7 +44,7 @@ def find_equal_hashes(
     count = len(coefficients)
     planes = random_normal(0, "hyperplanes", np.arange(_TABLES * _BITS), coefficients.shape[1]).astype(np.float32)
     share = np.arccos(correlation) / np.pi  # of the bits that differ
-    other_bits = _BITS - _EQUAL_BITS
+    other_bits = _BITS - max(_MIN_EQUAL_BITS, 1 + round(np.log2(count)))
     most = other_bits * share + _DEVIATIONS * np.sqrt(other_bits * share * (1 - share))
     for table in range(_TABLES):
         normals = planes[table * _BITS : (table + 1) * _BITS].T

@@ -142,8 +142,8 @@ def read_scores(path: Path) -> Scores:
     else:
         return Scores(scores)
     line = _(
-        "{path}: no scores ({reason}); name a run folder whose training is finished, or a file that `ubend "
-        "evaluate MODEL --out FILE` wrote"
+        "{path}: no scores ({reason}); name a run folder whose training is finished (`ubend fit --resume RUN` does "
+        "that), or a file that `ubend evaluate MODEL --out FILE` wrote"
     )
     raise OutputError(line.format(path=file, reason=" ".join(cause.split())), path=file)
 

@@ -46,8 +46,8 @@ from ubend.portable.tiling import (
 )
 
 _BATCH_PIXELS = 4 * 2**20  # model pixels in one forward pass: about 1 GiB of features at width 64
-_BATCH_IMAGES = (32, 128)  # maximum whole images in one forward pass (CPU, GPU); many small ones keep a GPU busy
-TILE_BATCH_PIXELS = (2**20, _BATCH_PIXELS)  # of tiles (CPU, GPU); larger batches are not faster on a CPU
+_BATCH_IMAGES = (32, 128)  # maximum whole images in one forward pass (CPU, others); many small ones keep a GPU busy
+TILE_BATCH_PIXELS = (2**20, _BATCH_PIXELS)  # of tiles (CPU, others); larger batches are not faster on a CPU
 _TILE_PX = 512  # larger tiles are hardly faster; smaller ones have more seams and more overlap
 _NATIVE_VALUES = 2**22  # logits at native size at a time; a single image may exceed it
 _HELD_BYTES = 2**28  # of images, and their native-size masks, that are waiting for a full batch
@@ -301,7 +301,7 @@ class Predictor:
         """
         if self.tiling is not None:
             return (count + 1) * pixels > self._batch_pixels
-        return count * pixels >= self._batch_pixels or count >= _BATCH_IMAGES[self.device.type == "cuda"]
+        return count * pixels >= self._batch_pixels or count >= _BATCH_IMAGES[self.device.type != "cpu"]
 
     def _forward(self, tiles: Sequence[_Tile]) -> Tensor:
         """(N, C, h, w) float32 logits of tiles of one size, in as many passes as needed to fit in memory."""

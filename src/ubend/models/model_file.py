@@ -248,7 +248,10 @@ def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
         if isinstance(error, FileNotFoundError):
             cause = _("no such model file; give a run folder or a model file")
             if path.name == MODEL_FILE and path.parent.is_dir():
-                cause = _("no such file: this is no run folder, or its training has not saved a model yet")
+                cause = _(
+                    "no such file: this is no run folder, or its training has not saved a model yet; the model comes "
+                    "before the images"
+                )
         raise ModelFileError(_("{path}: {reason}").format(path=path, reason=cause), path=path) from error
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if path.suffix.lower() != ".safetensors":

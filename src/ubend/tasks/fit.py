@@ -307,7 +307,7 @@ def assemble(
         prepared.validation,
         accelerate_loss(built.loss),
         built.state,
-        # compiled networks do not call the hook: all their gradients are summed after the backward pass
+        # only the fused U-Net calls the hook: the gradients of others are summed after the backward pass
         forward=compiled or accelerate_network(model, reduction.hook),
         forward_ema=accelerate_network(built.state.ema),
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-# Where images and masks are, and what they mean: the same in every command that reads them.
+# Where images and masks are, and what they mean, for the commands that read them.
 _FOLDER_OPTIONS = {
     "images": option("--images", help=later("Folder or quoted pattern of the images, instead of FOLDER.")),
     "masks": option("--masks", help=later("Folder or quoted pattern of the masks, together with --images.")),
@@ -84,7 +84,7 @@ _MODEL_OPTIONS = {
     "device": option("--device", help=later("cuda, mps or cpu  [the fastest here]")),
 }
 
-# How a model is trained: options of `ubend fit` alone.
+# How a model is trained: most options of `ubend fit`; the rest are in cli/training.py.
 _FIT_OPTIONS = {
     "size": option(
         "--size",

@@ -164,11 +164,11 @@ def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
         examples = []
         for pair in comparison.pairs:
             for better, images in ((pair.a, pair.better_by_a), (pair.b, pair.better_by_b)):
-                known = {run_facts.name: run_facts for run_facts in images[:_CHANGED]}
-                examples_of = _draw_examples(read[0], {name: predictors[name] for name in (pair.a, pair.b)}, known)
+                changed = {image.name: image for image in images[:_CHANGED]}
+                drawn = _draw_examples(read[0], {name: predictors[name] for name in (pair.a, pair.b)}, changed)
                 panels = [
-                    Example(_("{name}: Dice {a:.3f} and {b:.3f}").format(**vars(known[name])), figures)
-                    for name, figures in examples_of
+                    Example(_("{name}: Dice {a:.3f} and {b:.3f}").format(**vars(changed[name])), figures)
+                    for name, figures in drawn
                 ]
                 if panels:
                     heading = _("{a} and {b}: images on which {better} is better")

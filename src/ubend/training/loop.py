@@ -300,8 +300,8 @@ def diverged(training: Training) -> TrainingError:
     """The error of a loss that is not finite."""
     return TrainingError(
         _(
-            "the loss became infinite or NaN at step {step}; use a smaller learning rate (--set "
+            "the loss became infinite or NaN in epoch {epoch}; use a smaller learning rate (--set "
             "train.learning_rate={rate:g}) or --set train.precision=float32"
-        ).format(step=training.state.progress.step, rate=training.plan.learning_rate / 10),
+        ).format(epoch=len(training.state.progress.history) + 1, rate=training.plan.learning_rate / 10),
         key="train.learning_rate",
     )
