@@ -429,7 +429,7 @@ def test_what_follows_two_dashes_is_no_flag() -> None:
 def test_an_unknown_language_is_one_line(words: str) -> None:
     line = say(*words.split(), status=2).stderr
     wrong = "tlh" if "tlh" in words else ""
-    assert line == f"Error: unknown language '{wrong}'; --lang and UBEND_LANG accept: en, vi\n"
+    assert line == f"error: unknown language '{wrong}'; --lang and UBEND_LANG accept: en, vi\n"
 
 
 def test_an_unknown_language_from_python(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -197,7 +197,7 @@ def train_breeds(
     net.train()
     loss = torch.zeros(())
     for step in range(steps):
-        items = np.ascontiguousarray(batches.packed(step)[:, ITEM]).view(np.int32)  # the images of this step
+        items = np.ascontiguousarray(batches.pack(step)[:, ITEM]).view(np.int32)  # the images of this step
         target = torch.from_numpy(of_item[items]).to(breeds.device)
         image = batches.sample(step).image
         with autocast(breeds.device, settings):

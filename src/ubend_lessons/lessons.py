@@ -60,7 +60,7 @@ _VARIANT_OPTIONS = (
         metavar="KEY=VALUE",
         help=later("Any other setting; see docs/settings.md."),
     ),
-    option("--device", help=later("cuda, mps or cpu  [the fastest here]")),
+    option("--device", help=later("cuda, cuda:1, mps or cpu  [the fastest here]")),
     option("--show", is_flag=True, help=later("Also display it.")),
 )
 

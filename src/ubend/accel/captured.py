@@ -49,7 +49,7 @@ class CapturedRuntime(Runtime):
         self._runtime, self._reporter = runtime, reporter
         state, batches = self.training.state, self.training.batches
         device = batches.source.device
-        rows = batches.packed(0).shape
+        rows = batches.pack(0).shape
         parameter_groups = state.optimizer.param_groups
         size = rows[0] * rows[1] + len(parameter_groups) + 1
         self._slots = [torch.empty(size, dtype=torch.float32, pin_memory=True) for _ in range(_PREFETCH)]
@@ -94,7 +94,7 @@ class CapturedRuntime(Runtime):
         slot, training = self._slots[step % _PREFETCH], self.training
         values = slot.numpy()
         shares = np.array([parameters["rate_share"] for parameters in training.state.optimizer.param_groups])
-        values[: -1 - len(shares)] = training.batches.packed(step).reshape(-1)
+        values[: -1 - len(shares)] = training.batches.pack(step).reshape(-1)
         values[-1 - len(shares) : -1] = learning_rate_at(step, training.steps, training.plan) * shares
         values[-1] = 1.0 - ema_decay(step, training.plan.ema_decay)
         self._changing.copy_(slot, non_blocking=True)

@@ -121,7 +121,9 @@ def choose_input_format(
         reason = _("images of about {side:.0f} px, at most {maximum} on {where}").format(
             side=side, maximum=maximum, where=where
         )
-        choice = _spare_narrow(settings, native_hw, size, widths, device) or Choice("data.size", size, reason)
+        choice = _choose_for_narrow_objects(settings, native_hw, size, widths, device) or Choice(
+            "data.size", size, reason
+        )
         choices.append(choice)
         if choice.key == "data.resize":
             crop, chosen = _native_crop(settings, native_hw, device)
@@ -149,7 +151,7 @@ def find_sufficient_size(width: Width) -> int:
     return 16 * math.ceil(min(_NARROW_PX, width.native_px) / width.relative / 16 - 0.01)  # a hundredth: rounding errors
 
 
-def _spare_narrow(
+def _choose_for_narrow_objects(
     settings: Settings, native_hw: NDArray[np.int64], size: int, widths: Mapping[str, Width], device: str
 ) -> Choice | None:
     """A larger size, or crops at native scale, where whole images of this size would shrink objects away; else None.

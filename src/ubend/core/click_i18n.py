@@ -111,8 +111,9 @@ class MainGroup(Group):
         formatter.write_paragraph()
         formatter.write_text(
             _(
-                "Exit codes: 0 success; 1 internal error; 2 nothing was done, the error says why (with doctor --strict: "
-                "the data have errors); 3 some files failed, all others were written; 130 interrupted (143 by SIGTERM)."
+                "Exit codes: 0 success; 1 internal error; 2 nothing was done, the error says why (with doctor "
+                "--strict: the data have errors); 3 some files failed, all others were written; 130 interrupted (143 "
+                "by SIGTERM)."
             )
         )
 

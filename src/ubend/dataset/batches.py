@@ -113,7 +113,7 @@ class TrainingBatches:
 
     def sample(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
-        packed = send(torch.from_numpy(self.packed(step)), self.source.device)
+        packed = send(torch.from_numpy(self.pack(step)), self.source.device)
         batch = self.render(packed, None if self.source.resident else self.fetch(step))
         return (
             batch
@@ -131,8 +131,8 @@ class TrainingBatches:
         points = self.settings.elastic_grid
         return warp(chosen[:, None], unlabelled, packed[:, SIZE_HW], params, self.crop_hw, False, points)[0][:, 0]
 
-    def packed(self, step: int) -> NDArray[np.float32]:
-        """(B, K) what `render` needs of a step, packed into one array, so that one copy sends it to the device.
+    def pack(self, step: int) -> NDArray[np.float32]:
+        """Pack what `render` needs of a step into one (B, K) array, so that one copy sends it to the device.
 
         The columns are PARAMS (none without augmentation), SIZE_HW and ITEM, see `ubend.dataset.augment`.
         """
@@ -142,7 +142,7 @@ class TrainingBatches:
         """Make the batch of a step; runs on the device only, so that a CUDA graph can capture it.
 
         Args:
-            packed: (B, K) float32 on the device, from the method `packed`.
+            packed: (B, K) float32 on the device, from `pack`.
             fetched: (B, H, W, C) and (B, H, W) images that are not resident.
         """
         settings = self.settings
@@ -158,7 +158,7 @@ class TrainingBatches:
         return Batch(*self._augment(images, masks, items, packed, self.crop_hw, self._range, noise, ignore, points))
 
     def _draw(self, step: int) -> tuple[NDArray[np.float32], Rectangles]:
-        """(result of `packed`, rectangles to read) for a step."""
+        """(result of `pack`, rectangles to read) for a step."""
         if step not in self._sampled:
             slots, positions, items = self._items(step)
             rectangles, channels, rows = self.source.rectangles(items), self.source.store.channels, []

@@ -80,7 +80,7 @@ class Dataset:
         sizing: the same format, as needed to read one file.
         remarks: messages for the user.
         skipped: pairs skipped because of `data.skip_bad`, with their problems.
-        fold: the fold that is the validation split, with `data.folds`; None: no folds, or all of them.
+        fold: the fold that is the validation split, with `data.folds`; None: there is no such fold.
         folds: the fold of each pair, from 1; 0 for the test split; empty without folds. With `data.leave_out`, the
             folds are the groups.
         fold_groups: number of a fold -> names of its groups, with `data.leave_out`.
@@ -389,13 +389,13 @@ def read_usable(settings: Settings, read: Callable[[Folder, list[tuple[Pair, lis
         try:
             return read(folder, skipped)
         except PairError as error:
-            left = tuple(pair for pair in folder.pairs if pair.name not in error.bad)
-            if not settings.data.skip_bad or not left:
+            usable = tuple(pair for pair in folder.pairs if pair.name not in error.bad)
+            if not settings.data.skip_bad or not usable:
                 more = find_damage(folder.pairs, settings.data.channels)
                 more = {name: list(dict.fromkeys([*error.bad.get(name, []), *causes])) for name, causes in more.items()}
                 raise PairError(error.bad | more) from error
             skipped += [(pair, error.bad[pair.name]) for pair in folder.pairs if pair.name in error.bad]
-            folder = replace(folder, pairs=left)
+            folder = replace(folder, pairs=usable)
 
 
 def open_folder(

@@ -3,10 +3,10 @@
 The method is locality-sensitive hashing with random hyperplanes (Charikar 2002, "Similarity estimation techniques from
 rounding algorithms"): each bit of a hash says on which side of a hyperplane through the mean of the set an image lies.
 Two images at an angle a have an equal bit with probability 1 - a / pi. Each of several tables has its own hyperplanes,
-and images are compared if they agree in all of the first bits in one of them: in 16, and in one more for each doubling
-of their number, so that the time stays nearly proportional to it. As proposed there, a table
-is sorted by longer hashes, and an image is compared only with its nearest neighbours in this order: so the number of
-pairs, and with it time and memory, is bounded also where thousands of images are nearly the same.
+and images are compared if they agree in all of the first bits in one of them: 16, and one more for each doubling of a
+large set, so that the time is nearly proportional to the number of images. As proposed there, a table is sorted by
+longer hashes, and an image is compared only with its nearest neighbours in this order: so the number of pairs, and with
+it time and memory, is bounded also where thousands of images are nearly the same.
 
 N images, C coefficients.
 """

@@ -106,27 +106,28 @@ def evaluate_pairs(
         `cross_entropy` (mean per pixel, nats), `true_share` and `predicted_share` of each class; and, at native size,
         `boundary`: `f1`, `hausdorff_95`, `surface_distance` in the same ways, the distances in `unit`;
         `calibration`; `confusion`: pixels at native size, true class -> predicted class; `missed_objects`: true objects
-        that are missed, by size; `intervals` of the per-image
-        means; `per_picture`, the scores of each class for every image; `skipped`, only if pairs were skipped: their
-        names and problems.
+        that are missed, by size; `intervals` of the per-image means; `per_picture`, the scores of each class for every
+        image; `skipped`, only if pairs were skipped: their names and problems.
     Raises:
         PairError: lists all pairs whose image or mask cannot be read, whose sizes differ, or whose mask has a value
             without a class.
         DataError: the logits are not finite.
     """
-    known = labels or predictor.labels
-    native, small = _Counts(len(pairs), known.classes), _Counts(len(pairs), known.classes)
+    label_map = labels or predictor.labels
+    native, at_model_size = _Counts(len(pairs), label_map.classes), _Counts(len(pairs), label_map.classes)
     spacings, unit = _read_spacings(pairs)
     outlines: dict[int, BoundaryCounts] = {}
     objects: dict[int, dict[int, ClassObjects | None]] = {}
-    with_objects = [n for n in range(known.classes) if n not in (background_class(known.names), *known.unmapped)]
-    guesses: dict[int, NDArray[np.uint8]] = {}  # of images that are predicted in several blocks of rows
+    with_objects = [
+        n for n in range(label_map.classes) if n not in (background_class(label_map.names), *label_map.unmapped)
+    ]
+    partial_masks: dict[int, NDArray[np.uint8]] = {}  # of images that are predicted in several blocks of rows
     truths: dict[int, NDArray[np.uint8]] = {}
     bad: dict[str, list[str]] = {}
     read: list[int] = []  # indices in `pairs` of the images that are predicted
 
     def sources() -> Iterator[TileSource]:
-        for index, decoded_pair in enumerate(_read(predictor, pairs, known, decoded)):
+        for index, decoded_pair in enumerate(_read(predictor, pairs, label_map, decoded)):
             if isinstance(decoded_pair, DataError):
                 bad[pairs[index].name] = decoded_pair.problems
             elif decoded_pair is not None:
@@ -139,22 +140,22 @@ def evaluate_pairs(
         truth = np.stack([truths[index][logits.rows] for index in indices])
         with explain_out_of_memory(too_large(logits.native_hw)):
             values = logits.native()
-            guess, target = class_index(values.movedim(1, 0)), send(torch.from_numpy(truth), values.device)
-            counted = native.add(indices, values, guess, target)
+            predicted, target = class_index(values.movedim(1, 0)), send(torch.from_numpy(truth), values.device)
+            counted = native.add(indices, values, predicted, target)
             h, w = map(int, logits.values.shape[-2:])
             if truth.shape[1:] != (h, w):
                 target = send(torch.from_numpy(resize_mask(truth, (h, w))), values.device)
-                small.add(indices, logits.values, class_index(logits.values.movedim(1, 0)), target)
+                at_model_size.add(indices, logits.values, class_index(logits.values.movedim(1, 0)), target)
             else:
-                small.add_counted(indices, *counted)
-            masks = guess.cpu().numpy()
+                at_model_size.add_counted(indices, *counted)
+            masks = predicted.cpu().numpy()
         for index, rows in zip(indices, masks, strict=True):
-            if not logits.is_last or index in guesses:
-                guesses.setdefault(index, np.empty(logits.native_hw, np.uint8))[logits.rows] = rows
+            if not logits.is_last or index in partial_masks:
+                partial_masks.setdefault(index, np.empty(logits.native_hw, np.uint8))[logits.rows] = rows
             if logits.is_last:
-                whole, true, spacing = guesses.pop(index, rows), truths.pop(index), spacings[index]
-                outlines[index] = count_boundaries(whole, true, known.classes, spacing=spacing)
-                objects[index] = find_missed_objects(true, whole, with_objects)
+                mask, true_mask, spacing = partial_masks.pop(index, rows), truths.pop(index), spacings[index]
+                outlines[index] = count_boundaries(mask, true_mask, label_map.classes, spacing=spacing)
+                objects[index] = find_missed_objects(true_mask, mask, with_objects)
     if bad and not (skip_bad and read):
         raise PairError(bad)
     counting = select(read)
@@ -169,15 +170,15 @@ def evaluate_pairs(
             )
             raise DataError(line.format(path=pair.image), path=pair.image, key="value")
     scores = {
-        "native": _summary(confusions, losses, known),
-        "model_size": _summary(*small.fetch(counting)[:2], known),
-        "boundary": _summarise_boundary(boundary, known, unit),
+        "native": _summary(confusions, losses, label_map),
+        "model_size": _summary(*at_model_size.fetch(counting)[:2], label_map),
+        "boundary": _summarise_boundary(boundary, label_map, unit),
         "calibration": _summarise_calibration(calibration.sum(axis=0)),
         "confusion": {
-            name: dict(zip(known.names, row, strict=True))
-            for name, row in zip(known.names, confusions.sum(axis=0).tolist(), strict=True)
+            name: dict(zip(label_map.names, row, strict=True))
+            for name, row in zip(label_map.names, confusions.sum(axis=0).tolist(), strict=True)
         },
-        "missed_objects": _summarise_objects([objects[index] for index in counting], pairs, with_objects, known),
+        "missed_objects": _summarise_objects([objects[index] for index in counting], pairs, with_objects, label_map),
     }
     per_image = {
         "dice": dice_from_confusion(confusions),
@@ -188,7 +189,10 @@ def evaluate_pairs(
         "hausdorff_95": boundary.hausdorff_95,
         "surface_distance": surface_distance(boundary),
     }
-    scores |= {"intervals": _intervals(per_image, pairs, known), "per_picture": _per_image(per_image, pairs, known)}
+    scores |= {
+        "intervals": _intervals(per_image, pairs, label_map),
+        "per_picture": _per_image(per_image, pairs, label_map),
+    }
     return scores | ({"skipped": bad} if bad else {})
 
 
@@ -311,16 +315,16 @@ def _read_truth(pair: Pair, image: TileSource, labels: LabelMap) -> NDArray[np.u
 
 def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels: LabelMap) -> dict[str, Any]:
     scores = summarise_overlap(confusions, labels.names, background_class(labels.names), labels.unmapped).to_json()
-    pixels = confusions.sum(axis=0)
+    confusion = confusions.sum(axis=0)
 
     def shares(counts: NDArray[np.int64]) -> dict[str, float]:
-        return {name: int(n) / max(1, int(pixels.sum())) for name, n in zip(labels.names, counts, strict=True)}
+        return {name: int(n) / max(1, int(confusion.sum())) for name, n in zip(labels.names, counts, strict=True)}
 
     return {
         **scores,
-        "cross_entropy": float(losses.sum() / pixels.sum()),
-        "true_share": shares(pixels.sum(axis=1)),
-        "predicted_share": shares(pixels.sum(axis=0)),
+        "cross_entropy": float(losses.sum() / confusion.sum()),
+        "true_share": shares(confusion.sum(axis=1)),
+        "predicted_share": shares(confusion.sum(axis=0)),
     }
 
 

@@ -134,7 +134,9 @@ class Predictor:
         if tiles:  # networks without padding need no blending, and so no overlap
             self.tiling = Tiling(tiles, 0.0 if net.margin else overlap, net.input_multiple, net.margin, net.edge_px)
         network = self.model.forward_tiles if tiles else self.model
-        self._infer = accelerate_inference(partial(_compute, network, self.precision), self.model, self.precision)
+        self._network = accelerate_inference(
+            partial(_forward_autocast, network, self.precision), self.model, self.precision
+        )
         self._batch_pixels = TILE_BATCH_PIXELS[self.device.type != "cpu"] if tiles else _BATCH_PIXELS
 
     def __repr__(self) -> str:
@@ -250,7 +252,7 @@ class Predictor:
         """
         blenders: dict[int, TorchBlender] = {}
         for tiles in self._batches(sources):
-            yield from self._merge(tiles, self._forward(tiles), blenders)
+            yield from self._merge(tiles, self._forward_in_memory(tiles), blenders)
 
     def _batches(self, sources: Iterable[TileSource]) -> Iterator[list[_Tile]]:
         """Batches of tiles of equal padded size, across images."""
@@ -303,25 +305,25 @@ class Predictor:
             return (count + 1) * pixels > self._batch_pixels
         return count * pixels >= self._batch_pixels or count >= _BATCH_IMAGES[self.device.type != "cpu"]
 
-    def _forward(self, tiles: Sequence[_Tile]) -> Tensor:
+    def _forward_in_memory(self, tiles: Sequence[_Tile]) -> Tensor:
         """(N, C, h, w) float32 logits of tiles of one size, in as many passes as needed to fit in memory."""
-        logits = attempt(self._pass, tiles)
+        logits = attempt(self._forward_batch, tiles)
         if logits is not None:
             return logits
         half = len(tiles) // 2
         if not half:
             raise self._out_of_memory(tiles[0])
         self._batch_pixels = half * math.prod(tiles[0].row.plan.input_hw)  # keep the smaller batch size
-        return torch.cat([self._forward(tiles[:half]), self._forward(tiles[half:])])
+        return torch.cat([self._forward_in_memory(tiles[:half]), self._forward_in_memory(tiles[half:])])
 
-    def _pass(self, tiles: Sequence[_Tile]) -> Tensor:
+    def _forward_batch(self, tiles: Sequence[_Tile]) -> Tensor:
         return self.forward(torch.stack([tile.pixels for tile in tiles]).permute(0, 3, 1, 2))
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, h, w) raw values at model size -> (N, C, h, w) float32 logits; for tiles with a margin, logits
         of the centre only."""
-        return self._infer(send(images, self.device))
+        return self._network(send(images, self.device))
 
     def _out_of_memory(self, tile: _Tile) -> SettingError:
         if self.tiling is None:
@@ -404,7 +406,7 @@ def fetch(
         yield wait()
 
 
-def _compute(network: Callable[[Tensor], Tensor], precision: torch.dtype, images: Tensor) -> Tensor:
+def _forward_autocast(network: Callable[[Tensor], Tensor], precision: torch.dtype, images: Tensor) -> Tensor:
     """(N, C, h, w) float32 logits of images on their device."""
     with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
         logits = network(images.float().contiguous(memory_format=torch.channels_last))

@@ -158,7 +158,9 @@ def _sentences() -> dict[str, str]:
             "{names}; a split file is CSV text (UTF-8) whose first line is `file,split`, `file,group` or "
             "`file,split,group`"
         ),
-        "split word": _("unknown words in the column split of the split file ({count}): {names}; use train, val or test"),
+        "split word": _(
+            "unknown words in the column split of the split file ({count}): {names}; use train, val or test"
+        ),
         "split twice": _("listed twice in the split file, with different values ({count}): {names}; keep one line"),
         "split unclear": _("in the split file, but matches several images ({count}): {names}; write the path"),
         "split unknown": _("in the split file, but not in the folder ({count}): {names}"),

@@ -103,10 +103,10 @@ class EncodedUNet(SegmentationNet):
     def forward(self, image: Tensor) -> Tensor:
         check_channels(image, self.channels)
         height, width = image.shape[-2:]
-        features = pad_to_multiple((image - self.mean) / self.std, self.input_multiple)
-        maps = dict(zip(self.levels, self.encoder(features), strict=True))
+        normalised = pad_to_multiple((image - self.mean) / self.std, self.input_multiple)
+        maps = dict(zip(self.levels, self.encoder(normalised), strict=True))
         if self.stem is not None:
-            maps[0] = self.stem(features)
+            maps[0] = self.stem(normalised)
         features = maps.pop(self.depth)
         for level, decoder in zip(reversed(range(self.depth)), self.decoders, strict=True):
             features = decoder(features, maps.get(level, features))  # ignored without a skip connection

@@ -85,7 +85,7 @@ class MaskPredictor(Generic[_P]):
             refuse_other_kind(path, header, predictor.bundle)
 
     def predict(
-        self, images: Iterable[tuple[_Key, NDArray[Any] | LoadedImage]], *, with_prob: bool = False
+        self, images: Iterable[tuple[_Key, NDArray[Any] | LoadedImage]], *, probabilities: bool = False
     ) -> Iterator[tuple[_Key, MaskResult]]:
         """Yield (key, result) of each (key, image), with post-processing; faster without probabilities."""
         keys: dict[int, _Key] = {}
@@ -95,19 +95,19 @@ class MaskPredictor(Generic[_P]):
                 keys[index] = key
                 yield image
 
-        for index, prediction in self._base.predict(given(), probabilities=with_prob or bool(self.wanted)):
+        for index, prediction in self._base.predict(given(), probabilities=probabilities or bool(self.wanted)):
             prob, mask = prediction.probabilities, prediction.mask
             if self.wanted and prob is not None:
                 mask = postprocess(prob, self.wanted, mask == IGNORED)
-            yield keys.pop(index), MaskResult(mask, prob if with_prob else None)
+            yield keys.pop(index), MaskResult(mask, prob if probabilities else None)
 
-    def predict_rows(self, source: TileSource, *, with_prob: bool = False) -> Iterator[tuple[slice, MaskResult]]:
+    def predict_rows(self, source: TileSource, *, probabilities: bool = False) -> Iterator[tuple[slice, MaskResult]]:
         """Yield (row range, result) of an image, from top to bottom; only if `by_rows`."""
-        probabilities = with_prob or bool(self.wanted)
-        for rows, (mask, prob) in self.predictor.predict_rows(source, probabilities=probabilities):
+        needed = probabilities or bool(self.wanted)
+        for rows, (mask, prob) in self.predictor.predict_rows(source, probabilities=needed):
             if self.wanted and prob is not None:
                 mask = postprocess(prob, self.wanted)
-            yield rows, MaskResult(mask, prob if with_prob else None)
+            yield rows, MaskResult(mask, prob if probabilities else None)
 
 
 AnyMaskPredictor = MaskPredictor[Any]

@@ -256,14 +256,14 @@ class ImageJob(FileJob[Header]):
             input.
     Attributes:
         title: title of the progress bar.
-        with_prob: whether `write_one` is given probabilities.
+        probabilities: whether `write_one` is given probabilities.
         as_stored: whether it is given the image with the file's channels, instead of the models'.
         extremes: the images with values far beyond those of the training.
     Raises:
         DataError: no images.
     """
 
-    title, with_prob, as_stored = "", False, False
+    title, probabilities, as_stored = "", False, False
 
     def __init__(
         self, predictor: AnyMaskPredictor, paths: Iterable[Path | str], out: Path, *, resume: bool = False
@@ -320,7 +320,7 @@ class ImageJob(FileJob[Header]):
 
         finished = set[int]()
         try:
-            for key, result in self.predictor.predict(given(), with_prob=self.with_prob):
+            for key, result in self.predictor.predict(given(), probabilities=self.probabilities):
                 finished.add(key[0])
                 yield key, result
             return

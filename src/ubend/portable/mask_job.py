@@ -71,7 +71,7 @@ class MaskImageJob(ImageJob):
         resume: bool,
     ) -> None:
         super().__init__(predictor, paths, out, resume=resume)
-        self._prob, self.with_prob = prob, prob is not None
+        self._prob, self.probabilities = prob, prob is not None
         self._labels = predictor.labels
         self._tiffs: dict[int, _Tiff] = {}
         self._shares = ClassShares(self._labels.names, out)
@@ -171,7 +171,7 @@ class MaskImageJob(ImageJob):
     def _predict_rows(self, index: int, rows_reader: TiffRowReader, reporter: Reporter) -> Iterator[MaskResult]:
         """Masks and probabilities of (h, W) rows, from top to bottom."""
         source = TileSource(self.extremes.watch(rows_reader), rows_reader.size_hw, rows_reader.size_hw)
-        for rows, result in self.predictor.predict_rows(source, with_prob=self.with_prob):
+        for rows, result in self.predictor.predict_rows(source, probabilities=self.probabilities):
             if (invalid := rows_reader.invalid(rows.start, rows.stop)) is not None:
                 result.mask[invalid] = IGNORED
                 if result.prob is not None:

@@ -85,7 +85,7 @@ def cut_out_files(
 
 class _CutoutJob(ImageJob):
     output_name, title = later("cut-out"), later("cutting out")
-    with_prob, as_stored = True, True
+    probabilities, as_stored = True, True
     exist_message = later("cut-outs that exist already and are kept: {count}")
     done_message = later("cut-outs in {out}: {count}")
 

@@ -217,16 +217,16 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     prepare_process(settings.train.deterministic)
     device = processes.pick_device(settings.device)
     set_up(device, settings.train.deterministic)
-    fresh = not (session.resumed and run.state_path.exists())  # otherwise the weights come from the saved state
+    from_pretrained = not (session.resumed and run.state_path.exists())  # else all weights come from the saved state
     with warmed_up(device), processes.first_rank_first():  # the other processes reuse what the first one has decoded
         split = read_text(run.data) if session.resumed else None
-        scanned = scan(settings, device, reporter, split, pretrained=fresh)
+        scanned = scan(settings, device, reporter, split, pretrained=from_pretrained)
     plan = resolve(settings, scanned.facts)
     processes.refuse_uneven(plan.train.batch)
     _report_start(session, scanned.data, plan, device)
     findings = report_quick_checks(reporter, scanned.data, settings) if processes.is_first else []
     prepared = prepare(scanned.data, plan, device, (processes.rank, processes.count), accelerate_augmentation(augment))
-    built = build(scanned.data, plan, device, processes, pretrained=fresh, custom=session.custom)
+    built = build(scanned.data, plan, device, processes, pretrained=from_pretrained, custom=session.custom)
     if plan.train.border_weight:
         reporter.report(describe_objects(scanned.data))
     if note := prepared.validation.note():
@@ -285,8 +285,9 @@ def scan(
     data = open_dataset(settings, device.type, default_cache(), reporter)
     if split is not None:
         data = data.with_splits_of(split)
-    known = pretrained_normalisation(str(model.encoder), data.store.channels) if pretrained else None
-    return Scan(data, data.facts(device.type, fastest_precision(device), known))
+    # a resumed run has mean and standard deviation in its settings
+    mean_and_std = pretrained_normalisation(str(model.encoder), data.store.channels) if pretrained else None
+    return Scan(data, data.facts(device.type, fastest_precision(device), mean_and_std))
 
 
 def assemble(

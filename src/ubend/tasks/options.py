@@ -81,7 +81,7 @@ _MODEL_OPTIONS = {
     "subset": option(
         "--subset", type=click.Choice(["train", "val", "test"]), help=later("Split of the images to use  [test]")
     ),
-    "device": option("--device", help=later("cuda, mps or cpu  [the fastest here]")),
+    "device": option("--device", help=later("cuda, cuda:1, mps or cpu  [the fastest here]")),
 }
 
 # How a model is trained: most options of `ubend fit`; the rest are in cli/training.py.

@@ -97,7 +97,7 @@ class Recorder:
         if in_batch_norm_warmup(training, training.steps_until(len(training.state.progress.history) + 1)):
             line = _(
                 "note: in the first {steps} steps validation scores are too low, because the running statistics of "
-                "batch norm have not converged yet; until then the scores in brackets show what the network has "
+                "batch norm have not converged yet; until then the scores in parentheses show what the network has "
                 "learned: they use the statistics of the validation images"
             )
             self._reporter.report(line.format(steps=BATCH_NORM_WARMUP_STEPS))
