@@ -23,6 +23,7 @@ from ubend.core.progress import Reporter
 from ubend.dataset.store import read_class_map
 from ubend.evaluation.report import score_lines
 from ubend.evaluation.scores import evaluate_pairs
+from ubend.inference.ensemble import load
 from ubend.inference.predictor import Logits, Predictor
 from ubend.io.images import read_image, resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
@@ -32,7 +33,7 @@ from ubend.models.model_file import load_bundle
 from ubend.portable.decode import read_header
 from ubend.portable.raster import Header
 from ubend.portable.tiling import TileSource
-from ubend.tasks.evaluate import evaluate
+from ubend.tasks.evaluate import evaluate, read_run_rows
 from ubend.tasks.fit import fit
 
 
@@ -331,6 +332,24 @@ def test_run_scores_are_those_of_its_test_part(trained: Path) -> None:
     saved = json.loads((trained / "run" / "scores.json").read_text())
     assert scores["part"] == "test"
     assert {**scores, "recipe": "modern"} == saved  # to the last digit: the store holds what the files give
+
+
+def test_test_time_augmentation(trained: Path) -> None:
+    """About the Dice of the masks of `predict --tta`, which averages the views at the size of the image instead."""
+    pairs = [pair for pair, _hashes in read_run_rows(trained / "run") if pair.split == "test"]
+    found, wanted = [], []
+    for tta in (True, False):
+        scores = evaluate(trained / "run", device="cpu", tta=tta)
+        found.append(scores["native"]["dice"]["per_image"]["mean_foreground"])
+        predictor = load([trained / "run"], device="cpu", tta=tta)
+        dice = []
+        for pair in pairs:
+            mask = predictor(pair.image).mask
+            truth = read_class_map(pair, mask.shape, predictor.labels).classes
+            dice.append(f1_score(truth[truth != IGNORED], mask[truth != IGNORED]))
+        wanted.append(np.mean(dice))
+    assert found == pytest.approx(wanted, abs=0.01)
+    assert found[0] != found[1]
 
 
 def test_files_that_were_changed_are_named(good: Path, tmp_path: Path) -> None:

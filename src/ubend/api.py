@@ -251,6 +251,7 @@ def evaluate(
     network: "nn.Module | None" = None,
     device: str | None = None,
     tiles: int | None = None,
+    tta: bool = False,
     out: Path | str | None = None,
     reporter: "Reporter | None" = None,
 ) -> "Scores":
@@ -274,6 +275,7 @@ def evaluate(
         network: your own module, if the model was trained with one; its weights do not matter.
         device: cuda, cuda:1, mps or cpu; None: the fastest available.
         tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
+        tta: test-time augmentation: average over flips, and over rotations if the model was trained with them.
         out: JSON file for the scores; it must not exist.
         reporter: reports notes and warnings; None: prints them, as the command does.
     Raises:
@@ -295,6 +297,7 @@ def evaluate(
             subset=subset,
             device=device,
             tiles=tiles,
+            tta=tta,
             network=network,
             reporter=reporter,
             images=images,

@@ -68,6 +68,7 @@ class _JoiningDecoder(nn.Module):
 
     def __init__(self, decoder: Decoder, block: nn.Module) -> None:
         super().__init__()
+        assert isinstance(decoder.up, nn.ConvTranspose2d)
         self._ups, self.block = [decoder.up], block  # in a list, as above
         self.kernels: Any = None
 

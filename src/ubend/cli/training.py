@@ -99,7 +99,7 @@ def fit(
 @click.argument("model", type=PATH)
 @click.argument("folder", type=PATH, required=False)
 @folder_options("images", "masks", "split", "values", "skip-bad", "root")
-@options("subset", "device", "tiles")
+@options("subset", "device", "tiles", "tta")
 @option("--out", type=PATH, help=later("Also write the scores to this JSON file."))
 def evaluate(model: Path, folder: Path | None, out: Path | None, tiles: str | None, **flags: Any) -> None:
     from ubend.core.files import refuse_existing, write_json

@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,18 +25,22 @@ from ubend.evaluation.caveats import (
     some_names,
 )
 from ubend.evaluation.scores import evaluate_pairs, identify_images
+from ubend.inference.ensemble import find_views
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import LoadedImage
 from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import format_values
 from ubend.labels.mask_files import mask_from_text
 from ubend.layouts.pairs import Folder, Pair, SplitName
+from ubend.models.ensemble_net import EnsembleNet, ViewKind
 from ubend.portable.extremes import ExtremeValues
 from ubend.portable.input_checks import take_pixels
 from ubend.portable.raster import Header
 from ubend.portable.tiling import TileSource
 from ubend.tasks.user_settings import read_user_settings
 from ubend.training.run_folder import RunFolder
+
+_VIEW_KINDS: dict[int, ViewKind] = {1: "plain", 2: "mirror", 8: "square"}  # by the number of views
 
 
 def evaluate(
@@ -45,6 +50,7 @@ def evaluate(
     subset: SplitName | None = None,
     device: str | None = None,
     tiles: int | None = None,
+    tta: bool = False,
     network: nn.Module | None = None,
     reporter: Reporter | None = None,
     **options: Any,
@@ -61,6 +67,7 @@ def evaluate(
         subset: which split; None: test if there is one, else validation, else all.
         device: None: the best one available.
         tiles: side of the tiles in px, 0: whole images; None: as the model was trained.
+        tta: test-time augmentation, see `average_views`.
         network: your own network, if the model was trained with it.
         options: images, masks, split, skip_bad, root: see `fit`; values: the class of each label value of `folder`, by
             the model's class names. Without `values`, classes that the folder names (annotations, class lists, ...)
@@ -73,6 +80,7 @@ def evaluate(
         DataError: no images in that split, or only training images.
     """
     predictor = load(model, device, tiles=tiles, network=network)
+    predictor = average_views(Path(model), predictor, tiles) if tta else predictor
     split_lookup, skip_bad = SplitLookup([predictor.bundle]), bool(options.get("skip_bad"))
 
     def score(
@@ -109,6 +117,19 @@ def evaluate(
         for line in [*lines, *describe_few(len(scores["per_picture"]), split)]:
             log.report(line)
     return {"part": split or "all", **scores}
+
+
+def average_views(model: Path, predictor: Predictor, tiles: int | None) -> Predictor:
+    """A predictor that averages the probabilities of the model over the views of `find_views`, at model size.
+
+    `predict --tta` averages them at the image's own size, so their scores differ in the third or fourth decimal.
+    """
+    bundle = predictor.bundle
+    kind = _VIEW_KINDS[len(find_views(model, bundle))]
+    if kind == "plain":  # trained without flips, or the network averages its views itself
+        return predictor
+    network = EnsembleNet([bundle.model], kind).eval()
+    return Predictor(replace(bundle, model=network), predictor.device, tiles=tiles)
 
 
 def _describe_unmapped(labels: LabelMap) -> list[str]:
