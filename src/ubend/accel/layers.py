@@ -74,7 +74,7 @@ class _JoiningDecoder(nn.Module):
 
     def forward(self, features: Tensor, skip_features: Tensor) -> Tensor:
         (up,) = self._ups
-        upsampled = F.conv_transpose2d(features, up.weight, None, up.stride, up.padding)
+        upsampled = F.conv_transpose2d(features, up.weight, None, stride=2, padding=1)  # as in `Decoder`
         channels = skip_features.shape[1]
         joined = fused.empty_map(upsampled, channels + upsampled.shape[1])
         joined[:, :channels] = skip_features.detach()
