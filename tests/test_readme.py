@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -113,6 +114,19 @@ def test_painted_masks(place: Path) -> None:
     info = ubend(["ubend", "info", "runs/painted"], place)
     assert "1 cell  mask value #e69f00" in info
     assert "2 contour  mask value #56b4e9" in info
+
+
+def test_contours_from_ids(place: Path) -> None:
+    """The example writes masks of which `ubend data` says the classes."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "objects.md").read_text(encoding="utf-8"), re.S)
+    run([sys.executable, "-c", block], place)
+    words = "ubend data --images cells/images --masks cells/with-contours --values 0=background,1=cell,2=contour"
+    said = ubend([*words.split(), "--out", "with-contours-data"], place)
+    assert "0 -> background, 1 -> cell, 2 -> contour" in said
+    mask = np.array(Image.open(place / "cells" / "with-contours" / "cell_000.png"))
+    ids = np.array(Image.open(place / "cells" / "ids" / "cell_000.png"))
+    assert ((mask == 1) <= (ids > 0)).all()
+    assert 0 < (mask == 2).sum() < (mask == 1).sum()
 
 
 def test_python(place: Path) -> None:
