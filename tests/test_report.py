@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +36,8 @@ from ubend.portable import i18n
 from ubend.portable.overlay import ERROR_COLORS, NEAR_COLOR, draw_errors
 from ubend.tasks import show
 from ubend.tasks.report import write_report
-from ubend.tasks.report_facts import choose_examples
+from ubend.tasks.report_advice import advise
+from ubend.tasks.report_facts import FindingRow, RunFacts, choose_examples, read_facts
 from ubend.tasks.report_missed import LargestMissed, draw_missed
 
 CHROMIUM = shutil.which("chromium")
@@ -153,6 +155,31 @@ def test_a_class_that_was_hardly_learnt_is_named(run: Path, tmp_path: Path) -> N
         (run / "scores.json").write_text(json.dumps(scores))
         page = check_page(ubend.report(run, out=tmp_path / f"{mean}.html", device="cpu"))
         assert ("Hardly learnt (Dice below 0.1): foreground;" in page.text) is (mean < 0.1)
+
+
+def test_what_to_do_next_follows_from_the_run(run: Path) -> None:
+    facts = read_facts(run)
+    epochs = len(facts.history)
+    assert epochs > 1
+
+    def says(text: str, changed: RunFacts) -> bool:
+        return any(text in line for line in advise(changed))
+
+    def keep(epoch: int) -> RunFacts:
+        return replace(facts, summary=replace(facts.summary, kept_epoch=epoch))
+
+    assert says(f"`--epochs {2 * epochs}`", keep(epochs))
+    assert not says("`--epochs", keep(1))
+    assert says("longer training will hardly help", keep(1))
+    assert says("`--effort best`", facts)
+    assert not says("`--effort best`", replace(facts, settings=facts.settings.replace('"normal"', '"best"')))
+    assert not says("were reduced to", replace(facts, summary=replace(facts.summary, size_px=40)))
+    small = replace(facts, summary=replace(facts.summary, size_px=16))
+    assert says(
+        "Images of about 44 px were reduced to 16 px; where thin parts or outlines matter, try `--size 32`", small
+    )
+    found = FindingRow("warning", "", "", "", "", "")
+    assert says("found 2 errors and warnings", replace(facts, findings=(found, found, replace(found, grade="note"))))
 
 
 def test_it_speaks_vietnamese(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

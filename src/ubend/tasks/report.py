@@ -23,6 +23,7 @@ from ubend.io.images import load_image, resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.layouts.pairs import Pair
 from ubend.portable.overlay import Color, overlay_mask
+from ubend.tasks.report_advice import advise
 from ubend.tasks.report_facts import RunFacts, choose_examples, different_settings, read_facts
 from ubend.tasks.report_figures import Example, Figure
 from ubend.tasks.report_missed import LargestMissed, draw_missed
@@ -40,6 +41,7 @@ class Page:
         title: of the page.
         runs: one run, or those that are compared.
         comparison: of several runs.
+        advice: what to do next, of one run.
         examples: (heading, images); `missing` is the reason if there are none.
         missed: thumbnails of missed objects.
         legend: (name, colour as #rrggbb) of classes and errors.
@@ -51,6 +53,7 @@ class Page:
     title: str
     runs: Sequence[RunFacts]
     comparison: Comparison | None = None
+    advice: Sequence[str] = ()
     examples: Sequence[tuple[str, Sequence[Example]]] = ()
     missed: Sequence[Example] = ()
     missing: str = ""
@@ -93,7 +96,7 @@ def write_report(
 
 def _describe_run(path: Path, open_model: Callable[[], Predictor]) -> Page:
     facts = read_facts(path)
-    page = Page(_("Report of {run}").format(run=facts.name), [facts])
+    page = Page(_("Report of {run}").format(run=facts.name), [facts], advice=advise(facts))
     headings = {"worst": _("The worst images"), "typical": _("Typical images"), "best": _("The best images")}
     chosen = {headings[kind]: names for kind, names in choose_examples(facts.image_dice).items() if names}
     examples_of = dict[str, list[Figure]]()
@@ -163,11 +166,12 @@ def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
         predictors = {name: load(path, device) for name, path in zip(facts, paths, strict=True)}
         examples = []
         for pair in comparison.pairs:
+            caption = _("{name}: Dice {a:.3f} ({run_a}) and {b:.3f} ({run_b})")
             for better, images in ((pair.a, pair.better_by_a), (pair.b, pair.better_by_b)):
                 changed = {image.name: image for image in images[:_CHANGED]}
                 drawn = _draw_examples(read[0], {name: predictors[name] for name in (pair.a, pair.b)}, changed)
                 panels = [
-                    Example(_("{name}: Dice {a:.3f} and {b:.3f}").format(**vars(changed[name])), figures)
+                    Example(caption.format(run_a=pair.a, run_b=pair.b, **vars(changed[name])), figures)
                     for name, figures in drawn
                 ]
                 if panels:

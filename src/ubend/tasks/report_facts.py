@@ -42,6 +42,7 @@ from ubend.training.run_folder import RunFolder
 
 _CONFUSIONS = 12  # number of confusions that are listed, the largest first
 _UNLEARNT_DICE = 0.1  # a class with a lower mean Dice is named as hardly learnt
+_FIRST_DECIMAL, _SECOND_DECIMAL = 0.05, 0.005  # half the width of an interval that makes this decimal uncertain
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class RunFacts:
         seed_lines: scores of several seeds; empty without `train.seeds`.
         calibration: `bins` of the scores; None: not available or not meaningful for this model.
         expected_error: expected calibration error; None: unknown.
-        history: rows of metrics.jsonl, for curves.
+        history: rows of metrics.jsonl, for curves; `validation`: a sentence on the epoch that was kept.
         splits, split_lines: how the images were split, and leaks between splits.
         missed: the missed objects; None: unknown, or no objects.
         findings: of the quick checks of the data; None: not recorded.
@@ -161,6 +162,7 @@ class RunFacts:
     calibration: Sequence[Mapping[str, float | None]] | None
     expected_error: float | None
     history: Sequence[Mapping[str, Any]]
+    validation: str
     splits: tuple[SplitRow, ...]
     split_lines: tuple[str, ...]
     missed: MissedFacts | None
@@ -219,6 +221,7 @@ def read_facts(path: Path) -> RunFacts:
             calibration=bins if error is not None else None,
             expected_error=error,
             history=history,
+            validation=_describe_validation(summary, history),
             splits=splits,
             split_lines=split_lines,
             missed=read_missed(scores.data),
@@ -286,6 +289,19 @@ def _read_logs(
     times = [(name, sum(float(row[key]) for row in timing)) for key, name in phases.items()]
     history = run.metrics if run.metrics.exists() else runs[0].metrics
     return read(history), tuple((name, rough_duration(seconds)) for name, seconds in times if timing)
+
+
+def _describe_validation(summary: RunSummary, history: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence on the validation Dice of the weights that were kept; empty if it is unknown."""
+    kept = [row["val_dice"] for row in history if row["epoch"] == summary.kept_epoch]
+    if not kept:
+        return ""
+    line = _(
+        "The weights of epoch {epoch} were kept. Their Dice on the validation images, at model size: {dice}. The "
+        "scores above are of other images, so they may be higher or lower."
+    )
+    shown = ", ".join(f"{name} {_figure(value)}" for name, value in kept[0].items())
+    return line.format(epoch=summary.kept_epoch, dice=shown)
 
 
 def _read_findings(run: RunFolder) -> tuple[tuple[FindingRow, ...] | None, tuple[str, ...]]:
@@ -422,8 +438,8 @@ def _describe_leaks(rows: Sequence[tuple[Pair, list[str]]], scores: Scores) -> l
         if groups:
             return [_("Leaks: none; no scored image, and no other image of its group, is in another split.")]
         line = _(
-            "Leaks: no scored image is in another split. Groups are unknown: if images of one patient, video or site "
-            "are in several splits, the scores are optimistic."
+            "Exact copies: no scored image is also in another split. Groups are unknown: if images of one patient, "
+            "video or site are in several splits, the scores are optimistic."
         )
         return [line]
     line = ngettext(
@@ -497,21 +513,27 @@ def _sentences(
             "validation images; there are no test images, so the scores are those of the validation images and "
             "optimistic."
         )
-    third = _("On {count} images at native size, the mean Dice of {row} is {dice} (95% interval).")
+    third = _("On {count} images at native size, the mean Dice of {row} with its 95% interval is {dice}.")
     if row in ("mean", "mean_foreground"):
-        third = _("On {count} images at native size, the mean Dice over all classes is {dice} (95% interval).")
+        third = _("On {count} images at native size, the mean Dice over all classes with its 95% interval is {dice}.")
     if row == "mean_foreground":
         third = _(
-            "On {count} images at native size, the mean Dice over all classes except the background is {dice} (95% "
-            "interval)."
+            "On {count} images at native size, the mean Dice over all classes except the background, with its 95% "
+            "interval, is {dice}."
         )
     fourth = _("In {bad} of {count} images the Dice is below 0.5; the worst are shown below.")
-    class_dice = _class_dice(dice, labels)
+    interval, class_dice = dice[row], _class_dice(dice, labels)
+    if interval is not None and interval["low"] is not None and not interval["rough"]:
+        half = (interval["high"] - interval["low"]) / 2
+        if half >= _FIRST_DECIMAL:
+            third += " " + _("So even its first decimal is uncertain.")
+        elif half >= _SECOND_DECIMAL:
+            third += " " + _("So its second decimal is uncertain.")
     if len(class_dice) > 1:
         worst = min(class_dice, key=class_dice.__getitem__)
         figures |= {"worst": worst, "worst_dice": show_mean(dice[worst])}
         fourth += " " + _("The class with the lowest Dice is {worst}: {worst_dice}.")
-    if unlearnt := [name for name, value in class_dice.items() if value < _UNLEARNT_DICE]:
+    if unlearnt := find_unlearnt(scores, labels):
         figures |= {"unlearnt": ", ".join(unlearnt), "limit": _UNLEARNT_DICE}
         fourth += " " + _("Hardly learnt (Dice below {limit}): {unlearnt}; train longer, or on more images of them.")
     fifth = _("A training with another seed would give different scores; the intervals do not include this variation.")
@@ -524,6 +546,12 @@ def _sentences(
         figures |= {"error": f"{expected_error:.3f}"}
         fifth = _("Its probabilities are off by {error} on average (expected calibration error).") + " " + fifth
     return tuple(line.format(**figures) for line in (first, second, third, fourth, fifth))
+
+
+def find_unlearnt(scores: Scores, labels: LabelMap) -> list[str]:
+    """The classes with a mean Dice below `_UNLEARNT_DICE`."""
+    dice = _class_dice(scores.data["intervals"]["dice"], labels)
+    return [name for name, value in dice.items() if value < _UNLEARNT_DICE]
 
 
 def _class_dice(dice: Mapping[str, Any], labels: LabelMap) -> dict[str, float]:
