@@ -256,7 +256,7 @@ def note_lines(comparison: Comparison) -> list[str]:
 def verdict_line(pair: ModelPair, margin: float) -> str:
     """The difference of two models and the verdict."""
     line, difference = (
-        _("{a} compared with {b}: {difference}, p = {p:.3f}: {verdict}"),
+        _("{a} compared with {b}: Dice {difference}, p = {p:.3f}: {verdict}"),
         show_interval(pair.difference, "+"),
     )
     return line.format(a=pair.a, b=pair.b, difference=difference, p=pair.p, verdict=_describe_verdict(pair, margin))
