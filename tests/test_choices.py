@@ -172,7 +172,7 @@ def test_loss_is_chosen_aloud(share: float, shown: str) -> None:
     plan = chosen(foreground={"nerve": 0.4, "polyp": share})
     line = next(choice.line() for choice in plan.choices if choice.key == "train.loss")
     assert line.startswith("train.loss = logdice+ce: ")
-    assert f"polyp, has {shown} of the pixels" in line
+    assert f"polyp, has {shown} of the training pixels" in line
     assert plan.train.class_weights is None
     assert chosen("tutorial").train.loss == "ce"
 
@@ -216,7 +216,9 @@ def test_window_at_native_size(device: str, size_hw: tuple[int, int], window: in
         ("cuda", 4, 40, 611, 131),
         ("cuda", 4, 4000, 4000, 20),
         ("cuda", 5000, 40, 5000, 16),
-        ("cpu", 4, 4000, 800, 20),
+        ("cpu", 4, 4000, 800, 35),
+        ("cpu", 4, 4, 245, 65),
+        ("cpu", 20_000, 4, 20_000, 10),
     ],
 )
 def test_epoch_at_native_size(device: str, images: int, megapixels: int, windows: int, epochs: int) -> None:

@@ -196,6 +196,7 @@ def _measure(y: Tensor, layer: nn.BatchNorm2d, kernels: Any) -> Tensor:
 
 
 def empty_map(like: Tensor, channels: int) -> Tensor:
+    """An uninitialised (N, channels, H, W) channels-last tensor, with the other sizes and the dtype of `like`."""
     n, _c, height, width = like.shape
     return torch.empty(
         (n, channels, height, width), dtype=like.dtype, device=like.device, memory_format=torch.channels_last

@@ -136,7 +136,12 @@ class MainGroup(Group):
 
 
 def show_in_one_line(error: click.ClickException) -> click.ClickException:
-    """The same error; when it is shown, it is one line like all errors, where click prints the usage above it."""
+    """The same error; when it is shown, it is one line like all errors, where click prints the usage above it.
+
+    A command that was given nothing still answers with its help.
+    """
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error
 
     def show(file: IO[Any] | None = None) -> None:
         message = " ".join(error.format_message().split())
