@@ -89,8 +89,9 @@ class Browser:
         self._session = session
         self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
         for _turn in range(50 * _PATIENCE_S):
-            if saved := [path for path in {*folder.iterdir()} - before if path.suffix != ".crdownload"]:
-                return saved[0]
+            new = {*folder.iterdir()} - before
+            if new and all(path.suffix != ".crdownload" and path.stat().st_size for path in new):  # none is unfinished
+                return new.pop()
             time.sleep(0.02)
         raise AssertionError("nothing was saved")
 

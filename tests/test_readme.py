@@ -120,10 +120,10 @@ def test_contours_from_ids(place: Path) -> None:
     """The example writes masks of which `ubend data` says the classes."""
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "objects.md").read_text(encoding="utf-8"), re.S)
     run([sys.executable, "-c", block], place)
-    words = "ubend data --images cells/images --masks cells/with-contours --values 0=background,1=cell,2=contour"
+    words = "ubend data --images cells/images --masks with-contours --values 0=background,1=cell,2=contour"
     said = ubend([*words.split(), "--out", "with-contours-data"], place)
     assert "0 -> background, 1 -> cell, 2 -> contour" in said
-    mask = np.array(Image.open(place / "cells" / "with-contours" / "cell_000.png"))
+    mask = np.array(Image.open(place / "with-contours" / "cell_000.png"))
     ids = np.array(Image.open(place / "cells" / "ids" / "cell_000.png"))
     assert ((mask == 1) <= (ids > 0)).all()
     assert 0 < (mask == 2).sum() < (mask == 1).sum()

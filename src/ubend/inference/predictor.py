@@ -134,9 +134,7 @@ class Predictor:
         if tiles:  # networks without padding need no blending, and so no overlap
             self.tiling = Tiling(tiles, 0.0 if net.margin else overlap, net.input_multiple, net.margin, net.edge_px)
         network = self.model.forward_tiles if tiles else self.model
-        self._network = accelerate_inference(
-            partial(_forward_autocast, network, self.precision), self.model, self.precision
-        )
+        self._network = accelerate_inference(partial(_autocast, network, self.precision), self.model, self.precision)
         self._batch_pixels = TILE_BATCH_PIXELS[self.device.type != "cpu"] if tiles else _BATCH_PIXELS
 
     def __repr__(self) -> str:
@@ -173,7 +171,7 @@ class Predictor:
         def make(logits: Tensor) -> list[Tensor]:
             return [class_index(logits[0]), *([self._softmax(logits)[0]] if probabilities else [])]
 
-        for part, (mask, *prob) in fetch(self.run([source]), make):
+        for part, (mask, *prob) in collect(self.run([source]), make):
             yield part.rows, MaskResult(mask, prob[0] if prob else None)
 
     def _softmax(self, logits: Tensor) -> Tensor:
@@ -200,7 +198,7 @@ class Predictor:
         def make(native: Tensor) -> list[Tensor]:
             return [self._softmax(native) if probabilities else class_index(native.movedim(1, 0))]
 
-        for part, (made,) in fetch(self.run(sources()), make):
+        for part, (made,) in collect(self.run(sources()), make):
             for index, rows in zip(part.image_indices, made, strict=True):
                 if index not in started:
                     started[index] = np.empty((*rows.shape[:-2], *part.native_hw), rows.dtype)
@@ -361,7 +359,7 @@ class Predictor:
                 yield Logits(image_indices, native_hw, slice(0, native_hw[0]), values[..., :h, :w])
 
 
-def fetch(
+def collect(
     results: Iterable[Logits], make: Callable[[Tensor], Sequence[Tensor]]
 ) -> Iterator[tuple[Logits, list[NDArray[Any]]]]:
     """Yield each result, with `make` of its (n, C, rows, W) native-size logits as arrays in main memory.
@@ -406,7 +404,7 @@ def fetch(
         yield wait()
 
 
-def _forward_autocast(network: Callable[[Tensor], Tensor], precision: torch.dtype, images: Tensor) -> Tensor:
+def _autocast(network: Callable[[Tensor], Tensor], precision: torch.dtype, images: Tensor) -> Tensor:
     """(N, C, h, w) float32 logits of images on their device."""
     with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
         logits = network(images.float().contiguous(memory_format=torch.channels_last))

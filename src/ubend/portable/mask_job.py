@@ -90,6 +90,7 @@ class MaskImageJob(ImageJob):
             return header
 
     def files(self, index: int) -> list[Path]:
+        """The mask, the probabilities with `prob`, and the overlay unless the image is predicted by rows."""
         tiff, name = self._tiffs[index], self.paths[index].stem
         mask = self.out / f"{name}{'.tif' if tiff.by_rows or tiff.georeference else '.png'}"
         beside = [] if self._prob is None else [prob_path(mask, self._prob)]
