@@ -37,7 +37,10 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
 @option("--seed", type=int, help=later("Random seed  [0]"))
 @option("--device", help=later("cuda, cuda:1, mps or cpu  [the fastest here]"))
 @option(
-    "--gpus", type=click.IntRange(1, 64), metavar="N", help=later("Number of GPUs of this computer to train on  [1]")
+    "--gpus",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help=later("Number of GPUs of this computer to train on; with --device cpu, of processes  [1]"),
 )
 @option("--deterministic", is_flag=True, default=None, help=later("Bitwise reproducible training on a GPU; slower."))
 @option(
