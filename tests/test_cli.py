@@ -507,7 +507,7 @@ def test_help_has_one_notation_for_defaults() -> None:
     """Those that click knows, and those that are stated in the help because they are found later."""
     shown = " ".join(ubend("fit", "--help").stdout.split())
     assert "Random seed. [default: 0]" in shown
-    assert "Number of GPUs of this computer to train on; with --device cpu, of processes. [default: 1; 1<=x<=64]" in shown
+    assert "train on; with --device cpu, of processes. [default: 1; 1<=x<=64]" in shown
     assert "Channels of the images: 1 (grey), 3 (colour) or more. [default: as stored]" in shown
     assert "Number of images. [default: 8; x>=1]" in " ".join(ubend("preview", "--help").stdout.split())
 
