@@ -13,7 +13,7 @@ from ubend.cli import folders, models, training
 from ubend.cli import objects as object_commands
 from ubend.cli.extensions import find_extensions, load_extension
 from ubend.cli.prediction import predict
-from ubend.core.click_i18n import MainGroup, Option, show_in_one_line
+from ubend.core.click_i18n import MainGroup, Option, shorten
 from ubend.core.errors import FilesError, SettingError, UbendError, reason
 from ubend.core.i18n import _, later
 from ubend.core.terminal import echo
@@ -88,7 +88,9 @@ class _Group(MainGroup):
             exit_at_once(code)
             ctx.exit(code)
         except click.NoSuchOption as error:
-            raise show_in_one_line(_name_setting(error)) from None
+            raise shorten(_name_setting(error)) from None
+        except click.UsageError as error:
+            raise shorten(error) from None
         except (click.exceptions.Exit, click.ClickException, BrokenPipeError):  # handled by click
             raise
         except OSError as error:

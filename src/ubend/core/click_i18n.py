@@ -99,8 +99,11 @@ class MainGroup(Group):
             sys.exit(2)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        with _shown_plainly():
-            return super().make_context(*args, **extra)
+        try:
+            with _shown_plainly():
+                return super().make_context(*args, **extra)
+        except click.UsageError as error:
+            raise shorten(error) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         with _shown_plainly():
@@ -135,30 +138,27 @@ class MainGroup(Group):
         return super().parse_args(ctx, rest)
 
 
-def show_in_one_line(error: click.ClickException) -> click.ClickException:
-    """The same error; when it is shown, it is one line like all errors, where click prints the usage above it.
+class OneLineError(click.UsageError):
+    """An error in the command line as one line, like all errors, where click prints the usage above it."""
 
-    A command that was given nothing still answers with its help.
-    """
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        return error
-
-    def show(file: IO[Any] | None = None) -> None:
-        message = " ".join(error.format_message().split())
-        context = error.ctx if isinstance(error, click.UsageError) else None
-        if context is None:
-            echo(_("error: {message}").format(message=message), err=True)
+    def show(self, file: IO[Any] | None = None) -> None:
+        if self.ctx is None:
+            echo(_("error: {message}").format(message=self.message), err=True)
         else:
             line = _("error: {message}; see {command} --help")
-            echo(line.format(message=message.rstrip("."), command=context.command_path), err=True)
+            echo(line.format(message=self.message.rstrip("."), command=self.ctx.command_path), err=True)
 
-    error.show = show  # type: ignore[method-assign]
-    return error
+
+def shorten(error: click.UsageError) -> click.UsageError:
+    """The error as one line; a command that was given nothing still answers with its help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error
+    return OneLineError(" ".join(error.format_message().split()), error.ctx)
 
 
 @contextmanager
 def _shown_plainly() -> Iterator[None]:
-    """A context that escapes control characters in click's errors, which quote the command line, and shortens them.
+    """A context that escapes control characters in click's errors, which quote the command line.
 
     Also translates number types in them, which click leaves in English.
     """
@@ -169,7 +169,6 @@ def _shown_plainly() -> Iterator[None]:
         before, kind_found, after = error.message.rpartition(kind) if kind in NUMBER_TYPES else ("", "", error.message)
         error.message = f"{before}{now(kind_found) if kind_found else ''}{after}"  # type: ignore[misc]
         error.message = printable(error.message)  # type: ignore[misc]
-        show_in_one_line(error)
         raise
 
 
