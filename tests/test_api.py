@@ -25,7 +25,7 @@ from support.refusal import raises
 from support.training import Listener
 from ubend.cli.app import main
 from ubend.core.errors import OutputError
-from ubend.evaluation.report import PerClass, Scores
+from ubend.evaluation.score_tables import PerClass, Scores
 from ubend.io.images import read_image
 from ubend.tasks import evaluate as evaluate_task
 

@@ -17,7 +17,7 @@ from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.evaluation.comparison import compare_scores, read_scores
 from ubend.evaluation.intervals import compare_means, holm
-from ubend.evaluation.report import Scores
+from ubend.evaluation.score_tables import Scores
 
 CLASSES = ("background", "cell", "edge")
 

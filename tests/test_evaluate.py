@@ -21,7 +21,7 @@ from support.refusal import raises
 from ubend.core.errors import DataError, PairError
 from ubend.core.progress import Reporter
 from ubend.dataset.store import read_class_map
-from ubend.evaluation.report import score_lines
+from ubend.evaluation.score_tables import score_lines
 from ubend.evaluation.scores import evaluate_pairs
 from ubend.inference.ensemble import load
 from ubend.inference.predictor import Logits, Predictor

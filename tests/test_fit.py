@@ -15,7 +15,7 @@ import ubend
 from support.discs import make_discs
 from support.refusal import raises
 from ubend.core.errors import OutputError, PairError, SettingError
-from ubend.evaluation.report import warn_one_class
+from ubend.evaluation.score_tables import warn_one_class
 from ubend.tasks import fit as fit_task
 from ubend.tasks.user_settings import parse_skips
 from ubend.training import build, transfer

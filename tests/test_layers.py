@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "ubend"
 TORCH_FREE = ["portable", "core", "io", "labels", "layouts", "metrics", "drawing", "instances", "cli"]
 TORCH_FREE_MODULES = [
     "api",
-    "evaluation.report",
+    "evaluation.score_tables",
     "tasks.options",
     "tasks.reading",
     "dataset.scan",

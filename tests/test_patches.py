@@ -25,7 +25,7 @@ from ubend.dataset.foreground import Foreground
 from ubend.dataset.rectangles import Rectangles, find_rectangles, read_rectangles
 from ubend.dataset.sources import FixedCrops, RandomCrops, share_crops
 from ubend.dataset.store import Store
-from ubend.evaluation.report import score_lines
+from ubend.evaluation.score_tables import score_lines
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import Sizing
 from ubend.metrics.overlap import dice_from_confusion

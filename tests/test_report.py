@@ -27,7 +27,7 @@ from ubend.cli.app import main
 from ubend.core.errors import OutputError, SettingError
 from ubend.doctor.finding import read_findings
 from ubend.drawing.pages import render_page
-from ubend.evaluation.report import show_mean
+from ubend.evaluation.score_tables import show_mean
 from ubend.inference.predictor import load
 from ubend.labels.class_table import make_label_map
 from ubend.labels.mask_files import FileMask

@@ -15,7 +15,7 @@ from typing import Any
 
 import ubend
 from ubend import api
-from ubend.evaluation import comparison, intervals, report
+from ubend.evaluation import comparison, intervals, score_tables
 from ubend.portable import pixel_size
 from ubend.tasks import reading
 
@@ -33,10 +33,10 @@ SECTIONS: dict[str, list[Any]] = {
     "Results": [
         ubend.FitResult,
         ubend.Scores,
-        report.SizeScores,
-        report.Averages,
-        report.PerClass,
-        report.ImageScores,
+        score_tables.SizeScores,
+        score_tables.Averages,
+        score_tables.PerClass,
+        score_tables.ImageScores,
         ubend.Comparison,
         comparison.ModelPair,
         comparison.ChangedImage,

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ubend.core.errors import UbendError as UbendError
     from ubend.core.progress import Reporter as Reporter
     from ubend.evaluation.comparison import Comparison as Comparison
-    from ubend.evaluation.report import Scores as Scores
+    from ubend.evaluation.score_tables import Scores as Scores
     from ubend.inference.ensemble import Ensemble as Ensemble
     from ubend.inference.ensemble import load as load
     from ubend.inference.prediction import Prediction as Prediction
@@ -67,7 +67,7 @@ _HOMES = {
     "Prediction": "ubend.inference.prediction",
     "Predictor": "ubend.inference.predictor",
     "Reporter": "ubend.core.progress",
-    "Scores": "ubend.evaluation.report",
+    "Scores": "ubend.evaluation.score_tables",
     "SettingError": "ubend.core.errors",
     "TrainingError": "ubend.core.errors",
     "UNet": "ubend.models.unet",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ubend.core.settings import Effort, LossKind, Recipe, TrackerName
     from ubend.dataset.arrays import Arrays
     from ubend.evaluation.comparison import Comparison
-    from ubend.evaluation.report import Scores
+    from ubend.evaluation.score_tables import Scores
     from ubend.exporting.targets import Precision, Target
     from ubend.layouts.pairs import SplitName
     from ubend.portable.conditions import Conditions
@@ -286,7 +286,7 @@ def evaluate(
         SettingError: there is no such device, or `tiles` is negative.
     """
     from ubend.core.files import refuse_existing, write_json
-    from ubend.evaluation.report import Scores
+    from ubend.evaluation.score_tables import Scores
     from ubend.tasks.evaluate import evaluate as run_evaluate
 
     refuse_existing([] if out is None else [Path(out)])
@@ -809,7 +809,7 @@ def _reporter(reporter: "Reporter | None") -> "Reporter":
 
 def _report_one_class(scores: "Scores | None", reporter: "Reporter | None") -> None:
     """The warning that the command prints below the scores."""
-    from ubend.evaluation.report import warn_one_class
+    from ubend.evaluation.score_tables import warn_one_class
 
     if scores is not None and (warning := warn_one_class(scores.data)):
         _reporter(reporter).report(warning)

@@ -62,7 +62,7 @@ def baseline(method: str | None, folder: Path | None, **flags: Any) -> None:
             echo(f"{name:<14}{describe_method(name)}")
         return
     prepare_command(False)
-    from ubend.evaluation.report import score_lines
+    from ubend.evaluation.score_tables import score_lines
     from ubend_lessons.baselines.run import run_baseline
 
     with make_reporter() as reporter:

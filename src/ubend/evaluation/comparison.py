@@ -28,7 +28,7 @@ from ubend.evaluation.intervals import (
     explain_rough,
     mean_intervals,
 )
-from ubend.evaluation.report import Scores
+from ubend.evaluation.score_tables import Scores
 from ubend.labels.class_table import background_class
 from ubend.metrics.summary import mean_defined
 from ubend.training.run_folder import RunFolder

@@ -20,7 +20,7 @@ from ubend.core.errors import DataError, PairError
 from ubend.core.i18n import _
 from ubend.dataset.store import ignore_invalid, read_class_map
 from ubend.evaluation.intervals import mean_intervals
-from ubend.evaluation.report import DISTANCES
+from ubend.evaluation.score_tables import DISTANCES
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits, too_large
 from ubend.io.images import resize_mask

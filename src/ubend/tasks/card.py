@@ -13,7 +13,7 @@ import yaml
 from ubend.core.errors import SettingError
 from ubend.core.files import model_path, refuse_existing, write_text
 from ubend.core.i18n import _, ngettext
-from ubend.evaluation.report import main_row, row_name
+from ubend.evaluation.score_tables import main_row, row_name
 from ubend.labels.class_table import background_class
 from ubend.models.model_file import Bundle, load_bundle
 from ubend.tasks.report_facts import RunFacts, read_facts

@@ -7,7 +7,7 @@ from ubend.core.files import refuse_existing, write_json
 from ubend.core.i18n import _
 from ubend.evaluation.comparison import Comparison, compare_scores, read_scores
 from ubend.evaluation.intervals import MARGIN
-from ubend.evaluation.report import Scores
+from ubend.evaluation.score_tables import Scores
 
 
 def compare(

@@ -18,7 +18,7 @@ from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, change_settings, dump_toml
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.object_widths import describe_narrow
-from ubend.doctor.report import report_quick_checks
+from ubend.doctor.finding_text import report_quick_checks
 from ubend.evaluation.caveats import describe_few
 from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import format_values

@@ -7,7 +7,7 @@ from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.core.settings import NO_ENCODER
 from ubend.dataset.sample import draw_sample
-from ubend.evaluation.report import score_lines
+from ubend.evaluation.score_tables import score_lines
 from ubend.tasks.fit import fit
 from ubend.tasks.predict import predict_paths
 from ubend.tasks.show import draw_predictions, draw_samples

@@ -13,8 +13,8 @@ from ubend.core.settings import Settings
 from ubend.doctor.accepted import FILE_NAME, accept, accepted_path, leave_out_accepted, read_accepted
 from ubend.doctor.checks import QUICK, THOROUGH, run_checks
 from ubend.doctor.finding import Finding, count_grades, sort_findings, write_findings
+from ubend.doctor.finding_text import describe_counts, describe_findings
 from ubend.doctor.reading import inspect_folder
-from ubend.doctor.report import describe_counts, describe_findings
 from ubend.tasks.data import report_dataset
 from ubend.tasks.doctor_fix import Examination, refuse_unfit, write_repaired
 from ubend.tasks.doctor_page import write_page

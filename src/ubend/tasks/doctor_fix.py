@@ -18,9 +18,9 @@ from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, change_settings
 from ubend.dataset.dataset import find_folder
 from ubend.doctor.finding import Finding
+from ubend.doctor.finding_text import describe_counts
 from ubend.doctor.inspection import Inspection
 from ubend.doctor.repairs import VALUE_CHECKS, Change, RepairContext, plan_repairs
-from ubend.doctor.report import describe_counts
 from ubend.doctor.values import find_known_values, given_values
 from ubend.layouts.folder import finds_pairs_by_name
 from ubend.layouts.pairs import Folder

@@ -8,8 +8,8 @@ import numpy as np
 
 from ubend.core.files import write_text
 from ubend.doctor.finding import Finding
+from ubend.doctor.finding_text import describe_counts, describe_evidence, name_check, name_files, name_grade
 from ubend.doctor.inspection import Inspection, shrink, to_bytes
-from ubend.doctor.report import describe_counts, describe_evidence, name_check, name_files, name_grade
 from ubend.drawing.encoding import image_uri
 from ubend.drawing.pages import render_page
 

@@ -43,10 +43,10 @@ from ubend.dataset.border_weights import describe_objects
 from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.dataset.prepare import TrainData, prepare
 from ubend.doctor.finding import Finding, write_findings
-from ubend.doctor.report import report_quick_checks
+from ubend.doctor.finding_text import report_quick_checks
 from ubend.drawing.curves import draw_curves
 from ubend.evaluation.caveats import describe_few
-from ubend.evaluation.report import Scores
+from ubend.evaluation.score_tables import Scores
 from ubend.evaluation.scores import DecodedImage, evaluate_pairs, identify_images
 from ubend.inference.predictor import Predictor
 from ubend.models.encoders import download_weights, is_pretrained, pretrained_normalisation

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ubend.evaluation.report import Scores
+from ubend.evaluation.score_tables import Scores
 from ubend.inference.predictor import Predictor, load
 
 

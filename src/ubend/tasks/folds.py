@@ -27,7 +27,7 @@ from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, change_settings
 from ubend.dataset.dataset import Dataset
 from ubend.evaluation.group_scores import score_groups
-from ubend.evaluation.report import Scores
+from ubend.evaluation.score_tables import Scores
 from ubend.evaluation.scores import evaluate_pairs, identify_images
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits, Predictor

@@ -18,7 +18,7 @@ from ubend.portable.tile_options import DEFAULT_OVERLAP, parse_tiles
 
 if TYPE_CHECKING:
     from ubend.core.progress import Reporter
-    from ubend.evaluation.report import Scores
+    from ubend.evaluation.score_tables import Scores
     from ubend.portable.conditions import Conditions
 
 PATH = click.Path(path_type=Path)
@@ -192,7 +192,7 @@ def make_reporter() -> "Reporter":
 
 def print_scores(scores: Mapping[str, Any]) -> None:
     """Print scores, and a warning if nearly all pixels are predicted as one class."""
-    from ubend.evaluation.report import score_lines, warn_one_class
+    from ubend.evaluation.score_tables import score_lines, warn_one_class
 
     for line in score_lines(scores):
         echo(line)

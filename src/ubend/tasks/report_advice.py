@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ubend.core.errors import UbendError
 from ubend.core.i18n import _, ngettext
-from ubend.evaluation.report import main_row
+from ubend.evaluation.score_tables import main_row
 from ubend.portable.decode import read_header
 from ubend.tasks.report_facts import RunFacts, find_unlearnt
 

@@ -18,11 +18,11 @@ from ubend.core.files import read_text
 from ubend.core.i18n import _, ngettext
 from ubend.core.progress import rough_duration
 from ubend.doctor.finding import read_findings
-from ubend.doctor.report import describe_evidence, limit_findings, name_check, name_files, name_grade
+from ubend.doctor.finding_text import describe_evidence, limit_findings, name_check, name_files, name_grade
 from ubend.evaluation.caveats import some_names
 from ubend.evaluation.comparison import read_scores, show_interval
 from ubend.evaluation.intervals import mean_intervals
-from ubend.evaluation.report import (
+from ubend.evaluation.score_tables import (
     DISTANCES,
     Scores,
     main_row,

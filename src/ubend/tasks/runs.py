@@ -14,7 +14,7 @@ from typing import Any
 from ubend.core.errors import OutputError, UbendError, reason
 from ubend.core.files import read_text
 from ubend.core.i18n import _
-from ubend.evaluation.report import show_mean
+from ubend.evaluation.score_tables import show_mean
 from ubend.labels.class_table import background_class
 from ubend.training.run_folder import RunFolder
 

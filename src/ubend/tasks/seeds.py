@@ -23,7 +23,7 @@ from ubend.core.plan import Plan
 from ubend.core.progress import Reporter
 from ubend.core.settings import Settings, change_settings
 from ubend.dataset.dataset import Dataset
-from ubend.evaluation.report import Scores, main_row
+from ubend.evaluation.score_tables import Scores, main_row
 from ubend.models.model_file import load_bundle, save_bundle
 from ubend.tasks import fit as one
 from ubend.tasks.fit_result import FitResult
