@@ -9,10 +9,13 @@ from ubend.core.settings import read_config
 from ubend.inference.prediction import Prediction
 from ubend.inference.predictor import Predictor
 from ubend.inference.predictor import load as load_one
+from ubend.models.ensemble_net import ViewKind
 from ubend.models.model_file import Bundle
 from ubend.portable.ensemble import PLAIN, Member, View, average, choose_views, refuse_unlike
 from ubend.portable.input_checks import Image
 from ubend.training.run_folder import RunFolder
+
+_VIEW_KINDS: dict[int, ViewKind] = {1: "plain", 2: "mirror", 8: "square"}  # by the number of views
 
 
 class Ensemble:
@@ -82,6 +85,11 @@ def find_views(model: Path, bundle: Bundle) -> Sequence[View]:
     if not bundle.flips or bundle.model.averages_views:
         return PLAIN
     return choose_views(bundle.orientation or _read_orientation(model))
+
+
+def shared_views(models: Iterable[tuple[Path, Bundle]]) -> ViewKind:
+    """The views of `find_views` that all models share, for an `EnsembleNet`; of two kinds one contains the other."""
+    return _VIEW_KINDS[min(len(find_views(path, bundle)) for path, bundle in models)]
 
 
 def _read_orientation(model: Path) -> str | None:

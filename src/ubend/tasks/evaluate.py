@@ -25,22 +25,20 @@ from ubend.evaluation.caveats import (
     some_names,
 )
 from ubend.evaluation.scores import evaluate_pairs, identify_images
-from ubend.inference.ensemble import find_views
+from ubend.inference.ensemble import shared_views
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import LoadedImage
 from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import format_values
 from ubend.labels.mask_files import mask_from_text
 from ubend.layouts.pairs import Folder, Pair, SplitName
-from ubend.models.ensemble_net import EnsembleNet, ViewKind
+from ubend.models.ensemble_net import EnsembleNet
 from ubend.portable.extremes import ExtremeValues
 from ubend.portable.input_checks import take_pixels
 from ubend.portable.raster import Header
 from ubend.portable.tiling import TileSource
 from ubend.tasks.user_settings import read_user_settings
 from ubend.training.run_folder import RunFolder
-
-_VIEW_KINDS: dict[int, ViewKind] = {1: "plain", 2: "mirror", 8: "square"}  # by the number of views
 
 
 def evaluate(
@@ -125,10 +123,10 @@ def average_views(model: Path, predictor: Predictor, tiles: int | None) -> Predi
     `predict --tta` averages them at the image's own size, so their scores differ in the third or fourth decimal.
     """
     bundle = predictor.bundle
-    kind = _VIEW_KINDS[len(find_views(model, bundle))]
-    if kind == "plain":  # trained without flips, or the network averages its views itself
+    views = shared_views([(model, bundle)])
+    if views == "plain":  # trained without flips, or the network averages its views itself
         return predictor
-    network = EnsembleNet([bundle.model], kind).eval()
+    network = EnsembleNet([bundle.model], views).eval()
     return Predictor(replace(bundle, model=network), predictor.device, tiles=tiles)
 
 

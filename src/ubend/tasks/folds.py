@@ -29,6 +29,7 @@ from ubend.dataset.dataset import Dataset
 from ubend.evaluation.group_scores import score_groups
 from ubend.evaluation.score_tables import Scores
 from ubend.evaluation.scores import evaluate_pairs, identify_images
+from ubend.inference.ensemble import shared_views
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits, Predictor
 from ubend.labels.class_table import background_class
@@ -105,9 +106,10 @@ class Folds:
     def finish(self, reporter: Reporter) -> FitResult:
         """Combine all models in one file, and score it."""
         path = self.run.path
-        members = [load_bundle(sub.run.model_path) for sub in self.sub_runs()]
+        models = [(sub.run.model_path, load_bundle(sub.run.model_path)) for sub in self.sub_runs()]
+        members = [bundle for _path, bundle in models]
         best = self.plan.train.effort == "best"
-        views = _views(members) if best else "plain"
+        views = shared_views(models) if best else "plain"
         alone = [replace(bundle, model=EnsembleNet([bundle.model], views).eval()) for bundle in members]
         held_out = self.held_out()
         reporter.report(
@@ -163,13 +165,6 @@ def _mean_line(scores: dict[str, Any]) -> str:
         "background"
     )
     return line.format(dice=float("nan") if dice is None else dice)
-
-
-def _views(members: Sequence[Bundle]) -> ViewKind:
-    """The mirror images and rotations with which all of the models were trained."""
-    if not all(bundle.flips for bundle in members):
-        return "plain"
-    return "square" if all(bundle.orientation == "free" for bundle in members) else "mirror"
 
 
 class _OutOfFold:
