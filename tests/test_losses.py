@@ -51,14 +51,14 @@ def naive_dice(logits: np.ndarray, target: np.ndarray) -> tuple[float, int]:
 @pytest.mark.parametrize("classes", [2, 3, 7])
 def test_against_references(seed: int, classes: int) -> None:
     logits, target = draw(seed, classes=classes)
-    sums, counts = BOTH.sum(logits, target), BOTH.count(target, classes)
+    loss_sums, counts = BOTH.sum(logits, target), BOTH.count(target, classes)
     expected = F.cross_entropy(logits, target.long(), ignore_index=IGNORED)
-    assert float(sums.cross_entropy / counts.pixels) == pytest.approx(float(expected), rel=1e-5)
+    assert float(loss_sums.cross_entropy / counts.pixels) == pytest.approx(float(expected), rel=1e-5)
     dice, regions = naive_dice(logits.numpy(), target.numpy())
     assert float(counts.dice_terms) == regions
     assert float(counts.pixels) == int((target != IGNORED).sum())
-    assert float(sums.dice) == pytest.approx(dice, rel=1e-5, abs=1e-6)
-    whole = BOTH.mean(sums, counts)
+    assert float(loss_sums.dice) == pytest.approx(dice, rel=1e-5, abs=1e-6)
+    whole = BOTH.mean(loss_sums, counts)
     assert float(whole) == pytest.approx(float(expected) + dice / regions, rel=1e-5)
     plain = PLAIN.mean(PLAIN.sum(logits, target), PLAIN.count(target, classes))
     assert float(plain) == pytest.approx(float(expected), rel=1e-5)
@@ -137,11 +137,11 @@ def test_focal_against_its_formula(weights: tuple[float, ...] | None) -> None:
             total += -w[c] * (1 - p) ** 2 * np.log(p)
             scale += w[c]
     loss = Loss("dice+focal", None if weights is None else torch.tensor(weights))
-    sums, counts = loss.sum(logits, target), loss.count(target, 4)
-    assert float(sums.cross_entropy / counts.pixels) == pytest.approx(total / scale, rel=1e-5)
-    assert float(sums.dice) == float(BOTH.sum(logits, target).dice)
-    assert float(loss.mean(sums, counts)) == pytest.approx(
-        total / scale + float(sums.dice / counts.dice_terms), rel=1e-5
+    loss_sums, counts = loss.sum(logits, target), loss.count(target, 4)
+    assert float(loss_sums.cross_entropy / counts.pixels) == pytest.approx(total / scale, rel=1e-5)
+    assert float(loss_sums.dice) == float(BOTH.sum(logits, target).dice)
+    assert float(loss.mean(loss_sums, counts)) == pytest.approx(
+        total / scale + float(loss_sums.dice / counts.dice_terms), rel=1e-5
     )
 
 
@@ -205,10 +205,10 @@ def test_bounds(seed: int, scale: float, classes: int, ignored: float) -> None:
     """Cross entropy is not negative, 1 - Dice lies in 0..1, and both stay finite for large logits."""
     logits, target = draw(seed, classes=classes, ignored=ignored)
     logits = (scale * logits).requires_grad_()
-    sums, counts = BOTH.sum(logits, target), BOTH.count(target, classes)
-    assert float(sums.cross_entropy.detach()) >= 0
-    assert -1e-5 <= float(sums.dice.detach()) <= float(counts.dice_terms) + 1e-5
-    BOTH.mean(sums, counts).backward()
+    loss_sums, counts = BOTH.sum(logits, target), BOTH.count(target, classes)
+    assert float(loss_sums.cross_entropy.detach()) >= 0
+    assert -1e-5 <= float(loss_sums.dice.detach()) <= float(counts.dice_terms) + 1e-5
+    BOTH.mean(loss_sums, counts).backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
 
@@ -227,10 +227,10 @@ def test_low_precision_logits_are_summed_in_float32() -> None:
     """A large image's count and sum are beyond what bfloat16 can hold."""
     logits = torch.zeros(1, 2, 300, 300, dtype=torch.bfloat16)
     target = torch.zeros(1, 300, 300, dtype=torch.uint8)
-    sums, counts = BOTH.sum(logits, target), BOTH.count(target, 2)
-    assert sums.cross_entropy.dtype is torch.float32
+    loss_sums, counts = BOTH.sum(logits, target), BOTH.count(target, 2)
+    assert loss_sums.cross_entropy.dtype is torch.float32
     assert float(counts.pixels) == 90_000
-    assert float(sums.cross_entropy / counts.pixels) == pytest.approx(np.log(2), rel=1e-6)
+    assert float(loss_sums.cross_entropy / counts.pixels) == pytest.approx(np.log(2), rel=1e-6)
 
 
 def test_loss_of_nothing_is_zero() -> None:

@@ -218,7 +218,7 @@ def test_loss_with_pixel_weights() -> None:
     target[0, 0, :2] = 255
     balance = torch.tensor([0.5, 1.0, 2.0, 0.0])
     loss = Loss("ce-sum", balance)
-    sums, counts = loss.sum(logits, target, more), loss.count(target, 4, more)
+    loss_sums, counts = loss.sum(logits, target, more), loss.count(target, 4, more)
     slow = weight = 0.0
     for n, y, x in itertools.product(range(3), range(6), range(5)):
         label = int(target[n, y, x])
@@ -226,17 +226,17 @@ def test_loss_with_pixel_weights() -> None:
             own = float(balance[label] + more[n, y, x])
             slow -= own * float(logits[n, :, y, x].log_softmax(dim=0)[label])
             weight += own
-    assert float(loss.of_step(sums, counts)) == pytest.approx(slow, rel=1e-5)
+    assert float(loss.of_step(loss_sums, counts)) == pytest.approx(slow, rel=1e-5)
     assert float(counts.pixels) == pytest.approx(weight, rel=1e-5)
-    assert float(loss.mean(sums, counts)) == pytest.approx(slow / weight, rel=1e-5)
+    assert float(loss.mean(loss_sums, counts)) == pytest.approx(slow / weight, rel=1e-5)
     parts = [Loss("ce-sum").sum(*part) for part in zip(logits.split(1), target.split(1), more.split(1), strict=True)]
     whole = Loss("ce-sum").sum(logits, target, more)
     assert float(sum(part.cross_entropy for part in parts)) == pytest.approx(float(whole.cross_entropy), rel=1e-5)
 
     plain = Loss("ce-sum")
-    sums, counts = plain.sum(logits, target), plain.count(target, 4)
-    mean = Loss("ce").of_step(sums, counts)
-    assert float(plain.of_step(sums, counts)) == pytest.approx(float(mean) * (3 * 6 * 5 - 2), rel=1e-5)
+    loss_sums, counts = plain.sum(logits, target), plain.count(target, 4)
+    mean = Loss("ce").of_step(loss_sums, counts)
+    assert float(plain.of_step(loss_sums, counts)) == pytest.approx(float(mean) * (3 * 6 * 5 - 2), rel=1e-5)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])

@@ -93,8 +93,8 @@ class TrainingState:
         model: being trained.
         ema: the EMA of the weights; the model itself if there is no EMA.
         optimizer: with its moments.
-        sums: (4,) float64 on the device: cross entropy, pixels, Dice loss and Dice terms of an epoch, summed; see
-            `LossSums` and `LossCounts`.
+        sums: (4,) float64 (float32 on MPS) on the device, of the steps of this epoch so far: cross entropy, pixels,
+            Dice loss, Dice terms; see `LossSums` and `LossCounts`.
         best: the weights of the best epoch, by name; undefined before the first validation. They and the copies of
             the statistics are allocated in advance, so that memory runs out in the first step, not after an epoch.
     """

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ubend.dataset.batches import Batch
 from ubend.training.distributed import ProcessGroup, explain_lost_peers
 from ubend.training.loop import PlainRuntime, Training, forward_backward, join_sums, seed_random_layers
+from ubend.training.losses import LossSums
 
 
 class DistributedRuntime(PlainRuntime):
@@ -32,9 +33,9 @@ class DistributedRuntime(PlainRuntime):
         seed_random_layers(training, step * processes.count + processes.rank)
         counts = training.loss.count(batch.target, len(training.class_names), batch.pixel_weights)
         processes.sum_tensors(counts)
-        sums = forward_backward(training, batch, counts)
-        sum_step(processes, training.state.model, sums, self._reduction.take())
-        return join_sums(sums, counts)
+        loss_sums = forward_backward(training, batch, counts)
+        sum_step(processes, training.state.model, loss_sums, self._reduction.take())
+        return join_sums(loss_sums, counts)
 
 
 class OverlappedReduction:
@@ -81,8 +82,8 @@ class OverlappedReduction:
                 work.wait()
 
 
-def sum_step(processes: ProcessGroup, model: nn.Module, sums: Tensor, done: Set[int]) -> None:
-    """Sum gradients and `sums` over the ranks after a step's backward pass.
+def sum_step(processes: ProcessGroup, model: nn.Module, loss_sums: LossSums, done: Set[int]) -> None:
+    """Sum gradients and the loss over the ranks after a step's backward pass.
 
     In the same message, batch norm's running statistics are replaced by their mean over the ranks, so that they are
     equal on all ranks whenever a state is saved. The variance between the ranks' means is not included, as it is not
@@ -103,4 +104,4 @@ def sum_step(processes: ProcessGroup, model: nn.Module, sums: Tensor, done: Set[
     if statistics:  # some networks have no batch norm
         torch._foreach_div_(statistics, processes.count)
     gradients = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in done]
-    processes.sum_tensors([*gradients, *statistics, sums])
+    processes.sum_tensors([*gradients, *statistics, *loss_sums])

@@ -83,23 +83,24 @@ class Training:
         return autocast(self.state.sums.device, self.plan)
 
 
-def forward_backward(training: Training, batch: Batch, counts: LossCounts) -> Tensor:
+def forward_backward(training: Training, batch: Batch, counts: LossCounts) -> LossSums:
     """Forward and backward pass of a batch: adds its gradients to the parameters' `grad`, changes no weights.
 
     Args:
         counts: the normalisers of the batch's loss.
     Returns:
-        (2,) float64 (float32 on MPS): the loss sums of the batch, cross entropy and the Dice term.
+        The loss sums of the batch, float64 (float32 on MPS).
     """
     training.state.model.train()
-    total = training.state.sums.new_zeros(2)
+    cross_entropy, dice = training.state.sums.new_zeros(2)
     for micro_batch in batch.split(training.micro_batch):
         with training.autocast():
             logits = training.forward(micro_batch.image)
-        sums = training.loss.sum(logits, micro_batch.target, micro_batch.pixel_weights)
-        training.loss.of_step(sums, counts).backward()  # type: ignore[no-untyped-call]
-        total += torch.stack(sums).detach()
-    return total
+        loss_sums = training.loss.sum(logits, micro_batch.target, micro_batch.pixel_weights)
+        training.loss.of_step(loss_sums, counts).backward()  # type: ignore[no-untyped-call]
+        cross_entropy += loss_sums.cross_entropy.detach()
+        dice += loss_sums.dice.detach()
+    return LossSums(cross_entropy, dice)
 
 
 class Runtime(ABC):
@@ -123,11 +124,11 @@ class Runtime(ABC):
 
     @abstractmethod
     def gradients(self, step: int, batch: Batch) -> Tensor:
-        """Compute a batch's gradients into the parameters' `grad`; returns its (4,) sums, see `TrainingState.sums`."""
+        """Compute a batch's gradients into the parameters' `grad`; returns its (4,) sums, see `join_sums`."""
 
     @abstractmethod
     def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """(4,) sums, see `TrainingState.sums`, and (n, C, C) confusion matrices of these validation items."""
+        """(4,) sums, see `join_sums`, and (n, C, C) confusion matrices of these validation items."""
 
     def training_step(self, step: int) -> None:
         """A whole step: batch, gradients, update of weights and EMA; the host does not wait for the device."""
@@ -158,9 +159,9 @@ class PlainRuntime(Runtime):
         image, target = training.validation.take(items)
         with training.autocast():
             logits = training.forward_ema(image.float())
-        sums, counts = training.loss.sum(logits, target), training.loss.count(target, classes)
+        loss_sums, counts = training.loss.sum(logits, target), training.loss.count(target, classes)
         index = logits.argmax(dim=1).to(torch.uint8)
-        return join_sums(torch.stack(sums), counts), count_confusion_batch(index, target, classes)
+        return join_sums(loss_sums, counts), count_confusion_batch(index, target, classes)
 
 
 def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> None:
@@ -267,13 +268,14 @@ def _by_name(training: Training, dice: NDArray[np.float64]) -> dict[str, float |
     return dict(zip(training.class_names, values, strict=True))
 
 
-def join_sums(sums: Tensor, counts: LossCounts) -> Tensor:
-    """(2,) loss sums and their counts -> (4,) as in `TrainingState.sums`."""
-    return torch.stack([sums[0], counts.pixels.to(sums.dtype), sums[1], counts.dice_terms.to(sums.dtype)])
+def join_sums(loss_sums: LossSums, counts: LossCounts) -> Tensor:
+    """Loss sums and their counts as one (4,) tensor, called `sums`, in the order of `TrainingState.sums`."""
+    (cross_entropy, dice), dtype = loss_sums, loss_sums.dice.dtype
+    return torch.stack([cross_entropy, counts.pixels.to(dtype), dice, counts.dice_terms.to(dtype)])
 
 
 def mean_loss(training: Training, sums: Tensor) -> float:
-    """Mean loss of these sums; waits for the device."""
+    """Mean loss of (4,) sums, see `join_sums`; waits for the device."""
     cross_entropy, pixels, dice, dice_terms = sums.cpu()
     return float(training.loss.mean(LossSums(cross_entropy, dice), LossCounts(pixels, dice_terms)))
 

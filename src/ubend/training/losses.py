@@ -108,14 +108,14 @@ class Loss:
         dice_loss = -dice.clamp_min(MIN_DICE).log() if self.kind == "logdice+ce" else 1.0 - dice
         return LossSums(cross_entropy, torch.where(true_area > 0, dice_loss, 0.0).sum())
 
-    def mean(self, sums: LossSums, counts: LossCounts) -> Tensor:
+    def mean(self, loss_sums: LossSums, counts: LossCounts) -> Tensor:
         """Scalar: the mean loss, sums divided by counts; a term whose count is 0 is 0."""
-        loss = sums.cross_entropy / torch.where(counts.pixels > 0, counts.pixels, 1.0)
-        return loss if self.kind in ("ce", "ce-sum") else loss + sums.dice / counts.dice_terms.clamp_min(1)
+        loss = loss_sums.cross_entropy / torch.where(counts.pixels > 0, counts.pixels, 1.0)
+        return loss if self.kind in ("ce", "ce-sum") else loss + loss_sums.dice / counts.dice_terms.clamp_min(1)
 
-    def of_step(self, sums: LossSums, counts: LossCounts) -> Tensor:
+    def of_step(self, loss_sums: LossSums, counts: LossCounts) -> Tensor:
         """Scalar: the loss that a step optimises. The mean; for `ce-sum` the sum (its mean is only reported)."""
-        return sums.cross_entropy if self.kind == "ce-sum" else self.mean(sums, counts)
+        return loss_sums.cross_entropy if self.kind == "ce-sum" else self.mean(loss_sums, counts)
 
 
 def sum_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ class LimitedMemoryRuntime(Runtime):
                 continue
             pieces.append(measured)
             items = items[len(part) :]
-        sums, confusions = zip(*pieces, strict=True)
-        return torch.stack(sums).sum(dim=0), torch.cat(confusions)
+        sums_of_pieces, confusions = zip(*pieces, strict=True)
+        return torch.stack(sums_of_pieces).sum(dim=0), torch.cat(confusions)
 
     def _halve_micro_batch(self) -> None:
         training, before = self.training, self.training.micro_batch
