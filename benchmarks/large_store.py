@@ -19,7 +19,7 @@ import torch
 
 from timing import make_parser, make_ready, print_facts, read_facts, summarise, write_report
 from ubend.core.plan import AugmentPlan
-from ubend.dataset.batches import TrainingBatches
+from ubend.dataset.batches import Augmentation, BatchOrder, TrainingBatches
 from ubend.dataset.sources import WholeImages
 from ubend.dataset.store import THUMBNAIL_PX, Store, _check_sums, _digest, _read_times
 from ubend.models.unet import UNet
@@ -76,7 +76,8 @@ def main(words: Sequence[str]) -> None:
         size = sum(os.path.getsize(store.folder / name) for name in ("images.bin", "masks.bin"))
         images = WholeImages(store, np.arange(len(store)), device, budget_bytes=2**30)
         settings = AugmentPlan(kind="warp", orientation="free", rotation_deg=180.0)
-        batches = TrainingBatches(images, settings, 0, 16, (128, 128), (np.zeros(3), np.full(3, 255.0)))
+        augmentation = Augmentation(settings, (128, 128), (np.zeros(3), np.full(3, 255.0)))
+        batches = TrainingBatches(images, BatchOrder(0, 16), augmentation)
         model = UNet(3, 2, width=8).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         loss = Loss("dice+ce")

@@ -12,7 +12,7 @@ from PIL import Image
 from support.discs import open_folder, read_store
 from ubend.core.counter_rng import shuffled_item
 from ubend.core.settings import AugmentSettings
-from ubend.dataset.batches import Batch, TrainingBatches
+from ubend.dataset.batches import Augmentation, Batch, BatchOrder, TrainingBatches
 from ubend.dataset.rectangles import Rectangles
 from ubend.dataset.sources import WholeImages
 from ubend.dataset.store import Store
@@ -51,7 +51,8 @@ def make(store: Store, kind: str, resident: bool = True, batch: int = 3, seed: i
     images = WholeImages(store, NUMBERS, CPU, 2**30 if resident else 0)
     assert images.resident == resident
     window = images.canvas_hw if KINDS[kind].kind != "warp" else (32, 32)
-    return TrainingBatches(images, KINDS[kind], seed, batch, window, (np.zeros(3), np.full(3, 255.0)))
+    augmentation = Augmentation(KINDS[kind], window, (np.zeros(3), np.full(3, 255.0)))
+    return TrainingBatches(images, BatchOrder(seed, batch), augmentation)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -185,9 +186,9 @@ def test_deep_images(tmp_path: Path, dtype: Any) -> None:
     store = open_folder(tmp_path, tmp_path / "cache", Sizing(16, False, 1))
     assert store.dtype == dtype
     ends = (np.zeros(1), np.full(1, 60_000.0))
-    drawn = []
+    augmentation, drawn = Augmentation(KINDS["warp"], (16, 16), ends), []
     for room in (2**30, 0):
         images = WholeImages(store, np.arange(4), CPU, room)
-        drawn.append(TrainingBatches(images, KINDS["warp"], 0, 4, (16, 16), ends).sample(3))
+        drawn.append(TrainingBatches(images, BatchOrder(0, 4), augmentation).sample(3))
     assert same(*drawn)
     assert drawn[0].image.max() > 30_000

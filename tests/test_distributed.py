@@ -22,7 +22,7 @@ from support.refusal import check, raises, refused_once
 from support.training import Listener, make_runtime
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings
-from ubend.dataset.batches import TrainingBatches
+from ubend.dataset.batches import Augmentation, BatchOrder, TrainingBatches
 from ubend.dataset.sources import WholeImages
 from ubend.io.images import Sizing
 from ubend.labels.class_table import IGNORED
@@ -102,7 +102,8 @@ def test_ranks_draw_the_batch_of_one(kind: str, resident: bool, discs: Path, tmp
     def draw(shard: tuple[int, int], step: int) -> tuple[Tensor, Tensor]:
         images = WholeImages(store, np.arange(20), torch.device("cpu"), 2**30 if resident else 0)
         ends = np.zeros(3), np.full(3, 255.0)
-        batches = TrainingBatches(images, settings, 0, 6, images.canvas_hw, ends, shard=shard)
+        augmentation = Augmentation(settings, images.canvas_hw, ends)
+        batches = TrainingBatches(images, BatchOrder(0, 6, shard), augmentation)
         assert batches.batch_per_process == 6 // shard[1]
         batch = batches.sample(step)
         return batch.image, batch.target

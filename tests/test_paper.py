@@ -21,7 +21,7 @@ from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, TrainSettings, make_settings
 from ubend.dataset.augment import ELASTIC_POINTS, DeviceWarpParams, elastic_basis, sample_warps, warp
-from ubend.dataset.batches import TrainingBatches
+from ubend.dataset.batches import Augmentation, BatchOrder, TrainingBatches
 from ubend.dataset.border_weights import border_weights
 from ubend.dataset.sample import draw_sample
 from ubend.dataset.sources import WholeImages
@@ -286,13 +286,14 @@ def test_weights_go_through_the_warp(kind: Literal["warp", "none"], folder: Path
     settings = AugmentSettings(kind=kind, orientation="free", rotation_deg=90, elastic_px=5, elastic_grid=3, **plain)
     more = read_store(store, images.image_indices, (64, 64))[0][..., 0].astype(np.float16)
     limits = np.zeros(3), np.full(3, 255.0)
-    batches = TrainingBatches(images, settings, 0, 4, (64, 64), limits, pixel_weights=more)
+    order, augmentation = BatchOrder(0, 4), Augmentation(settings, (64, 64), limits)
+    batches = TrainingBatches(images, order, augmentation, pixel_weights=more)
     assert batches.weighs_pixels
     for step in (0, 7):
         batch = batches.sample(step)
         assert batch.pixel_weights is not None
         torch.testing.assert_close(batch.pixel_weights, batch.image[:, 0], rtol=0, atol=1e-3)
-    assert TrainingBatches(images, settings, 0, 4, (64, 64), limits).sample(0).pixel_weights is None
+    assert TrainingBatches(images, order, augmentation).sample(0).pixel_weights is None
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from support.training import Listener, contents, make_runtime, press_twice
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, make_settings
 from ubend.dataset.augment import DeviceWarpParams, WarpParams, sample_warps, warp
-from ubend.dataset.batches import Batch, TrainingBatches
+from ubend.dataset.batches import Augmentation, Batch, BatchOrder, TrainingBatches
 from ubend.dataset.foreground import Foreground
 from ubend.dataset.rectangles import Rectangles, find_rectangles, read_rectangles
 from ubend.dataset.sources import FixedCrops, RandomCrops, share_crops
@@ -75,7 +75,8 @@ def make(
 ) -> TrainingBatches:
     patches = RandomCrops(store, np.arange(len(store)), CPU, windows, (32, 32), WARP)
     foreground = Foreground(patches.mask, len(patches), (1,), share, 3) if share else None
-    return TrainingBatches(patches, WARP, 3, batch, (32, 32), (np.zeros(3), np.full(3, 255.0)), foreground, shard)
+    augmentation = Augmentation(WARP, (32, 32), (np.zeros(3), np.full(3, 255.0)))
+    return TrainingBatches(patches, BatchOrder(3, batch, shard), augmentation, foreground=foreground)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -329,7 +330,7 @@ def test_a_set_of_deep_images(tmp_path: Path) -> None:
     store = open_folder(tmp_path, tmp_path / "cache", Sizing(None, True, 1))
     patches = RandomCrops(store, np.arange(4), CPU, 20, (32, 32), WARP)
     ends = (np.zeros(1), np.full(1, 60_000.0))
-    batch = TrainingBatches(patches, WARP, 0, 4, (32, 32), ends).sample(3)
+    batch = TrainingBatches(patches, BatchOrder(0, 4), Augmentation(WARP, (32, 32), ends)).sample(3)
     assert batch.image.shape == (4, 1, 32, 32)
     assert batch.image.isfinite().all()
     assert batch.image.max() > 30_000

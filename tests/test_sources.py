@@ -13,7 +13,7 @@ from PIL import Image
 from support import ROOT
 from support.discs import open_folder, read_store
 from ubend.core.settings import AugmentSettings
-from ubend.dataset.batches import TrainingBatches
+from ubend.dataset.batches import Augmentation, BatchOrder, TrainingBatches
 from ubend.dataset.sources import FixedCrops, ItemSource, RandomCrops, WholeImages
 from ubend.dataset.store import Store
 from ubend.io.images import Sizing
@@ -104,12 +104,16 @@ def test_read_ahead(source: ItemSource) -> None:
 def test_shown_sums_to_the_items_of_an_epoch(source: ItemSource) -> None:
     ends = np.zeros(3), np.full(3, 255.0)
     assert (source.repeats >= 1).all()
-    assert TrainingBatches(source, WARP, 0, 2, (16, 16), ends).items_per_epoch == source.repeats.sum()
+    assert (
+        TrainingBatches(source, BatchOrder(0, 2), Augmentation(WARP, (16, 16), ends)).items_per_epoch
+        == source.repeats.sum()
+    )
 
 
 def test_batches_of_every_kind(source: ItemSource) -> None:
     """A training is given any of them."""
-    batch = TrainingBatches(source, WARP, 0, 2, (16, 16), (np.zeros(3), np.full(3, 255.0))).sample(1)
+    augmentation = Augmentation(WARP, (16, 16), (np.zeros(3), np.full(3, 255.0)))
+    batch = TrainingBatches(source, BatchOrder(0, 2), augmentation).sample(1)
     assert (batch.image.shape, batch.image.dtype) == ((2, 3, 16, 16), torch.float32)
     assert (batch.target.shape, batch.target.dtype) == ((2, 16, 16), torch.uint8)
 

@@ -19,7 +19,7 @@ from ubend.core.i18n import _
 from ubend.core.plan import AugmentPlan
 from ubend.core.settings import Settings, known_keys, make_settings
 from ubend.dataset.augment import FROZEN_COPIES
-from ubend.dataset.batches import TrainingBatches
+from ubend.dataset.batches import Augmentation, BatchOrder, TrainingBatches
 from ubend.dataset.sources import WholeImages
 from ubend.dataset.store import Store
 from ubend.drawing.panels import draw_grid, show_image
@@ -214,7 +214,8 @@ def _draw(store: Store, settings: AugmentPlan, seed: int, count: int) -> tuple[N
     """The first batch of a training on this single image: (count, H, W, C) images and (count, H, W) masks."""
     images = WholeImages(store, np.array([0]), torch.device("cpu"), _ROOM_BYTES)
     window = (int(store.shapes_hw[0, 0]), int(store.shapes_hw[0, 1]))
-    batch = TrainingBatches(images, settings, seed, count, window, _value_range(store)).sample(0)
+    augmentation = Augmentation(settings, window, _value_range(store))
+    batch = TrainingBatches(images, BatchOrder(seed, count), augmentation).sample(0)
     return batch.image.permute(0, 2, 3, 1).numpy(), batch.target.numpy()
 
 

@@ -59,22 +59,58 @@ class Batch:
         return map(Batch, images, torch.split(self.target, size), pixel_weights)
 
 
+@dataclass(frozen=True)
+class BatchOrder:
+    """Which positions of the endless sequence a step reads, and how the sequence is shuffled.
+
+    Attributes:
+        seed: of the run.
+        batch: images per step, of all processes together.
+        shard: (rank, number of processes): selects this process's share of each batch; the number must divide `batch`.
+    """
+
+    seed: int
+    batch: int
+    shard: tuple[int, int] = (0, 1)
+
+    @property
+    def batch_per_process(self) -> int:
+        """Images per step of this process."""
+        return self.batch // self.shard[1]
+
+    def positions(self, step: int) -> NDArray[np.int64]:
+        """(B,) the positions of this process's images of a step."""
+        first = step * self.batch + self.shard[0] * self.batch_per_process
+        return first + np.arange(self.batch_per_process, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How stored images become training images.
+
+    Attributes:
+        settings: what is varied, and how much.
+        crop_hw: (H, W) of a training image.
+        value_range: (low, high), each (C,), of the channels.
+        augment: `ubend.dataset.augment.augment`, or a faster function with the same arguments.
+    """
+
+    settings: AugmentPlan
+    crop_hw: tuple[int, int]
+    value_range: tuple[NDArray[np.float64], NDArray[np.float64]]
+    augment: Augment = augment
+
+
 class TrainingBatches:
     """The batches of a training; `sample(step)` works for any step, and is fastest in order.
 
     Args:
         source: the training split; an epoch shows each item `source.repeats` times.
-        settings: of the augmentation.
-        seed: of the run.
-        batch: images per step, of all processes together.
-        crop_hw: (H, W) of a training image.
-        value_range: (low, high), each (C,), of the channels.
         foreground: places a fraction of the crops on objects; None: crops are placed at random.
-        shard: (rank, number of processes): selects this process's share of each batch; the number must divide `batch`.
         pixel_weights: (images, H, W), added to the class weights, on the images' canvas; None: zero.
-        augment: `augment`, or a faster function with the same arguments.
     Attributes:
         batch_per_process: images per step of this process.
+        crop_hw: (H, W) of a training image.
         items_per_epoch: images or crops of an epoch, copies included.
         weighs_pixels: whether batches have weights for single pixels.
         waited_s: total time spent waiting for images to be read, s.
@@ -83,29 +119,26 @@ class TrainingBatches:
     def __init__(
         self,
         source: ItemSource,
-        settings: AugmentPlan,
-        seed: int,
-        batch: int,
-        crop_hw: tuple[int, int],
-        value_range: tuple[NDArray[np.float64], NDArray[np.float64]],
+        order: BatchOrder,
+        augmentation: Augmentation,
+        *,
         foreground: Foreground | None = None,
-        shard: tuple[int, int] = (0, 1),
         pixel_weights: NDArray[np.float16] | None = None,
-        augment: Augment = augment,
     ) -> None:
-        self.source, self.settings, self.seed = source, settings, seed
-        self.batch_per_process, self._batch = batch // shard[1], batch
-        self._offset = shard[0] * self.batch_per_process
-        self.crop_hw, self._foreground = crop_hw, foreground
-        self._pixel_weights, self.weighs_pixels, self._augment = pixel_weights, pixel_weights is not None, augment
-        self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
+        self.source, self._foreground = source, foreground
+        self._order, self.seed, self.batch_per_process = order, order.seed, order.batch_per_process
+        self.settings, self.crop_hw, self._augment = augmentation.settings, augmentation.crop_hw, augmentation.augment
+        self._pixel_weights, self.weighs_pixels = pixel_weights, pixel_weights is not None
+        self.copies = FROZEN_COPIES if self.settings.kind == "frozen" else 1
         self._ends = np.cumsum(source.repeats * self.copies)
         self.items_per_epoch = int(self._ends[-1])
         device = source.device
         channels = source.store.channels
-        low, high = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in value_range)
+        low, high = (
+            torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in augmentation.value_range
+        )
         self._range = low, high
-        self._noise = torch.from_numpy(noise_field(seed, channels)).to(device)
+        self._noise = torch.from_numpy(noise_field(self.seed, channels)).to(device)
         self._counting = torch.arange(self.batch_per_process, dtype=torch.int32, device=device)
         self._prefetched: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
         self._sampled: dict[int, tuple[NDArray[np.float32], Rectangles]] = {}  # of steps being read
@@ -186,7 +219,7 @@ class TrainingBatches:
         Positions are those of the endless sequence, slots those of the epoch (0..`items_per_epoch` - 1) in shuffled
         order, and items those of `source`, which may have several slots.
         """
-        positions = step * self._batch + self._offset + np.arange(self.batch_per_process, dtype=np.int64)
+        positions = self._order.positions(step)
         slots = shuffled_item(self.seed, self.items_per_epoch, positions)
         return slots, positions, np.searchsorted(self._ends, slots, side="right")
 

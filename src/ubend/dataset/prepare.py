@@ -11,7 +11,7 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.plan import Plan
 from ubend.dataset.augment import Augment, augment
-from ubend.dataset.batches import TrainingBatches
+from ubend.dataset.batches import Augmentation, BatchOrder, TrainingBatches
 from ubend.dataset.border_weights import border_weights_of
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.foreground import Foreground
@@ -54,15 +54,10 @@ def prepare(
         foreground = Foreground(training.mask, len(training), data.foreground_classes(), share, seed)
     batches = TrainingBatches(
         training,
-        plan.augment,
-        seed,
-        plan.train.batch,
-        crop_hw,
-        data.value_range(),
-        foreground,
-        process,
-        border_weights_of(data, training, plan.train),
-        augment,
+        BatchOrder(seed, plan.train.batch, process),
+        Augmentation(plan.augment, crop_hw, data.value_range(), augment),
+        foreground=foreground,
+        pixel_weights=border_weights_of(data, training, plan.train),
     )
     return TrainData(batches, validation)
 
