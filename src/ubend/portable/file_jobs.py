@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from numpy.typing import NDArray
 
@@ -53,6 +53,7 @@ from .storage import LOCAL, Storage, describe_source
 _log = logging.getLogger(__name__)
 _Inspected = TypeVar("_Inspected")
 _Result = TypeVar("_Result")
+Role = Literal["mask", "prob", "overlay", "shares", "ids", "table", "geojson", "panoptic", "cutout"]  # of an output
 
 
 class FileJob(ABC, Generic[_Inspected]):
@@ -99,8 +100,12 @@ class FileJob(ABC, Generic[_Inspected]):
         """
 
     @abstractmethod
-    def files(self, index: int) -> list[Path]:
+    def outputs(self, index: int) -> dict[Role, Path]:
         """The output files of an input, the main one first."""
+
+    def files(self, index: int) -> list[Path]:
+        """The paths of `outputs`."""
+        return [*self.outputs(index).values()]
 
     def is_done(self, index: int) -> bool:
         """Whether the output files of an input are complete and were made from its current content."""
@@ -384,9 +389,7 @@ def _run_locked(jobs: Sequence[FileJob[Any]], reporter: Reporter, record: Record
     written: list[Path] = []
     if requirements:
         jobs[0].storage.check_space(requirements)
-        for line in describe_tiling(jobs[0].predictor):
-            reporter.report(line)
-        for line in (line for job in jobs for line in job.notes()):
+        for line in [*describe_tiling(jobs[0].predictor), *(line for job in jobs for line in job.notes())]:
             reporter.report(line)
         if record is not None:
             record.write()

@@ -12,7 +12,7 @@ from .class_table import IGNORED, background_class
 from .conditions import AnyMaskPredictor
 from .decode import read_header
 from .describe import describe_masks
-from .file_jobs import FileJob, ImageJob, run_jobs
+from .file_jobs import FileJob, ImageJob, Role, run_jobs
 from .i18n import _, later
 from .images import save_png, write_mask
 from .overlay import overlay_mask, to_rgb
@@ -77,30 +77,30 @@ class MaskImageJob(ImageJob):
         self._shares = ClassShares(self._labels.names, out)
 
     def inspect(self, index: int) -> Header:
-        channels = self.predictor.channels
         with self.storage.fetched(self.paths[index], head=True) as path:
             if not may_be_tiff(path):
                 self._tiffs[index] = _Tiff([], False, False)
                 return self._inspect_file(path)
-            with TiffRowReader(path, channels) as rows_reader:
+            with TiffRowReader(path, self.predictor.channels) as rows_reader:
                 header, georeference = rows_reader.header, rows_reader.georeference
                 self.predictor.refuse_other_kind(path, header)
                 by_rows = rows_reader.is_readable and header.pixels > _LARGE_PIXELS and self.predictor.by_rows
                 self._tiffs[index] = _Tiff(georeference, rows_reader.has_invalid, by_rows)
             return header
 
-    def files(self, index: int) -> list[Path]:
+    def outputs(self, index: int) -> dict[Role, Path]:
         """The mask, the probabilities with `prob`, and the overlay unless the image is predicted by rows."""
         tiff, name = self._tiffs[index], self.paths[index].stem
         mask = self.out / f"{name}{'.tif' if tiff.by_rows or tiff.georeference else '.png'}"
-        beside = [] if self._prob is None else [prob_path(mask, self._prob)]
-        return [mask, *beside] if tiff.by_rows else [mask, *beside, self.out / f"{name}_overlay.png"]
+        prob: dict[Role, Path] = {} if self._prob is None else {"prob": prob_path(mask, self._prob)}
+        overlay: dict[Role, Path] = {} if tiff.by_rows else {"overlay": self.out / f"{name}_overlay.png"}
+        return {"mask": mask, **prob, **overlay}
 
     def is_done(self, index: int) -> bool:
         """Whether the files are complete and current, and the mask is as large as the image."""
         if not super().is_done(index):
             return False
-        mask = self.files(index)[0]
+        mask = self.outputs(index)["mask"]
         if mask.suffix != ".tif":
             return read_header(mask).size_hw == self.usable[index].size_hw
         with TiffRowReader(mask) as rows_reader:
@@ -129,32 +129,29 @@ class MaskImageJob(ImageJob):
 
     def write_one(self, index: int, result: MaskResult, image: NDArray[Any]) -> None:
         """Write the files of an image; the mask last: its presence marks completion."""
-        path, tiff, labels = self.paths[index], self._tiffs[index], self._labels
-        mask, prob = result.mask, result.prob
-        self._shares.count(path, mask)
+        tiff, labels, files, (mask, prob) = self._tiffs[index], self._labels, self.outputs(index), result
+        self._shares.count(self.paths[index], mask)
         overlay = overlay_mask(to_rgb(image), mask, labels.colors, background=background_class(labels.names))
-        target, *beside = self.files(index)
-        save_png(Image.fromarray(overlay), beside[-1])
+        save_png(Image.fromarray(overlay), files["overlay"])
         size_hw = self.usable[index].size_hw
         if prob is not None and self._prob is not None:
-            write_probabilities(beside[0], size_hw, [prob], labels.names, self._prob, tiff.georeference)
+            write_probabilities(files["prob"], size_hw, [prob], labels.names, self._prob, tiff.georeference)
         if tiff.georeference:
             has_invalid = tiff.has_invalid or bool((mask == IGNORED).any())
-            write_tiff_mask(target, size_hw, [mask], labels.colors, tiff.georeference, has_invalid=has_invalid)
+            write_tiff_mask(files["mask"], size_hw, [mask], labels.colors, tiff.georeference, has_invalid=has_invalid)
         else:
-            write_mask(target, mask, labels.colors)
+            write_mask(files["mask"], mask, labels.colors)
 
     def _write_by_rows(self, index: int, reporter: Reporter) -> None:
         """Predict and write an image that is too large for memory, by rows."""
-        path, tiff, labels = self.paths[index], self._tiffs[index], self._labels
-        target, *beside = self.files(index)
+        path, tiff, labels, files = self.paths[index], self._tiffs[index], self._labels, self.outputs(index)
         with TiffRowReader(path, self.predictor.channels) as rows_reader:
             size_hw, georeference = rows_reader.size_hw, tiff.georeference
             reporter.begin(_("predicting {name}, rows").format(name=path.name), size_hw[0])
             results = self._predict_rows(index, rows_reader, reporter)
 
             def write(rows: Iterable[NDArray[np.uint8]]) -> None:
-                write_tiff_mask(target, size_hw, rows, labels.colors, georeference, has_invalid=tiff.has_invalid)
+                write_tiff_mask(files["mask"], size_hw, rows, labels.colors, georeference, has_invalid=tiff.has_invalid)
 
             if self._prob is None:
                 write(result.mask for result in results)
@@ -167,7 +164,7 @@ class MaskImageJob(ImageJob):
                         add_rows(mask)
                         yield prob
 
-                write_probabilities(beside[0], size_hw, take_prob(), labels.names, self._prob, georeference)
+                write_probabilities(files["prob"], size_hw, take_prob(), labels.names, self._prob, georeference)
 
     def _predict_rows(self, index: int, rows_reader: TiffRowReader, reporter: Reporter) -> Iterator[MaskResult]:
         """Masks and probabilities of (h, W) rows, from top to bottom."""
@@ -183,7 +180,8 @@ class MaskImageJob(ImageJob):
 
     def finish(self, indices: Sequence[int], reporter: Reporter) -> None:
         """Write the table of the class shares."""
-        self._shares.write({self.paths[index]: self.files(index)[0] for index in indices}, self.storage, reporter)
+        masks = {self.paths[index]: self.outputs(index)["mask"] for index in indices}
+        self._shares.write(masks, self.storage, reporter)
 
 
 def run_mask_jobs(

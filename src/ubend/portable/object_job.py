@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .class_table import IGNORED
 from .conditions import AnyMaskPredictor
 from .errors import MissingPackageError
-from .file_jobs import ImageJob
+from .file_jobs import ImageJob, Role
 from .files import write_file
 from .i18n import _, later, ngettext
 from .images import save_png
@@ -198,20 +198,19 @@ class ObjectJob(ImageJob):
             )
         return lines
 
-    def files(self, index: int) -> list[Path]:
+    def outputs(self, index: int) -> dict[Role, Path]:
         """Ids, overlay and table; GeoJSON and panoptic PNG if requested."""
         stem = self.paths[index].stem
-        files = [self.out / f"{stem}{end}" for end in ("_ids.tif", "_objects.png", "_objects.csv")]
-        return [*files, *self._export_files(index).values()]
-
-    def _export_files(self, index: int) -> dict[Export, Path]:
-        """The files of the requested exports that each image has its own of."""
-        stem = self.paths[index].stem
-        files: dict[Export, Path] = {
+        files: dict[Role, Path] = {
+            "ids": self.out / f"{stem}_ids.tif",
+            "overlay": self.out / f"{stem}_objects.png",
+            "table": self.out / f"{stem}_objects.csv",
+        }
+        exports: dict[Role, Path] = {
             "geojson": self.out / f"{stem}.geojson",
             "panoptic": self.out / "panoptic" / f"{stem}.png",
         }
-        return {export: path for export, path in files.items() if export in self._exports}
+        return files | {role: path for role, path in exports.items() if role in self._exports}
 
     def make(self, reporter: Reporter) -> None:
         for line in describe_method(self._names, self.method, is_chosen=self._counting.method is None):
@@ -222,9 +221,7 @@ class ObjectJob(ImageJob):
         """Called in threads with the objects, the mask and the pixels of an image, before its files are written."""
 
     def write_one(self, index: int, result: MaskResult, image: NDArray[Any]) -> None:
-        path, spatial, exports = self.paths[index], self._spatial[index], self._exports
-        ids_path, overlay_path, table_path, *_exports = self.files(index)
-        export_files = self._export_files(index)
+        path, spatial, exports, files = self.paths[index], self._spatial[index], self._exports, self.outputs(index)
         objects = separate(result.mask, self._names, self.method, self.min_area)
         self.check_objects(index, objects, result.mask, image)
         valid_px = int((result.mask != IGNORED).sum())
@@ -235,14 +232,14 @@ class ObjectJob(ImageJob):
             kept.instances = describe_instances(objects, outlines, self._names)
         if "geojson" in exports:
             measures = [{key: value for key, value in row.items() if key != "file"} for row in rows]
-            write_geojson(export_files["geojson"], outlines, measures, spatial.transform)
+            write_geojson(files["geojson"], outlines, measures, spatial.transform)
         if "panoptic" in exports:
             kept.segments = describe_panoptic(objects, self._names)
-            write_panoptic(export_files["panoptic"], objects.ids)
-        save_png(draw_objects(to_rgb(image), objects.ids), overlay_path)
-        write_table(table_path, rows, self._channels, [spatial.pixel])
+            write_panoptic(files["panoptic"], objects.ids)
+        save_png(draw_objects(to_rgb(image), objects.ids), files["overlay"])
+        write_table(files["table"], rows, self._channels, [spatial.pixel])
         small = objects.ids.astype(np.uint16) if objects.ids.max(initial=0) < 2**16 else objects.ids
-        _write_ids(ids_path, small, spatial)
+        _write_ids(files["ids"], small, spatial)
         self._kept[index] = kept
 
     def finish(self, indices: Sequence[int], reporter: Reporter) -> None:
@@ -314,7 +311,7 @@ class ObjectJob(ImageJob):
             segments = [
                 {
                     "image_id": index + 1,
-                    "file_name": self.files(index)[-1].name,
+                    "file_name": self.outputs(index)["panoptic"].name,
                     "segments_info": result.segments,
                 }
                 for index, result in kept.items()

@@ -306,16 +306,16 @@ class ClusterImageJob(MaskImageJob):
             kind, message, place, key = row["fatal"]
             raise _FATAL.get(kind, UbendError)(message, path=place, key=key)
         index = row["index"]
-        path, outputs = self.paths[index], self.files(index)
+        path, files = self.paths[index], self.files(index)
         for line in row.get("notes", ()):
             reporter.report(line)
         if row["problems"]:
             self.wrong[index] = [Problem(text, where and Path(where), key) for text, where, key in row["problems"]]
-        elif [*row["outputs"]] != [output.name for output in outputs]:
+        elif [*row["outputs"]] != [file.name for file in files]:
             line = _("{path}: changed while it was read; run the command again")
             self.wrong[index] = [Problem(line.format(path=path), path)]
         else:
-            self.record.add_entry(outputs[0].name, {**row["source"], "outputs": row["outputs"]})
+            self.record.add_entry(files[0].name, {**row["source"], "outputs": row["outputs"]})
             self._shares.add(path, np.array(row["pixels"], np.int64))
             if row["extremes"]:
                 self.extremes.add(path, np.array(row["extremes"]))

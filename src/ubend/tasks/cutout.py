@@ -20,7 +20,7 @@ from ubend.io.images import read_image
 from ubend.labels.class_table import IGNORED, background_class
 from ubend.portable.conditions import Conditions
 from ubend.portable.describe import describe_masks
-from ubend.portable.file_jobs import ImageJob, run_jobs
+from ubend.portable.file_jobs import ImageJob, Role, run_jobs
 from ubend.portable.images import save_png
 from ubend.portable.overlay import Color, to_rgb
 from ubend.portable.postprocess import find_class, split_number
@@ -102,8 +102,8 @@ class _CutoutJob(ImageJob):
         self._weights, self._behind, self._soft_px = how
         self._empty: list[int] = []
 
-    def files(self, index: int) -> list[Path]:
-        return [self.out / f"{self.paths[index].stem}.png"]
+    def outputs(self, index: int) -> dict[Role, Path]:
+        return {"cutout": self.out / f"{self.paths[index].stem}.png"}
 
     def size(self, index: int) -> float:
         return _BYTES_PER_PIXEL * math.prod(self.usable[index].size_hw)
@@ -115,7 +115,7 @@ class _CutoutJob(ImageJob):
         if not alpha.any():
             self._empty.append(index)
         colors = extend_colors(to_rgb(image), alpha)
-        save_png(Image.fromarray(_composite(colors, alpha, self._behind)), self.files(index)[0])
+        save_png(Image.fromarray(_composite(colors, alpha, self._behind)), self.outputs(index)["cutout"])
 
     def finish(self, _indices: Sequence[int], reporter: Reporter) -> None:
         sought = ", ".join(self.predictor.labels.names[index] for index in self._weights)

@@ -13,7 +13,7 @@ from ubend.core.files import DiskRequirement, write_csv
 from ubend.core.i18n import _, later
 from ubend.inference.mask_predictor import MaskPredictor
 from ubend.io.scans import Scan, mask_path, parse_intensity_window, read_scan, require_reader
-from ubend.portable.file_jobs import FileJob
+from ubend.portable.file_jobs import FileJob, Role
 from ubend.portable.reporter import Reporter
 
 _TABLE = "volumes.csv"
@@ -60,8 +60,8 @@ class ScanJob(FileJob[None]):
             raise DataError(_("{path}: no such file").format(path=self.paths[index]), path=self.paths[index])
         require_reader(self.paths[index])
 
-    def files(self, index: int) -> list[Path]:
-        return [mask_path(self.paths[index], self.out)]
+    def outputs(self, index: int) -> dict[Role, Path]:
+        return {"mask": mask_path(self.paths[index], self.out)}
 
     def size(self, index: int) -> float:
         path = self.paths[index]
@@ -75,7 +75,7 @@ class ScanJob(FileJob[None]):
                 is_new = index in self.todo
                 if is_new:
                     self.note_source(index)
-                scan, (target,) = read_scan(self.paths[index]), self.files(index)
+                scan, target = read_scan(self.paths[index]), self.outputs(index)["mask"]
                 for note in scan.notes:
                     reporter.report(note)
                 mask = None if is_new else self._read_before(scan, target)

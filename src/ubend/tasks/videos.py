@@ -12,11 +12,11 @@ from ubend.core.i18n import _, later
 from ubend.io.images import fit_channels
 from ubend.io.video import Video, VideoReader, open_video, written_video
 from ubend.labels.class_table import background_class
-from ubend.portable.file_jobs import FileJob
+from ubend.portable.file_jobs import FileJob, Role
 from ubend.portable.overlay import overlay_mask
 from ubend.portable.reporter import Reporter
 
-_ENDS = ("_mask.mkv", "_overlay.mp4", "_shares.csv")
+_ENDS: dict[Role, str] = {"mask": "_mask.mkv", "overlay": "_overlay.mp4", "shares": "_shares.csv"}
 
 
 class VideoJob(FileJob[Video]):
@@ -43,8 +43,8 @@ class VideoJob(FileJob[Video]):
     def inspect(self, index: int) -> Video:
         return open_video(self.paths[index])
 
-    def files(self, index: int) -> list[Path]:
-        return [self.out / f"{self.paths[index].stem}{end}" for end in _ENDS]
+    def outputs(self, index: int) -> dict[Role, Path]:
+        return {role: self.out / f"{self.paths[index].stem}{end}" for role, end in _ENDS.items()}
 
     def size(self, index: int) -> float:
         return 2 * self.paths[index].stat().st_size  # estimated: the overlay and the mask, each as large
@@ -60,7 +60,7 @@ class VideoJob(FileJob[Video]):
 
     def _predict(self, index: int, reporter: Reporter) -> Problem | None:
         """Write the files of a video; returns its problems."""
-        video, (mask, overlay, table) = self.usable[index], self.files(index)
+        video, files = self.usable[index], self.outputs(index)
         labels, rows = self.predictor.labels, list[list[str | int]]()
         reader = VideoReader(video)
         reporter.begin(_("predicting"), video.frames or 0)
@@ -83,9 +83,12 @@ class VideoJob(FileJob[Video]):
                     rows.append([len(rows), f"{seconds:.3f}", *(f"{share:.6f}" for share in shares)])
                     reporter.count(len(rows))
 
-        write_file(overlay, lambda overlay_video: write_file(mask, lambda masks: write_both(overlay_video, masks)))
+        write_file(
+            files["overlay"],
+            lambda overlay_path: write_file(files["mask"], lambda mask_path: write_both(overlay_path, mask_path)),
+        )
         reporter.end()
-        write_csv(table, [["frame", "seconds", *labels.names], *rows])
+        write_csv(files["shares"], [["frame", "seconds", *labels.names], *rows])
         if reader.damage is None:
             return None
         line = _("{path}: damaged or truncated ({reason}); masks of the {count} frames that could be read are written")
