@@ -42,7 +42,7 @@ def test_only_the_maps_that_are_wanted(maps: int) -> None:
     net = EfficientNetLite(PACKAGED, 3, maps)
     found = net(torch.randn(2, 3, 64, 64))
     assert [(tensor.shape[1], 64 // tensor.shape[2]) for tensor in found] == [
-        (channels, 2**level) for level, channels in map_channels(PACKAGED).items() if level <= maps
+        (channels, 2 ** (level - 1)) for level, channels in map_channels(PACKAGED).items() if level <= maps + 1
     ]
     torch.stack([tensor.mean() for tensor in found]).sum().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())

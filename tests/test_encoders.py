@@ -66,7 +66,7 @@ def test_contract(name: str, channels: int, tmp_path: Path) -> None:
 
 
 def test_skips_lie_where_the_encoder_has_maps() -> None:
-    assert encoder_channels("test_resnet") == {1: 32, 2: 32, 3: 48, 4: 192, 5: 96}
+    assert encoder_channels("test_resnet") == {2: 32, 3: 32, 4: 48, 5: 192, 6: 96}
     assert make("test_resnet").skips == (True, True, True)  # of full size the image itself
     assert make("test_resnet", skips=[False, True, True]).skips == (False, True, True)
     assert make("test_convnext").skips == (True, False, True)
@@ -75,7 +75,7 @@ def test_skips_lie_where_the_encoder_has_maps() -> None:
 
 
 def test_a_skip_reaches_the_result() -> None:
-    """The map of level 1 goes to the decoder of level 1, not to another."""
+    """The map of level 2 goes to the decoder of level 2, not to another."""
     net = make("test_resnet").eval()
     image, first = torch.rand(1, 3, 32, 32), torch.rand(1, 32, 16, 16)
     before = net(image)

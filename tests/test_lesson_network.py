@@ -92,7 +92,7 @@ def test_the_trace_is_the_network(net: UNet, size_px: int) -> None:
         logits = net(image)
     torch.testing.assert_close(steps[-1].features[..., : image.shape[2], : image.shape[3]], logits)
     joined = [step.source for step in steps if step.source is not None]
-    assert joined == [blocks[level] for level in reversed(range(net.depth)) if net.skips[level]]
+    assert joined == [blocks[i] for i in reversed(range(net.depth)) if net.skips[i]]
     assert [s.kind for s in steps].count("pooling") == [s.kind for s in steps].count("upsampling") == net.depth
 
 

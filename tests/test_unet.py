@@ -192,12 +192,12 @@ def test_cut_skip_carries_nothing(skips: tuple[bool, bool]) -> None:
     image = torch.randn(1, 1, 16, 16)
     with torch.no_grad():
         expected = model(image)
-        for level in (0, 1):
-            decoder = model.decoders[1 - level]  # the deepest comes first
+        for level in (1, 2):
+            decoder = model.decoders[2 - level]  # the deepest comes first
             hook = decoder.register_forward_pre_hook(lambda _, given: (given[0], given[1] + torch.randn_like(given[1])))
             changed = model(image)
             hook.remove()
-            assert torch.equal(changed, expected) is not skips[level]
+            assert torch.equal(changed, expected) is not skips[level - 1]
         assert torch.equal(model(image), expected)
 
 

@@ -96,18 +96,18 @@ def lay_out(steps: Sequence[Step]) -> list[Box]:
     def high(pixels: int) -> float:
         return _MIN_HIGH + _MORE_HIGH * math.sqrt(pixels / tallest)
 
-    levels = [0]
+    rows = [0]
     for step in steps[1:]:
-        levels.append(levels[-1] + {"pooling": 1, "upsampling": -1}.get(step.kind, 0))
-    lowest = min(levels)
+        rows.append(rows[-1] + {"pooling": 1, "upsampling": -1}.get(step.kind, 0))
+    first_row = min(rows)
     rooms = [
-        max((high(s.shape[1]) for s, own in zip(steps, levels, strict=True) if own == level), default=0.0)
-        for level in range(lowest, max(levels) + 1)
+        max((high(s.shape[1]) for s, own in zip(steps, rows, strict=True) if own == row), default=0.0)
+        for row in range(first_row, max(rows) + 1)
     ]
     tops = [sum(rooms[:index]) + _DROP * index for index in range(len(rooms))]
     boxes: list[Box] = []
     left = 0.0
-    for index, (step, level) in enumerate(zip(steps, levels, strict=True)):
+    for index, (step, row) in enumerate(zip(steps, rows, strict=True)):
         channels, height, width = step.shape
         if step.source is not None:  # to the left of the previous box, with which it is concatenated
             before = boxes[-1]
@@ -124,8 +124,8 @@ def lay_out(steps: Sequence[Step]) -> list[Box]:
                 left += wide(steps[coming].shape[0])  # room for the copy
             if step.kind in ("pooling", "upsampling"):  # directly below or above
                 left = before.left + (before.width - wide(channels)) / 2
-        room = rooms[level - lowest]
-        top = tops[level - lowest] + (room - high(height)) / 2
+        room = rooms[row - first_row]
+        top = tops[row - first_row] + (room - high(height)) / 2
         boxes.append(Box(index, False, channels, (height, width), left, top, wide(channels), high(height)))
     return boxes
 

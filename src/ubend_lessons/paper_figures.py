@@ -59,10 +59,10 @@ def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -
     down, up = level_sides(side, depth)
     up = up[::-1]  # full size first
     tall = [max(_MIN_PX, round(_TALLEST_PX * (own[0] / side) ** _SHRINK)) for own in down]
-    tops = [_MARGIN_PX + _TEXT_PX + sum(tall[:level]) + _GAP_PX * level for level in range(depth + 1)]
+    tops = [_MARGIN_PX + _TEXT_PX + sum(tall[:row]) + _GAP_PX * row for row in range(depth + 1)]
     middles = [top + height // 2 for top, height in zip(tops, tall, strict=True)]
-    low = [round(tall[level] * up[level][0] / down[level][2]) for level in range(depth)]  # heights on the way up
-    widths = [width << level for level in range(depth + 1)]
+    low = [round(tall[row] * up[row][0] / down[row][2]) for row in range(depth)]  # heights on the way up
+    widths = [width << row for row in range(depth + 1)]
     legend = [
         (_CONVOLVE, _("3x3 convolution without padding, ReLU")),
         (_SKIP, _("copy and crop")),
@@ -76,33 +76,33 @@ def draw_sizes(side: int, depth: int, width: int, channels: int, classes: int) -
     )
     draw = ImageDraw.Draw(page)
 
-    for level in range(depth + 1):
-        left, y = _MARGIN_PX + 2 * level * _STEP_PX, middles[level]
-        before = channels if level == 0 else widths[level - 1]
-        for index, count in enumerate((before, widths[level], widths[level])):
+    for row in range(depth + 1):
+        left, y = _MARGIN_PX + 2 * row * _STEP_PX, middles[row]
+        before = channels if row == 0 else widths[row - 1]
+        for index, count in enumerate((before, widths[row], widths[row])):
             at = left + index * _STEP_PX
-            _draw_map(draw, (at, y), tall[level], str(count), down[level][index])
+            _draw_map(draw, (at, y), tall[row], str(count), down[row][index])
             if index:
                 _draw_arrow(draw, (at - _STEP_PX + _BOX_PX, y), (at, y), _CONVOLVE)
-        if level < depth:
+        if row < depth:
             x = left + 2 * _STEP_PX + _BOX_PX // 2
-            _draw_arrow(draw, (x, tops[level] + tall[level] + 20), (x, tops[level + 1] - 22), _POOL)
-    for level in reversed(range(depth)):
-        left, y = _MARGIN_PX + (2 * depth + 2 + 2 * (depth - level - 1)) * _STEP_PX, middles[level]
-        last, half = _MARGIN_PX + 2 * (level + 1) * _STEP_PX, low[level] // 2
+            _draw_arrow(draw, (x, tops[row] + tall[row] + 20), (x, tops[row + 1] - 22), _POOL)
+    for row in reversed(range(depth)):
+        left, y = _MARGIN_PX + (2 * depth + 2 + 2 * (depth - row - 1)) * _STEP_PX, middles[row]
+        last, half = _MARGIN_PX + 2 * (row + 1) * _STEP_PX, low[row] // 2
         # the frame inside the skipped feature map is the part that the crop keeps
         draw.rectangle((last + 3, y - half, last + _BOX_PX - 4, y + half), outline=_SKIP, width=2)
         _draw_arrow(draw, (last + _BOX_PX, y), (left - _BOX_PX, y), _SKIP)
-        _draw_map(draw, (left - _BOX_PX, y), low[level], "", None, _COPY)
-        _write_channels(draw, (left, y), low[level], f"{widths[level]} + {widths[level]}")  # over both halves
-        for index, text in enumerate(("", str(widths[level]), str(widths[level]))):
+        _draw_map(draw, (left - _BOX_PX, y), low[row], "", None, _COPY)
+        _write_channels(draw, (left, y), low[row], f"{widths[row]} + {widths[row]}")  # over both halves
+        for index, text in enumerate(("", str(widths[row]), str(widths[row]))):
             at = left + index * _STEP_PX
-            _draw_map(draw, (at, y), low[level], text, up[level][index])
+            _draw_map(draw, (at, y), low[row], text, up[row][index])
             if index:
                 _draw_arrow(draw, (at - _STEP_PX + _BOX_PX, y), (at, y), _CONVOLVE)
-        below = (low[level + 1] if level + 1 < depth else tall[depth]) // 2
+        below = (low[row + 1] if row + 1 < depth else tall[depth]) // 2
         x = left + _BOX_PX // 2
-        _draw_arrow(draw, (x, middles[level + 1] - below - 22), (x, y + half + 20), _GROW)
+        _draw_arrow(draw, (x, middles[row + 1] - below - 22), (x, y + half + 20), _GROW)
     x, y = _MARGIN_PX + (4 * depth + 3) * _STEP_PX, middles[0]
     _draw_map(draw, (x, y), low[0], str(classes), up[0][2])
     _draw_arrow(draw, (x - _STEP_PX + _BOX_PX, y), (x, y), _HEAD)

@@ -128,9 +128,9 @@ def teach_skips(out: Path | str, **options: Any) -> list[Outcome]:
         UbendError: see `compare_variants`.
     """
     variants = [Variant(_("all skip connections"), {}), Variant(_("none"), {"model.skips": [False] * 4})]
-    for level in range(4):
-        kept = [other != level for other in range(4)]
-        words = _("level {level} removed").format(level=level + 1)
+    for level in range(1, 5):
+        kept = [other != level for other in range(1, 5)]
+        words = _("level {level} removed").format(level=level)
         variants.append(Variant(words, {"model.skips": kept}))
     return compare_variants(variants, out, **options)
 

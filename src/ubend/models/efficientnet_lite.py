@@ -30,7 +30,7 @@ from ubend.core.i18n import _
 LICENCE = "Apache-2.0"  # of the packaged weights, and of TensorFlow's, from which they were converted
 MEAN = STD = (0.5, 0.5, 0.5)  # normalisation with which the weights were trained, 1 = white
 # level, in the numbering of `SegmentationNet` -> channels of its feature map in lite0
-LEVEL_CHANNELS = {1: 16, 2: 24, 3: 40, 4: 112, 5: 320}
+LEVEL_CHANNELS = {2: 16, 3: 24, 4: 40, 5: 112, 6: 320}
 
 
 class _Stage(NamedTuple):
@@ -44,13 +44,13 @@ class _Stage(NamedTuple):
 
 # Table 1 of the EfficientNet paper; the last column is the level of the stage's output.
 _STAGES = (
-    _Stage(1, 3, 1, 1, 16, 1),
-    _Stage(2, 3, 2, 6, 24, 2),
-    _Stage(2, 5, 2, 6, 40, 3),
-    _Stage(3, 3, 2, 6, 80, 4),
-    _Stage(3, 5, 1, 6, 112, 4),
-    _Stage(4, 5, 2, 6, 192, 5),
-    _Stage(1, 3, 1, 6, 320, 5),
+    _Stage(1, 3, 1, 1, 16, 2),
+    _Stage(2, 3, 2, 6, 24, 3),
+    _Stage(2, 5, 2, 6, 40, 4),
+    _Stage(3, 3, 2, 6, 80, 5),
+    _Stage(3, 5, 1, 6, 112, 5),
+    _Stage(4, 5, 2, 6, 192, 6),
+    _Stage(1, 3, 1, 6, 320, 6),
 )
 _STEM_CHANNELS = 32
 _HEAD = ("_conv_head", "_bn1", "_fc", "conv_head", "bn2", "classifier")  # of the classifier, in both naming schemes
@@ -150,7 +150,7 @@ class EfficientNetLite(nn.Module):
         self.blocks = nn.ModuleList()
         inputs = _STEM_CHANNELS
         for index, stage in enumerate(_STAGES):
-            if stage.level > maps:
+            if stage.level > maps + 1:  # the first feature map is of level 2
                 break
             outputs = round_channels(stage.channels * width)
             ends = index in (0, len(_STAGES) - 1)  # the first and the last stage are never deeper

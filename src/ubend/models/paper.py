@@ -81,12 +81,10 @@ class PaperUNet(SegmentationNet):
     ) -> None:
         super().__init__(channels, classes, width, depth, None, "transposed", mean, std)
         self.margin = valid_margin(depth)
-        widths = [width * 2**level for level in range(depth + 1)]
+        widths = [width * 2**i for i in range(depth + 1)]  # widths[i] is that of level i + 1
         self.stem = ValidBlock(channels, widths[0])
-        self.encoders = nn.ModuleList(ValidBlock(widths[level], widths[level + 1]) for level in range(depth))
-        self.decoders = nn.ModuleList(
-            ValidDecoder(widths[level + 1], widths[level]) for level in reversed(range(depth))
-        )
+        self.encoders = nn.ModuleList(ValidBlock(widths[i], widths[i + 1]) for i in range(depth))
+        self.decoders = nn.ModuleList(ValidDecoder(widths[i + 1], widths[i]) for i in reversed(range(depth)))
         self.dropout, self.is_stochastic = nn.Dropout(dropout), dropout > 0
         self.head = nn.Conv2d(widths[0], classes, 1)
         initialise_he(self)
@@ -135,8 +133,8 @@ class PaperUNet(SegmentationNet):
 def valid_margin(depth: int) -> int:
     """Px that the network removes from each side: 92 at depth 4.
 
-    Each block removes 2 px of its level from each side, which are 2 * 2**level px of the image. The deepest level has
-    one block, all others have two.
+    Each block removes 2 px of its level from each side; a px of level k is 2**(k - 1) px of the image. The deepest
+    level has one block, all others have two.
     """
     return 6 * (1 << depth) - 4
 

@@ -35,10 +35,9 @@ class SegmentationNet(nn.Module):
     A subclass defines `forward`, and overrides the attributes and methods below as needed; `models/networks.py` lists
     the subclasses.
 
-    Levels are numbered by the size of their feature maps: those of level k are 2**k times smaller than the image, so
-    level 0 is full size and level `depth` the deepest. `skips[k]` is the skip connection of level k. `decoders` are in
-    the order of computation: `decoders[i]` leads to level depth - 1 - i. Only `--skips` and `describe` count from 1,
-    for people: their level k + 1 is level k.
+    Levels are numbered from 1, full size, to depth + 1, the deepest: the feature maps of level k are 2**(k - 1) times
+    smaller than the image. `skips[k - 1]` is the skip connection of level k. `decoders` are in the order of
+    computation: `decoders[i]` leads to level depth - i.
 
     Args:
         channels: C of the image.
@@ -145,7 +144,7 @@ class SegmentationNet(nn.Module):
 
     def describe(self) -> list[str]:
         """A summary for users, as lines: kind, size, number of parameters."""
-        kept = ", ".join(str(level + 1) for level, there in enumerate(self.skips) if there) or _("none")
+        kept = ", ".join(str(level) for level, there in enumerate(self.skips, 1) if there) or _("none")
         parameters = sum(p.numel() for p in self.parameters())
         return [
             now(self.summary_template).format(width=self.width, depth=self.depth, parameters=parameters, skips=kept)

@@ -120,11 +120,11 @@ class UNet(SegmentationNet):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__(channels, classes, width, depth, skips, upsampling, mean, std)
-        widths = [width * 2**level for level in range(depth + 1)]
+        widths = [width * 2**i for i in range(depth + 1)]  # widths[i] and skips[i] are those of level i + 1
         self.stem = ConvBlock(channels, widths[0])
-        self.encoders = nn.ModuleList(Encoder(widths[level], widths[level + 1]) for level in range(depth))
+        self.encoders = nn.ModuleList(Encoder(widths[i], widths[i + 1]) for i in range(depth))
         self.decoders = nn.ModuleList(
-            Decoder(widths[level + 1], widths[level], self.skips[level], upsampling) for level in reversed(range(depth))
+            Decoder(widths[i + 1], widths[i], self.skips[i], upsampling) for i in reversed(range(depth))
         )
         self.head = nn.Conv2d(widths[0], classes, 1)
 

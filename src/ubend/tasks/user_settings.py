@@ -126,7 +126,7 @@ def read_user_settings(
         from ubend.models.encoders import encoder_channels
 
         with _flags_named_in_errors(typed, settings or {}):
-            given.setdefault("model.depth", max(encoder_channels(given["model.encoder"])))  # all of its levels
+            given.setdefault("model.depth", max(encoder_channels(given["model.encoder"])) - 1)  # all its levels
     if skips is not None:
         depth = initial.bundle.model.depth if initial else given.get("model.depth", UNET_DEPTH)
         if isinstance(depth, int):  # else it is refused below
@@ -258,8 +258,8 @@ def source_name(settings: Settings) -> str:
 
 
 def parse_skips(skips: str | Sequence[bool], depth: int) -> tuple[bool, ...]:
-    """`all`, `none`, or levels such as `1,2`, counted from 1 -> for each level of the network, from 0, whether its skip
-    connection is kept."""
+    """`all`, `none`, or levels such as `1,2` -> for each level, full size first, whether its skip connection is
+    kept."""
     if not isinstance(skips, str):
         return tuple(skips)
     if skips in ("all", "none"):
@@ -273,4 +273,4 @@ def parse_skips(skips: str | Sequence[bool], depth: int) -> tuple[bool, ...]:
             _("--skips {text}: give all, none, or levels from 1 to {depth}").format(text=skips, depth=depth),
             key="model.skips",
         )
-    return tuple(level + 1 in levels for level in range(depth))
+    return tuple(level in levels for level in range(1, depth + 1))
