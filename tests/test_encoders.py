@@ -1,10 +1,13 @@
 """The U-Net on timm's encoders keeps the contract of the U-Net: any size, gradients everywhere, whole in its file."""
 
 import builtins
+import errno
 import hashlib
 import logging
+from email.message import Message
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 import torch
@@ -15,7 +18,7 @@ import ubend
 from support.discs import make_discs
 from support.refusal import check, raises, refused_once
 from support.training import Listener, press_once
-from ubend.core.errors import MissingPackageError, SettingError
+from ubend.core.errors import MissingPackageError, OutputError, SettingError, UbendError
 from ubend.core.settings import make_settings
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
@@ -26,6 +29,8 @@ from ubend.training.checkpoint import Saver
 from ubend.training.transfer import load_initial_model, shape_settings
 
 timm = pytest.importorskip("timm")
+
+from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: E402
 
 from ubend.models import encoders  # noqa: E402
 from ubend.models.encoders import EncodedUNet, encoder_channels, pretrained_normalisation  # noqa: E402
@@ -140,6 +145,52 @@ def test_the_hub_lacks_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", fail)
     with raises(MissingPackageError, key="huggingface_hub", named=["pip install huggingface_hub"]):
         encoders.make_encoder("resnet18", 3, 1, pretrained=True)
+
+
+def raised(error: Exception, cause: Exception | None = None) -> Exception:
+    """An error with the one that caused it, as the hub's client raises them."""
+    error.__cause__ = cause
+    return error
+
+
+MISSED = LocalEntryNotFoundError("cannot find the requested files\nin the local cache")  # a kind of FileNotFoundError
+UNMATCHED = RuntimeError("size mismatch for conv1.weight\nand more")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "named"),
+    [
+        (raised(MISSED, ConnectionRefusedError(111, "Connection refused")), SettingError, ["(Connection refused)"]),
+        (
+            HTTPError("https://x", 503, "Unavailable", Message(), None),
+            SettingError,
+            ["(HTTP 503)", "model.weights=FILE"],
+        ),
+        (HTTPError("https://x", 404, "Not Found", Message(), None), SettingError, ["timm/resnet18", "(HTTP 404)"]),
+        (OSError(errno.ENOSPC, "No space left on device"), OutputError, ["No space left on device;", "HF_HOME"]),
+        (UNMATCHED, SettingError, ["(size mismatch for conv1.weight)", "another version of timm"]),
+    ],
+    ids=["no network", "server", "not found", "disk", "does not fit"],
+)
+def test_weights_that_are_not_had(
+    error: Exception, kind: type[UbendError], named: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each cause has its own line, with what to do."""
+
+    def fail(*_args: Any, **_more: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with raises(kind, key="model.weights", named=named) as e:
+        encoders.make_encoder("resnet18", 3, 1, True)
+    assert type(e.value) is kind
+    assert "\n" not in str(e.value)
+
+
+def test_an_encoder_without_weights(tmp_path: Path) -> None:
+    name = next(name for name in timm.list_models() if not timm.is_model_pretrained(name))
+    with raises(SettingError, key="model.weights", named=[name, "model.pretrained=false"]):
+        encoders.make_encoder(name, 3, 1, True)
 
 
 def test_the_network_is_out_of_reach(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

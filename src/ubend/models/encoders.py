@@ -11,10 +11,10 @@ Source: timm (PyTorch image models), Apache-2.0, https://github.com/huggingface/
 
 import difflib
 import hashlib
+import importlib.util
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ubend.core.errors import MissingPackageError, SettingError, missing_package
+from ubend.core.errors import MissingPackageError, OutputError, SettingError, UbendError, missing_package, reason
+from ubend.core.files import is_of_the_disk
 from ubend.core.i18n import _
 from ubend.core.settings import NO_ENCODER, ModelSettings, Upsampling
 from ubend.models import efficientnet_lite
@@ -30,6 +31,8 @@ from ubend.models.efficientnet_lite import EfficientNetLite
 from ubend.models.segmentation_net import SegmentationNet, check_channels, pad_to_multiple
 from ubend.models.unet import ConvBlock, Decoder
 
+_HTTP_REFUSED = (401, 403, 404, 410)  # the hub answers 401 if a model does not exist
+_HTTP_CLIENTS = ("http", "huggingface_hub", "hf_xet")  # beginnings of the modules whose errors are no OSError
 _PROBE_PX = 64  # side of the test image for finding the shapes of feature maps (on the meta device)
 
 
@@ -52,6 +55,7 @@ class EncodedUNet(SegmentationNet):
         skips: whether there is a skip connection, for each level.
     Raises:
         SettingError: see `encoder_channels` and `make_encoder`; or the encoder does not have this depth.
+        OutputError: see `make_encoder`.
     """
 
     options = ("depth", "skips", "upsampling", "encoder")
@@ -196,7 +200,8 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
         maps: number of feature maps.
         pretrained: see `EncodedUNet`.
     Raises:
-        SettingError: the weights cannot be downloaded, or do not fit.
+        SettingError: the weights cannot be downloaded, do not exist, or do not fit.
+        OutputError: the downloaded weights cannot be written.
     """
     if name in efficientnet_lite.VARIANTS:
         return _make_lite(name, channels, maps, pretrained)
@@ -212,6 +217,7 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
             )
         options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
     else:
+        _refuse_missing(name)
         _refuse_damaged(name)
     muted = logging.root.manager.disable
     logging.disable()  # the hub's client and timm log each attempt and each unused layer; one error line is enough
@@ -226,24 +232,78 @@ def make_encoder(name: str, channels: int, maps: int, pretrained: bool | Path = 
     except ImportError as error:
         raise missing_package(error) from error
     except Exception as error:  # the hub's client and the readers of weights raise many kinds of errors
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        line = _(
-            "model.pretrained: the weights of {name} cannot be downloaded ({reason}); without internet access, copy "
-            "their file to this computer and use --set model.weights=FILE"
-        )
         if isinstance(pretrained, Path):
-            line = _("model.weights: {path} does not fit {name} ({reason})")
-        raise SettingError(
-            line.format(path=pretrained, name=name, reason=reason),
-            path=pretrained if isinstance(pretrained, Path) else None,
-            key="model.weights",
-        ) from error
+            raise _file_error(error, name, pretrained) from error
+        raise _download_error(error, name) from error
     finally:
         logging.disable(muted)
     first = first_convolution(net, 3)
     first.weight = nn.Parameter(fit_channels(first.weight.detach(), channels).clone())
     first.in_channels = channels
     return net
+
+
+def _file_error(error: Exception, name: str, path: Path) -> SettingError:
+    """Why the weights in the user's file cannot be used."""
+    line = _("model.weights: {path} does not fit {name} ({reason}); give a file with timm's weights of this encoder")
+    if isinstance(error, OSError):
+        line = _("model.weights: {path} cannot be read: {reason}")
+    return SettingError(line.format(path=path, name=name, reason=_first_line(error)), path=path, key="model.weights")
+
+
+def _download_error(error: Exception, name: str) -> UbendError:
+    """Why timm's weights cannot be used: the disk, the server or the connection; else they do not fit."""
+    config = _load_timm().get_pretrained_cfg(name)
+    if is_of_the_disk(error):
+        folder, variable = _cache_folder(config)
+        line = _(
+            "cannot write the weights of {name} to {folder}: {reason}; free some space, or set {variable} to another "
+            "folder"
+        )
+        said = line.format(name=name, folder=folder, reason=_first_line(error), variable=variable)
+        return OutputError(said, path=folder, key="model.weights")
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    status = next(filter(None, map(_http_status, causes)), None)
+    line = _(
+        "model.pretrained: the downloaded weights do not fit {name} ({reason}); use another version of timm, or "
+        "--set model.weights=FILE"
+    )
+    if status in _HTTP_REFUSED:
+        line = _(
+            "model.pretrained: the weights of {name} cannot be downloaded: their server does not give out {origin} "
+            "({reason}); choose another --encoder, or use --set model.weights=FILE"
+        )
+    elif any(isinstance(cause, OSError) or type(cause).__module__.startswith(_HTTP_CLIENTS) for cause in causes):
+        line = _(
+            "model.pretrained: the weights of {name} cannot be downloaded: their server cannot be reached ({reason}); "
+            "check the network connection, or copy their file to this computer and use --set model.weights=FILE"
+        )
+    why = _first_line(causes[-1]) if status is None else f"HTTP {status}"
+    origin = config.hf_hub_id or config.url
+    return SettingError(line.format(name=name, reason=why, origin=origin), key="model.weights")
+
+
+def _http_status(error: BaseException) -> int | None:
+    """The status of an HTTP error of the hub's client or of urllib."""
+    status = getattr(getattr(error, "response", None), "status_code", getattr(error, "code", None))
+    return status if isinstance(status, int) else None
+
+
+def _first_line(error: BaseException) -> str:
+    text = reason(error) if isinstance(error, Exception) else str(error)
+    return next(iter(text.splitlines()), "") or type(error).__name__
+
+
+def _refuse_missing(name: str) -> None:
+    """Raise SettingError if there are no weights of an encoder."""
+    if not _load_timm().is_model_pretrained(name):
+        line = _(
+            "model.pretrained: timm has no weights of {name}; choose another --encoder, or use --set "
+            "model.weights=FILE or --set model.pretrained=false"
+        )
+        raise SettingError(line.format(name=name), key="model.weights")
 
 
 def _refuse_damaged(name: str) -> None:
@@ -265,19 +325,31 @@ def _refuse_damaged(name: str) -> None:
 
 
 def _list_downloaded(config: Any) -> Iterator[tuple[Path, str]]:
-    """(file, start of its SHA-256) of an encoder's weights in the caches of the hub's client and of torch."""
-    if config.hf_hub_id:  # preferred by timm; then torch's cache is not used
-        with suppress(ImportError):
-            from huggingface_hub import constants
-
-            model = config.hf_hub_id.partition("@")[0].replace("/", "--")
-            for path in Path(constants.HF_HUB_CACHE, f"models--{model}", "blobs").glob("*"):
-                if re.fullmatch("[0-9a-f]{64}", path.name):  # the others are small files named by their SHA-1
-                    yield path, path.name
+    """(file, start of its SHA-256) of an encoder's weights in the cache of the hub's client or of torch."""
+    folder, _variable = _cache_folder(config)
+    if _is_on_hub(config):
+        model = config.hf_hub_id.partition("@")[0].replace("/", "--")
+        for path in Path(folder, f"models--{model}", "blobs").glob("*"):
+            if re.fullmatch("[0-9a-f]{64}", path.name):  # the others are small files named by their SHA-1
+                yield path, path.name
     elif config.url:
-        path = Path(torch.hub.get_dir(), "checkpoints", Path(config.url).name)
+        path = folder / Path(config.url).name
         if (match := re.search(r"-([0-9a-f]{8,})\.", path.name)) and path.is_file():
             yield path, match[1]
+
+
+def _cache_folder(config: Any) -> tuple[Path, str]:
+    """The folder of an encoder's downloaded weights, and the environment variable that moves it."""
+    if _is_on_hub(config):
+        from huggingface_hub import constants
+
+        return Path(constants.HF_HUB_CACHE), "HF_HOME"
+    return Path(torch.hub.get_dir(), "checkpoints"), "TORCH_HOME"
+
+
+def _is_on_hub(config: Any) -> bool:
+    """Whether timm takes an encoder's weights from the hub; else from `config.url`, into torch's cache."""
+    return bool(config.hf_hub_id) and importlib.util.find_spec("huggingface_hub") is not None
 
 
 def _make_lite(name: str, channels: int, maps: int, pretrained: bool | Path) -> EfficientNetLite:
@@ -317,7 +389,7 @@ def download_weights(settings: ModelSettings) -> None:
     """Download the pretrained weights of an encoder if they are not on this computer.
 
     Raises:
-        SettingError: they are not available.
+        SettingError, OutputError: see `make_encoder`.
     """
     make_encoder(str(settings.encoder), 3, 1, pretrained_weights(settings))  # only to download them
 

@@ -147,9 +147,10 @@ def regular_file(path: Path) -> Path:
     return path
 
 
-def is_of_the_disk(error: OutputError) -> bool:
-    """Whether a write failed because of the disk or folder, so that all further writes would fail too."""
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_THE_DISK
+def is_of_the_disk(error: BaseException) -> bool:
+    """Whether an error, or its cause, is one of the disk or folder, so that all further writes would fail too."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _OF_THE_DISK
 
 
 def is_too_long(path: Path) -> bool:

@@ -276,6 +276,7 @@ def scan(
     Raises:
         DataError: lists all problems of the folder.
         SettingError: the pretrained weights are unavailable.
+        OutputError: the pretrained weights cannot be written.
         TrainingError: the images or masks differ from those of `split`.
     """
     model = choose_network(settings)[0].model
