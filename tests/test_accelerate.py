@@ -5,6 +5,7 @@ runs on `reference.py`. Kernels alone: test_kernels.py; shapes of the U-Net: tes
 """
 
 import copy
+from collections import Counter
 from contextlib import nullcontext
 from typing import Any, get_args
 
@@ -115,6 +116,22 @@ def test_network_on_the_reference(net: Network, mode: str, with_reference: list[
     assert (forward is net) is not normalised
     assert bool(with_reference) is normalised
     assert bool(seen) is (is_fused and mode == "training")  # batch norm's kept statistics have no fused gradient
+
+
+@pytest.mark.usefixtures("with_reference")
+def test_the_head_of_an_encoders_network_includes_its_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And all convolutions without a bias are computed by the fast path."""
+    counts = Counter[str]()
+
+    def count(name: str, function: Any) -> Any:
+        return lambda *given: (counts.update([name]), function(*given))[1]
+
+    monkeypatch.setattr(reference, "head", count("head", reference.head))
+    monkeypatch.setattr(fused._Convolve, "apply", count("convolutions", fused._Convolve.apply))
+    net = make_network(shape_from_settings(ModelSettings(**VARIANTS["encoder/lite"]), 2, 3, 4)).to(DEVICE)
+    accelerate_network(net.train())(images()).sum().backward()
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d) and layer.bias is None]
+    assert counts == {"head": 1, "convolutions": len(layers) + 2}  # and two transposed ones
 
 
 @pytest.mark.parametrize("case", ["float64", "another norm"])

@@ -108,17 +108,17 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
     check_channels(image, net.channels)
     height, width = image.shape[-2:]
     features = pad_to_multiple((image - net.mean) / net.std, net.input_multiple)
-    convolve = _Convolutions(net, features.device, kernels, on_gradient)
+    convolve = Convolutions(net, features.device, on_gradient, aligned=kernels.ALIGNED)
     kept: list[tuple[Tensor, Tensor] | None] = []
     block = net.stem
-    y = _run_block(block, channels_last(features), convolve)
+    y = _run_block(block, channels_last(features), convolve, kernels)
     for encoder, skip in zip(net.encoders, net.skips, strict=True):
         # with room for the decoder's upsampled channels
         joined = empty_map(y, 2 * y.shape[1]) if skip else None
         features, skipped = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], joined, kernels)
         kept.append(None if joined is None else (joined, skipped))
         block = encoder.block
-        y = _run_block(block, features, convolve)
+        y = _run_block(block, features, convolve, kernels)
     for decoder in net.decoders:
         features = NormActivation.apply(y, block[4].weight, block[4].bias, block[4], kernels)
         saved = kept.pop()
@@ -127,33 +127,42 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
         else:
             features = Join.apply(*saved, convolve(decoder.up, features), decoder.up.bias, kernels)
         block = decoder.block
-        y = _run_block(block, features, convolve)
-    last = (y, block[4].weight, block[4].bias)
-    if net.width <= kernels.HEAD_CHANNELS:
-        logits: Tensor = _NormHead.apply(*last, net.head.weight, net.head.bias, block[4], kernels)
-    else:
-        logits = net.head(NormActivation.apply(*last, block[4], kernels)).float()
+        y = _run_block(block, features, convolve, kernels)
+    logits = run_head(y, block[4], net.head, kernels)
     if net.training:
         count_batches(net)
     return logits[..., :height, :width]
 
 
-class _Convolutions:
-    """The network's convolutions, without their biases, in the precision of autocast."""
+class Convolutions:
+    """A network's convolutions without their biases, in the precision of autocast, for one pass.
 
-    def __init__(self, net: nn.Module, device: torch.device, kernels: Any, on_gradient: GradientHook | None) -> None:
+    All weights are cast with one kernel, and their gradients are computed on a second stream.
+
+    Args:
+        net: its `Conv2d` and `ConvTranspose2d` layers can be called.
+        on_gradient: see `accelerate_network`.
+        aligned: input channels are padded with zeros to a multiple of it.
+    """
+
+    def __init__(
+        self, net: nn.Module, device: torch.device, on_gradient: GradientHook | None = None, *, aligned: int = 1
+    ) -> None:
         layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
         weights: list[Tensor] = [layer.weight for layer in layers]
         low = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if low else weights[0].dtype
-        self.kernels = kernels
-        self._execution = _Execution(SecondStream(device), kernels.ALIGNED, on_gradient)
+        self._execution = _Execution(SecondStream(device), aligned, on_gradient)
         awaited = _AwaitGradients.apply(self._execution.second_stream, *weights)
         cast = _cast([weight.detach() for weight in weights], dtype)
         self._weights = dict(zip(layers, zip(awaited, cast, strict=True), strict=True))
 
-    def __call__(self, layer: nn.Conv2d | nn.ConvTranspose2d, features: Tensor) -> Tensor:
-        convolved: Tensor = _Convolve.apply(features, *self._weights[layer], layer, self._execution)
+    def __call__(
+        self, layer: nn.Conv2d | nn.ConvTranspose2d, features: Tensor, padding: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """The layer's convolution, with `padding` in place of the layer's own, if given."""
+        padding = layer.padding if padding is None else padding  # type: ignore[assignment]
+        convolved: Tensor = _Convolve.apply(features, *self._weights[layer], layer, padding, self._execution)
         return convolved
 
 
@@ -181,10 +190,18 @@ def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     return cast
 
 
-def _run_block(block: Any, features: Tensor, convolve: _Convolutions) -> Tensor:
+def _run_block(block: Any, features: Tensor, convolve: Convolutions, kernels: Any) -> Tensor:
     """A ConvBlock up to the output of its second convolution; its batch norm is fused with the operation after it."""
     y = convolve(block[0], features)
-    return convolve(block[3], NormActivation.apply(y, block[1].weight, block[1].bias, block[1], convolve.kernels))
+    return convolve(block[3], NormActivation.apply(y, block[1].weight, block[1].bias, block[1], kernels))
+
+
+def run_head(y: Tensor, norm: Any, head: Any, kernels: Any) -> Tensor:
+    """Batch norm, ReLU and the 1x1 convolution `head`: (N, C, H, W) -> (N, classes, H, W) float32 logits."""
+    if y.shape[1] <= kernels.HEAD_CHANNELS:
+        logits: Tensor = _NormHead.apply(y, norm.weight, norm.bias, head.weight, head.bias, norm, kernels)
+        return logits
+    return head(NormActivation.apply(y, norm.weight, norm.bias, norm, kernels)).float()  # type: ignore[no-any-return]
 
 
 def _measure(y: Tensor, layer: nn.BatchNorm2d, kernels: Any) -> Tensor:
@@ -215,6 +232,7 @@ class _AwaitGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, second_stream: SecondStream, *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.second_stream = second_stream
+        ctx.set_materialize_grads(False)  # of layers that were not called
         return weights
 
     @staticmethod
@@ -228,7 +246,9 @@ class _Convolve(torch.autograd.Function):
     """A layer's convolution without its bias; channels are padded with zeros to a multiple of `aligned`."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, awaited: Tensor, cast: Tensor, layer: Any, execution: _Execution) -> Tensor:
+    def forward(
+        ctx: Any, features: Tensor, awaited: Tensor, cast: Tensor, layer: Any, padding: Any, execution: _Execution
+    ) -> Tensor:
         """`awaited` is the layer's weight from `_AwaitGradients`; `cast` is the same in the computation dtype."""
         ctx.channels, ctx.weight, ctx.execution = features.shape[1], layer.weight, execution
         transposed = isinstance(layer, nn.ConvTranspose2d)
@@ -238,7 +258,7 @@ class _Convolve(torch.autograd.Function):
             features = channels_last(F.pad(features, (0, 0, 0, 0, 0, missing)))
             cast = F.pad(cast, (0, 0, 0, 0, 0, missing))
         ctx.save_for_backward(features, cast)
-        ctx.geometry = layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, layer.groups
+        ctx.geometry = layer.stride, padding, layer.dilation, transposed, layer.output_padding, layer.groups
         return channels_last(torch.convolution(features, cast, None, *ctx.geometry))
 
     @staticmethod
@@ -263,7 +283,7 @@ class _Convolve(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dfeatures = gradients(True, False, False)[0].narrow(1, 0, ctx.channels)
         ctx.execution.second_stream.wait(holding=_HELD_BYTES)
-        return dfeatures, dweight, None, None, None
+        return dfeatures, dweight, None, None, None, None
 
 
 class NormActivation(torch.autograd.Function):

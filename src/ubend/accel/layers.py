@@ -1,9 +1,11 @@
-"""Speeds up the training of any network: its batch norms, and the concatenation of ubend's decoder.
+"""Speeds up the training of any network: its convolutions, batch norms, and the concatenation of ubend's decoder.
 
-A batch norm and the ReLU or ReLU6 after it are one kernel: in a training step of an encoder on an H200, torch's batch
-norm took half of the time, and the activations a tenth (docs/experiments.md). The bias of an upsampling is added while
-it is written into the concatenation, and its gradient is summed while that of the concatenation is divided. All other
-layers are called unchanged. What ubend has its own fused version of (the plain U-Net) does not come here.
+Weights of convolutions are cast together, and their gradients computed on a second stream. A batch norm and the ReLU or
+ReLU6 after it are one kernel: in a training step of an encoder on an H200, torch's batch norm took half of the time,
+and the activations a tenth (docs/experiments.md). The bias of an upsampling is added while it is written into the
+concatenation, and its gradient is summed while that of the concatenation is divided. The head includes the batch norm
+and ReLU before it. All other layers are called unchanged. What ubend has its own fused version of (the plain U-Net)
+does not come here.
 """
 
 import copy
@@ -12,9 +14,10 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ubend.accel import fused
+from ubend.models.efficientnet_lite import SameConv2d
+from ubend.models.encoders import EncodedUNet
 from ubend.models.unet import Decoder
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
@@ -25,8 +28,10 @@ def accelerate_layers(net: nn.Module) -> Callable[[Tensor], Tensor]:
     layers = [layer for layer in net.modules() if _is_known(layer)]
     if not layers:
         return net
-    twin = _copy(net).train()
-    replaced = [layer for layer in twin.modules() if isinstance(layer, _NormActivation | _JoiningDecoder)]
+    twin: Any = _copy(net).train()
+    if type(net) is EncodedUNet:
+        _join_head(twin, net)
+    replaced = [layer for layer in twin.modules() if isinstance(layer, _Faster)]
 
     def forward(image: Tensor) -> Tensor:
         kernels = fused.find_kernels(image)
@@ -34,8 +39,9 @@ def accelerate_layers(net: nn.Module) -> Callable[[Tensor], Tensor]:
         if kernels is None or not training or layers[0].weight.dtype != torch.float32:
             logits: Tensor = net(image)
             return logits
+        convolve = fused.Convolutions(net, image.device)
         for layer in replaced:
-            layer.kernels = kernels
+            layer.kernels, layer.convolve = kernels, convolve
         logits = twin(image)
         fused.count_batches(net)
         return logits
@@ -43,13 +49,37 @@ def accelerate_layers(net: nn.Module) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-class _NormActivation(nn.Module):
+class _Faster(nn.Module):
+    """Does the same as the layer that it replaces.
+
+    Attributes:
+        kernels: from `find_kernels`; set before each pass, like `convolve`.
+        convolve: calls the network's convolutions.
+    """
+
+    kernels: Any
+    convolve: fused.Convolutions
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self._layers: list[Any] = [layer]  # in a list, so that it is not registered as a submodule
+
+
+class _Convolution(_Faster):
+    """A convolution for which `_can_convolve` is True."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        (layer,) = self._layers
+        features, padding = layer.pad(features) if isinstance(layer, SameConv2d) else (features, layer.padding)
+        return self.convolve(layer, fused.channels_last(features), padding)
+
+
+class _NormActivation(_Faster):
     """A batch norm in training mode and the activation after it: (N, C, H, W) -> the same shape, channels last."""
 
     def __init__(self, layer: nn.BatchNorm2d, activation: str) -> None:
-        super().__init__()
-        self._layers, self._activation = [layer], activation  # in a list, so that it is not registered as a submodule
-        self.kernels: Any = None
+        super().__init__(layer)
+        self._activation = activation
 
     def forward(self, y: Tensor) -> Tensor:
         (layer,) = self._layers
@@ -59,7 +89,7 @@ class _NormActivation(nn.Module):
         return normalised
 
 
-class _JoiningDecoder(nn.Module):
+class _JoiningDecoder(_Faster):
     """A `Decoder` for which `_can_join` is True; shapes as there.
 
     Args:
@@ -67,24 +97,48 @@ class _JoiningDecoder(nn.Module):
     """
 
     def __init__(self, decoder: Decoder, block: nn.Module) -> None:
-        super().__init__()
-        assert isinstance(decoder.up, nn.ConvTranspose2d)
-        self._ups, self.block = [decoder.up], block  # in a list, as above
-        self.kernels: Any = None
+        super().__init__(decoder.up)
+        self.block = block
 
     def forward(self, features: Tensor, skip_features: Tensor) -> Tensor:
-        (up,) = self._ups
-        upsampled = F.conv_transpose2d(features, up.weight, None, stride=2, padding=1)  # as in `Decoder`
+        (up,) = self._layers
+        upsampled = self.convolve(up, fused.channels_last(features))
         channels = skip_features.shape[1]
         joined = fused.empty_map(upsampled, channels + upsampled.shape[1])
         joined[:, :channels] = skip_features.detach()
-        joined = fused.Join.apply(joined, skip_features, fused.channels_last(upsampled), up.bias, self.kernels)
+        joined = fused.Join.apply(joined, skip_features, upsampled, up.bias, self.kernels)
         out: Tensor = self.block(joined)
         return out
 
 
+class _NormHead(_Faster):
+    """The last batch norm, the ReLU after it, and the head: (N, C, H, W) -> (N, classes, H, W) float32 logits."""
+
+    def __init__(self, norm: nn.BatchNorm2d, head: nn.Conv2d) -> None:
+        super().__init__(norm)
+        self._layers.append(head)
+
+    def forward(self, y: Tensor) -> Tensor:
+        norm, head = self._layers
+        return fused.run_head(y, norm, head, self.kernels)
+
+
+def _can_convolve(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    if not isinstance(module, nn.Conv2d) or type(module) not in (nn.Conv2d, SameConv2d):
+        return False
+    return module.bias is None and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+
 def _can_join(module: nn.Module) -> TypeGuard[Decoder]:
     return type(module) is Decoder and module.skip and type(module.up) is nn.ConvTranspose2d
+
+
+def _join_head(twin: Any, net: Any) -> None:
+    """Let the head of the copy include the last batch norm and ReLU of the decoder."""
+    norm = net.decoders[-1].block[4]
+    if _is_known(norm):
+        twin.decoders[-1].block[4] = nn.Identity()
+        twin._modules["head"] = _NormHead(norm, net.head)
 
 
 def _is_known(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
@@ -100,6 +154,8 @@ def _copy(module: nn.Module) -> nn.Module:
     """
     if _is_known(module):
         return _NormActivation(module, "none")
+    if _can_convolve(module):
+        return _Convolution(module)
     if _can_join(module):
         return _JoiningDecoder(module, _copy(module.block))
     ordered = isinstance(module, nn.Sequential) or type(module).__module__.startswith("ubend.")

@@ -82,12 +82,17 @@ class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's SAME padding: (N, C, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride))."""
 
     def forward(self, input: Tensor) -> Tensor:
+        input, padding = self.pad(input)
+        return F.conv2d(input, self.weight, None, self.stride, padding, 1, self.groups)
+
+    def pad(self, input: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The input, padded on one side where the padding is uneven, and the zeros still missing on both sides."""
         (top, bottom), (left, right) = (
             _same_padding(side, self.kernel_size[0], self.stride[0]) for side in input.shape[-2:]
         )
         if top != bottom or left != right:
             input = F.pad(input, (0, right - left, 0, bottom - top))
-        return F.conv2d(input, self.weight, None, self.stride, (top, left), 1, self.groups)
+        return input, (top, left)
 
 
 def _same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
