@@ -85,6 +85,25 @@ def test_modern() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "device", "size", "epochs"),
+    [
+        ({}, "cuda", 256, 100),
+        ({"model.encoder": "none"}, "cuda", 192, 250),
+        ({"model.encoder": "none", "data.size": 128}, "cuda", 128, 250),
+        ({"model.encoder": "none", "data.size": 256}, "cuda", 256, 141),
+        ({"model.encoder": "none", "data.size": 352}, "cuda", 352, 100),
+        ({"model.encoder": "none"}, "cpu", 128, 35),
+        ({"model.kind": "paper"}, "cuda", 256, 100),
+    ],
+)
+def test_the_plain_unet_sees_more_and_smaller_images(
+    changes: dict[str, Any], device: str, size: int, epochs: int
+) -> None:
+    plan = chosen(changes=changes, device=device, training=800)
+    assert (plan.data.size, plan.train.epochs) == (size, epochs)
+
+
+@pytest.mark.parametrize(
     ("t", "offset", "wanted"),
     [(20.0, 0.3, "upright"), (20.0, 0.05, "free"), (2.0, 0.3, "free"), (0.0, 0.0, "free"), (9.0, -0.3, "free")],
 )

@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 
 from ubend.core.i18n import _, ngettext
 from ubend.core.plan import Choice, Facts, InputFormat, Plan, Width
-from ubend.core.settings import CUSTOM, NO_ENCODER, UNET_DEPTH, Settings, change_settings, flatten, nest, validate
+from ubend.core.settings import (
+    CUSTOM,
+    NO_ENCODER,
+    UNET_DEPTH,
+    ModelSettings,
+    Settings,
+    change_settings,
+    flatten,
+    nest,
+    validate,
+)
 
 # The network: an encoder with ImageNet weights, unless the settings shape the plain U-Net. On the validation splits of
 # four real sets it is ahead of the plain U-Net or level with it; on drawn cells with few steps it is behind.
@@ -26,8 +36,9 @@ _ENCODERS_BY_PIP = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_effici
 
 _FOLDS = 5  # with `train.effort` best; each model is trained on four fifths of the images
 
-# The size of whole images, px; larger ones are reduced to it.
-_SIZE_GPU, _SIZE_CPU = 256, 128
+# The size of whole images, px; larger ones are reduced to it. The plain U-Net gains more from more epochs than from
+# larger images (measured on Kvasir-SEG).
+_SIZE_GPU, _SIZE_GPU_PLAIN, _SIZE_CPU = 256, 192, 128
 # Unless objects would become narrower than _NARROW_PX at the model's size: an outline that is half a pixel off on both
 # sides then costs a tenth of the object. Objects that keep at least _KEPT_WIDTH of their original width do not count,
 # nor do classes narrower than _MIN_PX in the originals: outlines, and rims left by resized masks.
@@ -74,6 +85,11 @@ def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
     return change_settings(settings, chosen), choices
 
 
+def is_plain_unet(model: ModelSettings) -> bool:
+    """Whether the network is ubend's U-Net, trained from random weights."""
+    return model.kind == "unet" and model.encoder == NO_ENCODER
+
+
 def choose_folds(settings: Settings) -> tuple[Settings, list[Choice]]:
     """Decide on the number of folds; returns the settings, and the choice if `train.effort` made it."""
     if settings.train.effort != "best" or settings.data.folds is not None or settings.data.leave_out is not None:
@@ -115,7 +131,8 @@ def choose_input_format(
     size = data.size
     if size is None:
         side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
-        maximum = _SIZE_CPU if device == "cpu" else _SIZE_GPU
+        on_gpu = _SIZE_GPU_PLAIN if is_plain_unet(settings.model) else _SIZE_GPU
+        maximum = _SIZE_CPU if device == "cpu" else on_gpu
         size = int(max(32, min(maximum, 16 * round(side / 16))))
         where = _("a CPU") if device == "cpu" else _("this device")
         reason = _("images of about {side:.0f} px, at most {maximum} on {where}").format(
@@ -363,10 +380,11 @@ def _batch(draft: Draft, facts: Facts) -> None:
     draft.choose("train.batch", batch, reason.format(where=_device(facts), count=facts.training))
 
 
-# Images in a training, all epochs together; the scores of docs/results.md were reached with 80,000. On a CPU 16,000, or
-# with more than 256 in an epoch 1,000 times the square root of their number: 28,000 for 800 keep two cores busy for a
-# quarter of an hour.
-_IMAGES_GPU, _IMAGES_CPU, _IMAGES_CPU_ROOT = 80_000, 16_000, 1_000
+# Images in a training, all epochs together; the scores of docs/results.md were reached with 80,000. The plain U-Net,
+# from random weights, gains from more: as many as have the pixels of 200,000 at 192 px, if that is not less. On a CPU
+# 16,000, or with more than 256 in an epoch 1,000 times the square root of their number: 28,000 for 800 keep two cores
+# busy for a quarter of an hour.
+_IMAGES_GPU, _IMAGES_GPU_PLAIN, _IMAGES_CPU, _IMAGES_CPU_ROOT = 80_000, 200_000, 16_000, 1_000
 _QUICK = 0.25  # of the usual epochs, with `train.effort` quick
 
 
@@ -374,7 +392,12 @@ def _epochs(draft: Draft, facts: Facts) -> None:
     if draft.settings.train.epochs is not None:
         return
     images = _images_per_epoch(draft.settings, facts)
-    total = max(_IMAGES_CPU, _IMAGES_CPU_ROOT * images**0.5) if facts.device == "cpu" else _IMAGES_GPU
+    total: float = _IMAGES_GPU
+    if facts.device == "cpu":
+        total = max(_IMAGES_CPU, _IMAGES_CPU_ROOT * images**0.5)
+    elif is_plain_unet(draft.settings.model):
+        side = facts.input_format.crop or facts.input_format.size or _SIZE_GPU_PLAIN
+        total = max(_IMAGES_GPU, _IMAGES_GPU_PLAIN * min(1.0, (_SIZE_GPU_PLAIN / side) ** 2))
     epochs = int(np.clip(round(total / images), 10, 400))
     reason = _("about {images} training images in total, on {where}")
     if draft.settings.train.effort == "quick":

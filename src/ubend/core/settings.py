@@ -80,8 +80,8 @@ class DataSettings(_Section):
     colour, other mixtures are refused"""
     size: int | None = Field(None, ge=8, le=8192)
     """px; images are resized to the area of a square with this side (to the square itself with `squash`; not at all
-    with `native`); auto: the size of the images, at most 128 on a CPU and 256 elsewhere; if `data.resize` is
-    automatic too, as large as narrow objects need, at most 192 on a CPU and 512 elsewhere"""
+    with `native`); auto: the size of the images, at most 128 on a CPU and 256 elsewhere, 192 with `--encoder none`;
+    if `data.resize` is automatic too, as large as narrow objects need, at most 192 on a CPU and 512 elsewhere"""
     resize: Resize | None = None
     """`keep` the aspect ratio, `squash` to a square, or leave images at their `native` size and train on crops
     (`--patches`); auto: keep; in the recipe `modern`, native where resizing would make objects too narrow (see Size
@@ -217,8 +217,8 @@ class TrainSettings(_Section):
     epochs; best: `data.folds` 5, predictions averaged over mirrored images, and class weights in prediction where
     they help out of fold"""
     epochs: int | None = Field(None, ge=1)
-    """number of epochs; auto: about 80,000 images in total, on a CPU 16,000 (28,000 with 800 images), but 10 to 400
-    epochs"""
+    """number of epochs; auto: about 80,000 images in total, up to 200,000 with `--encoder none`, on a CPU 16,000
+    (28,000 with 800 images), but 10 to 400 epochs"""
     batch: int | None = Field(None, ge=1, le=2**20)
     """images per step, over all processes; auto: 16; with fewer than 160 training images a tenth of them, at least
     4"""
