@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "unet/unpool": {"depth": 1, "upsampling": "unpool"},
     "paper": {"kind": "paper", "depth": 1, "dropout": 0.0},
     "encoder": {"encoder": "test_resnet", "depth": 2},
+    "encoder/bilinear": {"encoder": "test_resnet", "depth": 2, "upsampling": "bilinear"},
     "encoder/lite": {"encoder": "tf_efficientnet_lite0", "depth": 2},
 }
 MODES = ["training", "evaluation", "evaluation with gradients"]
@@ -40,7 +41,7 @@ def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=VARIANTS)
 def net(request: pytest.FixtureRequest) -> Network:
-    if request.param == "encoder":  # of timm
+    if request.param in ("encoder", "encoder/bilinear"):  # of timm
         pytest.importorskip("timm")
     torch.manual_seed(0)
     shape = shape_from_settings(ModelSettings(**VARIANTS[request.param]), 2, 3, 4)

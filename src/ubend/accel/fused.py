@@ -7,7 +7,7 @@ about half the bytes (docs/benchmarks.md). The gradients of weights are computed
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -108,7 +108,8 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
     check_channels(image, net.channels)
     height, width = image.shape[-2:]
     features = pad_to_multiple((image - net.mean) / net.std, net.input_multiple)
-    convolve = Convolutions(net, features.device, on_gradient, aligned=kernels.ALIGNED)
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    convolve = Convolutions(layers, features.device, on_gradient, aligned=kernels.ALIGNED)
     kept: list[tuple[Tensor, Tensor] | None] = []
     block = net.stem
     y = _run_block(block, channels_last(features), convolve, kernels)
@@ -135,26 +136,30 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
 
 
 class Convolutions:
-    """A network's convolutions without their biases, in the precision of autocast, for one pass.
+    """Convolutions without their biases, in the precision of autocast, for one pass through a network.
 
     All weights are cast with one kernel, and their gradients are computed on a second stream.
 
     Args:
-        net: its `Conv2d` and `ConvTranspose2d` layers can be called.
+        layers: that can be called.
         on_gradient: see `accelerate_network`.
         aligned: input channels are padded with zeros to a multiple of it.
     """
 
     def __init__(
-        self, net: nn.Module, device: torch.device, on_gradient: GradientHook | None = None, *, aligned: int = 1
+        self,
+        layers: Sequence[nn.Conv2d | nn.ConvTranspose2d],
+        device: torch.device,
+        on_gradient: GradientHook | None = None,
+        *,
+        aligned: int = 1,
     ) -> None:
-        layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
         weights: list[Tensor] = [layer.weight for layer in layers]
-        low = torch.is_autocast_enabled(device.type)
-        dtype = torch.get_autocast_dtype(device.type) if low else weights[0].dtype
         self._execution = _Execution(SecondStream(device), aligned, on_gradient)
-        awaited = _AwaitGradients.apply(self._execution.second_stream, *weights)
-        cast = _cast([weight.detach() for weight in weights], dtype)
+        awaited = _AwaitGradients.apply(self._execution.second_stream, *weights) if weights else ()
+        cast = [weight.detach() for weight in weights]
+        if torch.is_autocast_enabled(device.type):
+            cast = _cast(cast, torch.get_autocast_dtype(device.type))
         self._weights = dict(zip(layers, zip(awaited, cast, strict=True), strict=True))
 
     def __call__(
@@ -183,8 +188,6 @@ class _Execution:
 
 def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Cast all tensors with one kernel; autocast would use one per tensor."""
-    if all(tensor.dtype == dtype for tensor in tensors):
-        return tensors
     cast = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
     torch._foreach_copy_(cast, tensors)
     return cast

@@ -1,8 +1,9 @@
 """Speeds up the training of any network: its convolutions, batch norms, and the concatenation of ubend's decoder.
 
-Weights of convolutions are cast together, and their gradients computed on a second stream. A batch norm and the ReLU or
-ReLU6 after it are one kernel: in a training step of an encoder on an H200, torch's batch norm took half of the time,
-and the activations a tenth (docs/experiments.md). The bias of an upsampling is added while it is written into the
+Where the training step can be captured (captured.py), weights of convolutions are cast together, and their gradients
+computed on a second stream; in steps that Python starts kernel by kernel this would take longer. A batch norm and the
+ReLU or ReLU6 after it are one kernel: in a training step of an encoder on an H200, torch's batch norm took half of the
+time, and the activations a tenth (docs/experiments.md). The bias of an upsampling is added while it is written into the
 concatenation, and its gradient is summed while that of the concatenation is divided. The head includes the batch norm
 and ReLU before it. All other layers are called unchanged. What ubend has its own fused version of (the plain U-Net)
 does not come here.
@@ -28,10 +29,11 @@ def accelerate_layers(net: nn.Module) -> Callable[[Tensor], Tensor]:
     layers = [layer for layer in net.modules() if _is_known(layer)]
     if not layers:
         return net
-    twin: Any = _copy(net).train()
+    twin: Any = _copy(net, captured=bool(getattr(net, "can_capture", False))).train()
     if type(net) is EncodedUNet:
         _join_head(twin, net)
     replaced = [layer for layer in twin.modules() if isinstance(layer, _Faster)]
+    convolutions = [layer.first for layer in replaced if isinstance(layer, _Convolution | _JoiningDecoder)]
 
     def forward(image: Tensor) -> Tensor:
         kernels = fused.find_kernels(image)
@@ -39,7 +41,7 @@ def accelerate_layers(net: nn.Module) -> Callable[[Tensor], Tensor]:
         if kernels is None or not training or layers[0].weight.dtype != torch.float32:
             logits: Tensor = net(image)
             return logits
-        convolve = fused.Convolutions(net, image.device)
+        convolve = fused.Convolutions(convolutions, image.device)
         for layer in replaced:
             layer.kernels, layer.convolve = kernels, convolve
         logits = twin(image)
@@ -54,22 +56,27 @@ class _Faster(nn.Module):
 
     Attributes:
         kernels: from `find_kernels`; set before each pass, like `convolve`.
-        convolve: calls the network's convolutions.
+        convolve: calls the convolutions of `_Convolution` and `_JoiningDecoder`.
+        first: the layer; of several, the first.
     """
 
     kernels: Any
     convolve: fused.Convolutions
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
-        self._layers: list[Any] = [layer]  # in a list, so that it is not registered as a submodule
+        self._layers = layers  # in a tuple, so that they are not registered as submodules
+
+    @property
+    def first(self) -> Any:
+        return self._layers[0]
 
 
 class _Convolution(_Faster):
     """A convolution for which `_can_convolve` is True."""
 
     def forward(self, features: Tensor) -> Tensor:
-        (layer,) = self._layers
+        layer = self.first
         features, padding = layer.pad(features) if isinstance(layer, SameConv2d) else (features, layer.padding)
         return self.convolve(layer, fused.channels_last(features), padding)
 
@@ -82,7 +89,7 @@ class _NormActivation(_Faster):
         self._activation = activation
 
     def forward(self, y: Tensor) -> Tensor:
-        (layer,) = self._layers
+        layer = self.first
         normalised: Tensor = fused.NormActivation.apply(
             fused.channels_last(y), layer.weight, layer.bias, layer, self.kernels, self._activation
         )
@@ -101,7 +108,7 @@ class _JoiningDecoder(_Faster):
         self.block = block
 
     def forward(self, features: Tensor, skip_features: Tensor) -> Tensor:
-        (up,) = self._layers
+        up = self.first
         upsampled = self.convolve(up, fused.channels_last(features))
         channels = skip_features.shape[1]
         joined = fused.empty_map(upsampled, channels + upsampled.shape[1])
@@ -113,10 +120,6 @@ class _JoiningDecoder(_Faster):
 
 class _NormHead(_Faster):
     """The last batch norm, the ReLU after it, and the head: (N, C, H, W) -> (N, classes, H, W) float32 logits."""
-
-    def __init__(self, norm: nn.BatchNorm2d, head: nn.Conv2d) -> None:
-        super().__init__(norm)
-        self._layers.append(head)
 
     def forward(self, y: Tensor) -> Tensor:
         norm, head = self._layers
@@ -146,18 +149,19 @@ def _is_known(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     return type(layer) is nn.BatchNorm2d and layer.affine and layer.track_running_stats and layer.momentum is not None
 
 
-def _copy(module: nn.Module) -> nn.Module:
+def _copy(module: nn.Module, *, captured: bool) -> nn.Module:
     """A copy that shares parameters and buffers, with the faster layers of this module.
 
+    Convolutions are replaced only if the step can be `captured`.
     `_NormActivation` replaces each batch norm. It also replaces the activation registered directly after the batch
     norm, but only in `Sequential` and in modules of ubend, whose children are called in their order.
     """
     if _is_known(module):
         return _NormActivation(module, "none")
-    if _can_convolve(module):
+    if captured and _can_convolve(module):
         return _Convolution(module)
     if _can_join(module):
-        return _JoiningDecoder(module, _copy(module.block))
+        return _JoiningDecoder(module, _copy(module.block, captured=captured))
     ordered = isinstance(module, nn.Sequential) or type(module).__module__.startswith("ubend.")
     twin = copy.copy(module)
     twin._modules = {}
@@ -168,6 +172,6 @@ def _copy(module: nn.Module) -> nn.Module:
             twin._modules[norm[0]] = _NormActivation(norm[1], activation)
             twin._modules[name] = nn.Identity()
         else:
-            twin._modules[name] = _copy(child)
+            twin._modules[name] = _copy(child, captured=captured)
         norm = (name, child) if _is_known(child) else None
     return twin
