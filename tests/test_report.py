@@ -208,6 +208,7 @@ def test_it_names_leaks_and_scores_without_them(run: Path) -> None:
     rewrite_data(run, plant)
     text = check_page(ubend.report(run, device="cpu")).text
     assert re.search(rf"Leaks: 1 .*{leaked}", text)
+    assert "It is optimistic: 1 of these images" in text
     assert f"{np.mean(rest):.3f} (" in text.partition("Without these images")[2]
 
     def group(rows: list[dict[str, str]]) -> None:

@@ -199,7 +199,8 @@ def read_facts(path: Path) -> RunFacts:
         image_dice = score_images(scores.data["per_picture"], labels)
         pairs = {pair.name: pair for pair, _hashes in rows if pair.name in image_dice}
         error = (scores.data.get("calibration") or {}).get("expected_error")
-        sentences = _sentences(summary, scores, labels, splits, list(image_dice.values()), error, folds)
+        leaked = len(_find_leaked(rows, scores)[0])
+        sentences = _sentences(summary, scores, labels, splits, list(image_dice.values()), leaked, folds)
         choices = tuple(_split_choice(line) for line in about["choices"])
         versions = tuple((name, str(about[name])) for name in ("ubend", "torch", "numpy", "python", "device"))
         return RunFacts(
@@ -421,8 +422,12 @@ def _describe_splits(
     return tuple(splits), (*lines, *_describe_leaks(rows, scores))
 
 
-def _describe_leaks(rows: Sequence[tuple[Pair, list[str]]], scores: Scores) -> list[str]:
-    """Lines on whether scored images, or images of their groups, are also in another split."""
+def _find_leaked(rows: Sequence[tuple[Pair, list[str]]], scores: Scores) -> tuple[list[str], bool]:
+    """The scored images that, or other images of their groups, are also in another split; and whether there are groups.
+
+    Args:
+        rows: of the data list: each pair, and the hashes of its image and mask.
+    """
     hashes, groups = dict[str, set[SplitName | None]](), dict[str, set[SplitName | None]]()
     for pair, (image, _mask) in rows:
         hashes.setdefault(image, set()).add(pair.split)
@@ -434,8 +439,14 @@ def _describe_leaks(rows: Sequence[tuple[Pair, list[str]]], scores: Scores) -> l
         for name, (image, pair) in scored.items()
         if len(hashes[image]) > 1 or (pair.group and len(groups[pair.group]) > 1)
     ]
+    return leaked, bool(groups)
+
+
+def _describe_leaks(rows: Sequence[tuple[Pair, list[str]]], scores: Scores) -> list[str]:
+    """Lines on leaks between the splits."""
+    leaked, has_groups = _find_leaked(rows, scores)
     if not leaked:
-        if groups:
+        if has_groups:
             return [_("Leaks: none; no scored image, and no other image of its group, is in another split.")]
         line = _(
             "Exact copies: no scored image is also in another split. Groups are unknown: if images of one patient, "
@@ -463,10 +474,10 @@ def _sentences(
     labels: LabelMap,
     splits: Sequence[SplitRow],
     image_dice: Sequence[float],
-    expected_error: float | None,
+    leaked: int,
     folds: int | None,
 ) -> tuple[str, ...]:
-    """A summary in five parts: classes, training data, mean score, weaknesses, caveats."""
+    """A summary in five parts: classes, training data, mean score, weaknesses, caveats; `leaked` images are leaks."""
     train, val, test = (row.images for row in splits)
     counts = Counter(value < 0.5 for value in image_dice)
     dice, native = scores.data["intervals"]["dice"], scores.data["native"]
@@ -529,6 +540,13 @@ def _sentences(
             third += " " + _("So even its first decimal is uncertain.")
         elif half >= _SECOND_DECIMAL:
             third += " " + _("So its second decimal is uncertain.")
+    if leaked:
+        line = ngettext(
+            "It is optimistic: {count} of these images, or another image of its group, is also in another split.",
+            "It is optimistic: {count} of these images, or other images of their groups, are also in another split.",
+            leaked,
+        )
+        third += " " + line.format(count=leaked)
     if len(class_dice) > 1:
         worst = min(class_dice, key=class_dice.__getitem__)
         figures |= {"worst": worst, "worst_dice": show_mean(dice[worst])}
@@ -542,6 +560,7 @@ def _sentences(
             "Of {count} trainings with different seeds it is the best on the validation split; the intervals do not "
             "include the variation between seeds, which the scores of all seeds show."
         ).format(count=len(seeds["scores"]))
+    expected_error = (scores.data.get("calibration") or {}).get("expected_error")
     if expected_error is not None:
         figures |= {"error": f"{expected_error:.3f}"}
         fifth = _("Its probabilities are off by {error} on average (expected calibration error).") + " " + fifth
