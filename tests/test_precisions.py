@@ -4,10 +4,11 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -41,13 +42,14 @@ from ubend.inference.predictor import Predictor
 from ubend.io.images import read_image
 from ubend.models.encoders import EncodedUNet
 from ubend.models.ensemble_net import EnsembleNet
-from ubend.models.exported import load_exported, open_exported
+from ubend.models.exported import ExportedNetwork, load_exported, open_exported
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.paper import PaperUNet
 from ubend.models.segmentation_net import SegmentationNet
 from ubend.models.unet import UNet
 from ubend.portable import model as runtime
 from ubend.portable.openvino_session import has_bfloat16, import_openvino, shared_core
+from ubend.portable.session import Run
 from ubend.tasks.export import contract_text, describe
 
 pytestmark = NEEDS_EXPORT
@@ -521,6 +523,41 @@ def test_openvino_is_not_given_more_than_the_memory(monkeypatch: pytest.MonkeyPa
     model.graph.node.insert(1, onnx.helper.make_node("Pad", ["small", "more_values"], [value]))
     with raises(SettingError, key="device"):
         Predictor(open_exported(Path("model.onnx"), model.SerializeToString()))(np.zeros((9, 9, 3), np.uint8))
+
+
+@NEEDS_OPENVINO
+def test_small_images_in_8_bits_where_openvino_may_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs with fixed sides give the same, and are kept; larger images, and other precisions, do not need them."""
+
+    def open_graph(precision: Literal["int8", "fp32"]) -> Run:
+        network = open_exported(Path("model.onnx"), make_file("colour", "openvino", Attempt(precision))).model
+        assert isinstance(network, ExportedNetwork)
+        return network.run
+
+    images = [np.random.default_rng(0).integers(0, 256, (1, 3, *sides), np.uint8) for sides in [(40, 32), (128, 136)]]
+    wanted = [open_graph("int8")(image) for image in images]
+    core, compiled = shared_core(import_openvino(__import__)), Counter[bool]()
+
+    class Core:
+        """Of a processor with AMX, which counts graphs with variable and with fixed sides."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(core, name)
+
+        def get_property(self, *_names: str) -> list[str]:
+            return ["INT8", "BF16", "FP16"]
+
+        def compile_model(self, model: Any, *given: Any) -> Any:
+            compiled.update([model.input().partial_shape.is_static])
+            return core.compile_model(model, *given)
+
+    monkeypatch.setattr("ubend.portable.openvino_session.shared_core", lambda _openvino: Core())
+    run = open_graph("int8")
+    for image, logits in zip(images * 2, wanted * 2, strict=True):
+        np.testing.assert_allclose(run(image), logits, rtol=0, atol=1e-5)
+    assert compiled == {False: 1, True: 1}
+    open_graph("fp32")(images[0])
+    assert compiled == {False: 2, True: 1}
 
 
 def test_weights_are_widened_once() -> None:

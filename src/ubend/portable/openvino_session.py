@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from .session import INPUT, OUTPUTS, Run, memory_limit
 
 _TELEMETRY = "openvino_telemetry"
 _PRECISIONS = {"bf16": "bf16"}  # of a file -> what OpenVINO computes in; of all others float32, and int8 where it says
+_CRASHES_BELOW_PX = 128  # sides of images; see `can_crash`
+_SHAPES = 8  # of small images, for which a graph is kept
 _TYPES = {"uint8": "u8", "uint16": "u16", "float32": "f32"}
 
 
@@ -47,6 +49,16 @@ def shared_core(openvino: Any) -> Any:
 def has_bfloat16(openvino: Any) -> bool:
     """Whether OpenVINO computes in bfloat16 on this processor; elsewhere it takes float32."""
     return "BF16" in shared_core(openvino).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def can_crash(openvino: Any, precision: str) -> bool:
+    """Whether images with small sides may crash a graph whose sides are not fixed.
+
+    On processors with AMX, OpenVINO 2026.1 to 2026.3 end the process with a segmentation fault when they compute such
+    an image (64 px, but not 96) in 8 bits; of newer versions it is not known (openvino#37577). It has no property for
+    AMX, but these processors compute in float16, too.
+    """
+    return precision == "int8" and "FP16" in shared_core(openvino).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def open_openvino(
@@ -81,6 +93,13 @@ def open_openvino(
     if not fitting:
         raise refusal(path, INPUT, _("other inputs and outputs than the header says"))
     limit, admitted = memory_limit(), set[tuple[int, ...]]()
+    fixes_small_sides = can_crash(openvino, precision)
+
+    @lru_cache(_SHAPES)
+    def request_of(shape: tuple[int, ...]) -> Any:
+        sized = model.clone()
+        sized.reshape(list(shape))
+        return core.compile_model(sized, "CPU", settings).create_infer_request()
 
     def run(images: NDArray[Any]) -> NDArray[np.float32]:
         try:
@@ -88,7 +107,9 @@ def open_openvino(
                 if _peak_bytes(model, images.shape) > limit:
                     raise MemoryError
                 admitted.add(images.shape)
-            logits: NDArray[np.float32] = request.infer({INPUT: images})[0]
+            is_small = min(images.shape[2:]) < _CRASHES_BELOW_PX
+            chosen = request_of(images.shape) if fixes_small_sides and is_small else request
+            logits: NDArray[np.float32] = chosen.infer({INPUT: images})[0]
         except MemoryError:
             raise
         except Exception as error:
