@@ -25,6 +25,8 @@ from ubend.exporting import network_graph, proof
 from ubend.exporting.targets import Precision
 from ubend.inference.ensemble import load
 from ubend.inference.predictor import Predictor
+from ubend.labels.mask_files import FileMask
+from ubend.layouts.pairs import Pair
 from ubend.models import networks
 from ubend.models.custom import CustomNetwork
 from ubend.models.encoders import EncodedUNet
@@ -362,3 +364,20 @@ def test_graphs_share_weights(folds: Bundle) -> None:
     """Views of one network hold its weights once."""
     size = sum(len(one.raw_data) for one in make_graph(folds).graph.initializer)
     assert size < 1.1 * sum(one.numel() * 4 for one in folds.model.parameters())
+
+
+@pytest.mark.parametrize(("images", "largest_gap"), [(40, 1), (10, 6), (3, 20)])
+def test_images_of_the_proof_are_spread_evenly(images: int, largest_gap: int, tmp_path: Path) -> None:
+    """Also where the limit of pixels ends them: a video's first frames would be all alike."""
+    pairs = []
+    for number in range(40):
+        image, mask = tmp_path / f"{number}.png", tmp_path / f"{number}_mask.png"
+        Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(image)
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(mask)
+        pairs.append(Pair(str(number), image, FileMask(mask), None, None))
+    bundle = make_bundle(UNet(3, 2, width=4, depth=2))
+    found = proof.read_images(bundle, pairs, max_pixels=images * 32 * 32)
+    numbers = [int(one.image.pixels[0, 0, 0]) for one in found]
+    assert len(numbers) == images
+    assert numbers == sorted(numbers)
+    assert max(np.diff([-1, *numbers, 40])) <= largest_gap

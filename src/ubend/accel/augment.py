@@ -1,7 +1,7 @@
 """Augmentation of a batch (warp and colours) as two kernels, which read the images on the device directly.
 
 The counterpart of `warp` and `change_colors` in ubend.dataset.augment; it reads their arguments in packed form
-(`TrainingBatches.packed`). A program processes PIXELS pixels of one image.
+(`TrainingBatches.pack`). A program processes PIXELS pixels of one image.
 """
 
 import torch

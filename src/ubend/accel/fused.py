@@ -2,8 +2,8 @@
 
 Convolutions are torch's; the operations between them are kernels on NVIDIA GPUs. Batch norm, ReLU and max pooling are
 one pass; the encoder writes its feature maps directly to the decoder's concatenation, and the head includes the last
-batch norm and ReLU. The backward pass keeps only the input and output of each convolution. So a training step moves
-about half the bytes (docs/benchmarks.md). The gradients of weights are computed on a second stream.
+batch norm and ReLU. Only the input and output of each convolution are saved for the backward pass. So a training step
+moves about half the bytes (docs/benchmarks.md). The gradients of weights are computed on a second stream.
 """
 
 from collections import deque
@@ -84,8 +84,8 @@ def can_fuse(net: nn.Module) -> TypeGuard[UNet]:
 def fits_call(net: UNet, image: Tensor) -> bool:
     """Whether `run` supports this call.
 
-    It needs float32 input and torch's batch norm in the same mode as the network; in evaluation mode, it computes no
-    gradients.
+    It needs float32 input and torch's batch norm in the same mode as the network (the first one stands for all); in
+    evaluation mode, it computes no gradients.
     """
     norm = net.stem[1]
     known = torch.promote_types(image.dtype, net.mean.dtype) == torch.float32 and type(norm) is nn.BatchNorm2d
@@ -116,8 +116,8 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
     for encoder, skip in zip(net.encoders, net.skips, strict=True):
         # with room for the decoder's upsampled channels
         joined = empty_map(y, 2 * y.shape[1]) if skip else None
-        features, skipped = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], joined, kernels)
-        kept.append(None if joined is None else (joined, skipped))
+        features, skip_features = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], joined, kernels)
+        kept.append(None if joined is None else (joined, skip_features))
         block = encoder.block
         y = _run_block(block, features, convolve, kernels)
     for decoder in net.decoders:
@@ -208,7 +208,11 @@ def run_head(y: Tensor, norm: Any, head: Any, kernels: Any) -> Tensor:
 
 
 def _measure(y: Tensor, layer: nn.BatchNorm2d, kernels: Any) -> Tensor:
-    """(4, C) statistics of a feature map; with one value per channel in training, the same error as torch's."""
+    """(4, C) mean, 1 / deviation, scale, shift of a feature map.
+
+    Raises:
+        ValueError: one value per channel in training; torch's error.
+    """
     if layer.training and y.numel() < 2 * y.shape[1]:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {y.shape}")
     stats: Tensor = kernels.measure_statistics(y, layer)
@@ -343,12 +347,14 @@ class _NormPool(torch.autograd.Function):
 
 
 class Join(torch.autograd.Function):
-    """The concatenation (skipped, upsampled + bias); `joined` already contains `skipped`."""
+    """The concatenation (skip_features, upsampled + bias); `joined` already contains `skip_features`."""
 
     @staticmethod
-    def forward(ctx: Any, joined: Tensor, skipped: Tensor, upsampled: Tensor, bias: Tensor, kernels: Any) -> Tensor:
-        kernels.add_bias(upsampled, bias, joined[:, skipped.shape[1] :])
-        ctx.kernels, ctx.channels = kernels, skipped.shape[1]
+    def forward(
+        ctx: Any, joined: Tensor, skip_features: Tensor, upsampled: Tensor, bias: Tensor, kernels: Any
+    ) -> Tensor:
+        kernels.add_bias(upsampled, bias, joined[:, skip_features.shape[1] :])
+        ctx.kernels, ctx.channels = kernels, skip_features.shape[1]
         return _alias(joined)
 
     @staticmethod

@@ -1,12 +1,12 @@
 """Speeds up the training of any network: its convolutions, batch norms, and the concatenation of ubend's decoder.
 
-Where the training step can be captured (captured.py), weights of convolutions are cast together, and their gradients
-computed on a second stream; in steps that Python starts kernel by kernel this would take longer. A batch norm and the
-ReLU or ReLU6 after it are one kernel: in a training step of an encoder on an H200, torch's batch norm took half of the
-time, and the activations a tenth (docs/experiments.md). The bias of an upsampling is added while it is written into the
-concatenation, and its gradient is summed while that of the concatenation is divided. The head includes the batch norm
-and ReLU before it. All other layers are called unchanged. What ubend has its own fused version of (the plain U-Net)
-does not come here.
+Where the steps of a network can be captured (captured.py), weights of convolutions are cast together, and their
+gradients computed on a second stream; in steps that Python starts kernel by kernel this would take longer. A batch norm
+and the ReLU or ReLU6 after it are one kernel: in a training step of an encoder on an H200, torch's batch norm took half
+of the time, and the activations a tenth (docs/experiments.md). The bias of an upsampling is added while it is written
+into the concatenation, and its gradient is summed while that of the concatenation is divided. The head includes the
+batch norm and ReLU before it. All other layers are called unchanged. What ubend has its own fused version of (the plain
+U-Net) does not come here.
 """
 
 import copy
@@ -26,19 +26,19 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 
 def accelerate_layers(net: nn.Module) -> Callable[[Tensor], Tensor]:
     """The network, with its current modules, as a function; `net` itself if it has no batch norm of torch."""
-    layers = [layer for layer in net.modules() if _is_known(layer)]
-    if not layers:
+    batch_norms = [layer for layer in net.modules() if _is_plain_batch_norm(layer)]
+    if not batch_norms:
         return net
     twin: Any = _copy(net, captured=bool(getattr(net, "can_capture", False))).train()
     if type(net) is EncodedUNet:
-        _join_head(twin, net)
+        _fuse_head(twin, net)
     replaced = [layer for layer in twin.modules() if isinstance(layer, _Faster)]
     convolutions = [layer.first for layer in replaced if isinstance(layer, _Convolution | _JoiningDecoder)]
 
     def forward(image: Tensor) -> Tensor:
         kernels = fused.find_kernels(image)
-        training = torch.is_grad_enabled() and all(layer.training for layer in layers)
-        if kernels is None or not training or layers[0].weight.dtype != torch.float32:
+        training = torch.is_grad_enabled() and all(layer.training for layer in batch_norms)
+        if kernels is None or not training or batch_norms[0].weight.dtype != torch.float32:
             logits: Tensor = net(image)
             return logits
         convolve = fused.Convolutions(convolutions, image.device)
@@ -136,15 +136,15 @@ def _can_join(module: nn.Module) -> TypeGuard[Decoder]:
     return type(module) is Decoder and module.skip and type(module.up) is nn.ConvTranspose2d
 
 
-def _join_head(twin: Any, net: Any) -> None:
+def _fuse_head(twin: Any, net: Any) -> None:
     """Let the head of the copy include the last batch norm and ReLU of the decoder."""
     norm = net.decoders[-1].block[4]
-    if _is_known(norm):
+    if _is_plain_batch_norm(norm):
         twin.decoders[-1].block[4] = nn.Identity()
         twin._modules["head"] = _NormHead(norm, net.head)
 
 
-def _is_known(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+def _is_plain_batch_norm(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Whether the layer is torch's own batch norm, not a subclass, with all attributes that the kernels read."""
     return type(layer) is nn.BatchNorm2d and layer.affine and layer.track_running_stats and layer.momentum is not None
 
@@ -152,11 +152,11 @@ def _is_known(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
 def _copy(module: nn.Module, *, captured: bool) -> nn.Module:
     """A copy that shares parameters and buffers, with the faster layers of this module.
 
-    Convolutions are replaced only if the step can be `captured`.
+    Convolutions are replaced only if steps of the network can be `captured`.
     `_NormActivation` replaces each batch norm. It also replaces the activation registered directly after the batch
     norm, but only in `Sequential` and in modules of ubend, whose children are called in their order.
     """
-    if _is_known(module):
+    if _is_plain_batch_norm(module):
         return _NormActivation(module, "none")
     if captured and _can_convolve(module):
         return _Convolution(module)
@@ -173,5 +173,5 @@ def _copy(module: nn.Module, *, captured: bool) -> nn.Module:
             twin._modules[name] = nn.Identity()
         else:
             twin._modules[name] = _copy(child, captured=captured)
-        norm = (name, child) if _is_known(child) else None
+        norm = (name, child) if _is_plain_batch_norm(child) else None
     return twin

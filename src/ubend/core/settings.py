@@ -262,7 +262,8 @@ class TrainSettings(_Section):
     """decay of the exponential moving average of the weights; 0: none; auto: averages over about 2% of the steps,
     0.9 to 0.999"""
     select: Literal["loss", "dice"] = "dice"
-    """validation figure that selects the weights to keep: dice (highest mean) or loss (lowest)"""
+    """validation figure that selects the weights to keep: dice (highest mean over all classes, the background included)
+    or loss (lowest)"""
     patience: int | None = Field(None, ge=1)
     """stop after this many epochs without a better validation score; auto: never"""
     init_from: str | None = None

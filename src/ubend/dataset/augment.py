@@ -30,7 +30,7 @@ _SHOWN_WITHIN = 0.5
 _SHOWN_WITHIN_AT_BORDER = 0.75  # where the crop would otherwise leave the image
 _NOISE_SIDE = 256  # px; side of the noise field from which images take their noise
 
-# Columns of the rows in which `TrainingBatches.packed` sends the images of a step to the device, float32.
+# Columns of the rows in which `TrainingBatches.pack` sends the images of a step to the device, float32.
 PARAMS = slice(None, -3)  # `WarpParams.pack`
 SIZE_HW = slice(-3, -1)  # height and width of the image as stored, px
 ITEM = -1  # index of the item in its `ItemSource`: the bits of an int32

@@ -1,7 +1,7 @@
 """Makes the training batches, as a pure function of (store, seed, step).
 
-Training reads an endless sequence of positions: step k uses positions k*B to (k+1)*B, shared among the processes.
-The image at a position and its augmentation are pure functions of (seed, position).
+Training reads an endless sequence of positions. Step k uses positions k * batch to (k + 1) * batch, of which each
+process takes B. The image at a position and its augmentation are pure functions of (seed, position).
 """
 
 import time
@@ -43,7 +43,7 @@ class Batch:
     """The images of one training step.
 
     Attributes:
-        image: (B, C, H, W) float32 raw values, augmented, channels last; B is this process's share of the batch.
+        image: (B, C, H, W) float32 raw values, augmented, channels last.
         target: (B, H, W) uint8 class index or IGNORED.
         pixel_weights: (B, H, W) float32, added to the class weight of each pixel, warped with the image; None: zero.
     """
@@ -79,7 +79,7 @@ class BatchOrder:
         return self.batch // self.shard[1]
 
     def positions(self, step: int) -> NDArray[np.int64]:
-        """(B,) the positions of this process's images of a step."""
+        """(B,) int64: the positions of this process's images of a step."""
         first = step * self.batch + self.shard[0] * self.batch_per_process
         return first + np.arange(self.batch_per_process, dtype=np.int64)
 

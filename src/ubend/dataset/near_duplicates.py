@@ -2,8 +2,8 @@
 finds, in bounded memory and far less time.
 
 Two images are near-identical if their thumbnails correlate (Pearson, over the pixels) with at least `Threshold.whole`,
-and with `Threshold.details` after subtracting the mean thumbnail of the set, in one of the eight orientations. So
-brightness and contrast do not matter.
+and with `Threshold.details` after subtracting the mean thumbnail of the set, in one of the eight orientations; or if
+the first correlation alone is almost 1. So brightness and contrast do not matter.
 
 N images, thumbnails of S x S px, K pairs.
 """

@@ -118,7 +118,7 @@ class Scores:
 
     @property
     def subset(self) -> str:
-        """The scored split: train, val or test; or all."""
+        """The scored split: train, val or test; all of them; or out-of-fold, the validation images of all folds."""
         return str(self.data["part"])
 
     @property

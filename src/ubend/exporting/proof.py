@@ -32,7 +32,7 @@ from ubend.portable.input_checks import inspect_file, take_pixels
 
 MAX_IMAGES = 100
 MAX_PIXELS = 8e6  # of the network's input, over all images: two minutes of the tutorial's network on two cores
-MAX_BYTES = 2**29
+MAX_BYTES = 2**29  # of images in memory; and of the reference's probabilities
 MAX_SHARE: dict[Precision, float] = {"fp32": 1e-5, "fp16": 0.01, "bf16": 0.01, "int8": 0.01}  # whose class differs
 MAX_DICE_LOSS = 0.005  # of the mean, at the upper end of its 95% interval; not of fp32
 MAX_IMAGE_LOSS = 0.05  # of any one image; not of fp32
@@ -193,9 +193,10 @@ def read_images(
 
     At most `max_images`, `max_pixels` of the network's input and `MAX_BYTES` in memory; one if there is any.
     """
-    predictor, images, pixels, held = Predictor(bundle, "cpu"), list[ProofImage](), 0.0, 0
-    step = max(1, len(pairs) / max_images)
-    for pair in (pairs[int(index * step)] for index in range(min(len(pairs), max_images))):
+    predictor, images, pixels, held = Predictor(bundle, "cpu"), dict[int, ProofImage](), 0.0, 0
+    count = min(len(pairs), max_images)
+    for index in sorted(range(count), key=_reversed_bits):  # wherever the limits end it, the images are spread evenly
+        pair = pairs[index * len(pairs) // count]
         try:
             image = take_pixels(pair.image, bundle, inspect_file(pair.image, bundle))
             mask = ignore_invalid(read_class_map(pair, image.pixels.shape[:2], bundle.labels), image.invalid, pair)
@@ -206,8 +207,13 @@ def read_images(
         if images and (pixels > max_pixels or held > MAX_BYTES):
             break
         if (mask.classes != IGNORED).any():
-            images.append(ProofImage(image, mask.classes, pair.group))
-    return images
+            images[index] = ProofImage(image, mask.classes, pair.group)
+    return [images[index] for index in sorted(images)]
+
+
+def _reversed_bits(number: int) -> int:
+    """The bits of a number of up to 32 bits in reverse: numbers sorted by it are a van der Corput sequence."""
+    return int(f"{number:032b}"[::-1], 2)
 
 
 def draw_images(bundle: Bundle) -> list[ProofImage]:

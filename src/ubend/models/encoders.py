@@ -362,7 +362,7 @@ def _make_lite(name: str, channels: int, maps: int, pretrained: bool | Path) -> 
 
 
 def pretrained_weights(settings: ModelSettings) -> bool | Path:
-    """The initial weights of an encoder: a local file, timm's (True), or random ones (False)."""
+    """The initial weights of an encoder: a local file; True: those of the pip package, or timm's; False: random."""
     return Path(settings.weights) if settings.weights is not None else bool(settings.pretrained)
 
 

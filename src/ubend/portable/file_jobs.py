@@ -2,8 +2,8 @@
 
 All inputs are inspected before anything is written: duplicate output names, existing files, disk space. Then each is
 predicted and written. Whatever fails for one input, in reading, predicting or writing it, is reported at the end and
-stops no other; only a disk that cannot be written to ends the command. A subclass for each kind of input (images,
-videos, scans) defines how it is inspected, which files it gives, and how they are made.
+stops no other; only a disk that cannot be written to, or a missing package, ends the command. A subclass for each kind
+of input (images, videos, scans) defines how it is inspected, which files it gives, and how they are made.
 """
 
 import logging
@@ -151,8 +151,8 @@ class FileJob(ABC, Generic[_Inspected]):
         if not self.resume:
             can_resume = self.record is not None and not any(map(self.record.foreign, groups))
             refuse_existing([path for group in groups for path in group], self.storage.exists, resumable=can_resume)
-        is_done = dict(self.map_inputs(lambda index: self.resume and self.is_done(index), [*self.usable]))
-        sizes = dict(self.map_inputs(self.size, [index for index, done in is_done.items() if not done]))
+        finished = dict(self.map_inputs(lambda index: self.resume and self.is_done(index), [*self.usable]))
+        sizes = dict(self.map_inputs(self.size, [index for index, done in finished.items() if not done]))
         self.usable = {index: about for index, about in self.usable.items() if index not in self.wrong}
         self.todo = [*sizes]
         if self.resume and self.record is not None:

@@ -71,7 +71,7 @@ class MaskImageJob(ImageJob):
         resume: bool,
     ) -> None:
         super().__init__(predictor, paths, out, resume=resume)
-        self._prob, self.probabilities = prob, prob is not None
+        self._prob_kind, self.probabilities = prob, prob is not None
         self._labels = predictor.labels
         self._tiffs: dict[int, _Tiff] = {}
         self._shares = ClassShares(self._labels.names, out)
@@ -92,7 +92,7 @@ class MaskImageJob(ImageJob):
         """The mask, the probabilities with `prob`, and the overlay unless the image is predicted by rows."""
         tiff, name = self._tiffs[index], self.paths[index].stem
         mask = self.out / f"{name}{'.tif' if tiff.by_rows or tiff.georeference else '.png'}"
-        prob: dict[Role, Path] = {} if self._prob is None else {"prob": prob_path(mask, self._prob)}
+        prob: dict[Role, Path] = {} if self._prob_kind is None else {"prob": prob_path(mask, self._prob_kind)}
         overlay: dict[Role, Path] = {} if tiff.by_rows else {"overlay": self.out / f"{name}_overlay.png"}
         return {"mask": mask, **prob, **overlay}
 
@@ -107,7 +107,7 @@ class MaskImageJob(ImageJob):
             return rows_reader.size_hw == self.usable[index].size_hw
 
     def size(self, index: int) -> float:
-        values = BYTES_PER_VALUE[self._prob] * len(self._labels.names) if self._prob is not None else 0.0
+        values = BYTES_PER_VALUE[self._prob_kind] * len(self._labels.names) if self._prob_kind is not None else 0.0
         mask = _MASK_BYTES_PER_PIXEL if self._tiffs[index].by_rows else _BYTES_PER_PIXEL
         return (mask + values) * self.usable[index].pixels
 
@@ -128,14 +128,14 @@ class MaskImageJob(ImageJob):
         self.extremes.tell(reporter)
 
     def write_one(self, index: int, result: MaskResult, image: NDArray[Any]) -> None:
-        """Write the files of an image; the mask last: its presence marks completion."""
+        """Write the files of an image, the mask last."""
         tiff, labels, files, (mask, prob) = self._tiffs[index], self._labels, self.outputs(index), result
         self._shares.count(self.paths[index], mask)
         overlay = overlay_mask(to_rgb(image), mask, labels.colors, background=background_class(labels.names))
         save_png(Image.fromarray(overlay), files["overlay"])
         size_hw = self.usable[index].size_hw
-        if prob is not None and self._prob is not None:
-            write_probabilities(files["prob"], size_hw, [prob], labels.names, self._prob, tiff.georeference)
+        if prob is not None and self._prob_kind is not None:
+            write_probabilities(files["prob"], size_hw, [prob], labels.names, self._prob_kind, tiff.georeference)
         if tiff.georeference:
             has_invalid = tiff.has_invalid or bool((mask == IGNORED).any())
             write_tiff_mask(files["mask"], size_hw, [mask], labels.colors, tiff.georeference, has_invalid=has_invalid)
@@ -153,7 +153,7 @@ class MaskImageJob(ImageJob):
             def write(rows: Iterable[NDArray[np.uint8]]) -> None:
                 write_tiff_mask(files["mask"], size_hw, rows, labels.colors, georeference, has_invalid=tiff.has_invalid)
 
-            if self._prob is None:
+            if self._prob_kind is None:
                 write(result.mask for result in results)
                 return
             with written_beside(write) as add_rows:  # the mask file is completed last
@@ -164,7 +164,7 @@ class MaskImageJob(ImageJob):
                         add_rows(mask)
                         yield prob
 
-                write_probabilities(files["prob"], size_hw, take_prob(), labels.names, self._prob, georeference)
+                write_probabilities(files["prob"], size_hw, take_prob(), labels.names, self._prob_kind, georeference)
 
     def _predict_rows(self, index: int, rows_reader: TiffRowReader, reporter: Reporter) -> Iterator[MaskResult]:
         """Masks and probabilities of (h, W) rows, from top to bottom."""

@@ -219,8 +219,8 @@ def _fit(session: _Session, settings: Settings) -> FitResult:
     set_up(device, settings.train.deterministic)
     from_pretrained = not (session.resumed and run.state_path.exists())  # else all weights come from the saved state
     with warmed_up(device), processes.first_rank_first():  # the other processes reuse what the first one has decoded
-        split = read_text(run.data) if session.resumed else None
-        scanned = scan(settings, device, reporter, split, pretrained=from_pretrained)
+        data_list = read_text(run.data) if session.resumed else None
+        scanned = scan(settings, device, reporter, data_list, pretrained=from_pretrained)
     plan = resolve(settings, scanned.facts)
     processes.refuse_uneven(plan.train.batch)
     _report_start(session, scanned.data, plan, device)

@@ -42,7 +42,7 @@ class Page:
         runs: one run, or those that are compared.
         comparison: of several runs.
         advice: what to do next, of one run.
-        examples: (heading, images); `missing` is the reason if there are none.
+        examples: (heading, images); `no_examples` is the reason if there are none.
         missed: thumbnails of missed objects.
         legend: (name, colour as #rrggbb) of classes and errors.
         network: description of the model, if it could be loaded.
@@ -56,7 +56,7 @@ class Page:
     advice: Sequence[str] = ()
     examples: Sequence[tuple[str, Sequence[Example]]] = ()
     missed: Sequence[Example] = ()
-    missing: str = ""
+    no_examples: str = ""
     legend: Sequence[tuple[str, str]] = ()
     network: Sequence[str] = ()
     lines: Sequence[str] = ()
@@ -111,7 +111,7 @@ def _describe_run(path: Path, open_model: Callable[[], Predictor]) -> Page:
                 facts, model, [missed_object for missed_object in missed if missed_object.image in scored]
             )
     except (UbendError, KeyError) as error:
-        return replace(page, missing=_missing(error))
+        return replace(page, no_examples=_explain_no_examples(error))
     captions = {name: f"{name}: " + _("Dice {dice:.3f}").format(dice=facts.image_dice[name]) for name in examples_of}
     examples = [
         (heading, [Example(captions[name], examples_of[name]) for name in names]) for heading, names in chosen.items()
@@ -161,7 +161,7 @@ def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
     )
     if any(run_facts.scores.subset == "out-of-fold" for run_facts in read):
         cause = _("the scores are out-of-fold, from the models of several folds")
-        return replace(page, missing=_missing(cause))
+        return replace(page, no_examples=_explain_no_examples(cause))
     try:
         predictors = {name: load(path, device) for name, path in zip(facts, paths, strict=True)}
         examples = []
@@ -178,11 +178,11 @@ def _describe_comparison(paths: Sequence[Path], device: str | None) -> Page:
                     heading = _("{a} and {b}: images on which {better} is better")
                     examples.append((heading.format(a=pair.a, b=pair.b, better=better), panels))
     except (UbendError, KeyError) as error:
-        return replace(page, missing=_missing(error))
+        return replace(page, no_examples=_explain_no_examples(error))
     return replace(page, examples=examples, legend=_legend(next(iter(predictors.values())).labels))
 
 
-def _missing(error: object) -> str:
+def _explain_no_examples(error: object) -> str:
     return _("Images with their predictions cannot be shown: {reason}").format(reason=error)
 
 

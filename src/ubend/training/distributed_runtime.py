@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ubend.dataset.batches import Batch
 from ubend.training.distributed import ProcessGroup, explain_lost_peers
-from ubend.training.loop import PlainRuntime, Training, forward_backward, join_sums, seed_random_layers
+from ubend.training.loop import PlainRuntime, Training, forward_backward, seed_random_layers, stack_sums
 from ubend.training.losses import LossSums
 
 
@@ -35,7 +35,7 @@ class DistributedRuntime(PlainRuntime):
         processes.sum_tensors(counts)
         loss_sums = forward_backward(training, batch, counts)
         sum_step(processes, training.state.model, loss_sums, self._reduction.take())
-        return join_sums(loss_sums, counts)
+        return stack_sums(loss_sums, counts)
 
 
 class OverlappedReduction:

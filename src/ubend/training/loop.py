@@ -112,8 +112,9 @@ class Runtime(ABC):
         DistributedRuntime     gradients            a PlainRuntime that sums counts and gradients over all processes
         LimitedMemoryRuntime   gradients, measure   calls the wrapped runtime; after out-of-memory, again at half the
                                                     size
-        CapturedRuntime        training_step        replays the step as a CUDA graph; the first steps, which may run
-                                                    out of memory, are taken by the wrapped runtime
+        CapturedRuntime        training_step        does the same as a CUDA graph, in the same order; in the first
+                                                    steps, which may run out of memory, gradients are computed by the
+                                                    wrapped runtime
 
     Attributes:
         processes: the processes that train together; a no-op for a single process.
@@ -124,14 +125,17 @@ class Runtime(ABC):
 
     @abstractmethod
     def gradients(self, step: int, batch: Batch) -> Tensor:
-        """Compute a batch's gradients into the parameters' `grad`; returns its (4,) sums, see `join_sums`."""
+        """Compute a batch's gradients into the parameters' `grad`; returns its (4,) sums, see `stack_sums`."""
 
     @abstractmethod
     def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """(4,) sums, see `join_sums`, and (n, C, C) confusion matrices of these validation items."""
+        """(4,) sums, see `stack_sums`, and (n, C, C) confusion matrices of these validation items."""
 
     def training_step(self, step: int) -> None:
-        """A whole step: batch, gradients, update of weights and EMA; the host does not wait for the device."""
+        """A whole step: batch, gradients, update of weights and EMA; the host does not wait for the device.
+
+        `CapturedRuntime` repeats this order; change both.
+        """
         training, state = self.training, self.training.state
         batch = training.batches.sample(step)
         with preserve_rng_state(training):
@@ -151,7 +155,7 @@ class PlainRuntime(Runtime):
     def gradients(self, step: int, batch: Batch) -> Tensor:
         seed_random_layers(self.training, step)
         counts = self.training.loss.count(batch.target, len(self.training.class_names), batch.pixel_weights)
-        return join_sums(forward_backward(self.training, batch, counts), counts)
+        return stack_sums(forward_backward(self.training, batch, counts), counts)
 
     @torch.inference_mode()
     def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -161,7 +165,7 @@ class PlainRuntime(Runtime):
             logits = training.forward_ema(image.float())
         loss_sums, counts = training.loss.sum(logits, target), training.loss.count(target, classes)
         index = logits.argmax(dim=1).to(torch.uint8)
-        return join_sums(loss_sums, counts), count_confusion_batch(index, target, classes)
+        return stack_sums(loss_sums, counts), count_confusion_batch(index, target, classes)
 
 
 def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> None:
@@ -268,14 +272,14 @@ def _by_name(training: Training, dice: NDArray[np.float64]) -> dict[str, float |
     return dict(zip(training.class_names, values, strict=True))
 
 
-def join_sums(loss_sums: LossSums, counts: LossCounts) -> Tensor:
+def stack_sums(loss_sums: LossSums, counts: LossCounts) -> Tensor:
     """Loss sums and their counts as one (4,) tensor, called `sums`, in the order of `TrainingState.sums`."""
     (cross_entropy, dice), dtype = loss_sums, loss_sums.dice.dtype
     return torch.stack([cross_entropy, counts.pixels.to(dtype), dice, counts.dice_terms.to(dtype)])
 
 
 def mean_loss(training: Training, sums: Tensor) -> float:
-    """Mean loss of (4,) sums, see `join_sums`; waits for the device."""
+    """Mean loss of (4,) sums, see `stack_sums`; waits for the device."""
     cross_entropy, pixels, dice, dice_terms = sums.cpu()
     return float(training.loss.mean(LossSums(cross_entropy, dice), LossCounts(pixels, dice_terms)))
 

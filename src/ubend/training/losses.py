@@ -28,7 +28,7 @@ class LossCounts(NamedTuple):
 
 
 class LossSums(NamedTuple):
-    """Numerators of the mean loss, float32 scalars."""
+    """Numerators of the mean loss, scalars: float32 of a forward pass, float64 (on MPS float32) of a whole batch."""
 
     cross_entropy: Tensor  # summed over pixels; weighted, or focal
     dice: Tensor  # 1 - Dice or -log(Dice), summed over the pairs that `dice_terms` counts
