@@ -36,7 +36,7 @@ Aim = Literal["at once", "any time", "saving", "drawing", "scoring"]
 # `ubend fit`, saving its state more often.
 _EAGER_FIT = (
     "import ubend.core.device; ubend.core.device.prepare_process(True); "
-    "import ubend.training.loop as loop; loop._SAVE_AFTER_S = 0.2; "
+    "import ubend.training.recorder as recorder; recorder._SAVE_AFTER_S = 0.2; "
     "from ubend.cli.app import main; main(prog_name='ubend')"
 )
 # Where a process writes when it is inside a save or a drawing: temporary files begin so.

@@ -47,7 +47,7 @@ from ubend.models.segmentation_net import SegmentationNet, pad_to_multiple
 from ubend.tasks.fit import scan
 from ubend.tasks.user_settings import read_user_settings
 from ubend.training.build import build
-from ubend.training.loop import autocast
+from ubend.training.training import autocast
 
 PEERS = ("smp", "tutornet")
 ENCODER = "tf_efficientnet_lite0"

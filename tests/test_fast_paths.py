@@ -138,7 +138,7 @@ def test_plain_function_where_no_kernel_runs(monkeypatch: pytest.MonkeyPatch) ->
         calls.append(given)
         return torch.ones(1), torch.zeros(1)
 
-    given = tuple(range(9))
+    given: Any = tuple(range(5))
     found = accelerate_augmentation(plain)(*given)
     assert calls == [given]
     assert [tensor.item() for tensor in found] == [1, 0]

@@ -3,6 +3,7 @@
 On a GPU as they are, elsewhere in Triton's interpreter. The whole network: test_fused.py.
 """
 
+import dataclasses
 from typing import Any, get_args
 
 import numpy as np
@@ -81,13 +82,13 @@ def test_augmentation(channels: int, ignore: bool, dtype: torch.dtype, monkeypat
 
     monkeypatch.setattr(accelerate, "usable", lambda _tensor: True)
     fast = accelerate.accelerate_augmentation(pytest.fail)
-    on, reach_on = [t.to(DEVICE) for t in stored], tuple(t.to(DEVICE) for t in reach)
+    on, low, high = [t.to(DEVICE) for t in stored], reach[0].to(DEVICE), reach[1].to(DEVICE)
     found = {}
     for field in (None, noise):
-        wanted, target = augment.augment(*stored, window, reach, field, ignore, augment.ELASTIC_POINTS)
-        image, index = fast(
-            *on, window, reach_on, None if field is None else field.to(DEVICE), ignore, augment.ELASTIC_POINTS
-        )
+        plain = augment.AugmentConstants(window, reach, field, ignore, augment.ELASTIC_POINTS)
+        wanted, target = augment.augment(*stored, plain)
+        field_on = None if field is None else field.to(DEVICE)
+        image, index = fast(*on, dataclasses.replace(plain, value_range=(low, high), noise=field_on))
         assert image.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(image.cpu(), wanted, rtol=0, atol=0.02)
         assert float((index.cpu() != target).float().mean()) < 0.002  # a nearest pixel may fall to the other side

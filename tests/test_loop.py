@@ -27,9 +27,10 @@ from ubend.tasks import fit as job
 from ubend.training import loop, recorder
 from ubend.training.batch_norm_warmup import BATCH_NORM_WARMUP_STEPS, batch_statistics, in_batch_norm_warmup
 from ubend.training.checkpoint import Saver
-from ubend.training.loop import Runtime, Training
+from ubend.training.loop import Runtime
 from ubend.training.memory import LimitedMemoryRuntime
 from ubend.training.run_folder import RunFolder
+from ubend.training.training import Training
 
 RECIPES = {"modern": (MODERN, 10), "tutorial": (TUTORIAL, 8)}
 

@@ -24,7 +24,7 @@ from ubend.models.unet import UNet
 from ubend.portable.errors import is_out_of_memory
 from ubend.tasks import fit as job
 from ubend.tasks.evaluate import read_run_pairs
-from ubend.training.loop import Training
+from ubend.training.training import Training
 
 Patch = pytest.MonkeyPatch
 FORWARD = UNet.forward

@@ -37,8 +37,8 @@ from ubend.portable.images import save_png
 from ubend.portable.overlay import to_rgb
 from ubend.tasks.fit import fit, scan
 from ubend.tasks.user_settings import read_user_settings
-from ubend.training.loop import autocast
 from ubend.training.optim import learning_rate_at, make_optimizer
+from ubend.training.training import autocast
 from ubend_lessons.drawn_pets import draw_pets
 from ubend_lessons.plain_unet import PLAIN_UNET
 from ubend_lessons.variants import SilentReporter

@@ -30,10 +30,11 @@ from ubend.tasks.user_settings import read_user_settings
 from ubend.training.build import build
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.interrupts import stop_on_signals
-from ubend.training.loop import Training, train
+from ubend.training.loop import train
 from ubend.training.losses import sum_cross_entropy
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import RunFolder
+from ubend.training.training import Training
 
 _PIXELS = 2**21  # pixels per forward pass
 _ROOM_BYTES = 2**30  # memory on the device for the images that are scored

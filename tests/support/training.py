@@ -15,7 +15,8 @@ from ubend.core.settings import make_settings
 from ubend.dataset.prepare import prepare
 from ubend.tasks.fit import scan
 from ubend.training.build import build
-from ubend.training.loop import PlainRuntime, Training
+from ubend.training.loop import PlainRuntime
+from ubend.training.training import Training
 
 SMALL: dict[str, Any] = {"data.size": 32, "model.width": 2, "model.depth": 2, "train.precision": "float32"}
 MODERN: dict[str, Any] = {**SMALL, "train.epochs": 3, "train.batch": 5}  # 16 images: 10 steps, 3.2 an epoch

@@ -7,7 +7,6 @@ otherwise. Importing this module needs no Triton.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from ubend.core.device import has_compiler
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.core.settings import LossKind
-from ubend.dataset.augment import Augment, elastic_basis
+from ubend.dataset.augment import Augment, AugmentConstants, elastic_basis
 from ubend.models.custom import CustomNetwork
 from ubend.models.ensemble_net import EnsembleNet
 from ubend.training.losses import Loss, LossSums
@@ -108,15 +107,17 @@ class _KernelLoss(Loss):
 def accelerate_augmentation(plain: Augment) -> Augment:
     """`ubend.dataset.augment.augment` as two kernels on the device of the images."""
 
-    def augment(images: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+    def augment(
+        images: Tensor, masks: Tensor, items: Tensor, packed: Tensor, constants: AugmentConstants
+    ) -> tuple[Tensor, Tensor]:
         if not usable(images):
-            return plain(images, *given)
+            return plain(images, masks, items, packed, constants)
         from ubend.accel.augment import blur_and_noise, warp
 
-        masks, items, packed, (height, width), reach, noise, ignore, points = given
-        basis = elastic_basis(height, images.device, points), elastic_basis(width, images.device, points)
-        colors = noise is not None
-        warped, target = warp(images, masks, items, packed, basis, reach, colors=colors, ignore_outside=ignore)
-        return blur_and_noise(warped, packed, noise, reach) if colors else warped, target
+        basis_y, basis_x = (elastic_basis(side, images.device, constants.elastic_points) for side in constants.crop_hw)
+        noise, value_range, ignore = constants.noise, constants.value_range, constants.ignore_outside
+        basis, colors = (basis_y, basis_x), noise is not None
+        warped, target = warp(images, masks, items, packed, basis, value_range, colors=colors, ignore_outside=ignore)
+        return warped if noise is None else blur_and_noise(warped, packed, noise, value_range), target
 
     return augment

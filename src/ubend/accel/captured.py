@@ -17,9 +17,10 @@ from ubend.core.device import attempt
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.dataset.batches import Batch
-from ubend.training.loop import Runtime, Training
+from ubend.training.loop import Runtime
 from ubend.training.memory import LimitedMemoryRuntime
 from ubend.training.optim import ema_decay, learning_rate_at
+from ubend.training.training import Training
 
 _EAGER_STEPS = 3  # before capture: they allocate workspaces and the optimizer's moments, and may run out of memory
 _PREFETCH = 4  # buffers of values in pinned memory: the host runs at most so many steps ahead of the device

@@ -35,7 +35,28 @@ PARAMS = slice(None, -3)  # `WarpParams.pack`
 SIZE_HW = slice(-3, -1)  # height and width of the image as stored, px
 ITEM = -1  # index of the item in its `ItemSource`: the bits of an int32
 
-Augment = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of `augment`
+
+@dataclass(frozen=True)
+class AugmentConstants:
+    """What is the same in all batches of a training.
+
+    Attributes:
+        crop_hw: (H, W) px of the output.
+        value_range: (low, high), each (1, C, 1, 1).
+        noise: (C, S, S), from `noise_field`; None: colours do not change.
+        ignore_outside: set the mask to IGNORED outside the image, instead of reflecting it with the image.
+        elastic_points: points per side of the elastic field, see `elastic_basis`.
+    """
+
+    crop_hw: tuple[int, int]
+    value_range: tuple[Tensor, Tensor]
+    noise: Tensor | None
+    ignore_outside: bool
+    elastic_points: int
+
+
+# images, masks, items, packed, constants -> images, masks; see `augment`
+Augment = Callable[[Tensor, Tensor, Tensor, Tensor, AugmentConstants], tuple[Tensor, Tensor]]
 
 
 Values = TypeVar("Values", NDArray[np.float32], Tensor)
@@ -250,11 +271,7 @@ def augment(
     masks: Tensor,
     items: Tensor,
     packed: Tensor,
-    crop_hw: tuple[int, int],
-    value_range: tuple[Tensor, Tensor],
-    noise: Tensor | None,
-    ignore_outside: bool,
-    points: int,
+    constants: AugmentConstants,
 ) -> tuple[Tensor, Tensor]:
     """Warp images with their masks, and change their colours, on the device only.
 
@@ -262,19 +279,15 @@ def augment(
         images, masks: (n, h, w, C) of any dtype and (n, h, w) uint8 class index or IGNORED, each at the top left.
         items: (N,) int32, indices of the images to use.
         packed: (N, K) float32 with the columns PARAMS and SIZE_HW; ITEM is not read here, see `items`.
-        crop_hw: (H, W) px of the output.
-        value_range: (low, high), each (1, C, 1, 1).
-        noise: (C, S, S), from `noise_field`; None: colours do not change.
-        ignore_outside: set the mask to IGNORED outside the image, instead of reflecting it with the image.
-        points: points per side of the elastic field, see `elastic_basis`.
     Returns:
         (N, C, H, W) float32 raw values, channels last, and (N, H, W) uint8.
     """
     params = DeviceWarpParams.unpack(packed[:, PARAMS], images.shape[3])
     chosen = images[items].permute(0, 3, 1, 2), masks[items]
+    crop_hw, ignore_outside, points = constants.crop_hw, constants.ignore_outside, constants.elastic_points
     warped, target = warp(*chosen, packed[:, SIZE_HW], params, crop_hw, ignore_outside, points)
-    if noise is not None:
-        warped = change_colors(warped, params, *value_range, noise)
+    if constants.noise is not None:
+        warped = change_colors(warped, params, *constants.value_range, constants.noise)
     return warped.contiguous(memory_format=torch.channels_last), target
 
 

@@ -24,6 +24,7 @@ from ubend.dataset.augment import (
     PARAMS,
     SIZE_HW,
     Augment,
+    AugmentConstants,
     DeviceWarpParams,
     augment,
     noise_field,
@@ -127,9 +128,10 @@ class TrainingBatches:
     ) -> None:
         self.source, self._foreground = source, foreground
         self._order, self.seed, self.batch_per_process = order, order.seed, order.batch_per_process
-        self.settings, self.crop_hw, self._augment = augmentation.settings, augmentation.crop_hw, augmentation.augment
+        self.settings = settings = augmentation.settings
+        self.crop_hw, self._augment = augmentation.crop_hw, augmentation.augment
         self._pixel_weights, self.weighs_pixels = pixel_weights, pixel_weights is not None
-        self.copies = FROZEN_COPIES if self.settings.kind == "frozen" else 1
+        self.copies = FROZEN_COPIES if settings.kind == "frozen" else 1
         self._ends = np.cumsum(source.repeats * self.copies)
         self.items_per_epoch = int(self._ends[-1])
         device = source.device
@@ -137,8 +139,14 @@ class TrainingBatches:
         low, high = (
             torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in augmentation.value_range
         )
-        self._range = low, high
-        self._noise = torch.from_numpy(noise_field(self.seed, channels)).to(device)
+        changes_colors = settings.kind == "warp"
+        self._constants = AugmentConstants(
+            self.crop_hw,
+            (low, high),
+            torch.from_numpy(noise_field(self.seed, channels)).to(device) if changes_colors else None,
+            changes_colors and settings.out_of_frame == "ignored",
+            settings.elastic_grid,
+        )
         self._counting = torch.arange(self.batch_per_process, dtype=torch.int32, device=device)
         self._prefetched: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
         self._sampled: dict[int, tuple[NDArray[np.float32], Rectangles]] = {}  # of steps being read
@@ -178,17 +186,13 @@ class TrainingBatches:
             packed: (B, K) float32 on the device, from `pack`.
             fetched: (B, H, W, C) and (B, H, W) images that are not resident.
         """
-        settings = self.settings
         images, masks = (self.source.images, self.source.masks) if fetched is None else fetched
         # indices into these images
         items = packed[:, ITEM].contiguous().view(torch.int32) if fetched is None else self._counting
-        if settings.kind == "none":
+        if self.settings.kind == "none":
             chosen = images[items], masks[items]
             return Batch(chosen[0].permute(0, 3, 1, 2).float(), chosen[1])
-        colors = settings.kind == "warp"
-        ignore = colors and settings.out_of_frame == "ignored"
-        noise, points = self._noise if colors else None, settings.elastic_grid
-        return Batch(*self._augment(images, masks, items, packed, self.crop_hw, self._range, noise, ignore, points))
+        return Batch(*self._augment(images, masks, items, packed, self._constants))
 
     def _draw(self, step: int) -> tuple[NDArray[np.float32], Rectangles]:
         """(result of `pack`, rectangles to read) for a step."""

@@ -65,12 +65,13 @@ from ubend.training.distributed import ALONE, ProcessGroup, join_processes
 from ubend.training.distributed_runtime import DistributedRuntime, OverlappedReduction
 from ubend.training.interrupts import stop_on_signals
 from ubend.training.launcher import process_rank
-from ubend.training.loop import PlainRuntime, Runtime, Training, train
+from ubend.training.loop import PlainRuntime, Runtime, train
 from ubend.training.memory import LimitedMemoryRuntime, refuse_single_values
 from ubend.training.panels import EpochDrawing
 from ubend.training.recorder import Recorder
 from ubend.training.run_folder import INITIAL_MODEL, RunFolder, free_run_name
 from ubend.training.trackers import check_tracker, track_run
+from ubend.training.training import Training
 from ubend.training.transfer import InitialModel, initialise_from
 
 

@@ -8,20 +8,18 @@ These scores are only displayed; no weights are chosen by them.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-if TYPE_CHECKING:
-    from ubend.training.loop import Training
+from ubend.training.training import Training
 
 # Steps after which less than 0.5% of the statistics is initial values: batch norm's momentum is 0.1, and the EMA's
 # decay (1 + step) / (10 + step). Counted step by step: 0.4% after 60, 6% after 30.
 BATCH_NORM_WARMUP_STEPS = 60
 
 
-def in_batch_norm_warmup(training: "Training", step: int) -> bool:
+def in_batch_norm_warmup(training: Training, step: int) -> bool:
     """Whether a validation after `step` steps should also show the score with batch statistics."""
     model, canvas_hw = training.state.model, training.validation.canvas_hw
     values = math.prod(math.ceil(side / 2**model.depth) for side in canvas_hw)  # one value has no variance

@@ -17,8 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ubend.dataset.batches import Batch
 from ubend.training.distributed import ProcessGroup, explain_lost_peers
-from ubend.training.loop import PlainRuntime, Training, forward_backward, seed_random_layers, stack_sums
+from ubend.training.loop import PlainRuntime, forward_backward, seed_random_layers, stack_sums
 from ubend.training.losses import LossSums
+from ubend.training.training import Training
 
 
 class DistributedRuntime(PlainRuntime):

@@ -13,9 +13,7 @@ same batches for the same steps.
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -25,62 +23,15 @@ from torch import Tensor
 from ubend.core.counter_rng import random_bits
 from ubend.core.errors import TrainingError
 from ubend.core.i18n import _
-from ubend.core.plan import TrainPlan
-from ubend.dataset.batches import Batch, TrainingBatches
-from ubend.dataset.sources import ItemSource
+from ubend.dataset.batches import Batch
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.training.batch_norm_warmup import batch_statistics, in_batch_norm_warmup
-from ubend.training.checkpoint import TrainingState
 from ubend.training.distributed import ALONE, ProcessGroup
 from ubend.training.interrupts import StopRequest
-from ubend.training.losses import Loss, LossCounts, LossSums
+from ubend.training.losses import LossCounts, LossSums
 from ubend.training.optim import ema_decay, learning_rate_at, update_ema
 from ubend.training.recorder import EpochTiming, Recorder
-
-Forward = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Training:
-    """The model, data and loss of a training.
-
-    Attributes:
-        plan: the resolved settings of the section `[train]`.
-        class_names: in the order of the class index.
-        batches: batches of the training split.
-        validation: the validation split.
-        loss: the training loss.
-        state: the network, its EMA, the optimizer and the progress.
-        forward: (N, C, H, W) raw values -> (N, classes, H, W) logits of the network; `forward_ema`: of its EMA.
-    """
-
-    plan: TrainPlan
-    class_names: tuple[str, ...]
-    batches: TrainingBatches
-    validation: ItemSource
-    loss: Loss
-    state: TrainingState
-    forward: Forward
-    forward_ema: Forward
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole training."""
-        return self.steps_until(self.plan.epochs)
-
-    def steps_until(self, epochs: int) -> int:
-        """Steps of the first `epochs` epochs, at least one per epoch; every batch is full."""
-        return max(epochs, round(epochs * self.batches.items_per_epoch / self.plan.batch))
-
-    @property
-    def micro_batch(self) -> int:
-        """Images in memory at once: as many as the plan and memory allow."""
-        batch = self.batches.batch_per_process
-        return min(batch, self.plan.micro_batch, self.state.progress.micro_batch or batch)
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """A context in which networks compute in the precision of the plan."""
-        return autocast(self.state.sums.device, self.plan)
+from ubend.training.training import Training
 
 
 def forward_backward(training: Training, batch: Batch, counts: LossCounts) -> LossSums:
@@ -282,11 +233,6 @@ def mean_loss(training: Training, sums: Tensor) -> float:
     """Mean loss of (4,) sums, see `stack_sums`; waits for the device."""
     cross_entropy, pixels, dice, dice_terms = sums.cpu()
     return float(training.loss.mean(LossSums(cross_entropy, dice), LossCounts(pixels, dice_terms)))
-
-
-def autocast(device: torch.device, plan: TrainPlan) -> AbstractContextManager[object]:
-    """A context in which networks compute in the precision of the plan."""
-    return torch.autocast(device.type, torch.bfloat16) if plan.precision == "bfloat16" else nullcontext()
 
 
 def seed_random_layers(training: Training, step: int) -> None:

@@ -15,7 +15,8 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.dataset.batches import Batch
-from ubend.training.loop import Runtime, Training
+from ubend.training.loop import Runtime
+from ubend.training.training import Training
 
 
 class LimitedMemoryRuntime(Runtime):

@@ -14,8 +14,9 @@ from ubend.portable.images import save_png
 from ubend.portable.overlay import color_mask, to_rgb
 from ubend.training.batch_norm_warmup import batch_statistics, in_batch_norm_warmup
 from ubend.training.checkpoint import TrainingState
-from ubend.training.loop import Training, validation_batch
+from ubend.training.loop import validation_batch
 from ubend.training.run_folder import RunFolder
+from ubend.training.training import Training
 
 _PANEL_IMAGES = 3  # of the validation split
 

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,10 +13,8 @@ from ubend.training.batch_norm_warmup import BATCH_NORM_WARMUP_STEPS, in_batch_n
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.run_folder import RunFolder
 from ubend.training.trackers import TrackedRun
+from ubend.training.training import Training
 from ubend.training.unlearned import describe_unlearned
-
-if TYPE_CHECKING:
-    from ubend.training.loop import Training
 
 _READING_LIMITS = 0.2  # share of the training time spent waiting for images
 _ENOUGH_S = 3.0  # seconds of timed steps after which the duration of a training on a CPU is estimated
@@ -88,7 +85,7 @@ class Recorder:
         self._tracked = tracked
         self._writes, self._epochs = writes, 0  # of this process
 
-    def begin(self, training: "Training") -> None:
+    def begin(self, training: Training) -> None:
         done = training.state.progress.step
         self._timer, self._is_resumed = StepTimer(training.state.sums.device), done > 0
         self._reporter.begin(_("training"), training.steps, done)
@@ -102,7 +99,7 @@ class Recorder:
             )
             self._reporter.report(line.format(steps=BATCH_NORM_WARMUP_STEPS))
 
-    def after_step(self, training: "Training") -> None:
+    def after_step(self, training: Training) -> None:
         state = training.state
         self._reporter.count(state.progress.step)
         if (step_s := self._timer.after_step(state.sums)) is not None:
@@ -111,7 +108,7 @@ class Recorder:
         if self._writes and self._saver.is_due(after_s=_SAVE_AFTER_S):
             self._saver.save(state)
 
-    def after_epoch(self, training: "Training", timing: EpochTiming) -> None:
+    def after_epoch(self, training: Training, timing: EpochTiming) -> None:
         if not self._writes:
             return
         state, history = training.state, training.state.progress.history

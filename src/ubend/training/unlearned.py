@@ -1,18 +1,14 @@
 """Classes that have not been learned: their validation Dice is still 0."""
 
-from typing import TYPE_CHECKING
-
 from ubend.core.i18n import _
 from ubend.portable.printable import enumerate_names
-
-if TYPE_CHECKING:
-    from ubend.training.loop import Training
+from ubend.training.training import Training
 
 _SHOWN_AS_ZERO = 0.0005  # threshold: epoch lines show three decimals
 _HIGHER_RATE = 3  # suggested factor of the learning rate
 
 
-def describe_unlearned(training: "Training") -> str | None:
+def describe_unlearned(training: Training) -> str | None:
     """One line with the unlearned classes and remedies, after a third of the epochs and after the last.
 
     Returns:
@@ -30,7 +26,7 @@ def describe_unlearned(training: "Training") -> str | None:
     ).format(names=enumerate_names(names), epoch=epoch, epochs=plan.epochs, rate=_HIGHER_RATE * plan.learning_rate)
 
 
-def find_unlearned(training: "Training") -> list[str]:
+def find_unlearned(training: Training) -> list[str]:
     """The classes whose validation Dice was 0.000 in the second half of the epochs so far, in class order.
 
     During batch norm warm-up the Dice with batch statistics is used. Classes without validation pixels are excluded:

@@ -1,0 +1,64 @@
+"""What a training consists of: settings, data, loss, and the state that its steps change."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ubend.core.plan import TrainPlan
+from ubend.dataset.batches import TrainingBatches
+from ubend.dataset.sources import ItemSource
+from ubend.training.checkpoint import TrainingState
+from ubend.training.losses import Loss
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The model, data and loss of a training.
+
+    Attributes:
+        plan: the resolved settings of the section `[train]`.
+        class_names: in the order of the class index.
+        batches: batches of the training split.
+        validation: the validation split.
+        loss: the training loss.
+        state: the network, its EMA, the optimizer and the progress.
+        forward: (N, C, H, W) raw values -> (N, classes, H, W) logits of the network; `forward_ema`: of its EMA.
+    """
+
+    plan: TrainPlan
+    class_names: tuple[str, ...]
+    batches: TrainingBatches
+    validation: ItemSource
+    loss: Loss
+    state: TrainingState
+    forward: Forward
+    forward_ema: Forward
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self.steps_until(self.plan.epochs)
+
+    def steps_until(self, epochs: int) -> int:
+        """Steps of the first `epochs` epochs, at least one per epoch; every batch is full."""
+        return max(epochs, round(epochs * self.batches.items_per_epoch / self.plan.batch))
+
+    @property
+    def micro_batch(self) -> int:
+        """Images in memory at once: as many as the plan and memory allow."""
+        batch = self.batches.batch_per_process
+        return min(batch, self.plan.micro_batch, self.state.progress.micro_batch or batch)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """A context in which networks compute in the precision of the plan."""
+        return autocast(self.state.sums.device, self.plan)
+
+
+def autocast(device: torch.device, plan: TrainPlan) -> AbstractContextManager[object]:
+    """A context in which networks compute in the precision of the plan."""
+    return torch.autocast(device.type, torch.bfloat16) if plan.precision == "bfloat16" else nullcontext()
