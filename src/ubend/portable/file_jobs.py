@@ -60,7 +60,7 @@ class FileJob(ABC, Generic[_Inspected]):
     """Inputs of one kind and their output files; an error in one input does not stop the others.
 
     Args:
-        predictor: of the models, with conditions.
+        predictor: of the models, with post-processing.
         paths: the inputs.
         out: the output folder; files in it are not overwritten.
         resume: continue in a folder that has the files of some inputs already; these are kept.
@@ -70,22 +70,22 @@ class FileJob(ABC, Generic[_Inspected]):
         done_message: message at the end.
         storage: where inputs and outputs are.
         record: of the folder; None: there is none. Set by `run_jobs`.
-        together: names of the summary files.
+        summary_names: of the files that are for all inputs.
         usable: index of an input -> result of `inspect`; usable inputs only.
         todo: indices of the inputs whose files are to be made.
-        wrong: index of an input -> its problems; it has no output files.
+        failed: index of an input -> its problems; it has no output files.
         damaged: index of an input -> its problems; the readable part of it has output files.
     """
 
     output_name, exist_message, done_message = "", "", ""
-    together: Sequence[str] = ()
+    summary_names: Sequence[str] = ()
     storage: Storage = LOCAL
 
     def __init__(self, predictor: AnyMaskPredictor, paths: Sequence[Path], out: Path, *, resume: bool = False) -> None:
         self.predictor, self.paths, self.out, self.resume = predictor, paths, out, resume
         self.usable: dict[int, _Inspected] = {}
         self.todo: list[int] = []
-        self.wrong: dict[int, list[str]] = {}
+        self.failed: dict[int, list[str]] = {}
         self.damaged: dict[int, list[str]] = {}
         self.record: Record | None = None
         self._sources: dict[int, dict[str, Any]] = {}
@@ -147,13 +147,13 @@ class FileJob(ABC, Generic[_Inspected]):
         files = [(self.paths[index], self.files(index)) for index in self.usable]
         refuse_shared(files, now(self.output_name))
         refuse_inputs(self.paths, (path for _input, outputs in files for path in outputs))
-        groups = [*(outputs for _input, outputs in files), *([self._summaries] if self.together else [])]
+        groups = [*(outputs for _input, outputs in files), *([self._summaries] if self.summary_names else [])]
         if not self.resume:
             can_resume = self.record is not None and not any(map(self.record.foreign, groups))
             refuse_existing([path for group in groups for path in group], self.storage.exists, resumable=can_resume)
         finished = dict(self.map_inputs(lambda index: self.resume and self.is_done(index), [*self.usable]))
         sizes = dict(self.map_inputs(self.size, [index for index, done in finished.items() if not done]))
-        self.usable = {index: about for index, about in self.usable.items() if index not in self.wrong}
+        self.usable = {index: about for index, about in self.usable.items() if index not in self.failed}
         self.todo = [*sizes]
         if self.resume and self.record is not None:
             rewritten = [*map(self.files, self.todo), *groups[len(files) :]]
@@ -167,7 +167,7 @@ class FileJob(ABC, Generic[_Inspected]):
         for path in self.files(index):
             if is_too_long(path):
                 line = _("{path}: the name of its result, {name}, is too long for a file; rename the input")
-                self.wrong[index] = [Problem(line.format(path=self.paths[index], name=path.name), path, "name")]
+                self.failed[index] = [Problem(line.format(path=self.paths[index], name=path.name), path, "name")]
                 return False
         return True
 
@@ -185,19 +185,19 @@ class FileJob(ABC, Generic[_Inspected]):
             reporter.report(message.format(count=self._remade))
         self.storage.clear_leftovers(path for index in self.usable for path in self.files(index))
         self.make(reporter)
-        indices = [index for index in self.usable if index not in self.wrong]
+        indices = [index for index in self.usable if index not in self.failed]
         if indices:
-            if self.record is not None and self.together:
+            if self.record is not None and self.summary_names:
                 self.record.begin(self._summaries, {})
             self.finish(indices, reporter)
-            if self.record is not None and self.together:
+            if self.record is not None and self.summary_names:
                 self.record.add(self._summaries, {})
             reporter.report(now(self.done_message).format(count=len(indices), out=self.out))
         return [self.files(index)[0] for index in indices]
 
     @property
     def _summaries(self) -> list[Path]:
-        return [self.out / name for name in self.together]
+        return [self.out / name for name in self.summary_names]
 
     @contextmanager
     def collect_problems(self, index: int) -> Iterator[None]:
@@ -211,17 +211,17 @@ class FileJob(ABC, Generic[_Inspected]):
         try:
             yield
         except DataError as error:
-            self.wrong[index] = [self._named(index, line) for line in error.problems]
+            self.failed[index] = [self._named(index, line) for line in error.problems]
         except UbendError as error:
             if isinstance(error, MissingPackageError) or (isinstance(error, OutputError) and is_of_the_disk(error)):
                 raise
-            self.wrong[index] = [Problem(str(error), error.path or path, error.key)]
+            self.failed[index] = [Problem(str(error), error.path or path, error.key)]
         except ImportError as error:
             raise missing_package(error) from error
         except MemoryError:
-            self.wrong[index] = [Problem(_("{path}: not enough memory").format(path=path), path, "memory")]
+            self.failed[index] = [Problem(_("{path}: not enough memory").format(path=path), path, "memory")]
         except OSError as error:
-            self.wrong[index] = [Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)]
+            self.failed[index] = [Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)]
         except Exception as error:
             message = _("{path}: failed with an internal error; please report it ({reason})")
             if is_out_of_memory(error):
@@ -229,7 +229,7 @@ class FileJob(ABC, Generic[_Inspected]):
             else:
                 _log.debug("%s", path, exc_info=True)
             cause = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-            self.wrong[index] = [Problem(message.format(path=path, reason=cause), path)]
+            self.failed[index] = [Problem(message.format(path=path, reason=cause), path)]
 
     def _named(self, index: int, line: str) -> str:
         """Add the file's path to a problem that has none: the predictor knows only the array."""
@@ -341,7 +341,7 @@ class ImageJob(FileJob[Header]):
                 rest := [
                     input_index
                     for input_index in indices
-                    if input_index not in started and input_index not in self.wrong
+                    if input_index not in started and input_index not in self.failed
                 ]
             ):
                 yield from self._predict_each(rest)
@@ -396,7 +396,7 @@ def _run_locked(jobs: Sequence[FileJob[Any]], reporter: Reporter, record: Record
         written = [path for job in jobs for path in job.write(reporter)]
         if record is not None:
             record.close([path.name for path in written])
-    problems = [line for job in jobs for _index, lines in sorted((job.wrong | job.damaged).items()) for line in lines]
+    problems = [line for job in jobs for _index, lines in sorted((job.failed | job.damaged).items()) for line in lines]
     if problems:
         if written:
             raise FilesError(problems)

@@ -59,7 +59,7 @@ class MaskImageJob(ImageJob):
     output_name, title = later("mask or overlay"), later("predicting")
     exist_message = later("masks that exist already and are kept: {count}")
     done_message = later("masks and overlays in {out}: {count}")
-    together = (SHARES,)
+    summary_names = (SHARES,)
 
     def __init__(
         self,

@@ -158,7 +158,7 @@ class ObjectJob(ImageJob):
         self._spatial: dict[int, SpatialInfo] = {}
         self._replaced: dict[int, PixelSize] = {}  # what files state and --pixel-size overrides
         self._kept: dict[int, _ImageObjects] = {}
-        self.together = [
+        self.summary_names = [
             _TABLE,
             _SUMMARY,
             *([_COCO] if "coco" in self._exports else []),

@@ -289,7 +289,7 @@ class ClusterImageJob(MaskImageJob):
         reporter.end()
         for index in missing:
             path, line = self.paths[index], _("{path}: the cluster gave no result; continue with --resume")
-            self.wrong[index] = [Problem(line.format(path=path), path, "--cluster")]
+            self.failed[index] = [Problem(line.format(path=path), path, "--cluster")]
         self.storage.clear_leftovers(
             path for index in self.todo for path in self.files(index)
         )  # of processes that were ended
@@ -310,10 +310,10 @@ class ClusterImageJob(MaskImageJob):
         for line in row.get("notes", ()):
             reporter.report(line)
         if row["problems"]:
-            self.wrong[index] = [Problem(text, where and Path(where), key) for text, where, key in row["problems"]]
+            self.failed[index] = [Problem(text, where and Path(where), key) for text, where, key in row["problems"]]
         elif [*row["outputs"]] != [file.name for file in files]:
             line = _("{path}: changed while it was read; run the command again")
-            self.wrong[index] = [Problem(line.format(path=path), path)]
+            self.failed[index] = [Problem(line.format(path=path), path)]
         else:
             self.record.add_entry(files[0].name, {**row["source"], "outputs": row["outputs"]})
             self._shares.add(path, np.array(row["pixels"], np.int64))

@@ -185,7 +185,7 @@ def predict_images(task: WorkerTask, predictor: MaskPredictor, given: dict[int, 
         notes = [staged.restore(line) for line in reporter.take(job.extremes.describe())]
     seconds, rows = (time.monotonic() - began) / len(given), []
     for position, index in enumerate(given):
-        problems = [_restore(staged, line) for line in job.wrong.get(position, [])]
+        problems = [_restore(staged, line) for line in job.failed.get(position, [])]
         rows.append(_row(index, seconds, problems, notes=notes, **job.describe(position)))
         notes = []
     return rows
@@ -233,7 +233,7 @@ class _WorkerJob(MaskImageJob):
 
     def describe(self, index: int) -> dict[str, Any]:
         """What a row says of an image whose files are written; nothing of others."""
-        if index not in self._written or index in self.wrong:
+        if index not in self._written or index in self.failed:
             return {}
         path = self.paths[index]
         return {**self._written[index], "pixels": self._shares.pixels(path), "extremes": self.extremes.commonest(path)}

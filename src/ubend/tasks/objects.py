@@ -88,7 +88,7 @@ class _ScoredJob(ObjectJob):
         self._truth: dict[Path, Files] = {}
         self._split_lookup = SplitLookup([member.predictor.bundle for member in predictor.members])
         self._comparisons: dict[int, _Comparison] = {}
-        self.together = [*self.together, _SCORES]
+        self.summary_names = [*self.summary_names, _SCORES]
 
     def inspect_all(self) -> list[DiskRequirement]:
         """In addition, find the true ids (missing ones are a problem of their image).
@@ -104,7 +104,7 @@ class _ScoredJob(ObjectJob):
 
         for _index, files in self.map_inputs(find, [*self.usable]):
             self._truth |= files
-        self.usable = {index: header for index, header in self.usable.items() if index not in self.wrong}
+        self.usable = {index: header for index, header in self.usable.items() if index not in self.failed}
         self.todo = [index for index in self.todo if index in self.usable]
         if self._split_lookup and self.usable and all(map(self._is_training_image, self.usable)):
             names = [self.paths[index].name for index in self.usable]

@@ -35,7 +35,7 @@ class ScanJob(FileJob[None]):
 
     output_name = later("mask")
     done_message = later("masks of scans in {out}: {count}")
-    together = (_TABLE,)
+    summary_names = (_TABLE,)
 
     def __init__(
         self,
