@@ -101,7 +101,8 @@ class Scores:
     For example `scores.native.dice.per_image["cell"]`, `scores.native.iou.pooled.mean`.
 
     Args:
-        data: the content of scores.json.
+        data: the content of scores.json. Three of its keys are older than the words used here: `part` is the split that
+            was scored, `pictures` the number of images, `per_picture` the scores of each image.
     """
 
     data: Mapping[str, Any]
