@@ -70,6 +70,16 @@ def test_two_faults_do_not_hide_each_other(folder: synthetic_faults.Folder, tmp_
     assert checks & {*FAULTS["value off by one"].checks}
 
 
+def test_a_folder_without_masks_is_no_unreadable_file(discs: Path) -> None:
+    """Leaving something out would not help, and nothing says so."""
+    shutil.rmtree(discs / "masks")
+    code, said = run("doctor", discs, "--json", discs.parent / "found.json")
+    assert code == 2
+    assert "--skip-bad" not in said
+    (found,) = json.loads((discs.parent / "found.json").read_text())["findings"]
+    assert found["check"] == "unreadable folder"
+
+
 def test_the_shift_that_is_found_is_the_shift_that_was_drawn(folder: synthetic_faults.Folder, tmp_path: Path) -> None:
     split, name = folder.take("train", marked=True)
     path = folder.mask(split, name)

@@ -19,6 +19,7 @@ CHECK_NAMES = (
     later("mask without image"),
     later("double name"),
     later("unreadable file"),
+    later("unreadable folder"),
     later("size mismatch"),
     later("odd depth"),
     later("odd values"),

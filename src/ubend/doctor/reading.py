@@ -35,6 +35,12 @@ _CHECKS = {  # key of a problem -> check
     "dtype": "odd depth",
     "data.channels": "odd channels",
     "data.split": "split",
+    "split file": "split",
+    "split word": "split",
+    "split twice": "split",
+    "split unclear": "split",
+    "split unknown": "split",
+    "split missing": "split",
 }
 
 
@@ -53,7 +59,7 @@ def inspect_folder(
     try:
         folder = find_folder(settings)
     except DataError as error:
-        return None, [_from_problem(line, ()) for line in error.problems]
+        return None, [_of_folder(line) for line in error.problems]
     findings = [_from_problem(problem, ()) for _name, problem in folder.skipped]
     skipped: list[tuple[Pair, list[str]]] = []
     while True:
@@ -67,7 +73,7 @@ def inspect_folder(
         except DataError as error:
             more, bad = _find_odd_masks(folder, settings, cache)
             if not bad:
-                return None, [*findings, *(_from_problem(line, ()) for line in error.problems)]
+                return None, [*findings, *(_of_folder(line) for line in error.problems)]
             findings += more
             skipped += [(pair, error.problems) for pair in bad.values()]
         folder = replace(folder, pairs=tuple(pair for pair in folder.pairs if pair.name not in bad))
@@ -91,11 +97,18 @@ def _find_odd_masks(folder: Folder, settings: Settings, cache: Path) -> tuple[li
 
 
 def _from_problem(line: str, files: Iterable[Path]) -> Finding:
-    """A problem of reading as a finding; the sentence says what to do too."""
-    key, path = getattr(line, "key", None), getattr(line, "path", None)
-    files_of_problem = (path,) if path is not None else tuple(files)
-    check = _CHECKS.get(key or "", "unreadable file")
+    """A problem of some files as a finding; the rest can be read without them."""
+    path = getattr(line, "path", None)
+    check = _CHECKS.get(getattr(line, "key", None) or "", "unreadable file")
     repair = _("repair it, or leave it out with --skip-bad")
-    if check == "odd values" and not files_of_problem:  # of all masks together
+    return Finding(check, "error", tuple(files) if path is None else (path,), str(line), repair)
+
+
+def _of_folder(line: str) -> Finding:
+    """A problem of the whole folder, of which nothing can be read, as a finding; the sentence says what to do too."""
+    path = getattr(line, "path", None)
+    check = _CHECKS.get(getattr(line, "key", None) or "", "unreadable folder")
+    repair = _("the other checks can run after that")
+    if check == "odd values" and path is None:  # of all masks together
         repair = _("correct the masks, or say with --values what their values mean")
-    return Finding(check, "error", files_of_problem, str(line), repair)
+    return Finding(check, "error", () if path is None else (path,), str(line), repair)

@@ -83,12 +83,10 @@ def examine_data(
             folder = str(fix)
     counts = count_grades(findings)
     if counts["error"] or (strict and counts["warning"]):
-        raise DataError(
-            _("{folder}: {counts}; repair the data, or train without what cannot be used (--skip-bad)").format(
-                folder=folder, counts=describe_counts(findings)
-            ),
-            path=folder,
-        )
+        line = _("{folder}: {counts}; repair the data, or train without what cannot be used (--skip-bad)")
+        if examination.inspection is None:
+            line = _("{folder}: {counts}; nothing can be read before this is repaired")
+        raise DataError(line.format(folder=folder, counts=describe_counts(findings)), path=folder)
     return findings
 
 
