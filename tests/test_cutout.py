@@ -220,7 +220,7 @@ def test_resume(model: Path, images: Path, tmp_path: Path) -> None:
     assert "are kept: 2" in ubend(*words, "--resume")
     assert contents(out) == whole
     assert (out / "none.png").stat().st_mtime_ns == before
-    for more, key in ((["--soft", 2], "soft_px"), (["--background", "white"], "background"), (["--tta"], "models")):
+    for more, key in ((["--soft", 2], "--soft"), (["--background", "white"], "--background"), (["--tta"], "--tta")):
         check(refused_once(*words, "--resume", *more), OutputError, path=out / "cutout.json", key=key)
 
 

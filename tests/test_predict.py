@@ -278,15 +278,16 @@ def test_another_make_is_refused(good: Path, images: Path, tiler: Path, tmp_path
     before = contents(out)
     (tmp_path / "moved.safetensors").write_bytes((good / "run" / "model.safetensors").read_bytes())
     for model, more, keys in (
-        (tiler, ["--threshold", "foreground=.5"], "models"),
-        (good / "run", [], "thresholds"),
-        (good / "run", ["--threshold", "foreground=0.5", "--tiles", 32], "models"),
-        (good / "run", ["--threshold", "foreground=0.5", "--tta", "--fill-holes", "all"], "models, fill_holes"),
-        (good / "run", ["--threshold", "foreground=0.5", "--prob", "npz"], "prob"),
+        (tiler, ["--threshold", "foreground=.5"], "MODEL"),
+        (good / "run", [], "--threshold"),
+        (good / "run", ["--threshold", "foreground=0.5", "--tiles", 32], "--tiles"),
+        (good / "run", ["--threshold", "foreground=0.5", "--tta", "--fill-holes", "all"], "--tta, --fill-holes"),
+        (good / "run", ["--threshold", "foreground=0.5", "--prob", "npz"], "--prob"),
+        (good / "run", ["--threshold", "foreground=0.5", "--with", good / "run"], "--with"),
     ):
         error = refused_once("predict", model, *words[2:], *more, "--resume")
         check(error, OutputError, path=out / "predict.json", key=keys.split(", ")[0])
-        assert keys in str(error)
+        assert f"values of {keys} (" in str(error)
         assert contents(out) == before
     predict(tmp_path / "moved.safetensors", *words[2:], "--threshold", "foreground=0.5", "--resume")
     assert masks(out) == ["disc01", "disc02"]

@@ -11,10 +11,22 @@ from typing import Any
 from .errors import OutputError
 from .files import json_text
 from .i18n import _
+from .printable import enumerate_names
 from .storage import LOCAL, Storage
 from .version import __version__
 
 _FREE = ("ubend", "path")  # may differ
+_FLAGS = {  # parameter -> its flag
+    "thresholds": "--threshold",
+    "min_area": "--min-area",
+    "fill_holes": "--fill-holes",
+    "window": "--window",
+    "prob": "--prob",
+    "classes": "--class",
+    "background": "--background",
+    "soft_px": "--soft",
+}
+_MODEL_FLAGS = {"views": "--tta", "tiles": "--tiles", "overlap": "--overlap"}  # of an entry of `models`
 
 
 @dataclass
@@ -60,9 +72,9 @@ class Record:
             return
         try:
             was = json.loads(self.storage.read_text(self.path))
-            differ = [key for key, value in self.parameters.items() if _stripped(was.get(key)) != _stripped(value)]
+            differ = _differing_flags(was, self.parameters)
             self.files.update(was.get("files") or {})
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise OutputError(
                 _("{path}: cannot be read ({reason}); choose another --out").format(path=self.path, reason=error),
                 path=self.path,
@@ -71,9 +83,9 @@ class Record:
         if differ:
             raise OutputError(
                 _(
-                    "{folder}: its files were made by another model or with other options ({path} differs in {keys}); "
-                    "choose another --out"
-                ).format(folder=self.path.parent, path=self.path.name, keys=", ".join(differ)),
+                    "{folder}: its files were made with different values of {names} (see {path}); leave these as they "
+                    "were, or choose another --out"
+                ).format(folder=self.path.parent, path=self.path.name, names=enumerate_names(differ)),
                 path=self.path,
                 key=differ[0],
             )
@@ -149,6 +161,28 @@ class Record:
 def _detects_truncation(path: Path) -> bool:
     """Whether truncation of a file is detected, by `_opens` or by its next reader."""
     return path.is_dir() or path.suffix in (".png", ".tif", ".gz")
+
+
+def _differing_flags(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The flags (or MODEL) whose values differ between a record and these parameters."""
+    flags = []
+    for key, value in now.items():
+        before, value = _stripped(was.get(key)), _stripped(value)
+        if before != value:
+            flags += _differing_of_models(before, value) if key == "models" else [_FLAGS[key]]
+    return flags
+
+
+def _differing_of_models(was: list[Any], now: list[Any]) -> list[str]:
+    """The same for the models; only how they predict differs where the files are the same."""
+    hashes, others = ([model["sha256"] for model in models] for models in (was, now))
+    if hashes[:1] != others[:1]:
+        return ["MODEL"]
+    if hashes != others:
+        return ["--with"]
+    pairs = [*zip(was, now, strict=True)]
+    flags = [flag for key, flag in _MODEL_FLAGS.items() if any(a.get(key) != b.get(key) for a, b in pairs)]
+    return [flag for flag in flags if flag != "--overlap" or "--tiles" not in flags]  # whole images have no overlap
 
 
 def _stripped(value: Any) -> Any:
