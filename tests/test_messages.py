@@ -503,6 +503,12 @@ CASES |= {
 
 
 @case
+def config_of_another_kind(place: Place) -> object:
+    (place / "scores.json").write_text("{}")
+    return read_config(place / "scores.json")
+
+
+@case
 def config_with_a_fault(place: Place) -> object:
     (place / "settings.toml").write_text("[train\n")
     return read_config(place / "settings.toml")

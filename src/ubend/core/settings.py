@@ -477,9 +477,10 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise SettingError(
-            _("cannot read settings from {path}: {reason}").format(path=path, reason=reason(error)), path=path
-        ) from error
+        line = _("cannot read settings from {path}: {reason}")
+        if path.suffix != ".toml":
+            line = _("cannot read settings from {path}: {reason}; give a TOML file such as RUN/settings.toml")
+        raise SettingError(line.format(path=path, reason=reason(error)), path=path) from error
     table.pop(ACCEPTED_KEY, None)
     return table
 
