@@ -4,7 +4,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
@@ -180,6 +180,33 @@ def _is_broken(stream: Any) -> bool:
     except OSError:
         return True
     return False
+
+
+class Choice(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
+    """One of a few words; the error says which, translated.
+
+    Args:
+        choices: the words.
+        note: added to the error; marked by `later`.
+    """
+
+    def __init__(self, choices: Sequence[str], note: str | None = None) -> None:
+        super().__init__(choices)
+        self._note = note
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in self.choices:
+            return value
+        line = _("'{value}' is unknown; use {choices}")
+        line = line.format(value=value, choices=_enumerate(self.choices))
+        return self.fail(line if self._note is None else f"{line}; {now(self._note)}", param, ctx)
+
+
+def _enumerate(choices: Sequence[str]) -> str:
+    """`train, val or test`."""
+    if len(choices) < 2:
+        return "".join(choices)
+    return _("{choices} or {last}").format(choices=", ".join(choices[:-1]), last=choices[-1])
 
 
 def option(*param_decls: str, **attributes: Any) -> Callable[[_F], _F]:

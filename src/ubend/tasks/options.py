@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ubend.core.click_i18n import option
+from ubend.core.click_i18n import Choice, option
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
 from ubend.core.terminal import echo
@@ -130,7 +130,10 @@ _FIT_OPTIONS = {
     ),
     "leave-out": option(
         "--leave-out",
-        type=click.Choice(["group"]),
+        type=Choice(
+            ["group"],
+            later("the patient, video or site of each image is named in the column group of --split"),
+        ),
         help=later(
             "Cross-validation over groups (patients, videos, sites; of --split, or found): leave out one at a time."
         ),
