@@ -541,6 +541,7 @@ CASES |= {
         "evaluate", shutil.copy(place.good / "run" / "model.safetensors", place.tmp)
     ),
     "evaluate: --out is there": lambda place: refused("evaluate", place.good / "run", "--out", place.good / "run"),
+    "show: no run": lambda place: refused("show", place.good / "data"),
     "show: --out is there": lambda place: refused("show", place.good / "run", "--out", place.good / "run"),
     "runs: no folder": lambda place: refused("runs", place / "none"),
     "runs: no run": lambda place: refused("runs", place.tmp),

@@ -322,17 +322,21 @@ def read_run_rows(run: Path) -> list[tuple[Pair, list[str]]]:
                 )
                 for row in ({key: csv_cell(cell or "") for key, cell in row.items()} for row in csv.DictReader(file))
             ]
-    except (OSError, KeyError, ValueError, TypeError, RecursionError) as error:
+    except OSError as error:
         if not run.exists():
             raise OutputError(_("{run}: there is no such folder").format(run=run), path=run) from error
-        raise OutputError(
-            _(
-                "{run}: not a run folder with a data list; give a run folder, or a model and a folder of images and "
-                "masks: `ubend evaluate MODEL FOLDER`"
-            ).format(run=run),
-            path=run,
-        ) from error
+        line = _("{path}: not a run folder, it has no {name}; `ubend runs {path}` lists the runs in a folder")
+        if run.is_file():
+            line = _(
+                "{path} is a file, which does not list its images; give a run folder, or name the images and masks: "
+                "`ubend evaluate {path} FOLDER`"
+            )
+        raise OutputError(line.format(path=run, name=path.name), path=run) from error
+    except (KeyError, ValueError, TypeError, RecursionError):
+        rows = []
     if not rows:
-        line = _("{path}: the run's list of images is empty; name a folder instead: `ubend evaluate {run} FOLDER`")
+        line = _(
+            "{path}: the run's list of images is empty or damaged; name a folder instead: `ubend evaluate {run} FOLDER`"
+        )
         raise OutputError(line.format(path=path, run=run), path=path)
     return rows
