@@ -469,7 +469,7 @@ for _words in (
     {"train.learning_rate": -1}, {"train.epochs": True},
     {"data.classes": 3}, {"data.folder": 3}, {"train.learning_rate": float("nan")},
     {"train.dropout": 1}, {"model.dropout": 1}, {"data": 3}, {"model.skips": [True]},
-    {"model.encoder": "none", "model.pretrained": True},
+    {"model.encoder": "none", "model.pretrained": True}, {"model.encoder": "efficientnet_lite0"},
     {"model.encoder": "resnet18", "model.upsampling": "unpool"}, {"train.class_weights": [0, 0]},
     {"data.foreground_share": 0.5}, {"data.crops_per_epoch": 3}, {"data.crop": 64, "data.resize": "squash"},
     {"data.mean": [0.5]}, {"data.mean": [0.5], "data.std": [0]}, {"model.kind": "paper", "model.upsampling": "unpool"},

@@ -20,6 +20,7 @@ from ubend.core.plan import Choice, Facts, InputFormat, Plan, Width
 from ubend.core.settings import (
     CUSTOM,
     NO_ENCODER,
+    PIP_ENCODERS,
     UNET_DEPTH,
     ModelSettings,
     Settings,
@@ -32,7 +33,6 @@ from ubend.core.settings import (
 # The network: an encoder with ImageNet weights, unless the settings shape the plain U-Net. On the validation splits of
 # four real sets it is ahead of the plain U-Net or level with it; on drawn cells with few steps it is behind.
 _ENCODER, _ENCODER_DEPTH = "tf_efficientnet_lite0", 5
-_ENCODERS_BY_PIP = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 _FOLDS = 5  # with `train.effort` best; each model is trained on four fifths of the images
 
@@ -55,7 +55,7 @@ _NATIVE_MEGAPIXELS = 2_000
 def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
     """Decide on encoder, pretrained weights and depth; returns the settings, and the automatic choices among these."""
     model, choices = settings.model, list[Choice]()
-    encoder, pretrained, by_pip = model.encoder, model.pretrained, model.encoder in (None, *_ENCODERS_BY_PIP)
+    encoder, pretrained, by_pip = model.encoder, model.pretrained, model.encoder in (None, *PIP_ENCODERS)
     if encoder is None and model.kind != "unet":
         encoder = NO_ENCODER
     elif encoder is None:

@@ -36,6 +36,7 @@ AnyLoss = Literal[LossKind, Custom]
 AnyNetwork = Literal[NetworkKind, Custom]
 Effort = Literal["quick", "normal", "best"]
 NO_ENCODER = "none"  # as `model.encoder`: the U-Net's own encoder
+PIP_ENCODERS = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")  # with weights from pip
 UNET_DEPTH = 4  # default number of poolings of the U-Net
 ACCEPTED_KEY = "accepted"  # of a data.toml: findings of `ubend doctor`, see `doctor/accepted.py`; no setting
 
@@ -315,6 +316,14 @@ class Settings(_Section):
                 "model.encoder",
                 model.encoder == NO_ENCODER and (model.pretrained or model.weights is not None),
                 _("model.pretrained and model.weights need an encoder; set model.encoder (--encoder)"),
+            ),
+            (
+                "model.encoder",
+                f"tf_{model.encoder}" in PIP_ENCODERS and model.pretrained is None and model.weights is None,
+                _(
+                    "--encoder {name} is timm's, with random weights; use --encoder tf_{name}, which has ImageNet "
+                    "weights, or keep timm's by --set model.pretrained=false"
+                ).format(name=model.encoder),
             ),
             (
                 "model.encoder",
