@@ -238,7 +238,7 @@ def test_a_batch_that_no_memory_holds(good: Path, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--recipe", "classic"], "'classic' is not one of 'modern', 'tutorial'"),
+        (["--recipe", "classic"], "'classic' is unknown; use modern, tutorial or paper"),
         (["--leave-out", "patient"], "'patient' is unknown; use group; the patient, video or site of each image"),
         (["--epoch", "3"], "--epochs"),
         (["--epochs", "many"], "not a valid integer"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ubend.core.click_i18n import command, option
+from ubend.core.click_i18n import Choice, command, option
 from ubend.core.i18n import later
 from ubend.core.terminal import echo
 from ubend.exporting.targets import PRECISION_NAMES, TARGETS
@@ -87,13 +87,11 @@ def runs(folder: Path) -> None:
 
 @command(help=later("Write MODEL as one file for other programs, after checking that its predictions are the same."))
 @click.argument("model", type=PATH)
-@option(
-    "--to", type=click.Choice(TARGETS), default="onnx", show_default=True, help=later("Kind of the file; web: a page.")
-)
+@option("--to", type=Choice(TARGETS), default="onnx", show_default=True, help=later("Kind of the file; web: a page."))
 @option("--out", type=PATH, help=later("File or folder to write  [RUN/model.onnx; web: RUN/web, RUN/model.html]"))
 @option(
     "--precision",
-    type=click.Choice(PRECISION_NAMES),
+    type=Choice(PRECISION_NAMES),
     default="fp32",
     show_default=True,
     help=later("Precision of the file: onnx fp32, fp16 (half as large), int8; openvino fp32, bf16, int8."),

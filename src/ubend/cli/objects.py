@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ubend.core.click_i18n import command, option
+from ubend.core.click_i18n import Choice, command, option
 from ubend.core.i18n import later
 from ubend.portable import option_help
 from ubend.tasks.options import PATH, make_reporter, options, take_conditions
@@ -51,12 +51,12 @@ def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> Non
 @click.argument("model", type=PATH)
 @click.argument("paths", type=PATH, nargs=-1, required=True)
 @option("--out", type=PATH, required=True, help=option_help.OBJECTS_OUT)
-@option("--method", type=click.Choice(["contour", "parts", "distance"]), help=option_help.METHOD)
+@option("--method", type=Choice(["contour", "parts", "distance"]), help=option_help.METHOD)
 @option("--min-area", type=click.IntRange(1), default=1, show_default=True, help=option_help.LEAST_AREA)
 @option(
     "--export",
     "exports",
-    type=click.Choice(["coco", "geojson", "panoptic"]),
+    type=Choice(["coco", "geojson", "panoptic"]),
     multiple=True,
     help=option_help.EXPORT,
 )

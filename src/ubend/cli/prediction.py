@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ubend.core.click_i18n import command, option
+from ubend.core.click_i18n import Choice, command, option
 from ubend.core.i18n import later
 from ubend.portable import option_help
 from ubend.tasks.options import PATH, make_reporter, options, take_conditions
@@ -23,7 +23,7 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 @options("tiles", "overlap", "with", "tta", "threshold")
 @option("--min-area", metavar="[CLASS=]PX", multiple=True, help=option_help.MIN_AREA)
 @options("fill-holes")
-@option("--prob", type=click.Choice(["uint8", "uint16", "npz"]), help=option_help.PROB)
+@option("--prob", type=Choice(["uint8", "uint16", "npz"]), help=option_help.PROB)
 @options("resume")
 @option("--window", help=later("Intensity window of scans (NIfTI, DICOM): a name such as lung, or CENTER,WIDTH."))
 @options("device")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ubend.core.click_i18n import command, option
+from ubend.core.click_i18n import Choice, command, option
 from ubend.core.i18n import _, later
 from ubend.portable.tile_options import parse_tiles
 from ubend.tasks.options import PATH, folder_options, make_reporter, options, prepare_command, print_scores
@@ -20,14 +20,14 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
 @folder_options()
 @option(
     "--recipe",
-    type=click.Choice(["modern", "tutorial", "paper"]),
+    type=Choice(["modern", "tutorial", "paper"]),
     help=later("modern: the best defaults; tutorial: as in the course text; paper: the U-Net of 2015  [modern]"),
 )
 @options("effort", "folds", "leave-out", "seeds", "test")
 @options("size", "patches", "width", "encoder")
 @option(
     "--loss",
-    type=click.Choice(["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]),
+    type=Choice(["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]),
     help=later("Loss function  [logdice+ce]"),
 )
 @option("--epochs", type=int, help=later("Number of epochs  [chosen from the data]"))
@@ -45,7 +45,7 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
 @option("--deterministic", is_flag=True, default=None, help=later("Bitwise reproducible training on a GPU; slower."))
 @option(
     "--track",
-    type=click.Choice(["tensorboard", "mlflow", "trackio"]),
+    type=Choice(["tensorboard", "mlflow", "trackio"]),
     help=later("Also send settings, metrics and scores to this experiment tracker."),
 )
 @option("--config", type=PATH, help=later("TOML file of settings, such as a run's settings.toml."))

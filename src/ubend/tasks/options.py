@@ -79,7 +79,7 @@ _MODEL_OPTIONS = {
     ),
     "resume": option("--resume", is_flag=True, help=option_help.RESUME),
     "subset": option(
-        "--subset", type=click.Choice(["train", "val", "test"]), help=later("Split of the images to use  [test]")
+        "--subset", type=Choice(["train", "val", "test"]), help=later("Split of the images to use  [test]")
     ),
     "device": option("--device", help=later("cuda, cuda:1, mps or cpu  [the fastest here]")),
 }
@@ -116,7 +116,7 @@ _FIT_OPTIONS = {
     ),
     "effort": option(
         "--effort",
-        type=click.Choice(["quick", "normal", "best"]),
+        type=Choice(["quick", "normal", "best"]),
         help=later("quick: a quarter of the epochs; best: the average of 5 models (--folds 5)  [normal]"),
     ),
     "folds": option(
@@ -146,7 +146,7 @@ _FIT_OPTIONS = {
     ),
     "test": option(
         "--test",
-        type=click.Choice(["none"]),
+        type=Choice(["none"]),
         help=later("none: no test split; with --folds, every image belongs to a fold."),
     ),
 }
