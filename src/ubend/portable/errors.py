@@ -70,9 +70,10 @@ class DataError(UbendError):
     ) -> None:
         lines = [problems] if isinstance(problems, str) else problems
         listed = [as_problem(line, path, key) for line in lines]
-        heading = _("{count} problems:").format(count=len(listed))
+        shown = [*_group_alike(listed)]
+        heading = _("{count} problems:").format(count=len(shown))
         super().__init__(
-            str(listed[0]) if len(listed) == 1 else "\n  - ".join([heading, *_group_alike(listed)]),
+            shown[0] if len(shown) == 1 else "\n  - ".join([heading, *shown]),
             path=_shared(line.path for line in listed) if path is None else path,
             key=_shared(line.key for line in listed) if key is None else key,
         )
