@@ -28,10 +28,10 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
         return pairs
     header = [name.strip().lower() for name in rows[0]] if rows else []
     has_split, has_group = (name in header for name in SPLIT_COLUMNS[1:])
-    if missing := [
-        name for name, there in (("file", "file" in header), ("split", has_split or has_group)) if not there
-    ]:
-        lacks = _("{file} has no column {columns}").format(file=split, columns=", ".join(missing))
+    if "file" not in header or not (has_split or has_group):
+        lacks = _("{file} has no column {column}").format(file=split, column="split" if "file" in header else "file")
+        if "file" not in header and not (has_split or has_group):
+            lacks = _("{file} has no columns file and split").format(file=split)
         problems.add("split file", lacks)
         return pairs
     known: dict[str, set[int]] = {}
