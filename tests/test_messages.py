@@ -634,6 +634,12 @@ def predict_under_other_conditions(place: Place) -> object:
 
 
 @case
+def predict_into_a_file(place: Place) -> UbendError:
+    (place / "out").touch()
+    return place.predict()
+
+
+@case
 def predict_over_an_input(place: Place) -> object:
     image = shutil.copy(place.good / "data" / "images" / "disc01.png", place.tmp)
     return place.predict(image, "--out", place.tmp)

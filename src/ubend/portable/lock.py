@@ -25,8 +25,10 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = _open_locked(folder / LOCK)
     except OSError as error:
-        line = _("cannot write {path}: {reason}; choose another --out").format(path=folder, reason=reason(error))
-        raise OutputError(line, path=folder, key="--out") from error
+        line = _("cannot write {path}: {reason}; choose another --out")
+        if folder.is_file():
+            line = _("{path} is a file, but --out is a folder; choose another --out")
+        raise OutputError(line.format(path=folder, reason=reason(error)), path=folder, key="--out") from error
     if file is None:
         holder = _read_holder(folder / LOCK)
         raise OutputError(
