@@ -626,9 +626,9 @@ def validate(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"]) or _("the settings")
-            cause = validation_reason(problem)
-            if problem["loc"]:
-                cause = _("{reason} (got {value!r})").format(reason=cause, value=problem["input"])
-            lines.append(f"{key}: {cause}")
+            line = validation_reason(problem)
+            if problem["loc"]:  # else settings that contradict each other, which the sentence names
+                key = ".".join(str(part) for part in problem["loc"])
+                line = f"{key}: " + _("{reason} (got {value!r})").format(reason=line, value=problem["input"])
+            lines.append(line)
         raise SettingError("; ".join(lines), key=validation_key(error.errors()[0])) from error
