@@ -443,7 +443,8 @@ def test_skips_of_another_depth(folder: Path, tmp_path: Path) -> None:
 def test_resume_of_a_finished_run_changes_nothing(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    ubend("fit", "--resume", copy)
+    said = ubend("fit", "--resume", copy)
+    assert "running statistics of batch norm" not in said.stdout + said.stderr  # no steps follow
     for name in ("model.safetensors", "resume.safetensors", "metrics.jsonl", "scores.json"):
         assert (copy / name).read_bytes() == (run / name).read_bytes(), name
 

@@ -86,12 +86,14 @@ class Recorder:
         self._writes, self._epochs = writes, 0  # of this process
 
     def begin(self, training: Training) -> None:
-        done = training.state.progress.step
-        self._timer, self._is_resumed = StepTimer(training.state.sums.device), done > 0
-        self._reporter.begin(_("training"), training.steps, done)
+        progress = training.state.progress
+        self._timer, self._is_resumed = StepTimer(training.state.sums.device), progress.step > 0
+        self._reporter.begin(_("training"), training.steps, progress.step)
         if self._tracked is not None and self._writes:
-            self._tracked.begin(training.state.progress.history)
-        if in_batch_norm_warmup(training, training.steps_until(len(training.state.progress.history) + 1)):
+            self._tracked.begin(progress.history)
+        following = len(progress.history) + 1
+        is_finished = following > training.plan.epochs or progress.stop_reason is not None
+        if not is_finished and in_batch_norm_warmup(training, training.steps_until(following)):
             line = _(
                 "note: in the first {steps} steps validation scores are too low, because the running statistics of "
                 "batch norm have not converged yet; until then the scores in parentheses show what the network has "
