@@ -118,7 +118,7 @@ def test_no_room_is_told_before_anything_is_written(
 def test_how_images_are_taken_is_said(good: Path, images: Path, tiler: Path, tmp_path: Path) -> None:
     image = images / "disc01.png"
     said = predict(good / "run", image, "--out", tmp_path / "a").output
-    assert "chosen: --tiles = 0: whole images are resized to 32 px" in said
+    assert "chosen: --tiles = whole: whole images are resized to 32 px" in said
     said = predict(tiler, image, "--out", tmp_path / "b").output
     assert "chosen: --tiles = 512: trained on crops of 32 px at native scale" in said
     said = predict(tiler, image, "--out", tmp_path / "c", "--tiles", "whole").output
@@ -134,7 +134,7 @@ def test_how_images_are_taken_is_said(good: Path, images: Path, tiler: Path, tmp
 
 
 def test_bad_tiles(good: Path, images: Path, tmp_path: Path) -> None:
-    for words in (["--tiles", "-3"], ["--tiles", "some"], ["--overlap", "1"], ["--overlap", "-0.1"]):
+    for words in (["--tiles", "-3"], ["--tiles", "0"], ["--tiles", "some"], ["--overlap", "1"], ["--overlap", "-0.1"]):
         error = refused_once("predict", good / "run", images, "--out", tmp_path / "out", *words)
         check(error, SettingError, key=words[0])
     assert not (tmp_path / "out").exists()

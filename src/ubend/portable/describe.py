@@ -8,6 +8,7 @@ from .conditions import AnyMaskPredictor
 from .files import model_path
 from .i18n import _
 from .predictors import ImagePredictor, is_same_scale
+from .tile_options import WHOLE
 
 
 def describe_masks(masks: AnyMaskPredictor) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def _describe_one(predictor: ImagePredictor, requested: bool) -> list[str]:
         if tiling is not None:
             reason = _("trained on crops of {window} px at native scale")
         text = reason.format(window=bundle.window_px, size=bundle.sizing.size_px)
-        return [_("chosen: {choice}").format(choice=f"--tiles = {tiling.tile_px if tiling else 0}: {text}")]
+        return [_("chosen: {choice}").format(choice=f"--tiles = {tiling.tile_px if tiling else WHOLE}: {text}")]
     if tiling is None and bundle.keeps_scale and bundle.sizing.size_px is not None:
         return [
             _(

@@ -4,13 +4,14 @@ from .errors import SettingError
 from .i18n import _
 
 DEFAULT_OVERLAP = 0.25  # of the tile's side
+WHOLE = "whole"  # --tiles: no tiles
 
 
 def parse_tiles(text: str | None) -> int | None:
     """Parse --tiles: a side in px, 0 for `whole`; None if not given."""
-    if text is None or text == "whole":
+    if text is None or text == WHOLE:
         return None if text is None else 0
-    if not text.isdecimal():
+    if not text.isdecimal() or int(text) == 0:
         raise SettingError(
             _("--tiles {tiles}: give a side in px, or whole for no tiles").format(tiles=text), key="--tiles"
         )
