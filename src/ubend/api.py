@@ -131,7 +131,7 @@ def fit(
             trained without its group.
         seeds: number of trainings on the same split, 1..100, with the seeds `seed`, `seed` + 1, ...; the model is the
             one with the best validation score.
-        test: `none`: no test split; with `folds`, every image is in one fold.
+        test: `none`: no test split, so that every image is in one fold; only with `folds`.
         epochs: number of epochs, 1 or more.
         batch: images per step, 1 or more, of all processes together.
         patience: stop after this many epochs without a better validation score; None: never.

@@ -147,7 +147,7 @@ _FIT_OPTIONS = {
     "test": option(
         "--test",
         type=Choice(["none"]),
-        help=later("none: no test split; with --folds, every image belongs to a fold."),
+        help=later("none: no test split, so that every image belongs to a fold; only with --folds."),
     ),
 }
 
