@@ -117,7 +117,10 @@ _FIT_OPTIONS = {
     "effort": option(
         "--effort",
         type=Choice(["quick", "normal", "best"]),
-        help=later("quick: a quarter of the epochs; best: the average of 5 models (--folds 5)  [normal]"),
+        help=later(
+            "quick: a quarter of the epochs; best: the average of 5 models (--folds 5) over mirrored images too, with "
+            "class weights in prediction where they help  [normal]"
+        ),
     ),
     "folds": option(
         "--folds",
