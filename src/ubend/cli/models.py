@@ -85,7 +85,11 @@ def runs(folder: Path) -> None:
         echo(line)
 
 
-@command(help=later("Write MODEL as one file for other programs, after checking that its predictions are the same."))
+@command(
+    help=later(
+        "Write MODEL as one file for other programs, after checking that predictions agree within stated limits."
+    )
+)
 @click.argument("model", type=PATH)
 @option("--to", type=Choice(TARGETS), default="onnx", show_default=True, help=later("Kind of the file; web: a page."))
 @option("--out", type=PATH, help=later("File or folder to write  [RUN/model.onnx; web: RUN/web, RUN/model.html]"))
@@ -94,7 +98,9 @@ def runs(folder: Path) -> None:
     type=Choice(PRECISION_NAMES),
     default="fp32",
     show_default=True,
-    help=later("Precision of the file: onnx fp32, fp16 (half as large), int8; openvino fp32, bf16, int8."),
+    help=later(
+        "Precision of the file: onnx fp32, fp16 (half as large), int8; openvino fp32, bf16, int8; web fp32, fp16."
+    ),
 )
 @option("--single-file", is_flag=True, help=later("web: one HTML file of at most 30 MB, which opens from the disk."))
 @option(
