@@ -394,4 +394,6 @@ def test_a_window_larger_than_every_image(folder: Path, tmp_path: Path) -> None:
     changes = {**PATCHES, "data.crop": 512, "train.epochs": 1, "data.crops_per_epoch": 6}
     job.fit(folder, tmp_path / "run", settings=changes, device="cpu", reporter=listener)
     chosen = (tmp_path / "run" / "run.json").read_text(encoding="utf-8")
-    assert "data.crop = 48: 512 was requested, but the median image has 48x40 px" in chosen
+    replaced = "data.crop = 48: 512 was requested, but the median image has 48x40 px"
+    assert replaced in chosen
+    assert f"chosen: {replaced}" in listener.said

@@ -206,7 +206,8 @@ def _native_crop(settings: Settings, native_hw: NDArray[np.int64], device: str) 
         if requested <= longer:
             return requested, []
         reason = _("{requested} was requested, but the median image has {width}x{height} px")
-        return longer, [Choice("data.crop", longer, reason.format(requested=requested, width=width, height=height))]
+        reason = reason.format(requested=requested, width=width, height=height)
+        return longer, [Choice("data.crop", longer, reason, replaces=True)]
     maximum = _CROP_CPU if device == "cpu" else _CROP_GPU
     where = _("a CPU") if device == "cpu" else _("this device")
     reason = _("crops at native scale, at most {maximum} px on {where}; the median image has {width}x{height}")

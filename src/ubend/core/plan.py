@@ -26,11 +26,16 @@ from ubend.core.settings import (
 
 @dataclass(frozen=True)
 class Choice:
-    """An automatic choice: a setting by its dotted key, its value, and the reason."""
+    """An automatic choice: a setting by its dotted key, its value, and the reason.
+
+    Attributes:
+        replaces: whether it is in place of a value that the user gave.
+    """
 
     key: str
     value: Any
     reason: str
+    replaces: bool = False
 
     def line(self) -> str:
         return f"{self.key} = {self.value}: {self.reason}"

@@ -61,8 +61,8 @@ def report_dataset(reporter: Reporter, data: Dataset) -> None:
 
 
 def describe_choices(choices: Sequence[Choice], run: Path) -> list[str]:
-    """The main automatic choices of a training with their reasons, and where the others are listed."""
-    listed = [choice for choice in choices if choice.key in _SHOWN_CHOICES]
+    """The main automatic choices and all that replace a given value, with reasons, and where the others are listed."""
+    listed = [choice for choice in choices if choice.replaces or choice.key in _SHOWN_CHOICES]
     lines = [_("chosen: {choice}").format(choice=choice.line()) for choice in listed]
     if count := len(choices) - len(listed):
         line = ngettext(
