@@ -1,5 +1,6 @@
 """What is chosen from images and device, and that what a person sets is never chosen over."""
 
+import re
 import tomllib
 from typing import Any
 
@@ -247,6 +248,21 @@ def test_epoch_at_native_size(device: str, images: int, megapixels: int, windows
     assert (settings.data.crops_per_epoch, settings.train.epochs) == (windows, epochs)
     again = chosen(changes={"data.resize": "native", "data.crops_per_epoch": 90}, size_hw=(2000, 2000), **known)
     assert again.data.crops_per_epoch == 90
+
+
+def test_the_reason_of_the_batch_counts_what_an_epoch_draws() -> None:
+    """Crops at native scale, not images; the device does not matter."""
+    native = {"data.resize": "native", "data.crop": 128}
+    for changes, training, count in (({}, 44, "44"), (native, 44, "500"), ({}, 2, "2")):
+        pixels = 500 * 128**2
+        reasons = {
+            choice.reason
+            for device in ("cpu", "cuda")
+            for choice in chosen(changes=changes, training=training, training_pixels=pixels, device=device).choices
+            if choice.key == "train.batch"
+        }
+        (reason,) = reasons
+        assert re.findall(r"\d+", reason)[0] == count
 
 
 def test_a_window_that_is_too_large() -> None:

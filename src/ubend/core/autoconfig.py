@@ -376,9 +376,11 @@ def _batch(draft: Draft, facts: Facts) -> None:
     if draft.settings.train.batch is not None:
         return
     images = _images_per_epoch(draft.settings, facts)
-    reason = ngettext("on {where}, {count} training image", "on {where}, {count} training images", facts.training)
+    reason = _("a tenth of the {count} images or crops in an epoch, but at least {least} and at most {most}")
+    if images < _MIN_BATCH:
+        reason = ngettext("there is {count} training image", "there are {count} training images", images)
     batch = min(_BATCH, max(_MIN_BATCH, images // _EPOCH_STEPS), max(1, images))
-    draft.choose("train.batch", batch, reason.format(where=_device(facts), count=facts.training))
+    draft.choose("train.batch", batch, reason.format(count=images, least=_MIN_BATCH, most=_BATCH))
 
 
 # Images in a training, all epochs together; the scores of docs/results.md were reached with 80,000. The plain U-Net,
