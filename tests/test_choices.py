@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ubend.core.autoconfig import choose_input_format, resolve
 from ubend.core.plan import Facts, InputFormat, Plan, Width
-from ubend.core.settings import Recipe, dump_toml, flatten, make_settings
+from ubend.core.settings import FROZEN_COPIES, Recipe, dump_toml, flatten, make_settings
 
 
 def facts(input_format: InputFormat, foreground: dict[str, float], **changes: Any) -> Facts:
@@ -263,6 +263,15 @@ def test_the_reason_of_the_batch_counts_what_an_epoch_draws() -> None:
         }
         (reason,) = reasons
         assert re.findall(r"\d+", reason)[0] == count
+
+
+def test_frozen_copies_count_as_images_of_an_epoch() -> None:
+    """As the training does; five times the images need a fifth of the epochs, and the steps stay the same."""
+    plain, frozen = (chosen(changes={"augment.kind": kind}) for kind in ("none", "frozen"))
+    assert FROZEN_COPIES * frozen.train.epochs == pytest.approx(plain.train.epochs, rel=0.05)
+    epochs, batch = frozen.train.epochs, frozen.train.batch
+    (reason,) = [choice.reason for choice in frozen.choices if choice.key == "train.ema_decay"]
+    assert f"of {round(epochs * 700 * FROZEN_COPIES / batch):,} steps" in reason
 
 
 def test_a_window_that_is_too_large() -> None:

@@ -19,6 +19,7 @@ from ubend.core.i18n import _, ngettext
 from ubend.core.plan import Choice, Facts, InputFormat, Plan, Width
 from ubend.core.settings import (
     CUSTOM,
+    FROZEN_COPIES,
     NO_ENCODER,
     PIP_ENCODERS,
     UNET_DEPTH,
@@ -363,8 +364,9 @@ def _crops_per_epoch(draft: Draft, facts: Facts) -> None:
 
 
 def _images_per_epoch(settings: Settings, facts: Facts) -> int:
-    """The number of whole images or crops in an epoch."""
-    return max(facts.training, (settings.data.crops_per_epoch or 0) if settings.data.resize == "native" else 0)
+    """The number of whole images, frozen copies or crops in an epoch."""
+    images = facts.training * (FROZEN_COPIES if settings.augment.kind == "frozen" else 1)
+    return max(images, (settings.data.crops_per_epoch or 0) if settings.data.resize == "native" else 0)
 
 
 # At most this many images in a step: smaller batches mean more steps, which rare classes need. Fewer if an epoch would

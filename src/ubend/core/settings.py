@@ -37,6 +37,7 @@ AnyNetwork = Literal[NetworkKind, Custom]
 Effort = Literal["quick", "normal", "best"]
 NO_ENCODER = "none"  # as `model.encoder`: the U-Net's own encoder
 PIP_ENCODERS = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")  # with weights from pip
+FROZEN_COPIES = 5  # of each image with `augment.kind` frozen: the image; elastic; left-right; up-down; both flips
 UNET_DEPTH = 4  # default number of poolings of the U-Net
 ACCEPTED_KEY = "accepted"  # of a data.toml: findings of `ubend doctor`, see `doctor/accepted.py`; no setting
 

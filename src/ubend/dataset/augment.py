@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ubend.core.counter_rng import random_normal, random_uniform
 from ubend.core.plan import AugmentPlan
+from ubend.core.settings import FROZEN_COPIES as FROZEN_COPIES
 from ubend.labels.class_table import IGNORED
 
 ELASTIC_POINTS = 5  # points per side of the coarse displacement field
@@ -214,9 +215,6 @@ def _offset_to_show(
     position = np.linalg.solve(affine, (pixel - centre)[:, :, None])[:, :, 0]
     reach = _SHOWN_WITHIN_AT_BORDER * canvas_hw / 2
     return np.asarray(pixel - np.einsum("nij,nj->ni", affine, np.clip(position, -reach, reach)))
-
-
-FROZEN_COPIES = 5  # the image; elastic; left-right; up-down; both flips
 
 
 def sample_frozen(
