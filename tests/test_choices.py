@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ubend.core.autoconfig import choose_input_format, resolve
+from ubend.core.autoconfig import choose_input_format, choose_network, resolve
 from ubend.core.plan import Facts, InputFormat, Plan, Width
-from ubend.core.settings import FROZEN_COPIES, Recipe, dump_toml, flatten, make_settings
+from ubend.core.settings import FROZEN_COPIES, PIP_ENCODERS, Recipe, dump_toml, flatten, make_settings
 
 
 def facts(input_format: InputFormat, foreground: dict[str, float], **changes: Any) -> Facts:
@@ -263,6 +263,17 @@ def test_the_reason_of_the_batch_counts_what_an_epoch_draws() -> None:
         }
         (reason,) = reasons
         assert re.findall(r"\d+", reason)[0] == count
+
+
+def test_where_weights_come_from() -> None:
+    """Those of lite0 are installed with ubend; lite1 and lite2 need a package more, timm's a download."""
+    reasons = {}
+    for name in (*PIP_ENCODERS, "resnet18"):
+        choices = choose_network(make_settings(changes={"model.encoder": name}))[1]
+        (reasons[name],) = [choice.reason for choice in choices if choice.key == "model.pretrained"]
+    lite0, lite1, lite2, resnet = reasons.values()
+    assert lite1 == lite2
+    assert len({lite0, lite1, resnet}) == 3
 
 
 def test_frozen_copies_count_as_images_of_an_epoch() -> None:

@@ -75,6 +75,8 @@ def choose_network(settings: Settings) -> tuple[Settings, list[Choice]]:
         pretrained = encoder != NO_ENCODER and by_pip and model.weights is None
         if encoder != NO_ENCODER and model.weights is None:
             reason = _("its weights were installed with ubend")
+            if by_pip and encoder != _ENCODER:
+                reason = _("its weights come from a pip package of their own, which ubend does not install")
             if not by_pip:
                 reason = _(
                     "it starts from random weights, since pretrained ones would have to be downloaded; --set "
