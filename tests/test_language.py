@@ -371,7 +371,7 @@ def test_numbers_and_files_stay_the_same(name: str, spoken: dict[str, str], plac
 GIVEN = re.compile(
     r"[\w./-]*(?:nowhere|discs?|bad|broken|only|nonsense|empty|run|early|known|painted|drawn|skipped|demo|cells?_?|masks|more|look|samples|x|cache)\b[\w./-]*"
     r"|\b(?:data|augment|model|train|images|masks|ids|val|test|all|tiles)\b[\w./]*|'[^']*'"
-    r"|\b(?:background|foreground|contour|modern|tutorial|ubend|uint8|polygon|free|warp|frozen|none|float32|bfloat16|MiB|tpu|AMX)\b"
+    r"|\b(?:background|foreground|contour|modern|tutorial|ubend|uint8|polygon|free|warp|frozen|none|whole|float32|bfloat16|MiB|tpu|AMX)\b"
     r"|\bDice\b|\b(?:log)?dice\+ce\b|\bwidth\b|\btf_efficientnet_lite0\b"
     r"|\S+\.\w+\b|x86_64|aarch64|arm64|AMD64|CPU, .*?(?=⟦|$)|AVX512-BF16|NVIDIA .*|[_-]+[a-z_]+|\b[0-9a-f]{24}\b"
     r"|Error while deserializing header: header too large"  # in brackets, what a library says
