@@ -496,8 +496,8 @@ def test_conditions_and_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (out / "volumes.csv").read_text() == table
     np.testing.assert_array_equal(read_scan(out / "ct_mask").slices, IntensityWindow(0, 2000).apply(SEEN) >= 128)
     for more, key in (
-        (["--window", "0,1000"], "window"),
-        (["--min-area", 3], "min_area"),
+        (["--window", "0,1000"], "--window"),
+        (["--min-area", 3], "--min-area"),
         (["--prob", "npz"], "--prob"),
         ([tmp_path / "copy" / "scan.nii.gz"], "--out"),
     ):
