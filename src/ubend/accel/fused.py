@@ -109,7 +109,7 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
     height, width = image.shape[-2:]
     features = pad_to_multiple((image - net.mean) / net.std, net.input_multiple)
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
-    convolve = Convolutions(layers, features.device, on_gradient, aligned=kernels.ALIGNED)
+    convolve = Convolutions(layers, features.device, on_gradient, channel_multiple=kernels.ALIGNED)
     kept: list[tuple[Tensor, Tensor] | None] = []
     block = net.stem
     y = _run_block(block, channels_last(features), convolve, kernels)
@@ -143,7 +143,7 @@ class Convolutions:
     Args:
         layers: that can be called.
         on_gradient: see `accelerate_network`.
-        aligned: input channels are padded with zeros to a multiple of it.
+        channel_multiple: input channels are padded with zeros to a multiple of it.
     """
 
     def __init__(
@@ -152,10 +152,10 @@ class Convolutions:
         device: torch.device,
         on_gradient: GradientHook | None = None,
         *,
-        aligned: int = 1,
+        channel_multiple: int = 1,
     ) -> None:
         weights: list[Tensor] = [layer.weight for layer in layers]
-        self._execution = _Execution(SecondStream(device), aligned, on_gradient)
+        self._execution = _Execution(SecondStream(device), channel_multiple, on_gradient)
         awaited = _AwaitGradients.apply(self._execution.second_stream, *weights) if weights else ()
         cast = [weight.detach() for weight in weights]
         if torch.is_autocast_enabled(device.type):
@@ -177,12 +177,12 @@ class _Execution:
 
     Attributes:
         second_stream: computes the gradients of the weights.
-        aligned: input channels are padded to a multiple of it.
+        channel_multiple: input channels are padded to a multiple of it.
         on_gradient: see `accelerate_network`.
     """
 
     second_stream: SecondStream
-    aligned: int
+    channel_multiple: int
     on_gradient: GradientHook | None
 
 
@@ -250,7 +250,7 @@ class _AwaitGradients(torch.autograd.Function):
 
 
 class _Convolve(torch.autograd.Function):
-    """A layer's convolution without its bias; channels are padded with zeros to a multiple of `aligned`."""
+    """A layer's convolution without its bias; channels are padded with zeros to a multiple of `channel_multiple`."""
 
     @staticmethod
     def forward(
@@ -259,7 +259,7 @@ class _Convolve(torch.autograd.Function):
         """`awaited` is the layer's weight from `_AwaitGradients`; `cast` is the same in the computation dtype."""
         ctx.channels, ctx.weight, ctx.execution = features.shape[1], layer.weight, execution
         transposed = isinstance(layer, nn.ConvTranspose2d)
-        missing = 0 if transposed else -ctx.channels % execution.aligned
+        missing = 0 if transposed else -ctx.channels % execution.channel_multiple
         features = features.to(cast.dtype)
         if missing:
             features = channels_last(F.pad(features, (0, 0, 0, 0, 0, missing)))

@@ -246,16 +246,15 @@ def resolve(settings: Settings, facts: Facts) -> Plan:
     draft = Draft(settings, (*network, *facts.input_format.choices))
     for rule in RULES:
         rule(draft, facts)
-    model, input_format = draft.settings.model, facts.input_format
-    known = {key: value for key, value in flatten(draft.settings.model_dump()) if value is not None}
-    unused = {**_PLACEHOLDERS, "model.skips": (True,) * (model.depth or UNET_DEPTH)}
-    format_values = {
-        "data.channels": input_format.channels,
-        "data.size": input_format.size,
-        "data.crop": input_format.crop,
+    model, train, input_format = draft.settings.model, draft.settings.train, facts.input_format
+    defaults = {
+        **_PLACEHOLDERS,
+        "model.skips": (True,) * (model.depth or UNET_DEPTH),
+        "train.micro_batch": train.batch,
     }
-    rest = {"train.micro_batch": draft.settings.train.batch, "choices": draft.choices}
-    return validate(Plan, nest({**unused, **rest, **known, **format_values}))
+    chosen = {key: value for key, value in flatten(draft.settings.model_dump()) if value is not None}
+    read = {"data.channels": input_format.channels, "data.size": input_format.size, "data.crop": input_format.crop}
+    return validate(Plan, nest({**defaults, **chosen, **read, "choices": draft.choices}))  # later values win
 
 
 # Values of settings that no rule chooses in a training, because they have no effect there (or are off).
