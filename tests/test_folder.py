@@ -310,7 +310,7 @@ def test_split_name_that_fits_two_pairs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "piece"),
-    [(b"name,part\n1,train\n", "file, split"), (b"", "split.csv"), (b"\xff\xfe\x00", "split.csv")],
+    [(b"name,part\n1,train\n", "columns file and split"), (b"", "split.csv"), (b"\xff\xfe\x00", "split.csv")],
 )
 def test_split_file_unusable(tmp_path: Path, content: bytes, piece: str) -> None:
     draw_flat(tmp_path, "1")
