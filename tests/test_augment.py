@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ubend.core.counter_rng import random_uniform
-from ubend.core.settings import AugmentSettings
+from ubend.core.settings import FROZEN_COPIES, AugmentSettings
 from ubend.dataset.augment import (
     ELASTIC_POINTS,
-    FROZEN_COPIES,
     DeviceWarpParams,
     WarpParams,
     change_colors,

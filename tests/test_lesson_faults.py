@@ -15,7 +15,7 @@ from support.refusal import check, raises, refused_once
 from ubend.cli.app import main
 from ubend.core.errors import DataError, OutputError
 from ubend.core.i18n import choose_language
-from ubend.dataset.augment import FROZEN_COPIES
+from ubend.core.settings import FROZEN_COPIES
 from ubend.dataset.sample import draw_sample
 from ubend.labels.class_table import make_label_map
 from ubend.tasks.fit import fit

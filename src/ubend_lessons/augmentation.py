@@ -17,8 +17,7 @@ from ubend.core.counter_rng import shuffled_item
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.core.plan import AugmentPlan
-from ubend.core.settings import Settings, known_keys, make_settings
-from ubend.dataset.augment import FROZEN_COPIES
+from ubend.core.settings import FROZEN_COPIES, Settings, known_keys, make_settings
 from ubend.dataset.batches import Augmentation, BatchOrder, TrainingBatches
 from ubend.dataset.sources import WholeImages
 from ubend.dataset.store import Store

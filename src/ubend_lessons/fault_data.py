@@ -20,7 +20,8 @@ from ubend.core.errors import DataError
 from ubend.core.files import write_file, write_text
 from ubend.core.i18n import _
 from ubend.core.plan import AugmentPlan
-from ubend.dataset.augment import FROZEN_COPIES, DeviceWarpParams, sample_frozen, warp
+from ubend.core.settings import FROZEN_COPIES
+from ubend.dataset.augment import DeviceWarpParams, sample_frozen, warp
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.store import read_class_map
 from ubend.io.images import write_mask

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from ubend.core.counter_rng import random_normal, random_uniform
 from ubend.core.plan import AugmentPlan
-from ubend.core.settings import FROZEN_COPIES as FROZEN_COPIES
 from ubend.labels.class_table import IGNORED
 
 ELASTIC_POINTS = 5  # points per side of the coarse displacement field

@@ -18,8 +18,8 @@ from torch import Tensor
 from ubend.core.counter_rng import shuffled_item
 from ubend.core.device import send
 from ubend.core.plan import AugmentPlan
+from ubend.core.settings import FROZEN_COPIES
 from ubend.dataset.augment import (
-    FROZEN_COPIES,
     ITEM,
     PARAMS,
     SIZE_HW,

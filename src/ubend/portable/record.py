@@ -169,7 +169,7 @@ def _differing_flags(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     for key, value in now.items():
         before, value = _stripped(was.get(key)), _stripped(value)
         if before != value:
-            flags += _differing_of_models(before, value) if key == "models" else [_FLAGS[key]]
+            flags += _differing_of_models(before, value) if key == "models" else [_FLAGS.get(key, key)]
     return flags
 
 
@@ -182,7 +182,8 @@ def _differing_of_models(was: list[Any], now: list[Any]) -> list[str]:
         return ["--with"]
     pairs = [*zip(was, now, strict=True)]
     flags = [flag for key, flag in _MODEL_FLAGS.items() if any(a.get(key) != b.get(key) for a, b in pairs)]
-    return [flag for flag in flags if flag != "--overlap" or "--tiles" not in flags]  # whole images have no overlap
+    flags = [flag for flag in flags if flag != "--overlap" or "--tiles" not in flags]  # whole images have no overlap
+    return flags or ["MODEL"]  # it differs in what this version does not know
 
 
 def _stripped(value: Any) -> Any:
