@@ -560,6 +560,31 @@ def test_small_images_in_8_bits_where_openvino_may_crash(monkeypatch: pytest.Mon
     assert compiled == {False: 2, True: 1}
 
 
+@NEEDS_OPENVINO
+def test_repeated_shapes_in_8_bits_get_a_graph_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second large batch on, with the same logits to the bit; small batches never do."""
+    core, compiled = shared_core(import_openvino(__import__)), Counter[bool]()
+
+    class Core:
+        """Counts graphs with variable and with fixed sides."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(core, name)
+
+        def compile_model(self, model: Any, *given: Any) -> Any:
+            compiled.update([model.input().partial_shape.is_static])
+            return core.compile_model(model, *given)
+
+    monkeypatch.setattr("ubend.portable.openvino_session.shared_core", lambda _openvino: Core())
+    network = open_exported(Path("model.onnx"), make_file("colour", "openvino", Attempt("int8"))).model
+    assert isinstance(network, ExportedNetwork)
+    large, small = (np.random.default_rng(0).integers(0, 256, (2, 3, 512, side), np.uint8) for side in (512, 130))
+    first, _small, again, third, _again = (network.run(images) for images in (large, small, large, large, small))
+    assert compiled == {False: 1, True: 1}
+    np.testing.assert_array_equal(again, first)
+    np.testing.assert_array_equal(third, first)
+
+
 def test_weights_are_widened_once() -> None:
     """A file that widens the same weights again and again could take any amount of memory when it is loaded."""
     model = onnx.load_model_from_string(make_file("colour", "onnx", Attempt("int8")))
