@@ -26,7 +26,7 @@ from ubend.core.errors import DataError, FilesError, MissingPackageError, Output
 from ubend.instances.truth import find_truth, read_truth, score, score_lines
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.portable import object_job
-from ubend.portable.conditions import Conditions
+from ubend.portable.mask_predictor import PredictionOptions
 from ubend.portable.pixel_size import read_spatial_info
 
 TWO = np.zeros((40, 48), np.uint8)
@@ -209,14 +209,14 @@ def test_masks_in_place_of_ids_are_noticed(place: Path) -> None:
 def test_flags_arrive(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
 
-    def note(_model: Path, _device: str | None, conditions: Conditions) -> None:
-        given.append(conditions)
+    def note(_model: Path, _device: str | None, options: PredictionOptions) -> None:
+        given.append(options)
         raise DataError("seen")
 
     monkeypatch.setattr(job, "load_mask_predictor", note)
     words = ["--with", "other", "--tta", "--threshold", "organ=0.3", "--fill-holes", "9", "--tiles", "32"]
     assert str(refuse(*words, "--overlap", "0.5")) == "seen"
-    wanted = Conditions(models=(Path("other"),), tta=True, threshold=("organ=0.3",), fill_holes=("9",), tiles=32)
+    wanted = PredictionOptions(models=(Path("other"),), tta=True, threshold=("organ=0.3",), fill_holes=("9",), tiles=32)
     assert given == [replace(wanted, overlap=0.5)]
 
 

@@ -176,7 +176,7 @@ def test_first_scores_say_what_was_learned(tmp_path: Path) -> None:
 )
 def test_is_settling(step: int, net: Any, side: int, settling: bool) -> None:
     state, plan = SimpleNamespace(model=net, ema=net), SimpleNamespace(sync_batch_norm=False)
-    training: Any = SimpleNamespace(state=state, plan=plan, validation=SimpleNamespace(canvas_hw=(side, side)))
+    training: Any = SimpleNamespace(state=state, settings=plan, validation=SimpleNamespace(canvas_hw=(side, side)))
     assert in_batch_norm_warmup(training, step) == settling
     plan.sync_batch_norm = True  # with the network itself validated, processes would wait for each other
     assert not in_batch_norm_warmup(training, step)
@@ -413,7 +413,7 @@ def test_steps_until() -> None:
     for items in (1, 5, 16, 24, 850):
         for batch in (1, 2, 5, 7, 16, 64):
             training: Any = SimpleNamespace(
-                batches=SimpleNamespace(items_per_epoch=items), plan=SimpleNamespace(batch=batch)
+                batches=SimpleNamespace(items_per_epoch=items), settings=SimpleNamespace(batch=batch)
             )
             table = [Training.steps_until(training, epoch) for epoch in range(1, 40)]
             assert all(a < b for a, b in zip([0, *table], table, strict=False))

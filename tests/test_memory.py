@@ -262,7 +262,7 @@ def test_the_smaller_of_what_is_set_and_what_fits() -> None:
     for given, kept, wanted in ((7, None, 7), (4, None, 4), (9, None, 7), (7, 3, 3), (4, 3, 3), (2, 3, 2)):
         state: Any = SimpleNamespace(progress=SimpleNamespace(micro_batch=kept))
         plan: Any = SimpleNamespace(micro_batch=given)
-        work: Any = SimpleNamespace(batches=batches, plan=plan, state=state)
+        work: Any = SimpleNamespace(batches=batches, settings=plan, state=state)
         assert Training.micro_batch.fget(work) == wanted  # type: ignore[attr-defined]
 
 

@@ -10,7 +10,7 @@ import pytest
 from support.refusal import contents, invoke, refused
 from ubend.core.errors import DataError, FilesError, OutputError
 from ubend.portable import file_jobs
-from ubend.portable.conditions import MaskPredictor
+from ubend.portable.mask_predictor import MaskPredictor
 
 COMMANDS = {"predict": [], "objects": ["--method", "parts"], "cutout": []}
 FAILURES = [MemoryError(), OSError(5, "Input/output error"), ValueError("bad"), RecursionError(), KeyError("x")]

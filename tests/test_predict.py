@@ -379,14 +379,14 @@ def test_64_megapixels_in_bounded_memory(tmp_path: Path) -> None:
         "from ubend.portable import mask_job\n"
         "from ubend.core.progress import Reporter\n"
         "mask_job._LARGE_PIXELS = 2**25\n"
-        "from ubend.portable.conditions import Conditions\n"
+        "from ubend.portable.mask_predictor import PredictionOptions\n"
         "from ubend.tasks.predict import predict_paths\n"
         "import torch; torch.zeros(1).softmax(0); before = peak = anonymous_mib()\n"
         "class CountingOptions(Reporter):\n"
         "    def count(self, done, _total=0):\n"
         "        global peak; peak = max(peak, anonymous_mib())\n"
         f"predict_paths({str(tmp_path / 'tiny.safetensors')!r}, [{str(path)!r}], {str(tmp_path / 'out')!r},\n"
-        "    device='cpu', conditions=Conditions(overlap=0.0), reporter=CountingOptions())\n"
+        "    device='cpu', options=PredictionOptions(overlap=0.0), reporter=CountingOptions())\n"
         "print('peak', peak - before)\n"
     )
     paths = [str(Path(__file__).parent.parent / folder) for folder in ("src", "benchmarks")]

@@ -73,7 +73,7 @@ def test_resumed_runs_say_the_same(step: int, folder: Path, said: str, tmp_path:
 def make_training(*rows: dict[str, Any], epochs: int = 6, stop_reason: str | None = None) -> Any:
     """A training whose only validation mask holds the classes 0, 1 and 2, not 3."""
     return SimpleNamespace(
-        plan=SimpleNamespace(epochs=epochs, learning_rate=1e-3),
+        settings=SimpleNamespace(epochs=epochs, learning_rate=1e-3),
         class_names=("a", "b", "c", "d"),
         state=SimpleNamespace(progress=SimpleNamespace(history=list(rows), stop_reason=stop_reason)),
         validation=Validation([0]),

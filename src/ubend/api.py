@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ubend.evaluation.score_tables import Scores
     from ubend.exporting.targets import Precision, Target
     from ubend.layouts.pairs import SplitName
-    from ubend.portable.conditions import Conditions
+    from ubend.portable.mask_predictor import PredictionOptions
     from ubend.portable.object_files import Export
     from ubend.portable.objects import Method
     from ubend.portable.probabilities import ProbKind
@@ -431,7 +431,7 @@ def predict(
     """
     from ubend.tasks.cluster import choose_task
 
-    first, conditions = _conditions(model, tiles, overlap, tta, threshold, min_area, fill_holes)
+    first, options = _prediction_options(model, tiles, overlap, tta, threshold, min_area, fill_holes)
     with _reporter(reporter) as log:
         return choose_task(cluster, gpu_share)(
             first,
@@ -439,7 +439,7 @@ def predict(
             out,
             device=device,
             window=window,
-            conditions=conditions,
+            options=options,
             prob=prob,
             resume=resume,
             reporter=log,
@@ -557,7 +557,7 @@ def objects(
         [export] if isinstance(export, str) else list(export),
         None if pixel_size is None else parse_pixel_size(pixel_size),
     )
-    first, conditions = _conditions(model, tiles, overlap, tta, threshold, None, fill_holes)
+    first, options = _prediction_options(model, tiles, overlap, tta, threshold, None, fill_holes)
     with _reporter(reporter) as log:
         return find_objects(
             first,
@@ -566,7 +566,7 @@ def objects(
             counting=counting,
             truth=None if truth is None else Path(truth),
             device=device,
-            conditions=conditions,
+            options=options,
             reporter=log,
         )
 
@@ -614,7 +614,7 @@ def cutout(
     from ubend.tasks.cutout import cut_out_files
 
     chosen = _texts(classes) if isinstance(classes, Mapping) else [str(name) for name in _as_list(classes)]
-    first, conditions = _conditions(model, tiles, overlap, tta)
+    first, options = _prediction_options(model, tiles, overlap, tta)
     with _reporter(reporter) as log:
         return cut_out_files(
             first,
@@ -623,7 +623,7 @@ def cutout(
             classes=chosen,
             background=background,
             soft_px=None if soft is None else float(soft),
-            conditions=conditions,
+            options=options,
             resume=resume,
             device=device,
             reporter=log,
@@ -769,7 +769,7 @@ def _folder_flags(
     }
 
 
-def _conditions(
+def _prediction_options(
     model: Path | str | Sequence[Path | str],
     tiles: int | None,
     overlap: float,
@@ -777,17 +777,17 @@ def _conditions(
     threshold: Mapping[str, float] | None = None,
     min_area: float | Mapping[str, float] | None = None,
     fill_holes: "float | str | Mapping[str, float | Literal['all']] | None" = None,
-) -> "tuple[Path | str, Conditions]":
-    """The first model, and the conditions with the others; SettingError: there is no model."""
+) -> "tuple[Path | str, PredictionOptions]":
+    """The first model, and the options with the others; SettingError: there is no model."""
     from ubend.core.errors import SettingError
     from ubend.core.i18n import _
-    from ubend.portable.conditions import Conditions
+    from ubend.portable.mask_predictor import PredictionOptions
 
     models = _as_list(model)
     if not models:
         raise SettingError(_("no model to predict with; give at least one"), key="models")
     areas, holes = (_texts(area) for area in (min_area, fill_holes))
-    return models[0], Conditions(models[1:], tta, _texts(threshold), areas, holes, tiles, overlap)
+    return models[0], PredictionOptions(models[1:], tta, _texts(threshold), areas, holes, tiles, overlap)
 
 
 def _as_list(paths: Path | str | Sequence[Path | str]) -> Sequence[Path | str]:

@@ -24,8 +24,8 @@ from ubend.inference.predictor import Predictor, load
 from ubend.io.images import read_image
 from ubend.io.scans import PRESETS, IntensityWindow, read_scan
 from ubend.layouts.pairs import Pair
-from ubend.portable.conditions import Conditions
 from ubend.portable.images import save_png
+from ubend.portable.mask_predictor import PredictionOptions
 from ubend.portable.overlay import color_mask, to_rgb
 from ubend.portable.row_windows import TiffRowReader
 from ubend.tasks.evaluate import read_run_pairs
@@ -289,7 +289,7 @@ def _predict_scan(out: Path, device: str | None, reporter: Reporter) -> None:
     values, truth = medicine.draw_volume(0, 1000, _SCAN_SLICES, _SIZE_PX)
     medicine.write_nifti(path, values)
     masks = out / "scan_masks"
-    predict_paths(out / "run", [path], masks, conditions=Conditions(), reporter=SilentReporter(), device=device)
+    predict_paths(out / "run", [path], masks, options=PredictionOptions(), reporter=SilentReporter(), device=device)
     found = medicine.measure_ml(read_scan(masks / "scan_mask.nii.gz").slices.astype(np.uint8))
     for name, true_ml in medicine.measure_ml(truth).items():
         reporter.report(
@@ -321,7 +321,7 @@ def _describe_index(pairs: Sequence[Pair], predictor: Predictor, reporter: Repor
 def _place_masks(out: Path, pairs: Sequence[Pair], device: str | None, reporter: Reporter) -> None:
     """Predict masks of the test split, and report how many have the georeference of their image."""
     paths, masks = [pair.image for pair in pairs], out / "placed"
-    predict_paths(out / "run", paths, masks, conditions=Conditions(), reporter=SilentReporter(), device=device)
+    predict_paths(out / "run", paths, masks, options=PredictionOptions(), reporter=SilentReporter(), device=device)
     placed = 0
     for path in paths:
         mask = masks / f"{path.stem}.tif"

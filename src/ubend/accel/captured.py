@@ -29,7 +29,7 @@ _PREFETCH = 4  # buffers of values in pinned memory: the host runs at most so ma
 def capture_steps(runtime: LimitedMemoryRuntime, reporter: Reporter) -> Runtime:
     """A runtime that takes the same steps as CUDA graphs; `runtime` itself if they cannot be captured."""
     training = runtime.training
-    if not usable(next(training.state.model.parameters())) or training.plan.compile:
+    if not usable(next(training.state.model.parameters())) or training.settings.compile:
         return runtime
     if not can_capture(training):
         reporter.report(_("note: training is slower: the steps of this network or loss cannot run as a CUDA graph"))
@@ -96,8 +96,8 @@ class CapturedRuntime(Runtime):
         values = slot.numpy()
         shares = np.array([parameters["rate_share"] for parameters in training.state.optimizer.param_groups])
         values[: -1 - len(shares)] = training.batches.pack(step).reshape(-1)
-        values[-1 - len(shares) : -1] = learning_rate_at(step, training.steps, training.plan) * shares
-        values[-1] = 1.0 - ema_decay(step, training.plan.ema_decay)
+        values[-1 - len(shares) : -1] = learning_rate_at(step, training.steps, training.settings) * shares
+        values[-1] = 1.0 - ema_decay(step, training.settings.ema_decay)
         self._changing.copy_(slot, non_blocking=True)
         if not training.batches.source.resident:
             fetched = training.batches.fetch(step)

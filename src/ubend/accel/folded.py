@@ -55,7 +55,7 @@ class FoldedUNet:
         decoders: list[Any] = list(net.decoders)
         self._down = [_fold_block(block, dtype) for block in [net.stem, *(level.block for level in net.encoders)]]
         self._up = [_Upsampling(level.up.weight.detach().to(dtype), _bias(level.up)) for level in decoders]
-        self._joined = [_fold_block(level.block, dtype) for level in decoders]
+        self._after_concat = [_fold_block(level.block, dtype) for level in decoders]
         self._plain = _Plain(net, self._down[0][0])
         self._kernels = _Kernels(net, self._down[0][0])
 
@@ -72,7 +72,7 @@ class FoldedUNet:
             skipped, features = backend.downsample(features, last, skip)
             kept.append(skipped)
             features, last = convolve(features, first), second
-        for enlarge, (first, second) in zip(self._up, self._joined, strict=True):
+        for enlarge, (first, second) in zip(self._up, self._after_concat, strict=True):
             upsampled = F.conv_transpose2d(convolve(features, last), enlarge.weight, None, 2, 1)
             features, last = convolve(backend.concatenate(kept.pop(), upsampled, enlarge.bias), first), second
         return backend.finish(features, last)[..., :height, :width]
@@ -140,11 +140,11 @@ class _Kernels(_Plain):
         if not skip:
             return None, apply_and_pool(y, layer.bias_stats, None)
         shape = n, 2 * channels, height, width
-        joined = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
-        return joined, apply_and_pool(y, layer.bias_stats, joined[:, :channels])
+        concatenated = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
+        return concatenated, apply_and_pool(y, layer.bias_stats, concatenated[:, :channels])
 
     def concatenate(self, kept: Tensor | None, upsampled: Tensor, bias: Tensor) -> Tensor:
-        from ubend.accel.join import add_bias
+        from ubend.accel.concat import add_bias
 
         if kept is None:
             return super().concatenate(None, upsampled, bias)
@@ -152,7 +152,7 @@ class _Kernels(_Plain):
         return kept
 
     def finish(self, features: Tensor, layer: _Layer) -> Tensor:
-        from ubend.accel.join import HEAD_CHANNELS, head
+        from ubend.accel.concat import HEAD_CHANNELS, head
 
         if features.shape[1] > HEAD_CHANNELS:
             return super().finish(features, layer)

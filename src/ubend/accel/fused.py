@@ -46,11 +46,11 @@ class SecondStream:
         self._running.append((done, reads))
         return made
 
-    def wait(self, holding: int = 0) -> None:
-        """Let the current stream wait for all work; not for the last if its inputs have at most `holding` bytes."""
+    def wait(self, max_input_bytes: int = 0) -> None:
+        """Let the current stream wait for all work, except for the last if its inputs are not larger than this."""
         while self._running:
             done, reads = self._running[0]
-            if len(self._running) == 1 and sum(tensor.nbytes for tensor in reads) <= holding:
+            if len(self._running) == 1 and sum(tensor.nbytes for tensor in reads) <= max_input_bytes:
                 break
             torch.cuda.current_stream().wait_event(done)
             self._running.popleft()
@@ -115,9 +115,9 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
     y = _run_block(block, channels_last(features), convolve, kernels)
     for encoder, skip in zip(net.encoders, net.skips, strict=True):
         # with room for the decoder's upsampled channels
-        joined = empty_map(y, 2 * y.shape[1]) if skip else None
-        features, skip_features = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], joined, kernels)
-        kept.append(None if joined is None else (joined, skip_features))
+        concatenated = empty_map(y, 2 * y.shape[1]) if skip else None
+        features, skip_features = _NormPool.apply(y, block[4].weight, block[4].bias, block[4], concatenated, kernels)
+        kept.append(None if concatenated is None else (concatenated, skip_features))
         block = encoder.block
         y = _run_block(block, features, convolve, kernels)
     for decoder in net.decoders:
@@ -126,7 +126,7 @@ def run(net: Any, image: Tensor, kernels: Any, on_gradient: GradientHook | None 
         if saved is None:
             features = decoder.up(features)
         else:
-            features = Join.apply(*saved, convolve(decoder.up, features), decoder.up.bias, kernels)
+            features = Concatenate.apply(*saved, convolve(decoder.up, features), decoder.up.bias, kernels)
         block = decoder.block
         y = _run_block(block, features, convolve, kernels)
     logits = run_head(y, block[4], net.head, kernels)
@@ -156,11 +156,11 @@ class Convolutions:
     ) -> None:
         weights: list[Tensor] = [layer.weight for layer in layers]
         self._execution = _Execution(SecondStream(device), channel_multiple, on_gradient)
-        awaited = _AwaitGradients.apply(self._execution.second_stream, *weights) if weights else ()
+        returned = _AwaitGradients.apply(self._execution.second_stream, *weights) if weights else ()
         cast = [weight.detach() for weight in weights]
         if torch.is_autocast_enabled(device.type):
             cast = _cast(cast, torch.get_autocast_dtype(device.type))
-        self._weights = dict(zip(layers, zip(awaited, cast, strict=True), strict=True))
+        self._weights = dict(zip(layers, zip(returned, cast, strict=True), strict=True))
 
     def __call__(
         self, layer: nn.Conv2d | nn.ConvTranspose2d, features: Tensor, padding: tuple[int, ...] | None = None
@@ -254,9 +254,9 @@ class _Convolve(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, awaited: Tensor, cast: Tensor, layer: Any, padding: Any, execution: _Execution
+        ctx: Any, features: Tensor, weight: Tensor, cast: Tensor, layer: Any, padding: Any, execution: _Execution
     ) -> Tensor:
-        """`awaited` is the layer's weight from `_AwaitGradients`; `cast` is the same in the computation dtype."""
+        """`weight` is the layer's, returned by `_AwaitGradients`; `cast` is the same in the computation dtype."""
         ctx.channels, ctx.weight, ctx.execution = features.shape[1], layer.weight, execution
         transposed = isinstance(layer, nn.ConvTranspose2d)
         missing = 0 if transposed else -ctx.channels % execution.channel_multiple
@@ -289,7 +289,7 @@ class _Convolve(torch.autograd.Function):
             dweight = ctx.execution.second_stream.run(of_weight, dy, features)
         if ctx.needs_input_grad[0]:
             dfeatures = gradients(True, False, False)[0].narrow(1, 0, ctx.channels)
-        ctx.execution.second_stream.wait(holding=_HELD_BYTES)
+        ctx.execution.second_stream.wait(max_input_bytes=_HELD_BYTES)
         return dfeatures, dweight, None, None, None, None
 
 
@@ -321,7 +321,7 @@ class NormActivation(torch.autograd.Function):
 
 
 class _NormPool(torch.autograd.Function):
-    """2x2 max pooling of relu(batch norm(y)); also writes relu(batch norm(y)) to the first channels of `joined`."""
+    """2x2 max pooling of z = relu(batch norm(y)); z is also written to the first channels of `concatenated`."""
 
     @staticmethod
     def forward(
@@ -330,12 +330,12 @@ class _NormPool(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         layer: nn.BatchNorm2d,
-        joined: Tensor | None,
+        concatenated: Tensor | None,
         kernels: Any,
     ) -> tuple[Tensor, Tensor | None]:
         ctx.kernels, stats = kernels, _measure(y, layer, kernels)
         ctx.save_for_backward(y, stats)
-        kept = None if joined is None else _alias(joined[:, : y.shape[1]])
+        kept = None if concatenated is None else _alias(concatenated[:, : y.shape[1]])
         return kernels.apply_and_pool(y, stats, kept), kept
 
     @staticmethod
@@ -346,23 +346,23 @@ class _NormPool(torch.autograd.Function):
         return dy, dweight, dbias, None, None, None
 
 
-class Join(torch.autograd.Function):
-    """The concatenation (skip_features, upsampled + bias); `joined` already contains `skip_features`."""
+class Concatenate(torch.autograd.Function):
+    """The concatenation (skip_features, upsampled + bias); `concatenated` already contains `skip_features`."""
 
     @staticmethod
     def forward(
-        ctx: Any, joined: Tensor, skip_features: Tensor, upsampled: Tensor, bias: Tensor, kernels: Any
+        ctx: Any, concatenated: Tensor, skip_features: Tensor, upsampled: Tensor, bias: Tensor, kernels: Any
     ) -> Tensor:
-        kernels.add_bias(upsampled, bias, joined[:, skip_features.shape[1] :])
+        kernels.add_bias(upsampled, bias, concatenated[:, skip_features.shape[1] :])
         ctx.kernels, ctx.channels = kernels, skip_features.shape[1]
-        return _alias(joined)
+        return _alias(concatenated)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, djoined: Tensor) -> Any:
-        djoined = channels_last(djoined)
-        dupsampled, dbias = ctx.kernels.copy_and_sum(djoined[:, ctx.channels :])
-        return None, djoined[:, : ctx.channels], dupsampled, dbias, None
+    def backward(ctx: Any, dconcatenated: Tensor) -> Any:
+        dconcatenated = channels_last(dconcatenated)
+        dupsampled, dbias = ctx.kernels.copy_and_sum(dconcatenated[:, ctx.channels :])
+        return None, dconcatenated[:, : ctx.channels], dupsampled, dbias, None
 
 
 class _NormHead(torch.autograd.Function):

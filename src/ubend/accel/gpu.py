@@ -1,6 +1,6 @@
 """The GPU kernels that ubend.accel.fused calls; reference.py defines the same names in plain torch."""
 
-from ubend.accel.join import HEAD_CHANNELS, add_bias, copy_and_sum, differentiate_head, head
+from ubend.accel.concat import HEAD_CHANNELS, add_bias, copy_and_sum, differentiate_head, head
 from ubend.accel.norm import apply, apply_and_pool, measure_statistics
 from ubend.accel.norm_gradient import differentiate
 

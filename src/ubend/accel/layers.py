@@ -33,7 +33,7 @@ def accelerate_layers(net: nn.Module) -> Callable[[Tensor], Tensor]:
     if type(net) is EncodedUNet:
         _fuse_head(twin, net)
     replaced = [layer for layer in twin.modules() if isinstance(layer, _Faster)]
-    convolutions = [layer.first for layer in replaced if isinstance(layer, _Convolution | _JoiningDecoder)]
+    convolutions = [layer.first for layer in replaced if isinstance(layer, _Convolution | _ConcatenatingDecoder)]
 
     def forward(image: Tensor) -> Tensor:
         kernels = fused.find_kernels(image)
@@ -56,7 +56,7 @@ class _Faster(nn.Module):
 
     Attributes:
         kernels: from `find_kernels`; set before each pass, like `convolve`.
-        convolve: calls the convolutions of `_Convolution` and `_JoiningDecoder`.
+        convolve: calls the convolutions of `_Convolution` and `_ConcatenatingDecoder`.
         first: the layer; of several, the first.
     """
 
@@ -96,8 +96,8 @@ class _NormActivation(_Faster):
         return normalised
 
 
-class _JoiningDecoder(_Faster):
-    """A `Decoder` for which `_can_join` is True; shapes as there.
+class _ConcatenatingDecoder(_Faster):
+    """A `Decoder` for which `_can_concatenate` is True; shapes as there.
 
     Args:
         block: its block, accelerated.
@@ -111,10 +111,10 @@ class _JoiningDecoder(_Faster):
         up = self.first
         upsampled = self.convolve(up, fused.channels_last(features))
         channels = skip_features.shape[1]
-        joined = fused.empty_map(upsampled, channels + upsampled.shape[1])
-        joined[:, :channels] = skip_features.detach()
-        joined = fused.Join.apply(joined, skip_features, upsampled, up.bias, self.kernels)
-        out: Tensor = self.block(joined)
+        concatenated = fused.empty_map(upsampled, channels + upsampled.shape[1])
+        concatenated[:, :channels] = skip_features.detach()
+        concatenated = fused.Concatenate.apply(concatenated, skip_features, upsampled, up.bias, self.kernels)
+        out: Tensor = self.block(concatenated)
         return out
 
 
@@ -132,7 +132,7 @@ def _can_convolve(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     return module.bias is None and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
-def _can_join(module: nn.Module) -> TypeGuard[Decoder]:
+def _can_concatenate(module: nn.Module) -> TypeGuard[Decoder]:
     return type(module) is Decoder and module.skip and type(module.up) is nn.ConvTranspose2d
 
 
@@ -160,8 +160,8 @@ def _copy(module: nn.Module, *, captured: bool) -> nn.Module:
         return _NormActivation(module, "none")
     if captured and _can_convolve(module):
         return _Convolution(module)
-    if _can_join(module):
-        return _JoiningDecoder(module, _copy(module.block, captured=captured))
+    if _can_concatenate(module):
+        return _ConcatenatingDecoder(module, _copy(module.block, captured=captured))
     ordered = isinstance(module, nn.Sequential) or type(module).__module__.startswith("ubend.")
     twin = copy.copy(module)
     twin._modules = {}

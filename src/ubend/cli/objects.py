@@ -8,7 +8,7 @@ import click
 from ubend.core.click_i18n import Choice, command, option
 from ubend.core.i18n import later
 from ubend.portable import option_help
-from ubend.tasks.options import PATH, make_reporter, options, take_conditions
+from ubend.tasks.options import PATH, make_reporter, options, take_prediction_options
 
 
 @command(help=later("Cut a class out of the images PATHS, onto transparency, a colour or another image."))
@@ -42,9 +42,9 @@ from ubend.tasks.options import PATH, make_reporter, options, take_conditions
 def cutout(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> None:
     from ubend.tasks.cutout import cut_out_files
 
-    conditions = take_conditions(flags)
+    chosen = take_prediction_options(flags)
     with make_reporter() as reporter:
-        cut_out_files(model, paths, out, conditions=conditions, reporter=reporter, **flags)
+        cut_out_files(model, paths, out, options=chosen, reporter=reporter, **flags)
 
 
 @command(help=option_help.OBJECTS)
@@ -75,6 +75,6 @@ def objects(model: Path, paths: tuple[Path, ...], out: Path, **flags: Any) -> No
 
     flags["pixel_size"] = None if flags["pixel_size"] is None else parse_pixel_size(flags["pixel_size"])
     counting = CountingOptions(*(flags.pop(name) for name in ("method", "min_area", "exports", "pixel_size")))
-    conditions = take_conditions(flags)
+    chosen = take_prediction_options(flags)
     with make_reporter() as reporter:
-        find_objects(model, paths, out, counting=counting, conditions=conditions, reporter=reporter, **flags)
+        find_objects(model, paths, out, counting=counting, options=chosen, reporter=reporter, **flags)

@@ -8,7 +8,7 @@ import click
 from ubend.core.click_i18n import Choice, command, option
 from ubend.core.i18n import later
 from ubend.portable import option_help
-from ubend.tasks.options import PATH, make_reporter, options, take_conditions
+from ubend.tasks.options import PATH, make_reporter, options, take_prediction_options
 
 
 @command(
@@ -33,6 +33,6 @@ def predict(model: Path, paths: tuple[Path, ...], out: Path, cluster: str | None
     from ubend.tasks.cluster import choose_task
 
     task = choose_task(cluster, flags.pop("gpu_share"))
-    flags |= {"conditions": take_conditions(flags)}
+    flags |= {"options": take_prediction_options(flags)}
     with make_reporter() as reporter:
         task(model, paths, out, reporter=reporter, **flags)

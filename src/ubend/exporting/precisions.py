@@ -1,4 +1,4 @@
-"""A model's graph in each precision, and the order in which they are tried until one answers as the model does."""
+"""A model's graph in each precision, and the order in which they are tried until one predicts what the model does."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property

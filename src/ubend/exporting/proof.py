@@ -1,4 +1,4 @@
-"""Whether an exported file answers as the model does: both on the same images, on the CPU; the model in float32.
+"""Whether an exported file predicts what the model does: both on the same images, on the CPU; the model in float32.
 
 The limits are of what users see, the class of each pixel and the Dice. A file in full precision differs by rounding
 alone; one in half precision may lose a little, but not much on any one image. H x W pixels of an image, K classes.
@@ -55,7 +55,7 @@ class ProofImage:
     group: str | None = None
 
 
-class _Answers(NamedTuple):
+class _Prediction(NamedTuple):
     """(K, H, W) probabilities, (H, W) class index, and the seconds of the network alone."""
 
     prob: NDArray[np.float32]
@@ -63,14 +63,14 @@ class _Answers(NamedTuple):
     seconds: float
 
 
-class Known(dict[int, "_Answers"]):
-    """The model's own answers, by the number of the image; kept between comparisons while they are few bytes."""
+class KnownPredictions(dict[int, "_Prediction"]):
+    """The model's own predictions by the number of the image, kept between comparisons while they are few bytes."""
 
-    def keep(self, index: int, answers: "_Answers") -> "_Answers":
-        """Add an answer, if there is room."""
-        if sum(kept.prob.nbytes for kept in self.values()) + answers.prob.nbytes <= MAX_BYTES:
-            self[index] = answers
-        return answers
+    def keep(self, index: int, prediction: "_Prediction") -> "_Prediction":
+        """Add a prediction, if there is room."""
+        if sum(kept.prob.nbytes for kept in self.values()) + prediction.prob.nbytes <= MAX_BYTES:
+            self[index] = prediction
+        return prediction
 
 
 def prove(
@@ -81,9 +81,9 @@ def prove(
     reporter: Reporter,
     *,
     target: Target = "onnx",
-    known: Known | None = None,
+    known: KnownPredictions | None = None,
 ) -> dict[str, Any]:
-    """What both models answer on the same images, fit for JSON.
+    """How far the predictions of both models on the same images differ, fit for JSON.
 
     Args:
         bundle: the model.
@@ -91,7 +91,7 @@ def prove(
         images: one or more.
         compared_on: which images they are: test, val, or drawn.
         target: of the exported file.
-        known: answers of the model from comparisons before; this one's are added.
+        known: predictions of the model from comparisons before; this one's are added.
     Returns:
         `largest_probability_difference`, `share_of_pixels` whose class differs, `dice` (None without true masks):
         means of both over images and classes, their `difference` (after less before) with its paired 95% `interval`,
@@ -99,20 +99,20 @@ def prove(
     """
     before = Predictor(replace(bundle, precision="float32"), "cpu")
     after = Predictor(exported, "cpu")
-    classes, known = bundle.labels.classes, Known() if known is None else known
+    classes, known = bundle.labels.classes, KnownPredictions() if known is None else known
     largest, differing, pixels, megapixels = 0.0, 0, 0, 0.0
     seconds, confusions = np.zeros(2), list[NDArray[np.int64]]()
     for predictor in (before, after):  # the first pass of each is slower
-        _answer(predictor, images[0].image)
+        _predict(predictor, images[0].image)
     reporter.begin(_("comparing the exported model"), len(images))
     for index, item in enumerate(images, 1):
-        answers = [known.get(index) or known.keep(index, _answer(before, item.image)), _answer(after, item.image)]
-        (prob, mask, _time), (other_prob, other_mask, _other_time) = answers
+        predictions = [known.get(index) or known.keep(index, _predict(before, item.image)), _predict(after, item.image)]
+        (prob, mask, _time), (other_prob, other_mask, _other_time) = predictions
         largest = max(largest, float(np.abs(prob - other_prob).max()))
         differing += int((mask != other_mask).sum())
         pixels += mask.size
         megapixels += np.prod(before.resize_input(item.image).size_hw, dtype=float) / 1e6
-        seconds += [answer.seconds for answer in answers]
+        seconds += [prediction.seconds for prediction in predictions]
         if item.truth is not None:
             masks, truth = (torch.from_numpy(np.stack(pair)) for pair in ([mask, other_mask], [item.truth, item.truth]))
             confusions.append(count_confusion_batch(masks, truth, classes).numpy())
@@ -153,7 +153,7 @@ def _means_of_rows(dice: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-def _answer(predictor: Predictor, image: LoadedImage) -> _Answers:
+def _predict(predictor: Predictor, image: LoadedImage) -> _Prediction:
     seconds, probs, masks = 0.0, list[Tensor](), list[Tensor]()
     began = time.perf_counter()
     for logits in predictor.run([predictor.resize_input(image)]):
@@ -162,7 +162,7 @@ def _answer(predictor: Predictor, image: LoadedImage) -> _Answers:
         probs.append(native.softmax(dim=0))
         masks.append(class_index(native))
         began = time.perf_counter()
-    return _Answers(torch.cat(probs, dim=1).numpy(), torch.cat(masks).numpy(), seconds)
+    return _Prediction(torch.cat(probs, dim=1).numpy(), torch.cat(masks).numpy(), seconds)
 
 
 def find_difference(proof: dict[str, Any], precision: Precision) -> tuple[str, str] | None:

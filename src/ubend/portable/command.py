@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from . import option_help
-from .conditions import Conditions
 from .contract import describe_contract
 from .errors import FilesError, UbendError, missing_package
 from .file_jobs import run_jobs
 from .i18n import _, now
 from .images import describe_sizing
 from .mask_job import MaskImageJob, run_mask_jobs
+from .mask_predictor import PredictionOptions
 from .model import load_file, load_mask_predictor
 from .object_files import Export
 from .object_job import CountingOptions, ObjectJob, refuse_missing_libraries
@@ -24,7 +24,7 @@ from .probabilities import ProbKind
 from .reporter import LineReporter
 from .tile_options import DEFAULT_OVERLAP, parse_tiles
 
-_NONE = Conditions()
+_NONE = PredictionOptions()
 _NOTHING_DONE, _SOME_FAILED, _INTERRUPTED = 2, 3, 130  # exit codes, those of ubend
 
 
@@ -37,10 +37,10 @@ def main(words: Sequence[str] | None = None) -> int:
                 print(printable_line(line))
         elif given.command == "objects":
             inputs = given.model, given.images, given.out, _take_counting(given)
-            find_objects(*inputs, conditions=_take_conditions(given), threads=given.threads)
+            find_objects(*inputs, options=_take_options(given), threads=given.threads)
         else:
             kept = {name: getattr(given, name) for name in ("prob", "resume", "threads")}
-            predict_files(given.model, given.images, given.out, conditions=_take_conditions(given), **kept)
+            predict_files(given.model, given.images, given.out, options=_take_options(given), **kept)
     except UbendError as error:
         print(printable(_("error: {message}").format(message=error)), file=sys.stderr)
         return _SOME_FAILED if isinstance(error, FilesError) else _NOTHING_DONE
@@ -74,7 +74,7 @@ def predict_files(
     images: Sequence[Path | str],
     out: Path,
     *,
-    conditions: Conditions = _NONE,
+    options: PredictionOptions = _NONE,
     prob: ProbKind | None = None,
     resume: bool = False,
     threads: int | None = None,
@@ -95,7 +95,7 @@ def predict_files(
     """
     if prob not in (None, "npz"):
         _require_tifffile()
-    masks = load_mask_predictor(model, conditions, threads=threads)
+    masks = load_mask_predictor(model, options, threads=threads)
     job = MaskImageJob(masks, images, out, prob=prob, resume=resume)
     return run_mask_jobs([job], out, window=None, prob=prob, reporter=LineReporter())
 
@@ -106,7 +106,7 @@ def find_objects(
     out: Path,
     counting: CountingOptions,
     *,
-    conditions: Conditions = _NONE,
+    options: PredictionOptions = _NONE,
     threads: int | None = None,
 ) -> list[Path]:
     """Find the objects of images, and write ids, overlays and tables, as `ubend objects` does, see `ObjectJob`.
@@ -122,7 +122,7 @@ def find_objects(
         FilesError: some of the images failed; the files of all others are written.
     """
     refuse_missing_libraries(counting.exports, "ubend-runtime[objects]")
-    masks = load_mask_predictor(model, conditions, threads=threads)
+    masks = load_mask_predictor(model, options, threads=threads)
     return run_jobs([ObjectJob(masks, images, out, counting)], LineReporter())
 
 
@@ -202,8 +202,8 @@ def _take_counting(given: argparse.Namespace) -> CountingOptions:
     return CountingOptions(given.method, given.least_area, given.export, pixel)
 
 
-def _take_conditions(given: argparse.Namespace) -> Conditions:
-    return Conditions(
+def _take_options(given: argparse.Namespace) -> PredictionOptions:
+    return PredictionOptions(
         given.models,
         given.tta,
         given.threshold,

@@ -4,9 +4,9 @@ import hashlib
 import math
 from typing import Any
 
-from .conditions import AnyMaskPredictor
 from .files import model_path
 from .i18n import _
+from .mask_predictor import AnyMaskPredictor
 from .predictors import ImagePredictor, is_same_scale
 from .tile_options import WHOLE
 

@@ -15,7 +15,6 @@ from typing import Any, Generic, Literal, TypeVar
 
 from numpy.typing import NDArray
 
-from .conditions import AnyMaskPredictor
 from .decode import read_header
 from .describe import describe_tiling
 from .errors import (
@@ -43,6 +42,7 @@ from .i18n import _, now
 from .image_paths import list_images, refuse_folder
 from .images import LoadedImage, read_with_channels
 from .input_checks import describe_channels
+from .mask_predictor import AnyMaskPredictor
 from .predictors import MaskResult
 from .prefetch import prefetch
 from .raster import Header

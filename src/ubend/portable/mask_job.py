@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .class_table import IGNORED, background_class
-from .conditions import AnyMaskPredictor
 from .decode import read_header
 from .describe import describe_masks
 from .file_jobs import FileJob, ImageJob, Role, run_jobs
 from .i18n import _, later
 from .images import save_png, write_mask
+from .mask_predictor import AnyMaskPredictor
 from .overlay import overlay_mask, to_rgb
 from .predictors import MaskResult
 from .probabilities import BYTES_PER_VALUE, ProbKind, prob_path, write_probabilities, written_beside

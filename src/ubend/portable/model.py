@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .class_table import IGNORED, ClassTable
-from .conditions import Conditions, MaskPredictor, make_mask_predictor
 from .contract import Contract, ImageModel, Tiles, read_model
 from .engines import open_engine
 from .ensemble import PLAIN, Member, View, average, choose_views, refuse_unlike
@@ -24,6 +23,7 @@ from .files import EXPORTED_SUFFIX
 from .i18n import _
 from .images import model_size, save_mask
 from .input_checks import Image, take_pixels
+from .mask_predictor import MaskPredictor, PredictionOptions, make_mask_predictor
 from .objects import LIBRARIES, Method, Objects, choose_method, refuse_missing, separate
 from .predictors import MaskResult
 from .resize import resize_logits, resize_pixels
@@ -295,13 +295,13 @@ def load_file(
 
 
 def load_mask_predictor(
-    model: Path | str, conditions: Conditions, *, threads: int | None = None
+    model: Path | str, options: PredictionOptions, *, threads: int | None = None
 ) -> MaskPredictor[Model]:
     """Load the models; for arguments and errors see `load` and `make_mask_predictor`."""
-    models = [model, *conditions.models]
-    base = load(models, tta=conditions.tta, tiles=conditions.tiles, overlap=conditions.overlap, threads=threads)
+    models = [model, *options.models]
+    base = load(models, tta=options.tta, tiles=options.tiles, overlap=options.overlap, threads=threads)
     members = base.members if isinstance(base, ModelEnsemble) else [Member(base)]
-    return make_mask_predictor(base, members, models, conditions)
+    return make_mask_predictor(base, members, models, options)
 
 
 def _find_views(bundle: ImageModel) -> Sequence[View]:

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .class_table import IGNORED
-from .conditions import AnyMaskPredictor
 from .errors import MissingPackageError
 from .file_jobs import ImageJob, Role
 from .files import write_file
 from .i18n import _, later, ngettext
 from .images import save_png
+from .mask_predictor import AnyMaskPredictor
 from .object_files import (
     Entry,
     Export,

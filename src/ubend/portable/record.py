@@ -38,7 +38,7 @@ class Record:
 
     Attributes:
         path: of the JSON file.
-        parameters: the models' hashes, the conditions, and everything else that determines the results.
+        parameters: the models' hashes, the options, and everything else that determines the results.
         storage: of the folder.
         files: name of an input's first output -> size and digest of the input, and bytes of each output, None until
             all of them are written. The summary files of a command are an entry without an input.

@@ -28,10 +28,10 @@ from ubend.core.errors import (
 from ubend.core.i18n import _, current_language, ngettext, now
 from ubend.inference.mask_predictor import MaskPredictor, load_mask_predictor
 from ubend.io.scans import is_scan
-from ubend.portable.conditions import Conditions
 from ubend.portable.describe import describe_masks
 from ubend.portable.file_jobs import FileJob
 from ubend.portable.mask_job import MaskImageJob, run_mask_jobs
+from ubend.portable.mask_predictor import PredictionOptions
 from ubend.portable.probabilities import ProbKind
 from ubend.portable.reporter import Reporter
 from ubend.tasks.cluster_worker import Attempts, ImageWorker, WorkerTask
@@ -39,7 +39,7 @@ from ubend.tasks.expand import expand_input, is_video, read_file_list
 from ubend.tasks.predict import predict_paths
 from ubend.tasks.url_storage import UrlInputs, as_path, expand_url, is_url, storage_for
 
-_NONE = Conditions()
+_NONE = PredictionOptions()
 _AUTO = "auto"
 _CONNECT_S = 10
 _CHUNKS_PER_PROCESS = 4  # at least, so that no process waits long for the last one
@@ -71,7 +71,7 @@ def predict_on_cluster(
     cluster: tuple[str, float],
     device: str | None = None,
     window: str | None = None,
-    conditions: Conditions = _NONE,
+    options: PredictionOptions = _NONE,
     prob: ProbKind | None = None,
     resume: bool = False,
     reporter: Reporter,
@@ -89,9 +89,9 @@ def predict_on_cluster(
     if window is not None or any(is_scan(path) or is_video(path) for path in images):
         line = _("--cluster applies to images, not to videos and scans; predict these separately")
         raise SettingError(line, key="--cluster")
-    loading = model, device, conditions
+    loading = model, device, options
     with Cluster(*cluster) as connection:
-        masks = load_mask_predictor(model, "cpu", conditions)  # its facts only; devices are those of the nodes
+        masks = load_mask_predictor(model, "cpu", options)  # its facts only; devices are those of the nodes
         job = ClusterImageJob(masks, images, out, prob=prob, resume=resume, cluster=connection, loading=loading)
         return run_mask_jobs([job], out, window=None, prob=prob, reporter=reporter)
 
@@ -239,7 +239,7 @@ class ClusterImageJob(MaskImageJob):
 
     Args:
         cluster: connected when it is known that there are images to predict.
-        loading: model, device and conditions for the processes, see `load_mask_predictor`; `predictor` is of the driver
+        loading: model, device and options for the processes, see `load_mask_predictor`; `predictor` is of the driver
             alone.
     """
 
@@ -252,15 +252,15 @@ class ClusterImageJob(MaskImageJob):
         prob: ProbKind | None,
         resume: bool,
         cluster: Cluster,
-        loading: tuple[Path | str, str | None, Conditions],
+        loading: tuple[Path | str, str | None, PredictionOptions],
     ) -> None:
         super().__init__(predictor, paths, out, prob=prob, resume=resume)
         self.paths = [*map(as_path, self.paths)]
         self.storage = storage_for(self.paths, out)
         self._cluster = cluster
-        model, device, conditions = loading
+        model, device, options = loading
         models = describe_masks(predictor)["models"]
-        self._task = WorkerTask(model, device, conditions, out, prob, models, os.getcwd(), current_language())
+        self._task = WorkerTask(model, device, options, out, prob, models, os.getcwd(), current_language())
 
     def notes(self) -> list[str]:
         """As of `MaskImageJob`; the cluster is connected here, before anything is written."""

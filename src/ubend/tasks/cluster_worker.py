@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from ubend.core.errors import OutputError, Problem, SettingError, UbendError
 from ubend.core.i18n import _, choose_language
 from ubend.inference.mask_predictor import MaskPredictor, load_mask_predictor
-from ubend.portable.conditions import Conditions
 from ubend.portable.describe import describe_masks
 from ubend.portable.mask_job import MaskImageJob
+from ubend.portable.mask_predictor import PredictionOptions
 from ubend.portable.probabilities import ProbKind
 from ubend.portable.raster import Header
 from ubend.portable.reporter import LineReporter
@@ -37,7 +37,7 @@ class WorkerTask:
     """What the processes on all nodes do alike.
 
     Attributes:
-        model, device, conditions: see `load_mask_predictor`.
+        model, device, options: see `load_mask_predictor`.
         out, prob: see `MaskImageJob`.
         models: the description of the models, see `describe_masks`; other models on a node are refused.
         folder: the folder that relative paths start from.
@@ -47,7 +47,7 @@ class WorkerTask:
 
     model: Path | str
     device: str | None
-    conditions: Conditions
+    options: PredictionOptions
     out: Path
     prob: ProbKind | None
     models: Sequence[dict[str, Any]]
@@ -160,7 +160,7 @@ def load_checked(task: WorkerTask) -> MaskPredictor:
     if not is_shared(task.out):
         line = _("{path} is not the same folder on node {node}; give a folder that all nodes share")
         raise OutputError(line.format(path=task.out, node=node), path=task.out, key="--out")
-    predictor = load_mask_predictor(task.model, task.device, task.conditions)
+    predictor = load_mask_predictor(task.model, task.device, task.options)
     if describe_masks(predictor)["models"] != list(task.models):
         line = _("{path} is another model on node {node}; give a path that is the same file on all nodes")
         raise SettingError(line.format(path=task.model, node=node), path=Path(task.model), key="--cluster")

@@ -18,10 +18,10 @@ from ubend.core.i18n import _, later
 from ubend.inference.mask_predictor import MaskPredictor, load_mask_predictor
 from ubend.io.images import read_image
 from ubend.labels.class_table import IGNORED, background_class
-from ubend.portable.conditions import Conditions
 from ubend.portable.describe import describe_masks
 from ubend.portable.file_jobs import ImageJob, Role, run_jobs
 from ubend.portable.images import save_png
+from ubend.portable.mask_predictor import PredictionOptions
 from ubend.portable.overlay import Color, to_rgb
 from ubend.portable.postprocess import find_class, split_number
 from ubend.portable.predictors import MaskResult
@@ -33,7 +33,7 @@ _CLEAR, _SOLID = 0.25, 0.75  # probabilities at which the edge begins and ends; 
 _REACH_SHARE = 1 / 64  # how far the edge reaches to either side of its middle, as a fraction of the image's longer side
 _MIN_REACH_PX = 2.0
 _BYTES_PER_PIXEL = 2.0  # bytes per pixel of a cut-out as PNG; a guess: photographs without an edge take 1.5
-_NONE = Conditions()
+_NONE = PredictionOptions()
 _CutoutOptions = tuple[
     Mapping[int, float], Color | Image.Image | None, float | None
 ]  # class weights, background, width of the edge in px
@@ -47,7 +47,7 @@ def cut_out_files(
     classes: Sequence[str] = (),
     background: str = "transparent",
     soft_px: float | None = None,
-    conditions: Conditions = _NONE,
+    options: PredictionOptions = _NONE,
     resume: bool = False,
     device: str | None = None,
     reporter: Reporter,
@@ -62,7 +62,7 @@ def cut_out_files(
         classes: see `parse_classes`.
         background: `transparent` (RGBA output), or a colour or an image (RGB output).
         soft_px: width of the edge in px; None: by the model's probabilities, within limits.
-        conditions: more models, views, tiles; conditions that only change masks are ignored, since the edge follows
+        options: more models, views, tiles; options that only change masks are ignored, since the edge follows
             the probabilities.
         resume: keep existing cut-outs.
     Returns:
@@ -73,7 +73,7 @@ def cut_out_files(
     """
     if soft_px is not None and not 0 <= soft_px < math.inf:
         raise SettingError(_("--soft {width}: give a width in px, 0 or more").format(width=soft_px), key="--soft")
-    masks, out = load_mask_predictor(model, device, conditions), Path(out)
+    masks, out = load_mask_predictor(model, device, options), Path(out)
     names = masks.labels.names
     weights = parse_classes(classes, names)
     report_deeper_folders(paths, reporter)

@@ -17,7 +17,7 @@ from ubend.exporting.graph import build_graph, to_bytes
 from ubend.exporting.network_graph import trace_network
 from ubend.exporting.ort_web import find_ort_web
 from ubend.exporting.precisions import PrecisionMaker, list_attempts
-from ubend.exporting.proof import Known, ProofImage, draw_images, find_difference, prove, read_images
+from ubend.exporting.proof import KnownPredictions, ProofImage, draw_images, find_difference, prove, read_images
 from ubend.exporting.targets import Precision, Target, check_precision
 from ubend.inference.predictor import Predictor
 from ubend.models.exported import import_package, open_exported
@@ -49,7 +49,7 @@ def export(
     network: nn.Module | None = None,
     reporter: Reporter,
 ) -> Path:
-    """Write a model as one file for other programs or as a web page, if it answers as the model does.
+    """Write a model as one file for other programs or as a web page, if it predicts what the model does.
 
     Args:
         model: a run folder or a model file.
@@ -141,14 +141,14 @@ def _import_packages(target: Target) -> None:
 
 
 def _make_proven(bundle: Bundle, graph: Any, contract: Contract, to: Target, path: Path, reporter: Reporter) -> Any:
-    """The graph in the precision of the contract, or the next more exact one that answers as the model does.
+    """The graph in the precision of the contract, or the next more exact one that predicts what the model does.
 
     The contract gets its precision and its proof. `path` is that of the model file.
 
     Raises:
         ModelFileError: none does; `key` is the measure that is beyond its limit.
     """
-    run, known = path.parent, Known()
+    run, known = path.parent, KnownPredictions()
     images, compared_on = _find_images(run, bundle)
     maker = PrecisionMaker(
         graph,

@@ -18,15 +18,15 @@ from ubend.io.images import load_image
 from ubend.labels.class_table import IGNORED
 from ubend.layouts.pairs import SplitName
 from ubend.metrics.panoptic import Quality, compare_objects
-from ubend.portable.conditions import Conditions
 from ubend.portable.file_jobs import run_jobs
+from ubend.portable.mask_predictor import PredictionOptions
 from ubend.portable.object_job import CountingOptions, ObjectJob, refuse_missing_libraries
 from ubend.portable.objects import Objects
 from ubend.portable.reporter import Reporter
 from ubend.tasks.expand import report_deeper_folders
 
 _SCORES = "scores.json"
-_NONE, _PLAIN = Conditions(), CountingOptions()
+_NONE, _PLAIN = PredictionOptions(), CountingOptions()
 
 
 def find_objects(
@@ -37,7 +37,7 @@ def find_objects(
     counting: CountingOptions = _PLAIN,
     truth: Path | None = None,
     device: str | None = None,
-    conditions: Conditions = _NONE,
+    options: PredictionOptions = _NONE,
     reporter: Reporter,
 ) -> list[Path]:
     """Find the objects of images, and write ids, overlays and tables, see `ObjectJob`.
@@ -49,7 +49,7 @@ def find_objects(
         paths: as in `ImageJob`.
         out: the output folder; files in it are not overwritten.
         truth: folder of true ids, see `find_truth`, to score against; training images of the model are not scored.
-        conditions: more models, views, tiles, thresholds, holes.
+        options: more models, views, tiles, thresholds, holes.
     Returns:
         The id images.
     Raises:
@@ -57,7 +57,7 @@ def find_objects(
         DataError, OutputError: as in `run_jobs`; or no images, or only training images to score.
     """
     refuse_missing_libraries(counting.exports, "ubend[objects]")
-    masks, out = load_mask_predictor(model, device, conditions), Path(out)
+    masks, out = load_mask_predictor(model, device, options), Path(out)
     job = ObjectJob(masks, paths, out, counting) if truth is None else _ScoredJob(masks, paths, out, counting, truth)
     report_deeper_folders(paths, reporter)
     return run_jobs([job], reporter)

@@ -19,7 +19,7 @@ from ubend.portable.tile_options import DEFAULT_OVERLAP, parse_tiles
 if TYPE_CHECKING:
     from ubend.core.progress import Reporter
     from ubend.evaluation.score_tables import Scores
-    from ubend.portable.conditions import Conditions
+    from ubend.portable.mask_predictor import PredictionOptions
 
 PATH = click.Path(path_type=Path)
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -171,14 +171,14 @@ def folder_options(*names: str) -> Callable[[_F], _F]:
     return options(*(names or _FOLDER_OPTIONS))
 
 
-def take_conditions(flags: dict[str, Any]) -> "Conditions":
-    """Remove the conditions from the flags of a command and return them."""
+def take_prediction_options(flags: dict[str, Any]) -> "PredictionOptions":
+    """Remove the options for prediction from the flags of a command and return them."""
     from dataclasses import fields
 
-    from ubend.portable.conditions import Conditions
+    from ubend.portable.mask_predictor import PredictionOptions
 
-    requested = {field.name: flags.pop(field.name) for field in fields(Conditions) if field.name in flags}
-    return Conditions(**requested | {"tiles": parse_tiles(requested["tiles"])})
+    requested = {field.name: flags.pop(field.name) for field in fields(PredictionOptions) if field.name in flags}
+    return PredictionOptions(**requested | {"tiles": parse_tiles(requested["tiles"])})
 
 
 def prepare_command(deterministic: bool) -> None:

@@ -8,9 +8,9 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _
 from ubend.inference.mask_predictor import load_mask_predictor
 from ubend.io.scans import is_scan
-from ubend.portable.conditions import Conditions
 from ubend.portable.file_jobs import FileJob
 from ubend.portable.mask_job import MaskImageJob, run_mask_jobs
+from ubend.portable.mask_predictor import PredictionOptions
 from ubend.portable.probabilities import ProbKind
 from ubend.portable.reporter import Reporter
 from ubend.tasks.expand import expand_input, is_video
@@ -18,7 +18,7 @@ from ubend.tasks.scans import ScanJob
 from ubend.tasks.url_storage import refuse_urls
 from ubend.tasks.videos import VideoJob
 
-_NONE = Conditions()
+_NONE = PredictionOptions()
 
 
 def predict_paths(
@@ -28,7 +28,7 @@ def predict_paths(
     *,
     device: str | None = None,
     window: str | None = None,
-    conditions: Conditions = _NONE,
+    options: PredictionOptions = _NONE,
     prob: ProbKind | None = None,
     resume: bool = False,
     reporter: Reporter,
@@ -62,7 +62,7 @@ def predict_paths(
         raise SettingError(
             _("--prob applies to images, not to videos and scans; predict these separately"), key="--prob"
         )
-    masks = load_mask_predictor(model, device, conditions)
+    masks = load_mask_predictor(model, device, options)
     jobs: list[FileJob[Any]] = []
     if scans:
         jobs.append(ScanJob(masks, scans, out, window=window, resume=resume))

@@ -24,7 +24,7 @@ def in_batch_norm_warmup(training: Training, step: int) -> bool:
     model, canvas_hw = training.state.model, training.validation.canvas_hw
     values = math.prod(math.ceil(side / 2**model.depth) for side in canvas_hw)  # one value has no variance
     # layers that synchronise would wait for batches that other processes do not have
-    synchronised = training.plan.sync_batch_norm and training.state.ema is model
+    synchronised = training.settings.sync_batch_norm and training.state.ema is model
     return model.has_batch_norm and step <= BATCH_NORM_WARMUP_STEPS and values > 1 and not synchronised
 
 

@@ -91,13 +91,13 @@ class Runtime(ABC):
         batch = training.batches.sample(step)
         with preserve_rng_state(training):
             state.sums += self.gradients(step, batch)
-        rate = learning_rate_at(step, training.steps, training.plan)
+        rate = learning_rate_at(step, training.steps, training.settings)
         for parameter_group in state.optimizer.param_groups:
             parameter_group["lr"] = rate * parameter_group["rate_share"]
         state.optimizer.step()
         state.optimizer.zero_grad()
         if state.ema is not state.model:
-            update_ema(state.ema, state.model, ema_decay(step, training.plan.ema_decay))
+            update_ema(state.ema, state.model, ema_decay(step, training.settings.ema_decay))
 
 
 class PlainRuntime(Runtime):
@@ -129,11 +129,11 @@ def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> No
         TrainingError: the loss is not finite.
         SettingError: out of memory, and the batch cannot be reduced.
     """
-    training, state, plan = runtime.training, runtime.training.state, runtime.training.plan
+    training, state, settings = runtime.training, runtime.training.state, runtime.training.settings
     progress = state.progress
     recorder.begin(training)
     # finished epochs are counted, not steps: after an interruption in the last step, the validation is still due
-    while len(progress.history) < plan.epochs and progress.stop_reason is None:
+    while len(progress.history) < settings.epochs and progress.stop_reason is None:
         epoch = len(progress.history) + 1
         started, first_step, waited_before_s = time.monotonic(), progress.step, training.batches.waited_s
         is_interrupted = stop_request.is_made()
@@ -152,7 +152,7 @@ def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> No
             raise diverged(training)
         state.sums.zero_()
 
-        score = -val_loss if plan.select == "loss" else float(np.nanmean(val_dice))
+        score = -val_loss if settings.select == "loss" else float(np.nanmean(val_dice))
         is_best = progress.best_value is None or score > progress.best_value
         if is_best:
             progress.best_value, progress.best_epoch = score, epoch
@@ -165,7 +165,7 @@ def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> No
                 "train_loss": train_loss,
                 "val_loss": val_loss,
                 "val_dice": _by_name(training, val_dice),
-                "lr": learning_rate_at(progress.step - 1, training.steps, plan),
+                "lr": learning_rate_at(progress.step - 1, training.steps, settings),
                 "best": is_best,
             }
         )
@@ -174,13 +174,15 @@ def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> No
             with batch_statistics(state.ema):
                 by_name = _by_name(training, _score_validation(runtime)[1])  # displayed only; nothing is chosen by it
             progress.history[-1]["batch_statistics_dice"] = by_name
-        if plan.patience is not None and epoch - progress.best_epoch >= plan.patience:
-            progress.stop_reason = _("epochs without a better validation score: {count}").format(count=plan.patience)
+        if settings.patience is not None and epoch - progress.best_epoch >= settings.patience:
+            progress.stop_reason = _("epochs without a better validation score: {count}").format(
+                count=settings.patience
+            )
         timing = EpochTiming(train_s, time.monotonic() - started - train_s, waited_s, progress.step - first_step)
         recorder.after_epoch(training, timing)
     stop_request.close()
     recorder.finish(state)
-    if len(progress.history) < plan.epochs and progress.stop_reason is None:
+    if len(progress.history) < settings.epochs and progress.stop_reason is None:
         raise KeyboardInterrupt(*stop_request.signals)
 
 
@@ -238,7 +240,7 @@ def mean_loss(training: Training, sums: Tensor) -> float:
 def seed_random_layers(training: Training, step: int) -> None:
     """Seed dropout from (seed, step), so that a resumed run drops the same values."""
     if training.state.model.is_stochastic:
-        torch.manual_seed(int(random_bits(training.plan.seed, "dropout", np.array([step]), 1)[0, 0]) >> 1)
+        torch.manual_seed(int(random_bits(training.settings.seed, "dropout", np.array([step]), 1)[0, 0]) >> 1)
 
 
 def preserve_rng_state(training: Training) -> AbstractContextManager[None]:
@@ -254,6 +256,6 @@ def diverged(training: Training) -> TrainingError:
         _(
             "the loss became infinite or NaN in epoch {epoch}; use a smaller learning rate (--set "
             "train.learning_rate={rate:g}) or --set train.precision=float32"
-        ).format(epoch=len(training.state.progress.history) + 1, rate=training.plan.learning_rate / 10),
+        ).format(epoch=len(training.state.progress.history) + 1, rate=training.settings.learning_rate / 10),
         key="train.learning_rate",
     )

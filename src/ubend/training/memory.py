@@ -109,6 +109,6 @@ def refuse_single_values(training: Training) -> None:
                 "train.batch = {batch} (in micro-batches of {micro}) leaves a single value per channel at the deepest "
                 "of {levels} levels, for which batch norm is undefined; use a larger --batch, a larger --size or a "
                 "smaller model.depth"
-            ).format(batch=training.plan.batch, micro=training.micro_batch, levels=training.state.model.depth + 1),
+            ).format(batch=training.settings.batch, micro=training.micro_batch, levels=training.state.model.depth + 1),
             key="train.batch",
         )

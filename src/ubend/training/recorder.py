@@ -92,7 +92,7 @@ class Recorder:
         if self._tracked is not None and self._writes:
             self._tracked.begin(progress.history)
         following = len(progress.history) + 1
-        is_finished = following > training.plan.epochs or progress.stop_reason is not None
+        is_finished = following > training.settings.epochs or progress.stop_reason is not None
         if not is_finished and in_batch_norm_warmup(training, training.steps_until(following)):
             line = _(
                 "note: in the first {steps} steps validation scores are too low, because the running statistics of "
@@ -106,7 +106,9 @@ class Recorder:
         self._reporter.count(state.progress.step)
         if (step_s := self._timer.after_step(state.sums)) is not None:
             steps = training.steps - (state.progress.step if self._is_resumed else 0)
-            self._reporter.report(describe_duration(step_s * steps, training.plan.epochs, is_resumed=self._is_resumed))
+            self._reporter.report(
+                describe_duration(step_s * steps, training.settings.epochs, is_resumed=self._is_resumed)
+            )
         if self._writes and self._saver.is_due(after_s=_SAVE_AFTER_S):
             self._saver.save(state)
 
@@ -120,11 +122,11 @@ class Recorder:
             "epoch": history[-1]["epoch"],
             "train_s": timing.train_s,
             "validation_s": timing.validation_s,
-            "images_per_s": timing.steps * training.plan.batch / max(timing.train_s, 1e-9),
+            "images_per_s": timing.steps * training.settings.batch / max(timing.train_s, 1e-9),
             "seconds_left": all_s / max(1, timing.steps) * (training.steps - state.progress.step),
         }
         self._run.append_timing(row)
-        self._reporter.report_epoch(history[-1], row, training.plan.epochs)
+        self._reporter.report_epoch(history[-1], row, training.settings.epochs)
         self._run.write_metrics(history)
         if self._tracked is not None:
             self._tracked.log_epoch(history[-1], row)

@@ -21,7 +21,7 @@ class Training:
     """The model, data and loss of a training.
 
     Attributes:
-        plan: the resolved settings of the section `[train]`.
+        settings: the resolved settings of the section `[train]`.
         class_names: in the order of the class index.
         batches: batches of the training split.
         validation: the validation split.
@@ -30,7 +30,7 @@ class Training:
         forward: (N, C, H, W) raw values -> (N, classes, H, W) logits of the network; `forward_ema`: of its EMA.
     """
 
-    plan: TrainPlan
+    settings: TrainPlan
     class_names: tuple[str, ...]
     batches: TrainingBatches
     validation: ItemSource
@@ -42,23 +42,23 @@ class Training:
     @property
     def steps(self) -> int:
         """Steps of the whole training."""
-        return self.steps_until(self.plan.epochs)
+        return self.steps_until(self.settings.epochs)
 
     def steps_until(self, epochs: int) -> int:
         """Steps of the first `epochs` epochs, at least one per epoch; every batch is full."""
-        return max(epochs, round(epochs * self.batches.items_per_epoch / self.plan.batch))
+        return max(epochs, round(epochs * self.batches.items_per_epoch / self.settings.batch))
 
     @property
     def micro_batch(self) -> int:
-        """Images in memory at once: as many as the plan and memory allow."""
+        """Images in memory at once: as many as the settings and memory allow."""
         batch = self.batches.batch_per_process
-        return min(batch, self.plan.micro_batch, self.state.progress.micro_batch or batch)
+        return min(batch, self.settings.micro_batch, self.state.progress.micro_batch or batch)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """A context in which networks compute in the precision of the plan."""
-        return autocast(self.state.sums.device, self.plan)
+        """A context in which networks compute in the precision of the settings."""
+        return autocast(self.state.sums.device, self.settings)
 
 
-def autocast(device: torch.device, plan: TrainPlan) -> AbstractContextManager[object]:
-    """A context in which networks compute in the precision of the plan."""
-    return torch.autocast(device.type, torch.bfloat16) if plan.precision == "bfloat16" else nullcontext()
+def autocast(device: torch.device, settings: TrainPlan) -> AbstractContextManager[object]:
+    """A context in which networks compute in the precision of the settings."""
+    return torch.autocast(device.type, torch.bfloat16) if settings.precision == "bfloat16" else nullcontext()

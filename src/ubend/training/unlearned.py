@@ -14,16 +14,18 @@ def describe_unlearned(training: Training) -> str | None:
     Returns:
         None: no report after this epoch, or all classes are learned.
     """
-    plan, progress = training.plan, training.state.progress
+    settings, progress = training.settings, training.state.progress
     epoch = len(progress.history)
-    is_last = epoch == plan.epochs or progress.stop_reason is not None
-    if not (is_last or epoch == -(-plan.epochs // 3)) or not (names := find_unlearned(training)):
+    is_last = epoch == settings.epochs or progress.stop_reason is not None
+    if not (is_last or epoch == -(-settings.epochs // 3)) or not (names := find_unlearned(training)):
         return None
     return _(
         "note: {names}: validation Dice is still 0.000 after {epoch} of {epochs} epochs; try more steps (more "
         "--epochs, or a smaller --batch), a higher learning rate (--set train.learning_rate={rate:g}), or, if images "
         "are resized, crops at native scale (--patches)"
-    ).format(names=enumerate_names(names), epoch=epoch, epochs=plan.epochs, rate=_HIGHER_RATE * plan.learning_rate)
+    ).format(
+        names=enumerate_names(names), epoch=epoch, epochs=settings.epochs, rate=_HIGHER_RATE * settings.learning_rate
+    )
 
 
 def find_unlearned(training: Training) -> list[str]:

@@ -1,4 +1,4 @@
-"""User options for prediction, and models with these options."""
+"""Options for prediction, and models with these options."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
-class Conditions:
+class PredictionOptions:
     """User options for prediction. Defaults: the most probable class, no post-processing.
 
     Attributes:
@@ -114,13 +114,13 @@ AnyMaskPredictor = MaskPredictor[Any]
 
 
 def make_mask_predictor(
-    base: PredictsMany, members: Sequence[Member[_P]], paths: Sequence[Path | str], conditions: Conditions
+    base: PredictsMany, members: Sequence[Member[_P]], paths: Sequence[Path | str], options: PredictionOptions
 ) -> MaskPredictor[_P]:
     """A model or an ensemble with the user's options; for errors see `parse_thresholds` and `parse_areas`."""
     names = members[0].predictor.labels.names
     wanted = PostprocessOptions(
-        parse_thresholds(conditions.threshold, names),
-        parse_areas("--min-area", conditions.min_area, names),
-        parse_areas("--fill-holes", conditions.fill_holes, names),
+        parse_thresholds(options.threshold, names),
+        parse_areas("--min-area", options.min_area, names),
+        parse_areas("--fill-holes", options.fill_holes, names),
     )
-    return MaskPredictor(base, members, wanted, [Path(path) for path in paths], conditions.tiles is not None)
+    return MaskPredictor(base, members, wanted, [Path(path) for path in paths], options.tiles is not None)
