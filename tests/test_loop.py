@@ -197,6 +197,8 @@ def test_time_is_told_once_from_timed_steps(folder: Path, tmp_path: Path, monkey
     assert lines[0].startswith("about 20 s for all 3 epochs; ")
     assert all(flag in lines[0] for flag in ("--epochs", "--size", "--patience"))
     assert reporter.said.index(lines[0]) < reporter.said.index("epoch 2/3")
+    first, *_others = map(json.loads, (tmp_path / "run" / "timing.jsonl").read_text().splitlines())
+    assert first["seconds_left"] == 2.0 * 7  # without the slow first step
 
 
 def test_no_flags_are_told_to_a_resumed_run() -> None:

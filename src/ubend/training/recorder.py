@@ -84,6 +84,7 @@ class Recorder:
         self._run, self._saver, self._reporter, self._after_epoch = run, saver, reporter, after_epoch
         self._tracked = tracked
         self._writes, self._epochs = writes, 0  # of this process
+        self._step_s: float | None = None  # after the warm-up
 
     def begin(self, training: Training) -> None:
         progress = training.state.progress
@@ -105,6 +106,7 @@ class Recorder:
         state = training.state
         self._reporter.count(state.progress.step)
         if (step_s := self._timer.after_step(state.sums)) is not None:
+            self._step_s = step_s
             steps = training.steps - (state.progress.step if self._is_resumed else 0)
             self._reporter.report(
                 describe_duration(step_s * steps, training.settings.epochs, is_resumed=self._is_resumed)
@@ -117,13 +119,15 @@ class Recorder:
             return
         state, history = training.state, training.state.progress.history
         self._epochs += 1
-        all_s = timing.train_s + timing.validation_s
+        step_s = (timing.train_s + timing.validation_s) / max(1, timing.steps)
+        if self._epochs == 1 and self._step_s is not None:  # the first epoch compiles kernels and captures the graph
+            step_s = self._step_s
         row = {
             "epoch": history[-1]["epoch"],
             "train_s": timing.train_s,
             "validation_s": timing.validation_s,
             "images_per_s": timing.steps * training.settings.batch / max(timing.train_s, 1e-9),
-            "seconds_left": all_s / max(1, timing.steps) * (training.steps - state.progress.step),
+            "seconds_left": step_s * (training.steps - state.progress.step),
         }
         self._run.append_timing(row)
         self._reporter.report_epoch(history[-1], row, training.settings.epochs)
@@ -133,7 +137,7 @@ class Recorder:
         self._saver.begin(self._after_epoch(state))
         if self._saver.is_due():
             self._saver.save(state)
-        if self._epochs == 2:  # the first epoch compiles kernels and captures the graph
+        if self._epochs == 2:
             self._reporter.report(describe_limit(timing.waited_s / timing.train_s, state.sums.device))
         if line := describe_unlearned(training):
             self._reporter.report(line)
