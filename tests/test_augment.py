@@ -15,13 +15,13 @@ from ubend.core.counter_rng import random_uniform
 from ubend.core.settings import FROZEN_COPIES, AugmentSettings
 from ubend.dataset.augment import (
     ELASTIC_POINTS,
-    DeviceWarpParams,
-    WarpParams,
+    AugmentParams,
+    DeviceAugmentParams,
     change_colors,
     identity_params,
     noise_field,
+    sample_augmentation,
     sample_frozen,
-    sample_warps,
     warp,
 )
 from ubend.labels.class_table import IGNORED
@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 def run_warp(
     image: NDArray[Any],
     mask: NDArray[np.uint8],
-    draws: WarpParams,
+    draws: AugmentParams,
     canvas_hw: tuple[int, int],
     shapes_hw: NDArray[np.int64] | None = None,
     ignore_outside: bool = False,
@@ -44,7 +44,7 @@ def run_warp(
         torch.from_numpy(image),
         torch.from_numpy(mask),
         torch.from_numpy(shapes.astype(np.float32)),
-        DeviceWarpParams.unpack(torch.from_numpy(draws.pack()), image.shape[1]),
+        DeviceAugmentParams.unpack(torch.from_numpy(draws.pack()), image.shape[1]),
         canvas_hw,
         ignore_outside,
     )
@@ -53,7 +53,7 @@ def run_warp(
     return out.numpy(), target.numpy()
 
 
-def source_yx(draws: WarpParams, number: int, shape_hw: NDArray[np.int64], canvas_hw: tuple[int, int]) -> Floats:
+def source_yx(draws: AugmentParams, number: int, shape_hw: NDArray[np.int64], canvas_hw: tuple[int, int]) -> Floats:
     """(2, H, W) where each output pixel is taken from, in float64, from the draws' own words."""
     height, width = canvas_hw
     offset = np.stack(
@@ -81,7 +81,7 @@ def spread(coarse: Floats, canvas_hw: tuple[int, int]) -> Floats:
     return weights(canvas_hw[0]) @ coarse @ weights(canvas_hw[1]).T
 
 
-def random_draws(seed: int, count: int, side: float, channels: int = 3) -> WarpParams:
+def random_draws(seed: int, count: int, side: float, channels: int = 3) -> AugmentParams:
     rng = np.random.default_rng(seed)
     return replace(
         identity_params(count, channels),
@@ -152,7 +152,7 @@ def blob(size: int = 64) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("seed", range(4))
 def test_image_and_mask_move_together(seed: int) -> None:
     mask = blob()
-    draws = sample_warps(WARP, seed, np.arange(8), np.full((8, 2), 64), (64, 64), 1)
+    draws = sample_augmentation(WARP, seed, np.arange(8), np.full((8, 2), 64), (64, 64), 1)
     masks = np.repeat(mask[None], 8, axis=0)
     out, target = run_warp(masks[:, None] * np.uint8(200), masks, draws, (64, 64))
     for image, moved in zip(out[:, 0] > 100, target.astype(bool), strict=True):
@@ -176,14 +176,14 @@ def test_ignored_pixels_stay_ignored() -> None:
 def test_draws_belong_to_positions() -> None:
     shapes = np.random.default_rng(0).integers(20, 90, (12, 2))
     positions = np.arange(40, 52)
-    whole = sample_warps(WARP, 5, positions, shapes, (48, 48), 3).pack()
+    whole = sample_augmentation(WARP, 5, positions, shapes, (48, 48), 3).pack()
     for part in (np.array([3]), np.array([7, 1, 11])):
         np.testing.assert_array_equal(
-            sample_warps(WARP, 5, positions[part], shapes[part], (48, 48), 3).pack(), whole[part]
+            sample_augmentation(WARP, 5, positions[part], shapes[part], (48, 48), 3).pack(), whole[part]
         )
-    assert not np.array_equal(sample_warps(WARP, 6, positions, shapes, (48, 48), 3).pack(), whole)
-    back = DeviceWarpParams.unpack(torch.from_numpy(whole), 3)
-    drawn = sample_warps(WARP, 5, positions, shapes, (48, 48), 3)
+    assert not np.array_equal(sample_augmentation(WARP, 6, positions, shapes, (48, 48), 3).pack(), whole)
+    back = DeviceAugmentParams.unpack(torch.from_numpy(whole), 3)
+    drawn = sample_augmentation(WARP, 5, positions, shapes, (48, 48), 3)
     for name, value in vars(drawn).items():
         np.testing.assert_array_equal(getattr(back, name).numpy(), value)
 
@@ -191,7 +191,7 @@ def test_draws_belong_to_positions() -> None:
 def test_ranges_of_warps() -> None:
     n = 4000
     chosen = AugmentSettings(kind="warp", orientation="upright", rotation_deg=15, elastic_share=0.5)
-    draws = sample_warps(chosen, 0, np.arange(n), np.full((n, 2), 100), (100, 100), 3)
+    draws = sample_augmentation(chosen, 0, np.arange(n), np.full((n, 2), 100), (100, 100), 3)
     area = np.linalg.det(draws.affine)
     assert 0.1 < (area < 0).mean() - 0.35 < 0.2  # half are mirrored
     zoom = 0.5 * np.log(np.abs(area))
@@ -204,13 +204,13 @@ def test_ranges_of_warps() -> None:
     moved = draws.elastic.reshape(n, -1).any(axis=1)
     assert abs(moved.mean() - 0.5) < 0.03
     assert abs(draws.elastic[moved].std() - 3.0) < 0.05
-    free = sample_warps(WARP, 0, np.arange(n), np.full((n, 2), 100), (100, 100), 3)
+    free = sample_augmentation(WARP, 0, np.arange(n), np.full((n, 2), 100), (100, 100), 3)
     turn = np.arctan2(free.affine[:, 1, 0], free.affine[:, 0, 0])
     assert np.histogram(turn, 8, (-np.pi, np.pi))[0].min() > 0.8 * n / 8
     assert abs((np.linalg.det(free.affine) < 0).mean() - 0.5) < 0.03
     for share, mirrored in ((0.0, 0.0), (0.2, 2 * 0.2 * 0.8), (1.0, 0.0)):  # both flips are half a turn
         some = WARP.model_copy(update={"flip_share": share})
-        flipped = sample_warps(some, 0, np.arange(n), np.full((n, 2), 100), (100, 100), 3)
+        flipped = sample_augmentation(some, 0, np.arange(n), np.full((n, 2), 100), (100, 100), 3)
         assert abs((np.linalg.det(flipped.affine) < 0).mean() - mirrored) <= 0.03 * mirrored
     for name, half in (("gamma", 0.25), ("contrast", 0.25), ("gain", 0.1), ("saturation", 0.3)):
         logs = np.log(getattr(draws, name))
@@ -228,7 +228,7 @@ def test_windows_see_all_of_a_large_image() -> None:
     still = AugmentSettings(
         kind="warp", orientation="upright", rotation_deg=0, scale=0, stretch=0, shift=0, elastic_share=0
     )
-    draws = sample_warps(still, 0, np.arange(n), np.tile(shape, (n, 1)), window, 1)
+    draws = sample_augmentation(still, 0, np.arange(n), np.tile(shape, (n, 1)), window, 1)
     seen = np.zeros(shape, int)
     for number in range(n):
         source = source_yx(draws, number, np.array(shape), window)
@@ -248,7 +248,7 @@ def test_windows_see_all_of_a_large_image() -> None:
 SHAPES = (np.array([[128, 128]]), np.array([[352, 300]]))  # stored, native
 
 
-def frozen(copy: int, image: int = 3, seed: int = 1, shapes: Any = SHAPES, **changes: Any) -> WarpParams:
+def frozen(copy: int, image: int = 3, seed: int = 1, shapes: Any = SHAPES, **changes: Any) -> AugmentParams:
     chosen = AugmentSettings(kind="frozen", **changes)
     return sample_frozen(chosen, seed, np.array([image]), np.array([copy]), shapes, 1)
 
@@ -321,14 +321,14 @@ def test_tiny_images_have_copies_too(native: tuple[int, int]) -> None:
 
 
 def colored(
-    image: NDArray[np.float32], draws: WarpParams, low: float = 0.0, high: float = 255.0
+    image: NDArray[np.float32], draws: AugmentParams, low: float = 0.0, high: float = 255.0
 ) -> NDArray[np.float32]:
     channels = image.shape[1]
     ends = [torch.full((1, channels, 1, 1), end) for end in (low, high)]
     noise = torch.from_numpy(noise_field(7, channels))
     return change_colors(
         torch.from_numpy(image),
-        DeviceWarpParams.unpack(torch.from_numpy(draws.pack()), channels),
+        DeviceAugmentParams.unpack(torch.from_numpy(draws.pack()), channels),
         ends[0],
         ends[1],
         noise,
@@ -356,7 +356,7 @@ def test_colors_stay_in_the_value_range(seed: int, channels: int, ends: tuple[fl
     )  # fmt: skip
     low, high = ends
     image = make_image(channels, 4, 24) / 255 * (high - low) + low
-    draws = sample_warps(wild, seed, np.arange(4), np.full((4, 2), 24), (24, 24), channels)
+    draws = sample_augmentation(wild, seed, np.arange(4), np.full((4, 2), 24), (24, 24), channels)
     out = colored(image.astype(np.float32), draws, low, high)
     assert np.isfinite(out).all()
     slack = 1e-5 * (high - low)
@@ -416,7 +416,7 @@ def test_blur_and_noise_of_some_images() -> None:
     def change(blur: list[float], noise: list[float], which: list[int]) -> torch.Tensor:
         draws = replace(identity_params(5, 3), blur_px=np.array(blur, np.float32), noise=np.array(noise, np.float32))
         packed = torch.from_numpy(draws.pack())[which]
-        return change_colors(image[which], DeviceWarpParams.unpack(packed, 3), low, high, field)
+        return change_colors(image[which], DeviceAugmentParams.unpack(packed, 3), low, high, field)
 
     blur, noise = [0.0, 1.0, 0.0, 0.5, 0.0], [0.0, 0.0, 0.1, 0.2, 0.0]
     together = change(blur, noise, [0, 1, 2, 3, 4])

@@ -18,7 +18,7 @@ from ubend.cli.app import main
 from ubend.core.errors import DataError, PairError, SettingError
 from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings
-from ubend.dataset.augment import sample_warps
+from ubend.dataset.augment import sample_augmentation
 from ubend.dataset.dataset import open_dataset
 from ubend.dataset.scan import agree_channels, read_headers
 from ubend.io.images import read_image
@@ -257,7 +257,7 @@ def test_each_of_several_channels_has_its_gain(channels: int) -> None:
     """One channel has none: its contrast is drawn already."""
     settings = make_settings(changes={"augment.orientation": "free", "augment.rotation_deg": 180.0}).augment
     shapes = np.full((64, 2), 32)
-    gain = sample_warps(settings, 0, np.arange(64), shapes, (32, 32), channels).gain
+    gain = sample_augmentation(settings, 0, np.arange(64), shapes, (32, 32), channels).gain
     assert gain.shape == (64, channels)
     if channels == 1:
         assert (gain == 1).all()

@@ -130,7 +130,7 @@ def test_counts_of_parts_add_up() -> None:
 
 def test_out_of_memory_is_told(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """One of several cannot halve its micro-batches alone; it names itself and the setting."""
-    monkeypatch.setattr(PlainRuntime, "gradients", raise_out_of_memory)
+    monkeypatch.setattr(PlainRuntime, "backward", raise_out_of_memory)
     plain = PlainRuntime(make_runtime(folder, {"train.batch": 6}).training, ProcessGroup(1, 2))
     with raises(SettingError, key="train.micro_batch", named=["1", "6", "train.micro_batch=3", "settings.toml"]):
         LimitedMemoryRuntime(plain, Listener()).training_step(0)

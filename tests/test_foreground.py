@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ubend.core.settings import AugmentSettings
-from ubend.dataset.augment import DeviceWarpParams, sample_warps, warp
+from ubend.dataset.augment import DeviceAugmentParams, sample_augmentation, warp
 from ubend.dataset.foreground import Foreground
 from ubend.labels.class_table import IGNORED
 
@@ -94,12 +94,12 @@ def test_windows_show_the_class(orientation: str, elastic: float) -> None:
     items = positions % 6
     shapes = np.tile(np.array([[H, W]]), (300, 1))
     shown = rare.sample(items, positions)
-    draws = sample_warps(given_settings, 3, positions, shapes, (WINDOW, WINDOW), 3, shown)
+    draws = sample_augmentation(given_settings, 3, positions, shapes, (WINDOW, WINDOW), 3, shown)
     target = warped(items, shapes, draws)
     # a disc about the speck, so that it is not lost between nearest pixels when the crop zooms out
     seen = (target == 2).any(axis=(1, 2))
     assert seen.all(), positions[~seen]
-    anywhere = sample_warps(given_settings, 3, positions, shapes, (WINDOW, WINDOW), 3)
+    anywhere = sample_augmentation(given_settings, 3, positions, shapes, (WINDOW, WINDOW), 3)
     assert (warped(items, shapes, anywhere) == 2).any(axis=(1, 2)).mean() < 0.4
     assert (target != IGNORED).mean() > 0.75
     middle = np.abs(np.argwhere(target == 2)[:, 1:] - (WINDOW - 1) / 2) / (WINDOW / 2)
@@ -114,7 +114,7 @@ def warped(items: np.ndarray, shapes: np.ndarray, draws: object) -> np.ndarray:
         y, x = np.argwhere(mask == 2).mean(axis=0).astype(int)
         mask[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = 2
         masks.append(mask)
-    packed = DeviceWarpParams.unpack(torch.from_numpy(draws.pack()), 3)  # type: ignore[attr-defined]
+    packed = DeviceAugmentParams.unpack(torch.from_numpy(draws.pack()), 3)  # type: ignore[attr-defined]
     mask = torch.from_numpy(np.stack(masks))
     image = torch.zeros(len(items), 3, H, W)
     return warp(image, mask, torch.from_numpy(shapes.astype(np.float32)), packed, (WINDOW, WINDOW), True)[1].numpy()
@@ -125,8 +125,8 @@ def test_other_draws_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     given_settings = AugmentSettings(kind="warp", orientation="free", rotation_deg=180)
     positions, shapes = np.arange(50), np.tile(np.array([[H, W]]), (50, 1))
     shown = foreground(0.5).sample(positions % 7, positions)
-    plain = sample_warps(given_settings, 3, positions, shapes, (WINDOW, WINDOW), 3)
-    laid = sample_warps(given_settings, 3, positions, shapes, (WINDOW, WINDOW), 3, shown)
+    plain = sample_augmentation(given_settings, 3, positions, shapes, (WINDOW, WINDOW), 3)
+    laid = sample_augmentation(given_settings, 3, positions, shapes, (WINDOW, WINDOW), 3, shown)
     free = np.isnan(shown[:, 0])
     assert 0 < free.sum() < 50
     np.testing.assert_array_equal(laid.offset_yx[free], plain.offset_yx[free])

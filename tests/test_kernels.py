@@ -73,7 +73,7 @@ def test_augmentation(channels: int, ignore: bool, dtype: torch.dtype, monkeypat
     settings = AugmentSettings(
         kind="warp", orientation="free", rotation_deg=180.0, blur_share=0.6, noise_share=0.6, elastic_share=0.8
     )
-    draws = augment.sample_warps(settings, 7, np.arange(4) + 11, shapes[items], window, channels)
+    draws = augment.sample_augmentation(settings, 7, np.arange(4) + 11, shapes[items], window, channels)
     assert 0 < np.count_nonzero(draws.blur_px) < len(items)
     rows = [draws.pack(), shapes[items].astype(np.float32), np.zeros((len(items), 1), np.float32)]
     stored = images, masks, torch.from_numpy(items).int(), torch.from_numpy(np.concatenate(rows, axis=1))

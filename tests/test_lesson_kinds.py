@@ -14,7 +14,7 @@ from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend.core.i18n import choose_language
 from ubend.core.settings import AugmentSettings, make_settings
-from ubend.dataset.augment import identity_params, sample_warps
+from ubend.dataset.augment import identity_params, sample_augmentation
 from ubend.dataset.store import Store
 from ubend.labels.class_table import IGNORED
 from ubend_lessons import kinds
@@ -191,8 +191,8 @@ def test_every_range_belongs_to_a_kind() -> None:
 def test_a_kind_is_alone(kind: str) -> None:
     n = 40
     shapes = np.full((n, 2), 64)
-    alone = sample_warps(for_all_images(isolate(ALL, kind)), 0, np.arange(n), shapes, (64, 64), 3)
-    rest = sample_warps(leave_out(ALL, list(KINDS)), 0, np.arange(n), shapes, (64, 64), 3)
+    alone = sample_augmentation(for_all_images(isolate(ALL, kind)), 0, np.arange(n), shapes, (64, 64), 3)
+    rest = sample_augmentation(leave_out(ALL, list(KINDS)), 0, np.arange(n), shapes, (64, 64), 3)
     changed = set()
     for name, still in vars(identity_params(n, 3)).items():
         if name != "noise_yx":  # where a noise would lie

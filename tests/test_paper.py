@@ -20,7 +20,7 @@ from ubend.accel.folded import can_fold
 from ubend.cli.app import main
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, TrainSettings, make_settings
-from ubend.dataset.augment import ELASTIC_POINTS, DeviceWarpParams, elastic_basis, sample_warps, warp
+from ubend.dataset.augment import ELASTIC_POINTS, DeviceAugmentParams, elastic_basis, sample_augmentation, warp
 from ubend.dataset.batches import Augmentation, BatchOrder, TrainingBatches
 from ubend.dataset.border_weights import border_weights
 from ubend.dataset.sample import draw_sample
@@ -267,11 +267,11 @@ def test_coarse_elastic_field() -> None:
     expected = F.interpolate(torch.eye(3)[None, None], size=(41, 3), mode="bicubic", align_corners=True)[0, 0]
     torch.testing.assert_close(basis[:, :3], expected)
     settings = make_settings("paper", changes={"augment.orientation": "free", "augment.rotation_deg": 0.0}).augment
-    draws = sample_warps(settings, 0, np.arange(400), np.full((400, 2), 64), (64, 64), 1)
+    draws = sample_augmentation(settings, 0, np.arange(400), np.full((400, 2), 64), (64, 64), 1)
     assert draws.elastic[:, :, :3, :3].std() == pytest.approx(10.0, rel=0.05)
     image = torch.zeros(400, 1, 64, 64)
     image[:] = torch.arange(64.0)  # each pixel says its column
-    numbers = DeviceWarpParams.unpack(torch.from_numpy(draws.pack()), 1)
+    numbers = DeviceAugmentParams.unpack(torch.from_numpy(draws.pack()), 1)
     shapes = torch.full((400, 2), 64.0)
     flat = warp(image, torch.zeros(400, 64, 64, dtype=torch.uint8), shapes, numbers, (64, 64), False, 3)[0]
     assert float(flat.std()) > 1

@@ -19,7 +19,7 @@ from support.refusal import check, raises, refused_once
 from support.training import Listener, contents, make_runtime, press_twice
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, make_settings
-from ubend.dataset.augment import DeviceWarpParams, WarpParams, sample_warps, warp
+from ubend.dataset.augment import AugmentParams, DeviceAugmentParams, sample_augmentation, warp
 from ubend.dataset.batches import Augmentation, Batch, BatchOrder, TrainingBatches
 from ubend.dataset.foreground import Foreground
 from ubend.dataset.rectangles import Rectangles, find_rectangles, read_rectangles
@@ -103,7 +103,7 @@ def test_crops_show_what_images_show(
     positions = np.arange(200)
     numbers = positions % len(store)
     shapes = store.shapes_hw[numbers]
-    draws = sample_warps(settings, 1, positions, shapes, window_hw, 3)
+    draws = sample_augmentation(settings, 1, positions, shapes, window_hw, 3)
     canvas = (int(shapes[:, 0].max()), int(shapes[:, 1].max()))
     moved, corners, sizes = find_rectangles(draws, shapes, window_hw, patches.canvas_hw)
     images, masks = read_store(store, numbers, canvas)
@@ -121,9 +121,9 @@ def test_crops_show_what_images_show(
 
 
 def look(
-    images: tuple[Tensor, Tensor], shapes: Any, draws: WarpParams, window_hw: tuple[int, int], ignore: bool
+    images: tuple[Tensor, Tensor], shapes: Any, draws: AugmentParams, window_hw: tuple[int, int], ignore: bool
 ) -> tuple[Tensor, Tensor]:
-    packed = DeviceWarpParams.unpack(torch.from_numpy(draws.pack()), 3)
+    packed = DeviceAugmentParams.unpack(torch.from_numpy(draws.pack()), 3)
     sizes = torch.from_numpy(shapes.astype(np.float32))
     return warp(images[0].permute(0, 3, 1, 2), images[1], sizes, packed, window_hw, ignore)
 

@@ -21,7 +21,7 @@ from ubend.core.files import write_file, write_text
 from ubend.core.i18n import _
 from ubend.core.plan import AugmentPlan
 from ubend.core.settings import FROZEN_COPIES
-from ubend.dataset.augment import DeviceWarpParams, sample_frozen, warp
+from ubend.dataset.augment import DeviceAugmentParams, sample_frozen, warp
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.store import read_class_map
 from ubend.io.images import write_mask
@@ -139,7 +139,7 @@ def make_copies(
             torch.from_numpy(images[originals[some]]).permute(0, 3, 1, 2),
             torch.from_numpy(masks[originals[some]]),
             torch.from_numpy(stored[some]).float(),
-            DeviceWarpParams.unpack(torch.from_numpy(params[some]), channels),
+            DeviceAugmentParams.unpack(torch.from_numpy(params[some]), channels),
             images.shape[1:3],
             ignore_outside=False,
         )

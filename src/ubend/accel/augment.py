@@ -201,7 +201,7 @@ def warp(
     Args:
         images: (n, h, w, C) of any dtype, all images; masks: (n, h, w) uint8.
         items: (N,) int32, the indices of the batch's images.
-        packed: (N, K) float32, `WarpParams.pack` followed by the images' (h, w).
+        packed: (N, K) float32, `AugmentParams.pack` followed by the images' (h, w).
         basis: weights of the elastic field, (H, 5) and (W, 5).
         value_range: (low, high), C numbers each.
     Returns:

@@ -71,7 +71,7 @@ class CapturedRuntime(Runtime):
             current = torch.cuda.current_stream()
             self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
-                self._update(self._runtime.gradients(step, self._draw()))
+                self._update(self._runtime.backward(step, self._render()))
             current.wait_stream(self._stream)
         elif self._taken > _EAGER_STEPS or attempt(self._capture, step):
             self._graph.replay()
@@ -82,8 +82,8 @@ class CapturedRuntime(Runtime):
         self._taken += 1
         return None
 
-    def gradients(self, step: int, batch: Batch) -> Tensor:
-        return self._runtime.gradients(step, batch)
+    def backward(self, step: int, batch: Batch) -> Tensor:
+        return self._runtime.backward(step, batch)
 
     def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         return self._runtime.measure(items)
@@ -107,7 +107,7 @@ class CapturedRuntime(Runtime):
         event.record()
         self._sent.append(event)
 
-    def _draw(self) -> Batch:
+    def _render(self) -> Batch:
         return self.training.batches.render(self._packed, self._fetched)
 
     def _update(self, sums: Tensor) -> None:
@@ -122,7 +122,7 @@ class CapturedRuntime(Runtime):
         self.training.batches.wait_for_reading()
         torch.cuda.empty_cache()  # the graph has a pool of its own
         with torch.cuda.graph(self._graph, stream=self._stream):
-            self._update(self._runtime.runtime.gradients(step, self._draw()))
+            self._update(self._runtime.runtime.backward(step, self._render()))
         return True
 
 

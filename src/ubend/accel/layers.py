@@ -3,10 +3,10 @@
 Where the steps of a network can be captured (captured.py), weights of convolutions are cast together, and their
 gradients computed on a second stream; in steps that Python starts kernel by kernel this would take longer. A batch norm
 and the ReLU or ReLU6 after it are one kernel: in a training step of an encoder on an H200, torch's batch norm took half
-of the time, and the activations a tenth (docs/experiments.md). The bias of an upsampling is added while it is written
-into the concatenation, and its gradient is summed while that of the concatenation is divided. The head includes the
-batch norm and ReLU before it. All other layers are called unchanged. What ubend has its own fused version of (the plain
-U-Net) does not come here.
+of the time, and the activations a tenth (docs/experiments.md). One kernel writes the decoder's upsampling into the
+concatenation and adds its bias; in the backward pass one kernel cuts its part out of the concatenation's gradient and
+sums it for the bias. The head includes the batch norm and ReLU before it. All other layers are called unchanged. What
+ubend has its own fused version of (the plain U-Net) does not come here.
 """
 
 import copy
@@ -22,6 +22,7 @@ from ubend.models.encoders import EncodedUNet
 from ubend.models.unet import Decoder
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
+_LAST_NORM = 4  # index of the second batch norm in a `ConvBlock`
 
 
 def accelerate_layers(net: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -29,7 +30,7 @@ def accelerate_layers(net: nn.Module) -> Callable[[Tensor], Tensor]:
     batch_norms = [layer for layer in net.modules() if _is_plain_batch_norm(layer)]
     if not batch_norms:
         return net
-    twin: Any = _copy(net, captured=bool(getattr(net, "can_capture", False))).train()
+    twin: Any = _with_faster_layers(net, captured=bool(getattr(net, "can_capture", False))).train()
     if type(net) is EncodedUNet:
         _fuse_head(twin, net)
     replaced = [layer for layer in twin.modules() if isinstance(layer, _Faster)]
@@ -73,7 +74,7 @@ class _Faster(nn.Module):
 
 
 class _Convolution(_Faster):
-    """A convolution for which `_can_convolve` is True."""
+    """A convolution for which `_can_replace_convolution` is True."""
 
     def forward(self, features: Tensor) -> Tensor:
         layer = self.first
@@ -126,7 +127,7 @@ class _NormHead(_Faster):
         return fused.run_head(y, norm, head, self.kernels)
 
 
-def _can_convolve(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+def _can_replace_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     if not isinstance(module, nn.Conv2d) or type(module) not in (nn.Conv2d, SameConv2d):
         return False
     return module.bias is None and module.padding_mode == "zeros" and not isinstance(module.padding, str)
@@ -138,9 +139,9 @@ def _can_concatenate(module: nn.Module) -> TypeGuard[Decoder]:
 
 def _fuse_head(twin: Any, net: Any) -> None:
     """Let the head of the copy include the last batch norm and ReLU of the decoder."""
-    norm = net.decoders[-1].block[4]
+    norm = net.decoders[-1].block[_LAST_NORM]
     if _is_plain_batch_norm(norm):
-        twin.decoders[-1].block[4] = nn.Identity()
+        twin.decoders[-1].block[_LAST_NORM] = nn.Identity()
         twin._modules["head"] = _NormHead(norm, net.head)
 
 
@@ -149,7 +150,7 @@ def _is_plain_batch_norm(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     return type(layer) is nn.BatchNorm2d and layer.affine and layer.track_running_stats and layer.momentum is not None
 
 
-def _copy(module: nn.Module, *, captured: bool) -> nn.Module:
+def _with_faster_layers(module: nn.Module, *, captured: bool) -> nn.Module:
     """A copy that shares parameters and buffers, with the faster layers of this module.
 
     Convolutions are replaced only if steps of the network can be `captured`.
@@ -158,10 +159,10 @@ def _copy(module: nn.Module, *, captured: bool) -> nn.Module:
     """
     if _is_plain_batch_norm(module):
         return _NormActivation(module, "none")
-    if captured and _can_convolve(module):
+    if captured and _can_replace_convolution(module):
         return _Convolution(module)
     if _can_concatenate(module):
-        return _ConcatenatingDecoder(module, _copy(module.block, captured=captured))
+        return _ConcatenatingDecoder(module, _with_faster_layers(module.block, captured=captured))
     ordered = isinstance(module, nn.Sequential) or type(module).__module__.startswith("ubend.")
     twin = copy.copy(module)
     twin._modules = {}
@@ -172,6 +173,6 @@ def _copy(module: nn.Module, *, captured: bool) -> nn.Module:
             twin._modules[norm[0]] = _NormActivation(norm[1], activation)
             twin._modules[name] = nn.Identity()
         else:
-            twin._modules[name] = _copy(child, captured=captured)
+            twin._modules[name] = _with_faster_layers(child, captured=captured)
         norm = (name, child) if _is_plain_batch_norm(child) else None
     return twin

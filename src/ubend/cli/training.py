@@ -28,7 +28,10 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
 @option(
     "--loss",
     type=Choice(["ce", "ce-sum", "dice+ce", "logdice+ce", "dice+focal"]),
-    help=later("Loss function  [logdice+ce]"),
+    help=later(
+        "ce: cross entropy; ce-sum: summed over the pixels, as in the paper; dice+ce: and 1 - Dice; logdice+ce: and "
+        "-log(Dice); dice+focal: focal loss and 1 - Dice  [logdice+ce]"
+    ),
 )
 @option("--epochs", type=int, help=later("Number of epochs  [chosen from the data]"))
 @option("--batch", type=int, help=later("Images per batch  [16; fewer with few images]"))

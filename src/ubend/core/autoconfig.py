@@ -312,7 +312,10 @@ def _orientation(draft: Draft, facts: Facts) -> None:
             reason = reason.format(d=facts.upright_offset, t=facts.upright_t)
             draft.choose("augment.orientation", "upright", reason)
         else:
-            reason = _("object positions show no preferred up direction; if your images have one, set this to upright")
+            reason = _(
+                "object positions show no preferred up direction; if your images have one, use --set "
+                "augment.orientation=upright"
+            )
             draft.choose("augment.orientation", "free", reason)
     if draft.settings.augment.rotation_deg is None:
         if draft.settings.augment.orientation == "upright":

@@ -1,8 +1,8 @@
 """Augmentation: warps images with their masks and changes colours, a whole batch at a time, on the device.
 
-Parameters are drawn with NumPy, as a pure function of (seed, purpose, position): `sample_warps`, `sample_frozen`.
-They are applied with torch on the device: `warp`, `change_colors`. Image and mask are each sampled once, at the same
-coordinates (bilinear / nearest).
+Parameters are drawn with NumPy, as a pure function of (seed, purpose, position): `sample_augmentation` and
+`sample_frozen`. They are applied with torch on the device: `warp`, `change_colors`. Image and mask are each sampled
+once, at the same coordinates (bilinear / nearest).
 
 N images, C channels, H x W pixels out, G x G points of the elastic field.
 """
@@ -24,14 +24,14 @@ from ubend.labels.class_table import IGNORED
 
 ELASTIC_POINTS = 5  # points per side of the coarse displacement field
 _BLUR_REACH = 3  # px; the kernel has 2 * 3 + 1 taps: three standard deviations of the default, 1 px
-# How far from the crop's centre a pixel that it must show may be placed, as a fraction of half the crop's side, so that
-# the elastic field does not push it out.
+# A crop shows a chosen pixel at most this far from its centre, as a fraction of half its side. The margin is for the
+# elastic field, which could push the pixel out.
 _SHOWN_WITHIN = 0.5
 _SHOWN_WITHIN_AT_BORDER = 0.75  # where the crop would otherwise leave the image
 _NOISE_SIDE = 256  # px; side of the noise field from which images take their noise
 
 # Columns of the rows in which `TrainingBatches.pack` sends the images of a step to the device, float32.
-PARAMS = slice(None, -3)  # `WarpParams.pack`
+PARAMS = slice(None, -3)  # `AugmentParams.pack`
 SIZE_HW = slice(-3, -1)  # height and width of the image as stored, px
 ITEM = -1  # index of the item in its `ItemSource`: the bits of an int32
 
@@ -63,7 +63,7 @@ Values = TypeVar("Values", NDArray[np.float32], Tensor)
 
 
 @dataclass(frozen=True)
-class _WarpParams(Generic[Values]):
+class _AugmentParams(Generic[Values]):
     """Augmentation parameters of a batch; arrays or tensors of length N, float32.
 
     Attributes:
@@ -91,27 +91,27 @@ class _WarpParams(Generic[Values]):
     noise: Values
     noise_yx: Values
 
-    def pack(self: "_WarpParams[NDArray[np.float32]]") -> NDArray[np.float32]:
+    def pack(self: "_AugmentParams[NDArray[np.float32]]") -> NDArray[np.float32]:
         """(N, K) all parameters in one array, so that one copy sends them to the device."""
         return np.concatenate([getattr(self, f.name).reshape(len(self.affine), -1) for f in fields(self)], axis=1)
 
     @staticmethod
-    def unpack(packed: Tensor, channels: int) -> "_WarpParams[Tensor]":
+    def unpack(packed: Tensor, channels: int) -> "_AugmentParams[Tensor]":
         """The inverse of `pack`, on the device."""
         g, n = ELASTIC_POINTS, packed.shape[0]
         shapes = ((2, 2), (2,), (2, g, g), (), (), (), (channels,), (), (), (), (2,))
         parts = torch.split(packed, [int(np.prod(shape)) for shape in shapes], dim=1)
-        return _WarpParams(*(part.reshape(n, *shape) for part, shape in zip(parts, shapes, strict=True)))
+        return _AugmentParams(*(part.reshape(n, *shape) for part, shape in zip(parts, shapes, strict=True)))
 
 
-WarpParams = _WarpParams[NDArray[np.float32]]
-DeviceWarpParams = _WarpParams[Tensor]
+AugmentParams = _AugmentParams[NDArray[np.float32]]
+DeviceAugmentParams = _AugmentParams[Tensor]
 
 
-def identity_params(count: int, channels: int) -> WarpParams:
+def identity_params(count: int, channels: int) -> AugmentParams:
     """Parameters that leave images unchanged."""
     ones, zeros = np.ones(count, np.float32), np.zeros(count, np.float32)
-    return WarpParams(
+    return AugmentParams(
         affine=np.tile(np.eye(2, dtype=np.float32), (count, 1, 1)),
         offset_yx=np.zeros((count, 2), np.float32),
         elastic=np.zeros((count, 2, ELASTIC_POINTS, ELASTIC_POINTS), np.float32),
@@ -133,29 +133,29 @@ _WARP_DRAWS = (
 )
 
 
-def sample_warps(
+def sample_augmentation(
     settings: AugmentPlan,
     seed: int,
     positions: NDArray[np.int64],
     shapes_hw: NDArray[np.int64],
-    canvas_hw: tuple[int, int],
+    crop_hw: tuple[int, int],
     channels: int,
     target: NDArray[np.float64] | None = None,
-) -> WarpParams:
+) -> AugmentParams:
     """Draw the default augmentation, new for each position of the endless sequence.
 
     Args:
         settings: ranges.
         positions: (N,) positions in the sequence.
         shapes_hw: (N, 2) stored size of the image at each.
-        canvas_hw: size of the output; larger images are cropped to it.
-        target: (N, 4) the pixel (y, x) that the crop must show, and where in the crop, from `Foreground.sample`; NaN:
-            the crop is placed at random.
+        crop_hw: size of the output; larger images are cropped to it.
+        target: (N, 4) the pixel (y, x) that the crop must show, px, and its place (y, x) in the crop, each -1..1 from
+            the centre; from `Foreground.sample`. NaN: the crop is placed at random.
     """
     n = len(positions)
     u = dict(zip(_WARP_DRAWS, random_uniform(seed, "warp", positions, len(_WARP_DRAWS)).T, strict=True))
     signed = {name: 2.0 * values - 1.0 for name, values in u.items()}
-    side = np.sqrt(np.prod(np.minimum(shapes_hw, np.array(canvas_hw)), axis=1))
+    side = np.sqrt(np.prod(np.minimum(shapes_hw, np.array(crop_hw)), axis=1))
 
     angle = np.deg2rad(settings.rotation_deg) * signed["angle"]
     source_px_per_px = np.exp(-settings.scale * signed["scale"])
@@ -168,12 +168,12 @@ def sample_warps(
         rotation * np.stack([flip_y * source_px_per_px * stretch, flip_x * source_px_per_px / stretch], -1)[:, None, :]
     )
 
-    max_offset = np.maximum(0, shapes_hw - np.array(canvas_hw)) / 2.0 + settings.shift * side[:, None]
+    max_offset = np.maximum(0, shapes_hw - np.array(crop_hw)) / 2.0 + settings.shift * side[:, None]
     offset = np.stack([signed["shift y"], signed["shift x"]], -1) * max_offset  # from the image's centre to the crop's
     if target is not None:
         forced = ~np.isnan(target[:, 0])
         offset[forced] = _offset_to_show(
-            target[forced], affine[forced], shapes_hw[forced], max_offset[forced], np.array(canvas_hw)
+            target[forced], affine[forced], shapes_hw[forced], max_offset[forced], np.array(crop_hw)
         )
 
     grid = random_normal(seed, "elastic", positions, 2 * ELASTIC_POINTS**2)
@@ -182,7 +182,7 @@ def sample_warps(
     grid *= (u["has elastic"] < settings.elastic_share)[:, None, None, None]
 
     gain = 2.0 * random_uniform(seed, "gain", positions, channels) - 1.0
-    return WarpParams(
+    return AugmentParams(
         affine=affine.astype(np.float32),
         offset_yx=offset.astype(np.float32),
         elastic=grid.astype(np.float32),
@@ -202,17 +202,17 @@ def _offset_to_show(
     affine: NDArray[np.float64],
     shapes_hw: NDArray[np.int64],
     max_offset: NDArray[np.float64],
-    canvas_hw: NDArray[np.int64],
+    crop_hw: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """(n, 2) offset from the image's centre to the crop's, so that the crop shows a pixel near the drawn position.
 
     The offset stays within the range of all crops (`max_offset`), unless the pixel would then be outside the crop.
     """
     pixel = target[:, :2] - (shapes_hw - 1) / 2
-    position = target[:, 2:] * _SHOWN_WITHIN * canvas_hw / 2
+    position = target[:, 2:] * _SHOWN_WITHIN * crop_hw / 2
     centre = np.clip(pixel - np.einsum("nij,nj->ni", affine, position), -max_offset, max_offset)
     position = np.linalg.solve(affine, (pixel - centre)[:, :, None])[:, :, 0]
-    reach = _SHOWN_WITHIN_AT_BORDER * canvas_hw / 2
+    reach = _SHOWN_WITHIN_AT_BORDER * crop_hw / 2
     return np.asarray(pixel - np.einsum("nij,nj->ni", affine, np.clip(position, -reach, reach)))
 
 
@@ -223,7 +223,7 @@ def sample_frozen(
     copies: NDArray[np.int64],
     shapes_hw: tuple[NDArray[np.int64], NDArray[np.int64]],
     channels: int,
-) -> WarpParams:
+) -> AugmentParams:
     """Draw the tutorial's fixed copies: a function of (seed, image, copy), so the same in every epoch.
 
     "Elastic" is the tutorial's word for an affine map given by three anchor points around the centre: each of their
@@ -272,6 +272,8 @@ def augment(
 ) -> tuple[Tensor, Tensor]:
     """Warp images with their masks, and change their colours, on the device only.
 
+    On NVIDIA GPUs `ubend.accel.augment` does the same in its own kernels: what changes one changes both.
+
     Args:
         images, masks: (n, h, w, C) of any dtype and (n, h, w) uint8 class index or IGNORED, each at the top left.
         items: (N,) int32, indices of the images to use.
@@ -279,7 +281,7 @@ def augment(
     Returns:
         (N, C, H, W) float32 raw values, channels last, and (N, H, W) uint8.
     """
-    params = DeviceWarpParams.unpack(packed[:, PARAMS], images.shape[3])
+    params = DeviceAugmentParams.unpack(packed[:, PARAMS], images.shape[3])
     chosen = images[items].permute(0, 3, 1, 2), masks[items]
     crop_hw, ignore_outside, points = constants.crop_hw, constants.ignore_outside, constants.elastic_points
     warped, target = warp(*chosen, packed[:, SIZE_HW], params, crop_hw, ignore_outside, points)
@@ -292,8 +294,8 @@ def warp(
     image: Tensor,
     mask: Tensor,
     shapes_hw: Tensor,
-    params: DeviceWarpParams,
-    canvas_hw: tuple[int, int],
+    params: DeviceAugmentParams,
+    crop_hw: tuple[int, int],
     ignore_outside: bool,
     points: int = ELASTIC_POINTS,
 ) -> tuple[Tensor, Tensor]:
@@ -303,16 +305,16 @@ def warp(
         image: (N, C, h, w) any dtype; each image is at the top left.
         mask: (N, h, w) uint8 class index or IGNORED.
         shapes_hw: (N, 2) float32, size of each image within (h, w).
-        canvas_hw: (H, W) of the output.
+        crop_hw: (H, W) of the output.
         ignore_outside: set the mask to IGNORED outside the image, instead of reflecting it with the image.
         points: points per side of the elastic field, see `elastic_basis`.
     Returns:
         (N, C, H, W) float32 and (N, H, W) uint8.
     """
-    (height, width), (h, w) = canvas_hw, image.shape[-2:]
+    (height, width), (h, w) = crop_hw, image.shape[-2:]
     y = torch.arange(height, device=image.device, dtype=torch.float32) - (height - 1) / 2
     x = torch.arange(width, device=image.device, dtype=torch.float32) - (width - 1) / 2
-    basis_y, basis_x = (elastic_basis(side, image.device, points) for side in canvas_hw)
+    basis_y, basis_x = (elastic_basis(side, image.device, points) for side in crop_hw)
     source = torch.matmul(torch.matmul(basis_y, params.elastic), basis_x.T)  # (N, 2, H, W) px
     a = params.affine[:, :, :, None, None]
     centre = (shapes_hw - 1) / 2 + params.offset_yx
@@ -333,7 +335,7 @@ def warp(
     return out, target
 
 
-def change_colors(image: Tensor, params: DeviceWarpParams, low: Tensor, high: Tensor, noise: Tensor) -> Tensor:
+def change_colors(image: Tensor, params: DeviceAugmentParams, low: Tensor, high: Tensor, noise: Tensor) -> Tensor:
     """Apply gamma, brightness, contrast, channel gain, saturation, blur and noise; clips to the value range.
 
     Args:

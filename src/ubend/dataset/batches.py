@@ -2,6 +2,8 @@
 
 Training reads an endless sequence of positions. Step k uses positions k * batch to (k + 1) * batch, of which each
 process takes B. The image at a position and its augmentation are pure functions of (seed, position).
+With a batch of 16, step 3 uses positions 48 to 63; these are slots of the shuffled epoch, and a slot stands for an
+item: an image or crop of the store.
 """
 
 import time
@@ -25,11 +27,11 @@ from ubend.dataset.augment import (
     SIZE_HW,
     Augment,
     AugmentConstants,
-    DeviceWarpParams,
+    DeviceAugmentParams,
     augment,
     noise_field,
+    sample_augmentation,
     sample_frozen,
-    sample_warps,
     warp,
 )
 from ubend.dataset.foreground import Foreground
@@ -44,7 +46,8 @@ class Batch:
     """The images of one training step.
 
     Attributes:
-        image: (B, C, H, W) float32 raw values, augmented, channels last.
+        image: (B, C, H, W) float32, augmented, channels last; in the units of the files (0..255 for 8 bit): the
+            network normalises.
         target: (B, H, W) uint8 class index or IGNORED.
         pixel_weights: (B, H, W) float32, added to the class weight of each pixel, warped with the image; None: zero.
     """
@@ -149,7 +152,7 @@ class TrainingBatches:
         )
         self._counting = torch.arange(self.batch_per_process, dtype=torch.int32, device=device)
         self._prefetched: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
-        self._sampled: dict[int, tuple[NDArray[np.float32], Rectangles]] = {}  # of steps being read
+        self._rows: dict[int, tuple[NDArray[np.float32], Rectangles]] = {}  # of steps being read
         self.waited_s = 0.0
 
     def sample(self, step: int) -> Batch:
@@ -167,7 +170,7 @@ class TrainingBatches:
         chosen = send(torch.from_numpy(weights[self._items(step)[2]]), packed.device)
         if self.settings.kind == "none":
             return chosen.float()
-        params = DeviceWarpParams.unpack(packed[:, PARAMS], self.source.store.channels)
+        params = DeviceAugmentParams.unpack(packed[:, PARAMS], self.source.store.channels)
         unlabelled = torch.zeros(chosen.shape, dtype=torch.uint8, device=packed.device)
         points = self.settings.elastic_grid
         return warp(chosen[:, None], unlabelled, packed[:, SIZE_HW], params, self.crop_hw, False, points)[0][:, 0]
@@ -177,7 +180,7 @@ class TrainingBatches:
 
         The columns are PARAMS (none without augmentation), SIZE_HW and ITEM, see `ubend.dataset.augment`.
         """
-        return self._draw(step)[0]
+        return self._rows_of_step(step)[0]
 
     def render(self, packed: Tensor, fetched: tuple[Tensor, Tensor] | None = None) -> Batch:
         """Make the batch of a step; runs on the device only, so that a CUDA graph can capture it.
@@ -194,9 +197,9 @@ class TrainingBatches:
             return Batch(chosen[0].permute(0, 3, 1, 2).float(), chosen[1])
         return Batch(*self._augment(images, masks, items, packed, self._constants))
 
-    def _draw(self, step: int) -> tuple[NDArray[np.float32], Rectangles]:
+    def _rows_of_step(self, step: int) -> tuple[NDArray[np.float32], Rectangles]:
         """(result of `pack`, rectangles to read) for a step."""
-        if step not in self._sampled:
+        if step not in self._rows:
             slots, positions, items = self._items(step)
             rectangles, channels, rows = self.source.rectangles(items), self.source.store.channels, []
             if self.settings.kind == "frozen":
@@ -206,16 +209,16 @@ class TrainingBatches:
                 rows.append(params.pack())
             elif self.settings.kind == "warp":
                 targets = self._foreground.sample(items, positions) if self._foreground else None
-                params = sample_warps(
+                params = sample_augmentation(
                     self.settings, self.seed, positions, rectangles.size_hw, self.crop_hw, channels, targets
                 )
                 params, rectangles = self.source.narrow(params, rectangles, self.crop_hw, self.settings.elastic_grid)
                 rows.append(params.pack())
             rows += [rectangles.size_hw.astype(np.float32), items.astype(np.int32).view(np.float32)[:, None]]
-            while len(self._sampled) > _PREFETCH:
-                del self._sampled[next(iter(self._sampled))]
-            self._sampled[step] = np.concatenate(rows, axis=1), rectangles
-        return self._sampled[step]
+            while len(self._rows) > _PREFETCH:
+                del self._rows[next(iter(self._rows))]
+            self._rows[step] = np.concatenate(rows, axis=1), rectangles
+        return self._rows[step]
 
     def _items(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """(slots, positions, items) of a step, each (B,).
@@ -238,7 +241,7 @@ class TrainingBatches:
             self._prefetched.clear()  # not the next step: after a resume, or to look at an old batch
         while len(self._prefetched) < _PREFETCH:
             following = self._prefetched[-1][0] + 1 if self._prefetched else step
-            self._prefetched.append((following, self.source.prefetch(self._draw(following)[1])))
+            self._prefetched.append((following, self.source.prefetch(self._rows_of_step(following)[1])))
         started = time.monotonic()
         fetched = self._prefetched.popleft()[1].result()
         self.waited_s += time.monotonic() - started

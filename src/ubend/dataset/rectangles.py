@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ubend.core.plan import AugmentPlan
-from ubend.dataset.augment import ELASTIC_POINTS, WarpParams, elastic_basis
+from ubend.dataset.augment import ELASTIC_POINTS, AugmentParams, elastic_basis
 from ubend.dataset.store import Store
 
 _NODES = 33  # points per axis at which the warp is evaluated; between them it deviates by less than _BEND_PX
@@ -39,12 +39,12 @@ class Rectangles:
 
 
 def find_rectangles(
-    params: WarpParams,
+    params: AugmentParams,
     shapes_hw: NDArray[np.int64],
     crop_hw: tuple[int, int],
     largest_hw: tuple[int, int],
     points: int = ELASTIC_POINTS,
-) -> tuple[WarpParams, NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[AugmentParams, NDArray[np.int64], NDArray[np.int64]]:
     """Find the rectangle that the warp of each crop samples.
 
     If it is larger than `largest_hw` (about one elastic field in a thousand), it is cut, and the warp reflects the
@@ -77,7 +77,7 @@ def find_rectangles(
 
 
 def _source_bounds(
-    params: WarpParams, crop_hw: tuple[int, int], points: int
+    params: AugmentParams, crop_hw: tuple[int, int], points: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(N, 2) smallest and largest coordinates that a crop samples, relative to its centre in the image, px."""
     nodes = [np.unique(np.linspace(0, side - 1, min(side, _NODES)).astype(np.int64)) for side in crop_hw]

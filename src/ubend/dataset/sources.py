@@ -22,7 +22,7 @@ from torch import Tensor
 from ubend.core.device import free_bytes, send
 from ubend.core.i18n import _
 from ubend.core.plan import AugmentPlan, Plan
-from ubend.dataset.augment import WarpParams
+from ubend.dataset.augment import AugmentParams
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.rectangles import Rectangles, device_dtype, find_rectangles, read_rectangles, rectangle_canvas
 from ubend.dataset.store import Store
@@ -92,8 +92,8 @@ class ItemSource:
         return Rectangles(self.image_indices[items], self.corner_yx[items], self.shapes_hw[items])
 
     def narrow(
-        self, params: WarpParams, rectangles: Rectangles, crop_hw: tuple[int, int], points: int
-    ) -> tuple[WarpParams, Rectangles]:
+        self, params: AugmentParams, rectangles: Rectangles, crop_hw: tuple[int, int], points: int
+    ) -> tuple[AugmentParams, Rectangles]:
         """Limit what is read to the rectangles that the warps sample; here: returns the arguments unchanged.
 
         Args:
@@ -181,8 +181,8 @@ class RandomCrops(ItemSource):
         self.canvas_hw = rectangle_canvas(crop_hw, settings, self.shapes_hw.max(axis=0))
 
     def narrow(
-        self, params: WarpParams, rectangles: Rectangles, crop_hw: tuple[int, int], points: int
-    ) -> tuple[WarpParams, Rectangles]:
+        self, params: AugmentParams, rectangles: Rectangles, crop_hw: tuple[int, int], points: int
+    ) -> tuple[AugmentParams, Rectangles]:
         """The rectangle that each warp samples."""
         moved, *box = find_rectangles(params, rectangles.size_hw, crop_hw, self.canvas_hw, points)
         return moved, Rectangles(rectangles.image_indices, *box)

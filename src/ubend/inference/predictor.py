@@ -114,7 +114,7 @@ class Predictor:
     ) -> None:
         refuse_wrong_tiles(tiles, overlap)
         self.bundle, self.labels = bundle, bundle.labels
-        if bundle.model.cpu_only:
+        if bundle.model.is_exported:
             if str(device or "cpu") != "cpu":
                 raise SettingError(
                     _(
@@ -176,7 +176,7 @@ class Predictor:
 
     def _softmax(self, logits: Tensor) -> Tensor:
         """(n, C, h, w) probabilities; of exported models with the values of `ubend-runtime`, to the last bit."""
-        if not self.bundle.model.cpu_only:
+        if not self.bundle.model.is_exported:
             return logits.softmax(dim=1)
         return torch.from_numpy(np.stack([softmax(values) for values in logits.numpy()]))
 
@@ -342,7 +342,7 @@ class Predictor:
                 continue
             if row.image_index not in blenders:
                 blenders[row.image_index] = TorchBlender(
-                    row.plan, logits.shape[1], logits.device, fused=not self.bundle.model.cpu_only
+                    row.plan, logits.shape[1], logits.device, fused=not self.bundle.model.is_exported
                 )
             done = blenders[row.image_index].add(row.row_index, column, logits[slot])
             if done is not None:

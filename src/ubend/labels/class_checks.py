@@ -26,7 +26,10 @@ def describe_absent(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     """A remark on classes that occur in no mask."""
     index, _found = labels.classify(label_scan.tally(labels.kind).codes)
     absent = [name for position, name in enumerate(labels.names) if position not in set(index.tolist())]
-    line = _("classes that occur in no mask ({count}): {names}; they cannot be learnt and get no score")
+    line = _(
+        "classes that occur in no mask ({count}): {names}; they cannot be learnt, and where they are predicted they "
+        "score 0; leave them out of --classes or --values"
+    )
     names = ", ".join(absent[:LISTED] + ["..."] * (len(absent) > LISTED))
     return [line.format(count=len(absent), names=names)] if absent else []
 

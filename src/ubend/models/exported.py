@@ -33,7 +33,7 @@ class ExportedNetwork(SegmentationNet):
         run: as given.
     """
 
-    cpu_only = True
+    is_exported = True
 
     def __init__(self, run: Run, contract: Contract, header: Header) -> None:
         shape, tiles = header.network, contract.tiles

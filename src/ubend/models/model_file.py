@@ -249,9 +249,9 @@ def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
             cause = _("no such model file; give a run folder or a model file")
             if path.name == MODEL_FILE and path.parent.is_dir():
                 cause = _(
-                    "no such file: this is no run folder, or its training has not saved a model yet; the model comes "
-                    "before the images"
-                )
+                    "no such file: the training has not saved a model yet (`ubend fit --resume {run}` continues it), "
+                    "or this is no run folder; the model comes before the images"
+                ).format(run=path.parent)
         raise ModelFileError(_("{path}: {reason}").format(path=path, reason=cause), path=path) from error
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if path.suffix.lower() != ".safetensors":

@@ -61,7 +61,7 @@ class SegmentationNet(nn.Module):
         encoder_name: timm's name of the encoder; None: the network has no separate encoder.
         is_ensemble: whether it consists of several networks, `config()["members"]` of them.
         averages_views: whether a forward pass already averages over mirror images.
-        cpu_only: whether it takes and returns tensors on the CPU only.
+        is_exported: whether it is an exported file, which takes and returns tensors on the CPU only.
     """
 
     kind: ClassVar[AnyNetwork] = "unet"
@@ -76,7 +76,7 @@ class SegmentationNet(nn.Module):
     encoder_name: str | None = None
     is_ensemble = False
     averages_views = False
-    cpu_only = False
+    is_exported = False
     edge_px = 0
     mean: Tensor
     std: Tensor

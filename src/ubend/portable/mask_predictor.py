@@ -24,6 +24,9 @@ _Key = TypeVar("_Key")
 class PredictionOptions:
     """User options for prediction. Defaults: the most probable class, no post-processing.
 
+    `models`, `tta`, `tiles` and `overlap` are used where models are loaded (`inference/mask_predictor.py`; `model.py`
+    for exported files), the others by `make_mask_predictor`.
+
     Attributes:
         models: additional models; the probabilities of all are averaged.
         tta: test-time augmentation: average over the image and its mirror image, or over all eight rotations and
@@ -59,7 +62,7 @@ class MaskPredictor(Generic[_P]):
         predictor, labels, bundle: those of the first model.
         channels: number of channels to load: the maximum over the models.
         by_rows: whether an image can be predicted row by row, without probabilities of the whole image.
-        takes_color: whether all models take one or three channels, so that they accept grey and colour images.
+        takes_grey_and_color: whether all models take one or three channels, so that they accept grey and colour images.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class MaskPredictor(Generic[_P]):
         self.predictor = self.members[0].predictor
         self.labels, self.bundle = self.predictor.labels, self.predictor.bundle
         each = [member.predictor.bundle.sizing.channels for member in self.members]
-        self.channels, self.takes_color = max(each), {*each} <= {1, 3}
+        self.channels, self.takes_grey_and_color = max(each), {*each} <= {1, 3}
         by_parts = wanted.min_area or wanted.fill_holes
         self.by_rows = self.predictor.tiling is not None and base is self.predictor and not by_parts
 

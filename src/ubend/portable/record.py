@@ -83,8 +83,8 @@ class Record:
         if differ:
             raise OutputError(
                 _(
-                    "{folder}: its files were made with different values of {names} (see {path}); leave these as they "
-                    "were, or choose another --out"
+                    "{folder}: the files there were made with other values of {names} than now (see {path}); use the "
+                    "same values again, or choose another --out"
                 ).format(folder=self.path.parent, path=self.path.name, names=enumerate_names(differ)),
                 path=self.path,
                 key=differ[0],

@@ -1,6 +1,7 @@
 """Positions of tiles, reading of their pixels, and merging of their logits; independent of the model.
 
-H x W pixels of the native image, h x w at model size, C classes, T x T pixels of a tile. Axes are computed separately;
+H x W pixels of the native image, h x w of the image that the network sees (with tiles the native one, else at model
+size), C classes, T x T pixels of a tile. Axes are computed separately;
 a whole image is one tile. `inference/blending.py` (GPU) and `exporting/web/predict.js` merge tiles in the same way.
 
 Sources: overlapping tiles, weighted by a Gaussian: Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z.
@@ -131,8 +132,8 @@ class Tiling:
         multiple: network stride, 2**depth; all tiles start at multiples of it, so that the pooling grid is the same
             as for the whole image.
         margin: px that convolutions without padding remove from each side; then each pixel comes from one tile.
-        edge_px: for such networks, output sides are k * multiple + edge_px. Tiles start at multiples, so the next tile
-            covers the last `edge_px` px again.
+        edge_px: with a margin, output sides are k * multiple + edge_px, such as 4 + 16 k px. Tiles start at multiples,
+            so each tile covers the last `edge_px` px of the one before again.
     """
 
     tile_px: int

@@ -5,12 +5,12 @@
 Each stage is one function that is called once, and all but the last two return one frozen value; `assemble` joins what
 they made to the training and its runtime:
 
-    scan       the folder: pairs, headers, labels, images decoded once, splits    Scan (dataset and Facts)
-    resolve    settings + facts -> a value and a reason for every setting         Plan
-    prepare    batches and validation images, on the device                       TrainData
-    build      network, EMA, optimizer, loss                                      ModelSetup
-    train      the loop (training/loop.py)                                        the state, and files in the run folder
-    evaluate   the saved model on the test split, else on validation              scores
+    scan       here                  the folder: pairs, headers, labels, splits           Scan (dataset and Facts)
+    resolve    core/autoconfig.py    settings + facts -> a value and a reason for each    Plan
+    prepare    dataset/prepare.py    batches and validation images, on the device         TrainData
+    build      training/build.py     network, EMA, optimizer, loss                        ModelSetup
+    train      training/loop.py      the loop                                             the state, files of the run
+    evaluate   here                  the saved model on the test split, else validation   scores
 """
 
 import io

@@ -92,12 +92,18 @@ _FIT_OPTIONS = {
         help=later("Images are resized to the area of SIZE x SIZE pixels, aspect ratio kept  [chosen from the data]"),
     ),
     "patches": option(
-        "--patches", is_flag=True, default=None, help=later("Train on crops at native scale; --size is their side.")
+        "--patches",
+        is_flag=True,
+        default=None,
+        help=later("Train on crops at native scale (data.resize=native); --size is the side of a crop."),
     ),
     "width": option(
         "--width",
         type=int,
-        help=later("Channels of the first level; without --encoder, selects the plain U-Net  [64, encoder 32, CPU 16]"),
+        help=later(
+            "Channels of the first level; without --encoder, selects the plain U-Net  [64; 32 with an encoder; "
+            "16 on a CPU]"
+        ),
     ),
     "encoder": option(
         "--encoder",
@@ -118,8 +124,8 @@ _FIT_OPTIONS = {
         "--effort",
         type=Choice(["quick", "normal", "best"]),
         help=later(
-            "quick: a quarter of the epochs; best: the average of 5 models (--folds 5) over mirrored images too, with "
-            "class weights in prediction where they help  [normal]"
+            "quick: a quarter of the epochs; best: trains 5 models (--folds 5), and averages their predictions of the "
+            "image and of its mirror images  [normal]"
         ),
     ),
     "folds": option(

@@ -110,8 +110,11 @@ def read_summary(path: Path) -> RunSummary:
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         cause = reason(error) if isinstance(error, OSError) else str(error)
         if not run.facts.exists():
-            line = _("{path}: not a run folder, it has no {name}; `ubend runs {path}` lists the runs in a folder")
-            raise OutputError(line.format(path=path, name=run.facts.name), path=path) from error
+            line = _(
+                "{path}: no run folder, since it has no {name}, or its training ended before the first step; `ubend "
+                "runs {parent}` lists the runs beside it"
+            )
+            raise OutputError(line.format(path=path, name=run.facts.name, parent=path.parent), path=path) from error
     line = _(
         "{path}: damaged ({reason}), so dates and scores of the run are not shown; its model does not need this file"
     )

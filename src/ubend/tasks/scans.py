@@ -98,7 +98,7 @@ class ScanJob(FileJob[None]):
 
     def _refuse_unfit(self) -> None:
         bundle = self.predictor.bundle
-        if not self.predictor.takes_color:
+        if not self.predictor.takes_grey_and_color:
             raise DataError(
                 _(
                     "the model was trained on images with {channels} channels, but a scan has one; "

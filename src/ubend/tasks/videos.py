@@ -32,7 +32,7 @@ class VideoJob(FileJob[Video]):
     done_message = later("masks and overlays of videos in {out}: {count}")
 
     def inspect_all(self) -> list[DiskRequirement]:
-        if not self.predictor.takes_color or self.predictor.bundle.dtype != "uint8":
+        if not self.predictor.takes_grey_and_color or self.predictor.bundle.dtype != "uint8":
             message = _(
                 "the model was not trained on 8 bit grey or colour images, so it cannot be "
                 "used on videos; use another model"

@@ -29,7 +29,7 @@ class DistributedRuntime(PlainRuntime):
         super().__init__(training, processes)
         self._reduction = reduction
 
-    def gradients(self, step: int, batch: Batch) -> Tensor:
+    def backward(self, step: int, batch: Batch) -> Tensor:
         training, processes = self.training, self.processes
         seed_random_layers(training, step * processes.count + processes.rank)
         counts = training.loss.count(batch.target, len(training.class_names), batch.pixel_weights)

@@ -1,6 +1,6 @@
 """The training step and the training loop.
 
-    for each step: draw a batch -> network -> loss -> gradients -> optimizer -> EMA of the weights
+    for each step: draw a batch -> network (which normalises) -> loss -> gradients -> optimizer -> EMA of the weights
     at the end of each epoch: validate -> keep the best weights -> log -> stop early?
 
 `PlainRuntime` is the reference implementation of a step. What makes it robust or fast is in other runtimes, which are
@@ -33,6 +33,8 @@ from ubend.training.optim import ema_decay, learning_rate_at, update_ema
 from ubend.training.recorder import EpochTiming, Recorder
 from ubend.training.training import Training
 
+_USUAL_RATE = 1e-3  # the default learning rate
+
 
 def forward_backward(training: Training, batch: Batch, counts: LossCounts) -> LossSums:
     """Forward and backward pass of a batch: adds its gradients to the parameters' `grad`, changes no weights.
@@ -59,13 +61,13 @@ class Runtime(ABC):
 
     Runtimes are nested: CapturedRuntime(LimitedMemoryRuntime(PlainRuntime or DistributedRuntime)). Each defines:
 
-        PlainRuntime           gradients, measure   the reference
-        DistributedRuntime     gradients            a PlainRuntime that sums counts and gradients over all processes
-        LimitedMemoryRuntime   gradients, measure   calls the wrapped runtime; after out-of-memory, again at half the
+        PlainRuntime           backward, measure    the reference
+        DistributedRuntime     backward             a PlainRuntime that sums counts and gradients over all processes
+        LimitedMemoryRuntime   backward, measure    calls the wrapped runtime; after out-of-memory, again at half the
                                                     size
         CapturedRuntime        training_step        does the same as a CUDA graph, in the same order; in the first
-                                                    steps, which may run out of memory, gradients are computed by the
-                                                    wrapped runtime
+                                                    steps, which may run out of memory, the wrapped runtime does
+                                                    the backward pass
 
     Attributes:
         processes: the processes that train together; a no-op for a single process.
@@ -75,8 +77,12 @@ class Runtime(ABC):
         self.training, self.processes = training, processes
 
     @abstractmethod
-    def gradients(self, step: int, batch: Batch) -> Tensor:
-        """Compute a batch's gradients into the parameters' `grad`; returns its (4,) sums, see `stack_sums`."""
+    def backward(self, step: int, batch: Batch) -> Tensor:
+        """The backward pass of a batch: adds its gradients to the parameters' `grad`, and returns its loss.
+
+        Returns:
+            (4,) summed cross entropy, number of pixels, summed Dice terms, and their number, see `stack_sums`.
+        """
 
     @abstractmethod
     def measure(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -90,7 +96,7 @@ class Runtime(ABC):
         training, state = self.training, self.training.state
         batch = training.batches.sample(step)
         with preserve_rng_state(training):
-            state.sums += self.gradients(step, batch)
+            state.sums += self.backward(step, batch)
         rate = learning_rate_at(step, training.steps, training.settings)
         for parameter_group in state.optimizer.param_groups:
             parameter_group["lr"] = rate * parameter_group["rate_share"]
@@ -103,7 +109,7 @@ class Runtime(ABC):
 class PlainRuntime(Runtime):
     """The reference runtime: a single process, no out-of-memory handling, no CUDA graph."""
 
-    def gradients(self, step: int, batch: Batch) -> Tensor:
+    def backward(self, step: int, batch: Batch) -> Tensor:
         seed_random_layers(self.training, step)
         counts = self.training.loss.count(batch.target, len(self.training.class_names), batch.pixel_weights)
         return stack_sums(forward_backward(self.training, batch, counts), counts)
@@ -252,10 +258,13 @@ def preserve_rng_state(training: Training) -> AbstractContextManager[None]:
 
 def diverged(training: Training) -> TrainingError:
     """The error of a loss that is not finite."""
-    return TrainingError(
-        _(
-            "the loss became infinite or NaN in epoch {epoch}; use a smaller learning rate (--set "
-            "train.learning_rate={rate:g}) or --set train.precision=float32"
-        ).format(epoch=len(training.state.progress.history) + 1, rate=training.settings.learning_rate / 10),
-        key="train.learning_rate",
-    )
+    settings = training.settings
+    line = _("the loss became infinite or NaN in epoch {epoch}; train again with --set train.learning_rate={rate:g}")
+    if settings.precision != "float32":
+        line = _(
+            "the loss became infinite or NaN in epoch {epoch}; train again with --set train.learning_rate={rate:g} or "
+            "--set train.precision=float32"
+        )
+    rate = min(settings.learning_rate / 10, _USUAL_RATE)
+    epoch = len(training.state.progress.history) + 1
+    return TrainingError(line.format(epoch=epoch, rate=rate), key="train.learning_rate")

@@ -29,10 +29,10 @@ class LimitedMemoryRuntime(Runtime):
         super().__init__(runtime.training, runtime.processes)
         self.runtime, self._reporter = runtime, reporter
 
-    def gradients(self, step: int, batch: Batch) -> Tensor:
+    def backward(self, step: int, batch: Batch) -> Tensor:
         state = self.training.state
         state.statistics.keep()
-        while (sums := attempt(self.runtime.gradients, step, batch)) is None:
+        while (sums := attempt(self.runtime.backward, step, batch)) is None:
             state.optimizer.zero_grad()
             state.statistics.restore()
             self._halve_micro_batch()
