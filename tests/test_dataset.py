@@ -195,3 +195,21 @@ def test_mask_without_any_class(discs: Path, shared_cache: Path) -> None:
         Image.fromarray(np.full_like(index, 255) if number == 4 else index).save(path)
     with raises(PairError, path="disc04.png"):
         understand(discs, shared_cache)
+
+
+def test_settings_that_are_hardly_meant(discs: Path, shared_cache: Path) -> None:
+    """Both are used, and said: names in another order than the folder's, and images enlarged more than four times."""
+    (discs / "classes.txt").write_text("background\ndisc\n")
+    side = understand(discs, shared_cache, **{"data.size": None}).input_format.size
+    assert side is not None
+
+    def remarks(**changes: Any) -> list[str]:
+        found = understand(discs, shared_cache, **changes).remarks
+        return [line for line in found if "--classes" in line or "enlarged" in line]
+
+    assert remarks(**{"data.size": side, "data.classes": ["background", "disc"]}) == []
+    assert remarks(**{"data.size": side, "data.classes": ["ground", "circle"]}) == []
+    (swapped,) = remarks(**{"data.size": side, "data.classes": ["disc", "background"]})
+    assert "the classes are disc, background" in swapped
+    (enlarged,) = remarks(**{"data.size": 5 * side})
+    assert f"{5 * side} px" in enlarged

@@ -60,6 +60,7 @@ from ubend.portable.printable import enumerate_names
 from ubend.portable.raster import Header
 
 _Result = TypeVar("_Result")
+_ENLARGED = 4  # times in length and width: more is hardly meant; some networks gain from twice
 _PIECE_PIXELS = 2**20  # larger images are read in pieces of this size for statistics
 DATA_COLUMNS = ("name", "image", "mask", "split", "group", "image_hash", "mask_hash")  # of data.csv
 SKIPPED_COLUMNS = ("name", "problem")  # of skipped.csv
@@ -447,6 +448,7 @@ def open_folder(
                 count,
             ).format(count=count)
         )
+    remarks += _describe_enlarged(native_hw, input_format.size)
     remarks = [*remarks, *split.remarks, *_describe_missing(labels.names, store.class_pixels, split.splits)]
     return Dataset(
         folder=folder,
@@ -590,16 +592,35 @@ def scan_folder(folder: Folder, settings: Settings, cache: Path, reporter: Repor
     return FolderScan(shapes, channels, hashes, labels, [*folder.remarks, *notes, *remarks], headers, label_scan)
 
 
+def _describe_enlarged(native_hw: NDArray[np.int64], size: int | None) -> list[str]:
+    """A remark if most images become more than `_ENLARGED` times longer and wider at the model size."""
+    side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
+    if size is None or size <= _ENLARGED * side:
+        return []
+    line = _("note: images of about {side:.0f} px are enlarged to {size} px, which takes time and shows nothing more")
+    return [line.format(side=side, size=size)]
+
+
 def _find_classes(folder: Folder, settings: Settings, label_scan: LabelScan) -> tuple[LabelMap, list[str]]:
     hints = LabelHints(
         settings.data.values, settings.data.classes or folder.classes, folder.values, folder.colors, folder.ignored
     )
     try:
-        return find_classes(label_scan, hints)
+        labels, remarks = find_classes(label_scan, hints)
+        return labels, _describe_replaced(folder, settings) + remarks
     except DataError as error:
         raise DataError(
             f"{error}{_oddest_masks(folder.pairs, label_scan)}", path=error.path or folder.root, key=error.key
         ) from error
+
+
+def _describe_replaced(folder: Folder, settings: Settings) -> list[str]:
+    """A remark if the settings give the folder's own classes another order, or some of them other names."""
+    given, stated = tuple(settings.data.classes or ()), tuple(folder.classes or ())
+    if given == stated or {*given}.isdisjoint(stated) or settings.data.values is not None:
+        return []
+    line = _("note: the classes are {given}, as in --classes, and not {stated}, as in the folder")
+    return [line.format(given=", ".join(given), stated=", ".join(stated))]
 
 
 def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Sequence[Pair]) -> LabelMap:
