@@ -287,7 +287,7 @@ def test_another_make_is_refused(good: Path, images: Path, tiler: Path, tmp_path
     ):
         error = refused_once("predict", model, *words[2:], *more, "--resume")
         check(error, OutputError, path=out / "predict.json", key=keys.split(", ")[0])
-        assert f"values of {keys} (" in str(error)
+        assert f"values of {keys} than now (" in str(error)
         assert contents(out) == before
     predict(tmp_path / "moved.safetensors", *words[2:], "--threshold", "foreground=0.5", "--resume")
     assert masks(out) == ["disc01", "disc02"]

@@ -602,9 +602,9 @@ def _describe_enlarged(native_hw: NDArray[np.int64], size: int | None) -> list[s
 
 
 def _find_classes(folder: Folder, settings: Settings, label_scan: LabelScan) -> tuple[LabelMap, list[str]]:
-    hints = LabelHints(
-        settings.data.values, settings.data.classes or folder.classes, folder.values, folder.colors, folder.ignored
-    )
+    data = settings.data
+    names = data.classes or (folder.classes if data.values is None else None)
+    hints = LabelHints(data.values, names, folder.values, folder.colors, folder.ignored)
     try:
         labels, remarks = find_classes(label_scan, hints)
         return labels, _describe_replaced(folder, settings) + remarks
@@ -640,7 +640,7 @@ def match_folder(folder: Folder, settings: Settings, model: LabelMap, chosen: Se
         PairError: images or masks that cannot be read.
     """
     if settings.data.values is not None:
-        return parse_table(settings.data.values).in_order_of(model.names, model.colors)
+        return parse_table(settings.data.values, settings.data.classes).in_order_of(model.names, model.colors)
     named = settings.data.classes is not None or folder.classes is not None
     pairs = folder.pairs if named else chosen
     try:

@@ -173,6 +173,6 @@ def given_values(folder: Folder, settings: Settings) -> tuple[frozenset[int], bo
     given |= {red << 16 | green << 8 | blue for red, green, blue in folder.colors or ()}
     if settings.data.values is None:
         return frozenset(given), False
-    table = parse_table(settings.data.values)
+    table = parse_table(settings.data.values, settings.data.classes)
     given |= {value for values in table.codes for value in values} | {*table.ignored}
     return frozenset(given), table.others is not None

@@ -296,10 +296,11 @@ def seed_lines(seeds: Mapping[str, Any], split: str) -> list[str]:
     line = _("{count} trainings that differ in the seed alone, on the same images of the {split} split, {row}:")
     lines = [line.format(count=len(seeds["scores"]), split=split, row=row_name(seeds["row"]))]
     for seed, scores in seeds["scores"].items():
-        line = _("seed {seed}: Dice {dice}, IoU {iou}; validation {validation}")
+        line = _("seed {seed}: Dice {dice}, IoU {iou}; validation, all classes: {validation}")
         if seed == str(seeds["kept"]):
             line = _(
-                "seed {seed}: Dice {dice}, IoU {iou}; validation {validation}, the best: this model and its scores"
+                "seed {seed}: Dice {dice}, IoU {iou}; validation, all classes: {validation}, the best: this model "
+                "and its scores"
             )
         texts = {name: _figure(scores[name]) for name in ("dice", "iou", "validation")}
         lines.append("  " + line.format(seed=seed, **texts))
@@ -355,8 +356,9 @@ def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
     overlap = ", ".join(f"{names[name]} {cells[name]}" for name in ("dice", "iou", "precision", "recall"))
     outlines = ", ".join(f"{names[name]} {cells[name]}" for name in ("boundary_f1", *DISTANCES))
     lines = [line, f"  {overlap}", f"  {outlines}"]
-    if any(value is not None and value["rough"] for value in row_intervals.values()):
-        lines.append("  " + explain_rough(intervals["count"], grouped=intervals["over"] != "images"))
+    if rough := [names[name] for name, value in row_intervals.items() if value is not None and value["rough"]]:
+        why = explain_rough(intervals["count"], grouped=intervals["over"] != "images")
+        lines.append("  " + (why if len(rough) == len(names) else f"{', '.join(rough)}: {why}"))
     if scores["calibration"] is not None:
         error = scores["calibration"]["expected_error"]
         lines.append("  " + _("expected calibration error {error}").format(error=_figure(error)))

@@ -40,7 +40,7 @@ class LabelHints:
 
     Attributes:
         table: `VALUE=NAME` each, see `--values`.
-        names: class names in the order of the label values.
+        names: class names in the order of the label values, or of the classes of `table`.
         values: the label value of each class, from the layout.
         colors: the colour of each class, from a class table in the folder.
         ignored: label values whose pixels are not scored.
@@ -62,7 +62,7 @@ def find_classes(label_scan: LabelScan, hints: LabelHints) -> tuple[LabelMap, li
     """
     remarks: list[str]
     if hints.table is not None:
-        labels, remarks = _allow_noise(parse_table(hints.table), label_scan), []
+        labels, remarks = _allow_noise(parse_table(hints.table, hints.names), label_scan), []
     elif hints.colors is not None and hints.names is not None and _shows(label_scan, hints.colors):
         labels, remarks = _by_color_table(hints.names, hints.colors, bool(label_scan.lossy.any())), []
     elif hints.values is not None:

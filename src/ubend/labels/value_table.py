@@ -23,14 +23,16 @@ _MAX_VALUE = 65535
 _RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
 
-def parse_table(texts: Sequence[str]) -> LabelMap:
+def parse_table(texts: Sequence[str], renamed: Sequence[str] | None = None) -> LabelMap:
     """Parse `0=background`, `255=polyp`, `1..20=cell`, `#ff0000=road`, `red=road`, `7=ignored`, `*=nearest`.
 
     `*` stands for all other label values, which become: a class, `ignored`, `nearest` (the nearest class), or `near`
     (for colours: the nearest class if it is close, otherwise ignored).
 
+    Args:
+        renamed: other names of the classes, in their order.
     Raises:
-        SettingError: the text cannot be parsed; the message has an example.
+        SettingError: the text cannot be parsed (the message has an example), or there are not as many names.
     """
     values: dict[str, list[int]] = {}
     kinds: set[ValueKind] = set()
@@ -62,8 +64,8 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
     if len(kinds) != 1 or len(values) < 2 or len(set(every)) < len(every):
         raise SettingError(
             _(
-                "--values {text}: give at least two classes, and each label value once, either all as values or all as "
-                "colours"
+                "--values {text}: this replaces the whole table of classes: give at least two classes, and each label "
+                "value once, either all as values or all as colours"
             ).format(text=",".join(texts)),
             key="data.values",
         )
@@ -76,9 +78,16 @@ def parse_table(texts: Sequence[str]) -> LabelMap:
         )
     kind = kinds.pop()
     names = tuple(values)
+    if renamed and len(renamed) != len(names):
+        line = _(
+            "--classes gives {given} names ({renamed}), but --values has {count} classes ({names}); give one for each"
+        )
+        said = line.format(given=len(renamed), renamed=", ".join(renamed), count=len(names), names=", ".join(names))
+        raise SettingError(said, key="data.classes")
     others = names.index(rest) if rest in names else (IGNORED if rest in ("ignored", "near") else None)
     table = tuple(tuple(group) for group in values.values())
     reach = {"nearest": ANY_DISTANCE, "near": NOISE_REACH, None: ROUNDING_REACH if kind == "color" else 0}.get(rest, 0)
+    names = tuple(renamed or names)
     return LabelMap(names, kind, table, choose_colors(names, table, kind), ignored, reach, others)
 
 

@@ -163,6 +163,8 @@ def _sentences() -> dict[str, str]:
         ),
         "split twice": _("listed twice in the split file, with different values ({count}): {names}; keep one line"),
         "split unclear": _("in the split file, but matches several images ({count}): {names}; write the path"),
-        "split unknown": _("in the split file, but not in the folder ({count}): {names}"),
+        "split unknown": _(
+            "in the split file, but not in the folder ({count}): {names}; remove these lines, or use --skip-bad"
+        ),
         "split missing": _("pairs missing from the split file ({count}): {names}; add a line for each"),
     }

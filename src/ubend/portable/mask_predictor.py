@@ -24,9 +24,6 @@ _Key = TypeVar("_Key")
 class PredictionOptions:
     """User options for prediction. Defaults: the most probable class, no post-processing.
 
-    `models`, `tta`, `tiles` and `overlap` are used where models are loaded (`inference/mask_predictor.py`; `model.py`
-    for exported files), the others by `make_mask_predictor`.
-
     Attributes:
         models: additional models; the probabilities of all are averaged.
         tta: test-time augmentation: average over the image and its mirror image, or over all eight rotations and

@@ -150,8 +150,8 @@ def _describe_unnamed(labels: LabelMap) -> list[str]:
         return []
     value = format_values(labels.codes[unnamed[-1]][:1], labels.kind)
     line = _(
-        "note: {count} classes have no names; --classes NAME,NAME,... names all of them, and --values with "
-        "{value}=ignored would leave one out of training and scores"
+        "note: {count} classes have no names; --classes NAME,NAME,... names all of them; a --values that lists all "
+        "values, with {value}=ignored, leaves one out of training and scores"
     )
     return [line.format(count=len(unnamed), value=value)]
 
