@@ -11,7 +11,7 @@ from PIL import Image
 
 from support.codings import BLACK, codes_of, colors, find, jpeg, palette_mask, refused, shapes, survey, values
 from support.refusal import raises
-from ubend.core.errors import DataError
+from ubend.core.errors import DataError, SettingError
 from ubend.labels.class_checks import find_unknown_values
 from ubend.labels.class_table import ANY_DISTANCE, IGNORED
 from ubend.labels.classes import LabelHints, find_classes
@@ -234,6 +234,16 @@ def test_a_table_of_colours() -> None:
     labels, remarks = find(colors({0: 9, 0x804080: 3, 0x83427D: 1}), **TABLE)  # off by a few
     assert labels.classify(np.array([0x83427D], np.int32))[0].tolist() == [1]
     assert "1 pixels" in remarks[1]
+
+
+def test_names_for_a_table() -> None:
+    """--classes beside --values names the classes of the table, in their order."""
+    masks, table = survey(colors({0: 9, 0x804080: 3})), ("#000000=a", "#804080=b", "#ffffff=ignored")
+    labels, _remarks = find_classes(masks, LabelHints(table=table, names=("ground", "road")))
+    assert labels.names == ("ground", "road")
+    assert labels == parse_table(("#000000=ground", "#804080=road", "#ffffff=ignored"))
+    with raises(SettingError, key="data.classes", named=["ground, road, sky"]):
+        find_classes(masks, LabelHints(table=table, names=("ground", "road", "sky")))
 
 
 def test_a_wholly_unknown_colour_is_found() -> None:

@@ -1,8 +1,7 @@
 """Positions of tiles, reading of their pixels, and merging of their logits; independent of the model.
 
-H x W pixels of the native image, h x w of what the network sees (with tiles native, else at model size), C classes,
-T x T pixels of a tile. Axes are computed separately; a whole image is one tile. `inference/blending.py` (GPU) and
-`exporting/web/predict.js` merge tiles in the same way.
+H x W pixels of the native image, h x w of the network's input, C classes, T x T pixels of a tile. Axes are computed
+separately; a whole image is one tile. `inference/blending.py` (GPU) and `exporting/web/predict.js` merge alike.
 
 Sources: overlapping tiles, weighted by a Gaussian: Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z.
 Mirrored overlap-tile, for convolutions without padding: Ronneberger et al. 2015, arXiv:1505.04597, figure 2.

@@ -24,7 +24,7 @@ from ubend.evaluation.caveats import SplitLookup, describe_seen
 from ubend.inference.predictor import Predictor, load
 from ubend.io.images import LoadedImage
 from ubend.labels.class_table import LabelMap, background_class
-from ubend.portable.input_checks import take_pixels
+from ubend.portable.input_checks import inspect_file, take_pixels
 from ubend.training.run_folder import RunFolder
 
 
@@ -75,7 +75,8 @@ class DoctorModel:
 
     def _compare(self, inspection: Inspection, index: int, labels: LabelMap, seen: list[int]) -> Comparison:
         pair = inspection.data.folder.pairs[index]
-        loaded = take_pixels(pair.image, self._predictor.bundle)
+        bundle = self._predictor.bundle
+        loaded = take_pixels(pair.image, bundle, inspect_file(pair.image, bundle))  # without a warning for each
         mask = read_class_map(pair, loaded.pixels.shape[:2], labels).classes
         predictor = self._choose(loaded, seen)
         prediction = predictor(loaded, probabilities=True)
