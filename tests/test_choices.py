@@ -16,7 +16,7 @@ from ubend.core.settings import FROZEN_COPIES, PIP_ENCODERS, Recipe, dump_toml, 
 
 def facts(input_format: InputFormat, foreground: dict[str, float], **changes: Any) -> Facts:
     known: dict[str, Any] = {
-        "training": 700,
+        "training_images": 700,
         "training_pixels": 700 * 352**2,
         "device": "cuda",
         "precision": ("bfloat16", "fast there"),
@@ -100,7 +100,7 @@ def test_modern() -> None:
 def test_the_plain_unet_sees_more_and_smaller_images(
     changes: dict[str, Any], device: str, size: int, epochs: int
 ) -> None:
-    plan = chosen(changes=changes, device=device, training=800)
+    plan = chosen(changes=changes, device=device, training_images=800)
     assert (plan.data.size, plan.train.epochs) == (size, epochs)
 
 
@@ -128,7 +128,7 @@ def test_choices_are_sane(height: int, width: int, training: int, device: str, c
         settings = chosen(
             recipe,
             size_hw=(height, width),
-            training=training,
+            training_images=training,
             device=device,
             classes=classes,  # type: ignore[arg-type]
         )
@@ -243,7 +243,7 @@ def test_window_at_native_size(device: str, size_hw: tuple[int, int], window: in
 )
 def test_epoch_at_native_size(device: str, images: int, megapixels: int, windows: int, epochs: int) -> None:
     """As many windows as cover the training split, at least one of each image, within limits."""
-    known = {"device": device, "training": images, "training_pixels": megapixels * 10**6}
+    known = {"device": device, "training_images": images, "training_pixels": megapixels * 10**6}
     settings = chosen(changes={"data.resize": "native"}, size_hw=(2000, 2000), **known)
     assert (settings.data.crops_per_epoch, settings.train.epochs) == (windows, epochs)
     again = chosen(changes={"data.resize": "native", "data.crops_per_epoch": 90}, size_hw=(2000, 2000), **known)
@@ -258,7 +258,7 @@ def test_the_reason_of_the_batch_counts_what_an_epoch_draws() -> None:
         reasons = {
             choice.reason
             for device in ("cpu", "cuda")
-            for choice in chosen(changes=changes, training=training, training_pixels=pixels, device=device).choices
+            for choice in chosen(changes=changes, training_images=training, training_pixels=pixels, device=device).choices
             if choice.key == "train.batch"
         }
         (reason,) = reasons

@@ -202,7 +202,12 @@ def test_time_is_told_once_from_timed_steps(folder: Path, tmp_path: Path, monkey
 
 
 def test_no_flags_are_told_to_a_resumed_run() -> None:
-    assert recorder.describe_duration(600.0, 3, is_resumed=True) == "about 10 min to go"
+    assert recorder.describe_duration(600.0, 3, crops=False, is_resumed=True) == "about 10 min to go"
+
+
+def test_crops_are_not_made_smaller_by_a_flag_for_whole_images() -> None:
+    assert "--size" in recorder.describe_duration(600.0, 3, crops=False, is_resumed=False)
+    assert "--size" not in recorder.describe_duration(600.0, 3, crops=True, is_resumed=False)
 
 
 @pytest.mark.parametrize(

@@ -351,8 +351,8 @@ def _crops_per_epoch(draft: Draft, facts: Facts) -> None:
     if draft.settings.data.resize != "native" or draft.settings.data.crops_per_epoch is not None:
         return
     side = facts.input_format.crop or 1
-    cover = max(facts.training, -(-facts.training_pixels // side**2))
-    maximum = max(facts.training, _EPOCH_CPU if facts.device == "cpu" else _EPOCH_GPU)
+    cover = max(facts.training_images, -(-facts.training_pixels // side**2))
+    maximum = max(facts.training_images, _EPOCH_CPU if facts.device == "cpu" else _EPOCH_GPU)
     if cover <= maximum:
         reason = _(
             "enough crops of {side} px to cover {pixels} megapixels of training images; each "
@@ -369,7 +369,7 @@ def _crops_per_epoch(draft: Draft, facts: Facts) -> None:
 
 def _images_per_epoch(settings: Settings, facts: Facts) -> int:
     """The number of whole images, frozen copies or crops in an epoch."""
-    images = facts.training * (FROZEN_COPIES if settings.augment.kind == "frozen" else 1)
+    images = facts.training_images * (FROZEN_COPIES if settings.augment.kind == "frozen" else 1)
     return max(images, (settings.data.crops_per_epoch or 0) if settings.data.resize == "native" else 0)
 
 
@@ -484,7 +484,7 @@ def _learning_rate(draft: Draft, facts: Facts) -> None:
         reason = _("suits Adam with any loss, and SGD with a loss that is a mean over the pixels")
         draft.choose("train.learning_rate", _RATE_OF_MEAN_LOSS, reason)
         return
-    pixels = facts.training_pixels // max(1, facts.training)
+    pixels = facts.training_pixels // max(1, facts.training_images)
     if facts.input_format.crop is not None:
         pixels = min(pixels, facts.input_format.crop**2)
     pixels *= train.batch or 1

@@ -82,7 +82,7 @@ class Facts:
 
     Attributes:
         input_format: how the images are read.
-        training: number of images in the training split.
+        training_images: number of images in the training split.
         training_pixels: number of pixels of these images, as decoded.
         shares: class name -> fraction of the training split's scored pixels, 0..1, in the order of the class table.
         foreground: the names of all classes except the background.
@@ -95,7 +95,7 @@ class Facts:
     """
 
     input_format: InputFormat
-    training: int
+    training_images: int
     training_pixels: int
     shares: Mapping[str, float]
     foreground: tuple[str, ...]

@@ -248,7 +248,7 @@ class Dataset:
         training, names = self.indices("train"), self.labels.names
         return Facts(
             input_format=self.input_format,
-            training=len(training),
+            training_images=len(training),
             training_pixels=int(self.store.shapes_hw[training].prod(axis=1).sum()),
             shares=dict(zip(names, self.class_shares().tolist(), strict=True)),
             foreground=tuple(names[class_index] for class_index in self.foreground_classes()),

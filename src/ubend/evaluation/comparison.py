@@ -283,7 +283,7 @@ def _refuse_other_images(a: str, b: str, ours: Mapping[ImageKey, str], theirs: M
     """Raise DataError if two models were scored on different images, or on the same images with different masks."""
     if ours.keys() == theirs.keys():
         return
-    if {key[::2] for key in ours} == {key[::2] for key in theirs}:
+    if {(image, copy) for image, _mask, copy in ours} == {(image, copy) for image, _mask, copy in theirs}:
         line = _("{a} and {b} were scored on the same images with different masks, so they cannot be compared")
         raise DataError(line.format(a=a, b=b), key="images")
     only = [
@@ -308,6 +308,7 @@ def _dice(scores: Scores, names: Sequence[str], classes: Sequence[str]) -> NDArr
 
 
 def _groups(scores: Scores, names: Mapping[ImageKey, str], order: Sequence[ImageKey]) -> list[str | None]:
+    """The group of each image of `order`; None: its own."""
     images = scores.data.get("images", {})
     return [images.get(names[key], {}).get("group") for key in order]
 

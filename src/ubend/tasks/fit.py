@@ -424,8 +424,8 @@ def _report_interrupted(session: _Session, data: Dataset, training: Training) ->
         )
     else:  # a second Ctrl-C, before anything was saved
         message = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` starts again")
-    facts = {"step": state.progress.step, "steps": training.steps, "model": run.model_path, "run": run.path}
-    session.reporter.report(message.format(**facts))
+    fields = {"step": state.progress.step, "steps": training.steps, "model": run.model_path, "run": run.path}
+    session.reporter.report(message.format(**fields))
 
 
 def _draw_curves(run: RunFolder, data: Dataset, state: TrainingState) -> None:

@@ -67,8 +67,10 @@ def build(
     optimizer = make_optimizer(model, plan.train, model.encoder_parameters())
     sums = torch.zeros(4, dtype=sums_dtype(device), device=device)
     warps = plan.augment.kind == "warp"
-    training = data.indices("train")
-    scales = np.sqrt(data.store.shapes_hw[training].prod(axis=1) / data.store.native_hw[training].prod(axis=1))
+    train_indices = data.indices("train")
+    scales = np.sqrt(
+        data.store.shapes_hw[train_indices].prod(axis=1) / data.store.native_hw[train_indices].prod(axis=1)
+    )
     bundle = Bundle(
         model,
         data.labels,
@@ -77,7 +79,7 @@ def build(
             "ubend": __version__,
             "data": data.folder.root.name,
             "recipe": plan.recipe,
-            "training_pictures": len(training),
+            "training_pictures": len(train_indices),
             "seed": plan.train.seed,
             **({"encoder_weights": describe_weights(plan.model)} if pretrained_weights(plan.model) else {}),
         },

@@ -9,6 +9,7 @@ import torch
 
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter, rough_duration
+from ubend.dataset.sources import RandomCrops
 from ubend.training.batch_norm_warmup import BATCH_NORM_WARMUP_STEPS, in_batch_norm_warmup
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.run_folder import RunFolder
@@ -109,7 +110,12 @@ class Recorder:
             self._step_s = step_s
             steps = training.steps - (state.progress.step if self._is_resumed else 0)
             self._reporter.report(
-                describe_duration(step_s * steps, training.settings.epochs, is_resumed=self._is_resumed)
+                describe_duration(
+                    step_s * steps,
+                    training.settings.epochs,
+                    crops=isinstance(training.batches.source, RandomCrops),
+                    is_resumed=self._is_resumed,
+                )
             )
         if self._writes and self._saver.is_due(after_s=_SAVE_AFTER_S):
             self._saver.save(state)
@@ -151,12 +157,13 @@ class Recorder:
             self._saver.wait_for_model()
 
 
-def describe_duration(seconds: float, epochs: int, *, is_resumed: bool) -> str:
+def describe_duration(seconds: float, epochs: int, *, crops: bool, is_resumed: bool) -> str:
     """One line: the estimated duration of the training, and how to shorten it.
 
     Args:
         seconds: estimated for all steps; for a resumed training, for the remaining ones.
         epochs: of the whole training.
+        crops: whether it is on crops at native scale; their size is not that of --size.
     """
     if is_resumed:  # with its own settings
         return _("about {duration} to go").format(duration=rough_duration(seconds))
@@ -164,7 +171,12 @@ def describe_duration(seconds: float, epochs: int, *, is_resumed: bool) -> str:
         "about {duration} for all {epochs} epochs; to shorten it, use fewer --epochs, a smaller --size, or --patience "
         "N, which stops after N epochs without a better validation score"
     )
-    if epochs == 1:
+    if crops:
+        line = _(
+            "about {duration} for all {epochs} epochs; to shorten it, use fewer --epochs, or --patience N, which stops "
+            "after N epochs without a better validation score"
+        )
+    elif epochs == 1:
         line = _("about {duration} for one epoch; to shorten it, use a smaller --size")
     return line.format(duration=rough_duration(seconds), epochs=epochs)
 
