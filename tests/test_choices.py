@@ -258,7 +258,9 @@ def test_the_reason_of_the_batch_counts_what_an_epoch_draws() -> None:
         reasons = {
             choice.reason
             for device in ("cpu", "cuda")
-            for choice in chosen(changes=changes, training_images=training, training_pixels=pixels, device=device).choices
+            for choice in chosen(
+                changes=changes, training_images=training, training_pixels=pixels, device=device
+            ).choices
             if choice.key == "train.batch"
         }
         (reason,) = reasons

@@ -41,6 +41,7 @@ from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.portable.ensemble import MIRRORED, PLAIN, SQUARE, Member
 from ubend.portable.tiling import TileSource
 from ubend.tasks import folds as tasks
+from ubend.tasks.info import describe_model
 from ubend.training.run_folder import RunFolder
 
 TINY: dict[str, Any] = {"data.size": 32, "model.width": 2, "model.depth": 2, "train.epochs": 2, "train.batch": 4}
@@ -216,6 +217,13 @@ def test_packed_is_one_predictor(run: Path, discs: Path) -> None:
     scores = ubend.evaluate(run, folder=discs, device="cpu", reporter=Listener())
     assert {*scores.data["per_picture"]} == {name for name, split in splits_of(run).items() if split == "test"}
     assert scores.data["native"] == json.loads(RunFolder(run).scores.read_text())["native"]
+
+
+def test_info_has_the_score_out_of_fold(run: Path) -> None:
+    scores = json.loads((run / "scores.json").read_text())
+    dice = scores["out_of_fold"]["native"]["dice"]["per_image"]["foreground"]
+    (line,) = (line for line in describe_model(run) if "out of fold" in line)
+    assert line.endswith(f"foreground {dice:.3f}")
 
 
 def test_a_single_model_is_stored_as_before(tmp_path: Path) -> None:

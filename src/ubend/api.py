@@ -117,7 +117,7 @@ def fit(
         network: your own module: (N, C, H, W) float32 normalised images -> (N, K, H, W) logits of K classes. If it has
             the attribute `input_multiple`, H and W are padded to multiples of it; otherwise it must accept any size.
             It is copied, and its weights are the initial ones. `ubend.load`, `ubend.evaluate` and `ubend.resume`
-            need it too.
+            need it too; commands, `predict` and `export` cannot use it: `ubend.load(run, network=...)(image)` does.
         loss: `ce`: cross entropy; `ce-sum`: its sum over the pixels; `dice+ce`: cross entropy + 1 - soft Dice;
             `logdice+ce`: cross entropy - log(soft Dice); `dice+focal`: dice+ce where pixels that are already right
             count little; None: `logdice+ce`. Or your own function (logits (N, K, H, W) float32, target (N, H, W) int64

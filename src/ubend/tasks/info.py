@@ -43,8 +43,14 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
     """Lines on origin and scores, from the model file and from its run folder, if it is in one."""
     titles = {"data": _("data"), "recipe": _("recipe"), "training_pictures": _("training images"), "seed": _("seed")}
     titles["encoder_weights"] = _("encoder weights")
-    listed = {key: value for key, value in about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
+    listed = {
+        key: value
+        for key, value in about.items()
+        if key not in ("epochs", "kept_epoch", "val_dice", "out_of_fold_dice")
+    }
     lines = [f"{titles.get(key, key)}: {value}" for key, value in listed.items()]
+    with suppress(KeyError, ValueError, TypeError, AttributeError):  # the entry is missing or malformed
+        lines.append(_describe_dice(_("out of fold, at native size"), read_dice(about["out_of_fold_dice"])))
     run = RunFolder(path.parent)
     summary, cause = None, _("date and test scores: unknown, because the file is not in its run folder")
     if path == run.model_path and run.facts.exists():
