@@ -630,6 +630,9 @@ def validate(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
             line = validation_reason(problem)
             if problem["loc"]:  # else settings that contradict each other, which the sentence names
                 key = ".".join(str(part) for part in problem["loc"])
-                line = f"{key}: " + _("{reason} (got {value!r})").format(reason=line, value=problem["input"])
+                said = _("{reason} (got {value!r})")
+                if problem["type"] == "literal_error":
+                    said = _("{reason} (got {value!r}); docs/settings.md says what each of them does")
+                line = f"{key}: " + said.format(reason=line, value=problem["input"])
             lines.append(line)
         raise SettingError("; ".join(lines), key=validation_key(error.errors()[0])) from error
