@@ -49,12 +49,14 @@ class ItemSource:
         corner_yx, shapes_hw: (N, 2) rectangle of the image that an item shows, px.
         canvas_hw: (H, W) px, at least as large as what is read of an item.
         repeats: (N,) how often an epoch shows each item.
+        draws_crops: whether each item is a random crop, of the same size for all images.
         resident: whether all items are kept on the device.
         bytes: memory needed for that.
         images, masks: (N, H, W, C) uint8 or float32 and (N, H, W) uint8 on the device if resident, else empty.
         validation_pixels: pixels of canvases in one forward pass without gradients, if memory allows.
     """
 
+    draws_crops = False
     resident = False
     bytes = 0
     threads = 1  # for reading
@@ -165,6 +167,7 @@ class RandomCrops(ItemSource):
         settings: of the warp; they determine how much of an image a crop may sample.
     """
 
+    draws_crops = True
     threads = 4  # which mostly wait for the disk
 
     def __init__(

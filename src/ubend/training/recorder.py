@@ -9,7 +9,6 @@ import torch
 
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter, rough_duration
-from ubend.dataset.sources import RandomCrops
 from ubend.training.batch_norm_warmup import BATCH_NORM_WARMUP_STEPS, in_batch_norm_warmup
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.run_folder import RunFolder
@@ -113,7 +112,7 @@ class Recorder:
                 describe_duration(
                     step_s * steps,
                     training.settings.epochs,
-                    crops=isinstance(training.batches.source, RandomCrops),
+                    crops=training.batches.source.draws_crops,
                     is_resumed=self._is_resumed,
                 )
             )
