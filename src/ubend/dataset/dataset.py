@@ -60,7 +60,7 @@ from ubend.portable.printable import enumerate_names
 from ubend.portable.raster import Header
 
 _Result = TypeVar("_Result")
-_ENLARGED = 4  # times in length and width: more is hardly meant; some networks gain from twice
+_ENLARGED = 4  # times in length and width; more is hardly meant
 _PIECE_PIXELS = 2**20  # larger images are read in pieces of this size for statistics
 DATA_COLUMNS = ("name", "image", "mask", "split", "group", "image_hash", "mask_hash")  # of data.csv
 SKIPPED_COLUMNS = ("name", "problem")  # of skipped.csv

@@ -170,7 +170,7 @@ def describe_duration(seconds: float, epochs: int, *, crops: bool, is_resumed: b
         "about {duration} for all {epochs} epochs; to shorten it, use fewer --epochs, a smaller --size, or --patience "
         "N, which stops after N epochs without a better validation score"
     )
-    if crops:
+    if crops and epochs > 1:
         line = _(
             "about {duration} for all {epochs} epochs; to shorten it, use fewer --epochs, or --patience N, which stops "
             "after N epochs without a better validation score"
