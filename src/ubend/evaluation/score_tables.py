@@ -356,9 +356,11 @@ def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
     overlap = ", ".join(f"{names[name]} {cells[name]}" for name in ("dice", "iou", "precision", "recall"))
     outlines = ", ".join(f"{names[name]} {cells[name]}" for name in ("boundary_f1", *DISTANCES))
     lines = [line, f"  {overlap}", f"  {outlines}"]
-    if rough := [names[name] for name, value in row_intervals.items() if value is not None and value["rough"]]:
+    known = {names[name]: value["rough"] for name, value in row_intervals.items() if value is not None}
+    if any(known.values()):
         why = explain_rough(intervals["count"], grouped=intervals["over"] != "images")
-        lines.append("  " + (why if len(rough) == len(names) else f"{', '.join(rough)}: {why}"))
+        rough = ", ".join(name for name, is_rough in known.items() if is_rough)
+        lines.append("  " + (why if all(known.values()) else f"{rough}: {why}"))
     if scores["calibration"] is not None:
         error = scores["calibration"]["expected_error"]
         lines.append("  " + _("expected calibration error {error}").format(error=_figure(error)))
