@@ -125,6 +125,21 @@ def test_size_follows_from_the_objects(
         assert data.sizing.size_px == wanted[1]
 
 
+def test_large_images_do_not_hide_the_small_objects_of_others(tmp_path: Path) -> None:
+    """Nuclei at two magnifications: half of the objects' area is in the few large images."""
+    folder = make_folder(tmp_path / "drawn", disc(12), 256, count=12)
+    for number in range(4):
+        mask = np.zeros((696, 696), np.uint8)
+        for place in range(60, 640, 80):
+            mask[place : place + 50, place : place + 50] = 255
+        for kind in ("images", "masks"):
+            Image.fromarray(mask).save(folder / kind / f"large{number}.png")
+    data = open_dataset(make_settings(changes={"data.folder": str(folder)}), "cpu", tmp_path / "cache", Reporter())
+    assert (data.input_format.resize, data.input_format.crop) == ("native", 128)
+    (reason,) = [choice.reason for choice in data.input_format.choices if choice.key == "data.resize"]
+    assert "at most 11.0 px wide in a quarter of the images" in reason
+
+
 def test_what_is_requested_for_wins(tmp_path: Path) -> None:
     folder = str(make_folder(tmp_path / "lines", line(4), 320))
     for recipe, changes, wanted in (
@@ -154,7 +169,8 @@ def notes(*words: object) -> list[str]:
 def test_fit_without_a_flag_learns_crops_of_thin_lines(tmp_path: Path) -> None:
     """`data` says it before; settings.toml holds it, so that a run from it, and one that is resumed, are the same."""
     folder, run, again = make_folder(tmp_path / "lines", line(4), 320), tmp_path / "run", tmp_path / "again"
-    chosen = "chosen: data.resize = native: objects of class foreground (median width 4.0 px in all splits) would be"
+    objects = "objects of class foreground (at most 4.0 px wide in a quarter of the images in all splits) would be"
+    chosen = f"chosen: data.resize = native: {objects}"
     assert chosen in say("data", folder, "--out", tmp_path / "data", "--set", "device=cpu")
     stated = say("data", tmp_path / "data" / "data.toml", "--out", tmp_path / "stated", "--set", "device=cpu")
     assert chosen.replace("in all splits", "in the training split") in stated

@@ -43,7 +43,7 @@ _SIZE_GPU, _SIZE_GPU_PLAIN, _SIZE_CPU = 256, 192, 128
 # Unless objects would become narrower than _NARROW_PX at the model's size: an outline that is half a pixel off on both
 # sides then costs a tenth of the object. Objects that keep at least _KEPT_WIDTH of their original width do not count,
 # nor do classes narrower than _MIN_PX in the originals: outlines, and rims left by resized masks.
-_NARROW_PX, _KEPT_WIDTH, _MIN_PX = 10.0, 0.75, 2.0
+_NARROW_PX, _KEPT_WIDTH, _MIN_PX = 10.0, 0.75, 1.5
 # Whole images may be larger for their sake up to this, px: 4 times the usual pixels on a GPU, 2.25 times on a CPU,
 # where a training then takes some nine minutes. Beyond, crops at native scale are cheaper.
 _WIDE_GPU, _WIDE_CPU = 512, 192
@@ -183,7 +183,8 @@ def _choose_for_narrow_objects(
         return None
     name, width = max(narrow.items(), key=lambda item: (find_sufficient_size(item[1]), -item[1].native_px))
     reason = _(
-        "objects of class {name} (median width {native:.1f} px {where}) would be {narrow:.1f} px wide at {size} px"
+        "objects of class {name} (at most {native:.1f} px wide in a quarter of the images {where}) would be "
+        "{narrow:.1f} px wide at {size} px"
     )
     narrow_px, where = size * width.relative, describe_sample(width)
     shrunk = reason.format(name=name, native=width.native_px, where=where, narrow=narrow_px, size=size)

@@ -42,12 +42,12 @@ class Choice:
 
 
 class Width(NamedTuple):
-    """Median width of the objects of a class.
+    """Width of the objects of a class: the median in an image, and of the images the lower quartile.
 
     Attributes:
         native_px: in the original images, px.
-        relative: `native_px` divided by the square root of the image's area; at `data.size` s the width is s times
-            this, in px.
+        relative: likewise, of widths divided by the square root of the image's area; times `data.size` it is the width
+            in px at that size.
         is_of_training: whether only images of the training split were measured, because the folder states it; otherwise
             images of all splits, since a random split is drawn later, when the images are decoded.
     """
