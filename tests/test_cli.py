@@ -320,13 +320,18 @@ def test_runs(run: Path, tmp_path: Path) -> None:
     (tmp_path / "unfinished" / "scores.json").unlink()
     lines = (tmp_path / "unfinished" / "metrics.jsonl").read_text().splitlines()
     (tmp_path / "unfinished" / "metrics.jsonl").write_text(lines[0])
+    settings = tmp_path / "new" / "settings.toml"
+    images, masks = (json.dumps(str(Path("cells", kind))) for kind in ("images", "ids"))
+    stated, count = re.subn("(?m)^folder = .*", f"images = {images}\nmasks = {masks}", settings.read_text())
+    assert count == 1
+    settings.write_text(stated)
     (tmp_path / "notes").mkdir()
     head, new, old, unfinished, explained, ranked, damaged = ubend("runs", tmp_path).stdout.splitlines()
     assert head.split() == ["run", "date", "data", "epochs", "size", "seed", "validation", "test"]
     native = read_scores(run / "scores.json")["native"]["dice"]["per_image"]  # type: ignore[index]
     assert old.split()[:7] == ["old", "2026-01-02", "03:04", "discs", "3", "32", "0"]
     assert old.split()[8] == f"{native['foreground']:.3f}"
-    assert new.split()[:3] == ["new", "2026-02-03", "04:05"]
+    assert new.split()[:4] == ["new", "2026-02-03", "04:05", "cells"]
     assert unfinished.split()[4] == "1/3"
     assert unfinished.split()[-1] == "-"
     assert "without the background" in explained

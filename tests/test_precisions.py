@@ -583,6 +583,13 @@ def test_repeated_shapes_in_8_bits_get_a_graph_of_their_own(monkeypatch: pytest.
     assert compiled == {False: 1, True: 1}
     np.testing.assert_array_equal(again, first)
     np.testing.assert_array_equal(third, first)
+    monkeypatch.setattr("ubend.portable.openvino_session.memory_limit", lambda: 1000)
+    monkeypatch.setattr("ubend.portable.openvino_session._peak_bytes", lambda _model, _shape: 400)
+    network = open_exported(Path("model.onnx"), make_file("colour", "openvino", Attempt("int8"))).model
+    assert isinstance(network, ExportedNetwork)
+    for _repeat in range(2):
+        network.run(large)
+    assert compiled == {False: 2, True: 1}, "memory for several graphs was taken although there is none"
 
 
 def test_weights_are_widened_once() -> None:

@@ -68,7 +68,8 @@ def open_openvino(
     """The graph as a function of images: (N, C, H, W) values -> (N, classes, H - 2 margin, W - 2 margin) logits.
 
     From the second batch of a shape on, large images in 8 bits are computed by a graph that is compiled for this shape
-    alone. It takes up to a quarter less time, and compiling it about half a second; the logits are equal to the bit.
+    alone, if memory suffices for several. It takes up to a quarter less time, and compiling it about half a second; the
+    logits are equal to the bit.
 
     Args:
         openvino: the module.
@@ -96,7 +97,8 @@ def open_openvino(
         raise refusal(path, None, _first_line(error)) from error
     if not fitting:
         raise refusal(path, INPUT, _("other inputs and outputs than the header says"))
-    limit, seen = memory_limit(), set[tuple[int, ...]]()
+    limit = memory_limit() or math.inf
+    peak_bytes = dict[tuple[int, ...], float]()  # of the shapes so far; 0 where memory is not limited
     fixes_small_sides = can_crash(openvino, precision)
 
     @lru_cache(_SHAPES)
@@ -107,13 +109,17 @@ def open_openvino(
 
     def run(images: NDArray[Any]) -> NDArray[np.float32]:
         try:
-            if limit and images.shape not in seen and _peak_bytes(model, images.shape) > limit:
-                raise MemoryError
-            repeats = precision == "int8" and images.shape in seen
-            is_large = images.size // images.shape[1] >= _WORTH_FIXING
+            repeats = images.shape in peak_bytes
+            if not repeats:
+                peak = _peak_bytes(model, images.shape) if limit < math.inf else 0.0
+                if peak > limit:
+                    raise MemoryError
+                peak_bytes[images.shape] = peak
+            is_worth = precision == "int8" and images.size // images.shape[1] >= _WORTH_FIXING
+            # the graphs for other shapes and the one for any shape keep their memory
+            fits = (_SHAPES + 1) * peak_bytes[images.shape] <= limit
             is_small = min(images.shape[2:]) < _CRASHES_BELOW_PX
-            is_fixed = (repeats and is_large) or (fixes_small_sides and is_small)
-            seen.add(images.shape)
+            is_fixed = (repeats and is_worth and fits) or (fixes_small_sides and is_small)
             chosen = request_for(images.shape) if is_fixed else request
             logits: NDArray[np.float32] = chosen.infer({INPUT: images})[0]
         except MemoryError:

@@ -76,7 +76,8 @@ def read_summary(path: Path) -> RunSummary:
         data, train = settings["data"], settings["train"]
         epochs, seed = int(train["epochs"]), int(train["seed"])
         size, crop = (None if (px := data.get(key)) is None else int(px) for key in ("size", "crop"))
-        folder = Path(str(data.get("folder") or data.get("images") or "?"))
+        images_and_masks = [str(data[key]) for key in ("images", "masks") if key in data]
+        folder = Path(str(data.get("folder") or (images_and_masks and os.path.commonpath(images_and_masks)) or "?"))
         file = run.metrics
         if (subs := sub_runs(path, facts, data)) and not file.exists():  # the progress is that of the last training
             file = subs[-1].metrics
