@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.refusal import raises
 from ubend.core.autoconfig import choose_input_format, choose_network, resolve
+from ubend.core.errors import SettingError
 from ubend.core.plan import Facts, InputFormat, Plan, Width
 from ubend.core.settings import FROZEN_COPIES, PIP_ENCODERS, Recipe, dump_toml, flatten, make_settings
 
@@ -300,6 +302,15 @@ def test_a_window_that_is_too_large() -> None:
 VESSEL = Width(4.0, 4 / 574)
 
 
+def test_crops_per_epoch_where_crops_are_chosen() -> None:
+    """Only where they are not is it refused."""
+    changes = {"data.crops_per_epoch": 90}
+    plan = chosen(changes=changes, size_hw=(574, 574), widths={"vessel": VESSEL})
+    assert (plan.data.resize, plan.data.crops_per_epoch) == ("native", 90)
+    with raises(SettingError, key="data.crops_per_epoch"):
+        chosen(changes=changes, size_hw=(574, 574))
+
+
 @pytest.mark.parametrize(
     ("widths", "changes", "device", "wanted"),
     [
@@ -307,8 +318,8 @@ VESSEL = Width(4.0, 4 / 574)
         ({"vessel": VESSEL}, {}, "mps", ("native", None, 256)),
         ({"vessel": VESSEL}, {"train.border_weight": 1.0}, "cuda", ("keep", 256, None)),  # whole images only
         ({"vessel": VESSEL}, {"augment.kind": "none"}, "cuda", ("keep", 256, None)),
-        ({"rim": Width(1.5, 1.5 / 574)}, {}, "cuda", ("keep", 256, None)),
-        ({"rim": Width(1.5, 1.5 / 574), "cell": Width(20, 20 / 574)}, {}, "cuda", ("keep", 288, None)),
+        ({"rim": Width(1.4, 1.4 / 574)}, {}, "cuda", ("keep", 256, None)),
+        ({"rim": Width(1.4, 1.4 / 574), "cell": Width(20, 20 / 574)}, {}, "cuda", ("keep", 288, None)),
         ({"lake": Width(90, 90 / 574), "cell": Width(20, 20 / 574)}, {}, "cuda", ("keep", 288, None)),
         ({"cell": Width(12, 12 / 574), "tube": Width(20, 20 / 574)}, {}, "cuda", ("keep", 480, None)),
         ({"cell": Width(12, 12 / 574), "tube": VESSEL}, {}, "cuda", ("native", None, 256)),

@@ -376,7 +376,7 @@ def test_the_flag() -> None:
         ({"recipe": "tutorial", "data.resize": "native"}, "data.resize"),
         ({"augment.kind": "frozen", "data.resize": "native"}, "data.resize"),
         ({"data.size": 128, "data.resize": "native"}, "data.size"),
-        ({"data.crops_per_epoch": 100}, "data.crops_per_epoch"),
+        ({"data.crops_per_epoch": 100, "data.size": 128}, "data.crops_per_epoch"),
     ],
 )
 def test_what_does_not_go_together(changes: dict[str, Any], key: str) -> None:

@@ -92,8 +92,8 @@ class DataSettings(_Section):
     """px; train on square crops of this side, taken from the resized images; auto: the median size of the resized
     images; with `native` 128 on a CPU and 256 elsewhere, or the median size if that is less"""
     crops_per_epoch: int | None = Field(None, ge=1)
-    """with `native`: number of crops per epoch, distributed over the images by area, at least one each; auto:
-    enough to cover the training split, at most 800 on a CPU and 4,000 elsewhere"""
+    """with crops at native scale, asked for or chosen: number of crops per epoch, distributed over the images by area,
+    at least one each; auto: enough to cover the training split, at most 800 on a CPU and 4,000 elsewhere"""
     foreground_share: float | None = Field(None, ge=0, le=1)
     """with `data.crop` or `native`: foreground oversampling, the share of crops placed on an object: a class other
     than the background is drawn, all classes of the image equally likely, then a pixel of it; auto: 0.5 with
@@ -382,7 +382,8 @@ class Settings(_Section):
             ),
             (
                 "data.crops_per_epoch",
-                not native and data.crops_per_epoch is not None,
+                # where neither is given, crops at native scale may be chosen; if they are not, it is refused then
+                data.crops_per_epoch is not None and not native and (data.resize is not None or data.size is not None),
                 _("data.crops_per_epoch needs data.resize = native (--patches)"),
             ),
             (
