@@ -15,6 +15,7 @@ from support.discs import draw_disc
 from support.models import prob_of
 from support.refusal import TINY, check, contents, raises, refused, refused_once
 from ubend.cli.app import main
+from ubend.core.autoconfig import resolve
 from ubend.core.errors import DataError, PairError, SettingError
 from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings
@@ -24,6 +25,7 @@ from ubend.dataset.scan import agree_channels, read_headers
 from ubend.io.images import read_image
 from ubend.layouts.folder import read_folder
 from ubend.portable.overlay import to_rgb
+from ubend.tasks.fit import scan
 
 KINDS = [(5, "uint16"), (2, "float32"), (16, "uint8"), (1, "uint8"), (3, "uint16")]
 
@@ -83,6 +85,17 @@ def test_from_folder_to_prediction(tmp_path: Path, channels: int, dtype: str) ->
     np.testing.assert_array_equal(prob_of(predictor, path), prob_of(predictor, image))
     for given in (image.astype(np.float32), image[:, :, 0] if channels == 1 else image):
         np.testing.assert_allclose(prob_of(predictor, given), prob_of(predictor, path), atol=0.02)  # resized as float
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_numbers_of_the_weights_are_for_8_bits(dtype: str, tmp_path: Path) -> None:
+    """Others have no white: one hot pixel would set the scale of all."""
+    settings = make_settings(changes={"data.folder": str(make_bands(tmp_path / "set", 3, dtype)), "data.size": 44})
+    found = scan(settings, torch.device("cpu"), Reporter())
+    assert (found.facts.pretrained is not None) == (dtype == "uint8")
+    plan = resolve(settings, found.facts)
+    assert plan.model.pretrained
+    assert (plan.data.mean is not None) == (dtype == "uint8")
 
 
 def test_numbers_per_channel(tmp_path: Path) -> None:

@@ -215,10 +215,12 @@ def test_normalisation_is_inside() -> None:
         assert torch.equal(model(image.byte()), model(image.byte().float())), "whole numbers are taken as they are"
 
 
-def test_padding_repeats_the_edge() -> None:
-    """As numpy's edge padding, below and to the right only; sizes that fit are left alone."""
-    image = torch.randn(1, 2, 5, 7)
-    expected = np.pad(image.numpy(), ((0, 0), (0, 0), (0, 3), (0, 1)), mode="edge")
+@pytest.mark.parametrize("size_hw", [(5, 7), (8, 3), (2, 9), (1, 1), (4, 5)])
+def test_padding_mirrors(size_hw: tuple[int, int]) -> None:
+    """As numpy's, below and to the right only, also where an image is mirrored several times; sizes that fit stay."""
+    image = torch.randn(1, 2, *size_hw)
+    missing = [(0, -side % 8) for side in size_hw]
+    expected = np.pad(image.numpy(), ((0, 0), (0, 0), *missing), mode="reflect")
     np.testing.assert_array_equal(pad_to_multiple(image, 8).numpy(), expected)
     assert pad_to_multiple(expected_fit := torch.randn(1, 2, 8, 16), 8) is expected_fit
 

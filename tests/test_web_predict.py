@@ -95,7 +95,8 @@ def test_sizes(tmp_path: Path) -> None:
 def make_logits(batch: NDArray[np.uint8], margin: int) -> NDArray[np.float32]:
     """Of three classes, sums and products of neighbours that are exact in float32."""
     values = batch.astype(np.float32)[:, 0]
-    logits = np.stack([values, 255 - values, np.roll(values, 1, axis=2)], axis=1)
+    left = np.concatenate([values[:, :, :1], values[:, :, :-1]], axis=2)
+    logits = np.stack([values, 255 - values, left], axis=1)
     side = slice(margin, -margin or None)
     return np.ascontiguousarray(logits[:, :, side, side])
 
@@ -106,7 +107,7 @@ NETWORK = """const run = (margin) => async (values, [, , height, width]) => {
     for (let row = 0; row < dims[2]; row++) for (let column = 0; column < dims[3]; column++) {
         const line = (row + margin) * width;
         const value = values[line + column + margin];
-        const three = [value, 255 - value, values[line + ((column + margin + width - 1) % width)]];
+        const three = [value, 255 - value, values[line + Math.max(column + margin - 1, 0)]];
         three.forEach((logit, index) => (data[(index * dims[2] + row) * dims[3] + column] = logit));
     }
     return { data, dims };

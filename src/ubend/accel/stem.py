@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ubend.models.segmentation_net import mirror
+
 _MAX_VALUES = 4096  # largest number of values that a program gathers
 
 
@@ -46,7 +48,7 @@ def _convolve(
     real = tap < 9 * CHANNELS
     inside = (row < rows)[:, None] & real[None, :] & (yy >= 0) & (yy < height_out) & (xx >= 0) & (xx < width_out)
     at = (row // (height_out * width_out) * of_image)[:, None] + (channel * of_channel)[None, :]
-    at += tl.minimum(yy, height - 1) * of_row + tl.minimum(xx, width - 1) * of_column
+    at += tl.minimum(yy, 2 * (height - 1) - yy) * of_row + tl.minimum(xx, 2 * (width - 1) - xx) * of_column
     value = tl.load(image + at, mask=inside, other=0).to(tl.float32)
     value = (value - tl.load(mean + channel)[None, :]) / tl.load(std + channel)[None, :]
     column = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -61,7 +63,7 @@ def _convolve(
 def first_convolution(
     image: Tensor, mean: Tensor, std: Tensor, weight: Tensor, bias: Tensor, padded_hw: tuple[int, int]
 ) -> Tensor:
-    """relu(3x3 convolution of (image - mean) / std + bias); the image is padded by repeating its last row and column.
+    """relu(3x3 convolution of (image - mean) / std + bias); the image is padded as by `pad_to_multiple`.
 
     Args:
         image: (N, C, H, W) of any dtype, in any memory order.
@@ -72,6 +74,9 @@ def first_convolution(
     Returns:
         (N, K, H', W') channels last, of the weight's dtype.
     """
+    for dim, padded in ((-2, padded_hw[0]), (-1, padded_hw[1])):
+        if padded > 2 * image.shape[dim] - 1:  # mirrored several times
+            image = mirror(image, dim, 0, padded)
     n, channels, height, width = image.shape
     outputs = weight.shape[1]
     out = torch.empty(

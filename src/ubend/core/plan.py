@@ -91,7 +91,7 @@ class Facts:
         device: "cuda", "cpu" or "mps".
         precision: the fastest precision of the device, and the reason.
         pretrained: mean and std per channel, 1 = white, with which the encoder's pretrained weights were trained; None:
-            no pretrained weights.
+            no pretrained weights, or no 8-bit images.
     """
 
     input_format: InputFormat

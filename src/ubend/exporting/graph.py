@@ -197,25 +197,18 @@ def to_bytes(model: Any, metadata: str) -> bytes:
 
 
 def _apply(build: _Builder, net: SegmentationNet, core: Any, prefix: str, values: str, *, tiles: bool) -> str:
-    """Logits of an image of any size: padded or mirrored, through the network, cut to the image."""
-    if net.margin and tiles:
+    """Logits of an image of any size: mirrored, through the network, cut to the image."""
+    if (net.margin and tiles) or net.input_multiple == 1:
         return build.paste(core, prefix, values)
     sides = build.add("Shape", values, start=2, end=4)
-    if net.margin:
-        for axis in (_ROWS, _COLUMNS):
-            values = _mirror(build, net, values, axis)
-    elif net.input_multiple > 1:
-        missing = build.add("Mod", build.add("Neg", sides), build.constant([net.input_multiple] * 2))
-        pads = build.add("Concat", build.constant([0] * 6), missing, axis=0)
-        values = build.add("Pad", values, pads, mode="edge")
-    else:
-        return build.paste(core, prefix, values)
+    for axis in (_ROWS, _COLUMNS):
+        values = _mirror(build, net, values, axis)
     logits = build.paste(core, prefix, values)
     return build.add("Slice", logits, build.constant([0, 0]), sides, build.constant([_ROWS, _COLUMNS]))
 
 
 def _mirror(build: _Builder, net: SegmentationNet, values: str, axis: int) -> str:
-    """As `ubend.models.paper.mirror_to_fit`, along one axis."""
+    """As `ubend.models.segmentation_net.pad_to_multiple` and `ubend.models.paper.mirror_to_fit`, along one axis."""
     unit = build.constant([1])
     side = build.add("Shape", values, start=axis, end=axis + 1)
     steps = build.add("Div", build.add("Add", side, build.constant([net.input_multiple - net.edge_px - 1])),

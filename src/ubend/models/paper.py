@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ubend.core.i18n import later
-from ubend.models.segmentation_net import SegmentationNet, check_channels
+from ubend.models.segmentation_net import SegmentationNet, check_channels, mirror
 
 EDGE_PX = 4  # sides of the output are k * 2**depth + EDGE_PX
 
@@ -152,11 +152,7 @@ def mirror_to_fit(image: Tensor, depth: int) -> Tensor:
     """
     margin = valid_margin(depth)
     for dim in (-2, -1):
-        side = image.shape[dim]
-        indices = torch.arange(-margin, input_side(side, depth) - margin, device=image.device)
-        there_and_back = max(1, 2 * (side - 1))
-        indices = indices % there_and_back
-        image = image.index_select(dim, torch.minimum(indices, there_and_back - indices).clamp_max(side - 1))
+        image = mirror(image, dim, -margin, input_side(image.shape[dim], depth) - margin)
     return image
 
 

@@ -121,7 +121,7 @@ class SegmentationNet(nn.Module):
         return 1 << self.depth
 
     def padded_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) to which an image may be padded by repeating the last row and column without changing its logits."""
+        """(H, W) to which an image may be padded by mirroring below and to the right without changing its logits."""
         height, width = (side + -side % self.input_multiple for side in size_hw)
         return height, width
 
@@ -158,7 +158,25 @@ def check_channels(image: Tensor, channels: int) -> None:
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Pad H and W to multiples of `multiple` by repeating the last row and column: (N, C, H, W) -> (N, C, H', W')."""
+    """Pad H and W to multiples of `multiple` by mirroring below and to the right: (N, C, H, W) -> (N, C, H', W').
+
+    So training images continue beyond their border, too. A repeated last row would be stripes, which look like objects.
+    """
     height, width = image.shape[-2:]
     below, right = -height % multiple, -width % multiple
-    return F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image
+    if not (below or right):
+        return image
+    if below < height and right < width:
+        return F.pad(image, (0, right, 0, below), mode="reflect")
+    return mirror(mirror(image, -2, 0, height + below), -1, 0, width + right)
+
+
+def mirror(image: Tensor, dim: int, first: int, end: int) -> Tensor:
+    """Positions `first` to `end` along a dimension of an image that continues as its mirror image, again and again.
+
+    The pixel at the border is not repeated.
+    """
+    side = image.shape[dim]
+    there_and_back = max(1, 2 * (side - 1))
+    indices = torch.arange(first, end, device=image.device) % there_and_back
+    return image.index_select(dim, torch.minimum(indices, there_and_back - indices).clamp_max(side - 1))

@@ -73,18 +73,16 @@ class TileAxis:
     def input_indices(self, index: int) -> NDArray[np.int64]:
         """(tile + 2 * margin,) input pixel indices of a tile.
 
-        Outside the image the edge is repeated, as in the network's own padding; with a margin, the image is reflected.
+        Outside the image it is mirrored, as in the network's own padding; the pixel at the border is not repeated.
         """
-        return self._clamp_or_reflect(self.starts[index], self.starts[index])
+        return self._mirror(self.starts[index], self.starts[index])
 
     def input_indices_of_all(self) -> NDArray[np.int64]:
         """Input pixel indices from the first to the last tile; those of tile i begin at `starts[i]`."""
-        return self._clamp_or_reflect(self.starts[0], self.starts[-1])
+        return self._mirror(self.starts[0], self.starts[-1])
 
-    def _clamp_or_reflect(self, first: int, last: int) -> NDArray[np.int64]:
+    def _mirror(self, first: int, last: int) -> NDArray[np.int64]:
         positions = np.arange(first - self.margin, last + self.tile + self.margin)
-        if not self.margin:
-            return positions.clip(0, self.side - 1)
         there_and_back = max(1, 2 * (self.side - 1))
         positions %= there_and_back
         return np.minimum(positions, there_and_back - positions).clip(0, self.side - 1)
@@ -216,15 +214,17 @@ def read_row(row: TileRow) -> tuple[TileRow, NDArray[Any]]:
         wanted = rows.input_indices(row.row_index)
         top, bottom = int(wanted.min()), int(wanted.max()) + 1
         pixels = row.source.read(top, bottom)[wanted - top][:, columns.input_indices_of_all()]
-    else:  # slices, and repeated last rows and columns: 40 times as fast as fancy indexing
-        top, width = rows.starts[row.row_index], columns.starts[-1] + columns.tile
-        pixels = row.source.read(top, min(top + rows.tile, rows.side))
-        h, w = pixels.shape[:2]
-        if (h, w) != (rows.tile, width):
-            padded = np.empty((rows.tile, width, pixels.shape[2]), pixels.dtype)
-            padded[:h, :w] = pixels
-            padded[:h, w:] = pixels[:, -1:]
-            padded[h:] = padded[h - 1]
+    else:  # slices, and fancy indexing only beyond the image: 40 times as fast
+        start, height, width = rows.starts[row.row_index], rows.tile, columns.starts[-1] + columns.tile
+        below = start + height - rows.side  # mirrored; these rows may lie above the tile, too
+        top = max(0, min(start, rows.side - 1 - below))
+        pixels = row.source.read(top, min(start + height, rows.side))
+        h, w = len(pixels) - (start - top), columns.side
+        if (top, h, w) != (start, height, width):
+            padded = np.empty((height, width, pixels.shape[2]), pixels.dtype)
+            padded[:h, :w] = pixels[start - top :]
+            padded[h:, :w] = pixels[rows.input_indices(row.row_index)[h:] - top]
+            padded[:, w:] = padded[:, columns.input_indices_of_all()[w:]]
             pixels = padded
     # torch rejects read-only arrays, such as Pillow's
     return row, np.require(pixels, None if pixels.dtype == np.uint8 else np.float32, ["C", "W"])

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
@@ -287,8 +288,12 @@ def scan(
     data = open_dataset(settings, device.type, default_cache(), reporter)
     if split is not None:
         data = data.with_splits_of(split)
-    # a resumed run has mean and standard deviation in its settings
-    mean_and_std = pretrained_normalisation(str(model.encoder), data.store.channels) if pretrained else None
+    # A resumed run has mean and standard deviation in its settings. 16-bit and float images have no white that a single
+    # hot pixel could not change, so theirs are measured.
+    is_8_bit = data.store.dtype == np.uint8
+    mean_and_std = (
+        pretrained_normalisation(str(model.encoder), data.store.channels) if pretrained and is_8_bit else None
+    )
     return Scan(data, data.facts(device.type, fastest_precision(device), mean_and_std))
 
 

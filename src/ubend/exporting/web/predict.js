@@ -292,16 +292,12 @@ function weighFirst(starts, tile) {
   });
 }
 
-// Pixels that a tile reads: the border's pixel is repeated; with a margin, the image is mirrored.
+// Pixels that a tile reads: beyond its border the image is mirrored.
 function inputPlaces({ side, tile }, start, margin) {
   const thereAndBack = Math.max(1, 2 * (side - 1));
   return Array.from({ length: tile + 2 * margin }, (_value, index) => {
-    let place = start - margin + index;
-    if (margin) {
-      place = ((place % thereAndBack) + thereAndBack) % thereAndBack;
-      place = Math.min(place, thereAndBack - place);
-    }
-    return Math.min(Math.max(place, 0), side - 1);
+    const place = (((start - margin + index) % thereAndBack) + thereAndBack) % thereAndBack;
+    return Math.min(place, thereAndBack - place, side - 1);
   });
 }
 
