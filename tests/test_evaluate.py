@@ -283,6 +283,24 @@ def test_the_two_sizes_differ(predictor: Predictor, pairs: list[Pair]) -> None:
     assert mean == pytest.approx(native["dice"]["per_image"]["foreground"], abs=1e-5)
 
 
+def test_images_without_a_class_that_lower_its_mean_are_told(tmp_path: Path) -> None:
+    """One wrong pixel there counts as Dice 0."""
+    crack = np.zeros((8, 8), np.uint8)
+    crack[2:4] = 1
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    empty, labels = np.zeros_like(crack), make_label_map([0, 1], ["background", "crack"])
+    predicted, truth = (
+        write_pairs(tmp_path / "a", [crack, crack, crack]),
+        write_pairs(tmp_path / "b", [crack, empty, empty]),
+    )
+    scores = {"part": "test", **evaluate_pairs(Oracle(labels, predicted), truth)}
+    told = "crack in 2 of 2 such images (mean of the others 1.000)"
+    assert sum(told in line for line in score_lines(scores)) == 1
+    right = {"part": "test", **evaluate_pairs(Oracle(labels, truth), truth)}
+    assert "Dice 0" not in "\n".join(score_lines(right))
+
+
 @pytest.mark.parametrize(
     ("names", "rows"),
     [

@@ -12,6 +12,7 @@ from ubend.evaluation.intervals import explain_rough
 from ubend.labels.class_table import background_class
 
 _ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class
+_LOWERED = 0.02  # of the mean Dice, by images without the class: worth a note
 _MEANS = ("mean", "mean_foreground")
 DISTANCES = ("hausdorff_95", "surface_distance")  # measures without an upper limit
 _COLUMNS = (("dice", "per_image"), ("dice", "pooled"), ("iou", "per_image"), ("iou", "pooled"))
@@ -261,7 +262,7 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
         wide = max(len(name) for name, _cells in table.rows)
         lines += [table.title, " " * (wide + 2) + "  ".join(f"{head:>14}" for head in table.heads)]
         lines += [f"  {name:<{wide}}{'  '.join(f'{cell:>14}' for cell in cells)}" for name, cells in table.rows]
-    return lines + _interval_lines(scores) + _several(scores)
+    return lines + _interval_lines(scores) + _false_lines(scores) + _several(scores)
 
 
 def _several(scores: Mapping[str, Any]) -> list[str]:
@@ -365,6 +366,28 @@ def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
         error = scores["calibration"]["expected_error"]
         lines.append("  " + _("expected calibration error {error}").format(error=_figure(error)))
     return lines
+
+
+def _false_lines(scores: Mapping[str, Any]) -> list[str]:
+    """A note on classes whose mean Dice is lowered by images without them, in which any pixel counts as 0."""
+    if "intervals" not in scores:  # of an earlier version, without recall
+        return []
+    names = [*scores["native"]["predicted_share"]]
+    images = [*scores["per_picture"].values()]
+    background, found = background_class(names), list[str]()
+    for index, name in enumerate(names):
+        dice = [of["dice"][name] for of in images if of["dice"][name] is not None]
+        there = [of["dice"][name] for of in images if of["recall"][name] is not None]
+        false = len(dice) - len(there)
+        if index == background or not there or sum(there) / len(there) - sum(dice) / len(dice) < _LOWERED:
+            continue
+        line = _("{name} in {false} of {absent} such images (mean of the others {mean:.3f})")
+        absent, mean = len(images) - len(there), sum(there) / len(there)
+        found.append(line.format(name=name, false=false, absent=absent, mean=mean))
+    if not found:
+        return []
+    line = _("note: predicted pixels of a class in an image without it count as Dice 0: {classes}")
+    return [line.format(classes=", ".join(found))]
 
 
 def show_mean(value: Mapping[str, Any] | None, is_distance: bool = False) -> str:
