@@ -1,5 +1,6 @@
 """One truth in many layouts; random trees give exactly their pairs or an error, never other pairs."""
 
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,18 @@ def test_looks_decide_where_names_do_not(tmp_path: Path, image: str, mask: str) 
         paint(tmp_path / mask.format(stem), 3)
     expected = {image.format(stem): (mask.format(stem),) for stem in STEMS}
     assert found_pairs(read_folder(tmp_path), tmp_path) == expected
+
+
+@pytest.mark.parametrize("names", [("scans", "annotations"), ("raw", "drawn")])
+def test_folders_within_folders_by_patterns(names: tuple[str, str], tmp_path: Path) -> None:
+    """Each patient has a folder of images and one of masks, of any names; numbers begin again for each."""
+    expected = {}
+    for patient, number in itertools.product(("p1", "p2"), (1, 2)):
+        image, mask = f"{patient}/{names[0]}/{number}.png", f"{patient}/{names[1]}/{number}_mask.png"
+        paint(tmp_path / image, 251)
+        paint(tmp_path / mask, 2)
+        expected[image] = (mask,)
+    assert found_pairs(read_pairs(*(f"{tmp_path}/*/{name}/*.png" for name in names)), tmp_path) == expected
 
 
 def test_unclear_sides_are_requested_for_and_the_answer_works(tmp_path: Path) -> None:

@@ -422,10 +422,17 @@ def read_lists(images: str, masks: str, problems: Problems) -> LayoutResult:
     if not image_items or not mask_items or both:
         return LayoutResult([])
     image_items, mask_items = _without_wrapper(image_items)[0], _without_wrapper(mask_items)[0]
+    image_items, mask_items = _without_own_folder(image_items, mask_items), _without_own_folder(mask_items, image_items)
     matching = match(image_items, mask_items, (_pattern_affix(images), _pattern_affix(masks)), sure=True)
     reading = read_matching(matching, problems, sure=True)
     words = _("images of {images}, masks of {masks}").format(images=images, masks=masks)
     return replace(reading, layout="; ".join(filter(None, (words, reading.layout))))
+
+
+def _without_own_folder(items: Sequence[NamedFile], others: Sequence[NamedFile]) -> list[NamedFile]:
+    """The items without a folder that all of them are in and none of the others: `scans` of `*/scans/*.jpg`."""
+    own = set.intersection(*({*item.folders} for item in items)).difference(*(item.folders for item in others))
+    return [replace(item, folders=tuple(name for name in item.folders if name not in own)) for item in items]
 
 
 def list_root(images: str, masks: str) -> Path:
