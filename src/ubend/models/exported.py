@@ -71,7 +71,7 @@ class ExportedNetwork(SegmentationNet):
         return self._multiple
 
     def padded_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """See `SegmentationNet`; a repeated edge is another image where it is mirrored, or shown in several views."""
+        """See `SegmentationNet`; padding changes what is mirrored on all sides, or shown in several views."""
         return size_hw if self._mirrors or self.averages_views else super().padded_hw(size_hw)
 
     def describe(self) -> list[str]:

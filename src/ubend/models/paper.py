@@ -95,7 +95,7 @@ class PaperUNet(SegmentationNet):
         return self.valid(mirror_to_fit(image, self.depth))[..., :height, :width]
 
     def padded_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        return size_hw  # not padded: repeating the edge differs from mirroring
+        return size_hw  # not padded: it is mirrored on all sides, beyond the padding, too
 
     def config(self) -> dict[str, Any]:
         shape = {"channels": self.channels, "classes": self.classes, "width": self.width, "depth": self.depth}

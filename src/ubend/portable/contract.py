@@ -96,7 +96,7 @@ class ImageModel:
         colors: class index -> (red, green, blue), 0..255.
         sizing: see `ImageSizing`.
         dtype: of the images: uint8, uint16 or float32.
-        pads: whether repeating the last row and column leaves the logits as they are.
+        pads: whether mirroring below and to the right leaves the logits as they are.
         mirrors: whether whole images are mirrored beyond their borders, so that it takes no tiles without a margin.
         flips: whether test-time augmentation averages views: it was trained with flips, and averages none itself.
         orientation: of the training, `free`: with all rotations; None: unknown.
