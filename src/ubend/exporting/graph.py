@@ -1,7 +1,7 @@
 """The graph of an exported file: image -> normalise, pad, networks, views, mean -> logits, probabilities, class index.
 
-Normalisation is the first thing in each network's own graph; padding mirrors the image, as the network
-does, which gives the same values before normalisation as after it. N images, C channels, K classes, H x W pixels.
+Normalisation is the first thing in each network's own graph; padding mirrors the image, as the network does, which
+gives the same values before normalisation as after it. N images, C channels, K classes, H x W pixels.
 """
 
 from collections.abc import Sequence

@@ -20,8 +20,8 @@ class CustomNetwork(SegmentationNet):
 
     Args:
         module: (N, C, H, W) float32 normalised images -> (N, K, H, W) logits. If it has the attribute
-            `input_multiple`, images are padded so that H and W are multiples of it (by mirroring below
-            and to the right); otherwise they can have any size.
+            `input_multiple`, images are padded so that H and W are multiples of it (by mirroring below and to the
+            right); otherwise they can have any size.
         depth: determines the sides of training crops, which are multiples of 2**depth; see `find_depth`.
         Others: see `SegmentationNet`; `width` is not used.
     """

@@ -166,7 +166,7 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     below, right = -height % multiple, -width % multiple
     if not (below or right):
         return image
-    if below < height and right < width:
+    if below < height and right < width:  # faster, but mirrors only once
         return F.pad(image, (0, right, 0, below), mode="reflect")
     return mirror(mirror(image, -2, 0, height + below), -1, 0, width + right)
 
