@@ -356,7 +356,9 @@ def test_the_main_job_says_nothing_in_english(name: str, spoken: dict[str, str])
 
 def numbers(said: str) -> list[str]:
     """All numbers, without speeds, times, waits and sizes on disk, which differ from run to run, and paths."""
-    beside = r"(  |: )[\d,]+ \S+/s.*|/\S+|: \d+%\)|\d{4}-\d\d-\d\d \d\d:\d\d|^(about|khoảng) \d+|[0-9a-f]{24}\S*|[\d.]+ MiB"
+    beside = (
+        r"(  |: )[\d,]+ \S+/s.*|/\S+|: \d+%\)|\d{4}-\d\d-\d\d \d\d:\d\d|^(about|khoảng) \d+|[0-9a-f]{24}\S*|[\d.]+ MiB"
+    )
     kept = [re.sub(beside, "", line) for line in said.splitlines()]
     return sorted(re.findall(r"\d+(?:[.,]\d+)*", "\n".join(kept)))
 
