@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from support.refusal import raises
 from ubend.core.autoconfig import choose_input_format, choose_network, resolve
 from ubend.core.errors import SettingError
-from ubend.core.plan import Facts, InputFormat, Plan, Width
+from ubend.core.plan import Directions, Facts, InputFormat, Plan, Width
 from ubend.core.settings import FROZEN_COPIES, PIP_ENCODERS, Recipe, dump_toml, flatten, make_settings
+
+NO_DIRECTION = Directions(upright_t=0.0, upright_offset=0.0, edge_t=0.0, edges=0.0)
 
 
 def facts(input_format: InputFormat, foreground: dict[str, float], **changes: Any) -> Facts:
@@ -22,8 +24,7 @@ def facts(input_format: InputFormat, foreground: dict[str, float], **changes: An
         "training_pixels": 700 * 352**2,
         "device": "cuda",
         "precision": ("bfloat16", "fast there"),
-        "upright_t": 0.0,
-        "upright_offset": 0.0,
+        "directions": NO_DIRECTION,
     }
     shares = {"background": 1 - sum(foreground.values()), **foreground}
     return Facts(input_format=input_format, shares=shares, foreground=tuple(foreground), **{**known, **changes})
@@ -107,14 +108,24 @@ def test_the_plain_unet_sees_more_and_smaller_images(
 
 
 @pytest.mark.parametrize(
-    ("t", "offset", "wanted"),
-    [(20.0, 0.3, "upright"), (20.0, 0.05, "free"), (2.0, 0.3, "free"), (0.0, 0.0, "free"), (9.0, -0.3, "free")],
+    ("t", "offset", "edge_t", "edges", "wanted"),
+    [
+        (20.0, 0.3, 0.0, 0.0, "upright"),
+        (20.0, 0.05, 0.0, 0.0, "free"),
+        (2.0, 0.3, 0.0, 0.0, "free"),
+        (0.0, 0.0, 0.0, 0.0, "free"),
+        (9.0, -0.3, 0.0, 0.0, "free"),
+        (0.0, 0.0, 10.0, 0.58, "upright"),
+        (0.0, 0.0, 10.0, -0.58, "upright"),
+        (0.0, 0.0, 24.0, -0.11, "free"),
+        (0.0, 0.0, 2.0, 0.58, "free"),
+    ],
 )
-def test_orientation(t: float, offset: float, wanted: str) -> None:
-    settings = chosen(upright_t=t, upright_offset=offset)
+def test_orientation(t: float, offset: float, edge_t: float, edges: float, wanted: str) -> None:
+    settings = chosen(directions=Directions(t, offset, edge_t, edges))
     assert settings.augment.orientation == wanted
     assert settings.augment.rotation_deg == (15 if wanted == "upright" else 180)
-    mine = chosen(changes={"augment.orientation": "upright", "augment.rotation_deg": 3}, upright_t=0.0)
+    mine = chosen(changes={"augment.orientation": "upright", "augment.rotation_deg": 3})
     assert (mine.augment.orientation, mine.augment.rotation_deg) == ("upright", 3)
 
 

@@ -299,6 +299,9 @@ def _normalisation(draft: Draft, facts: Facts) -> None:
 # Images are upright if objects lie off the centre vertically by this many standard deviations more than horizontally,
 # with this t value. Measured: pets .30, Kvasir-SEG .09.
 _UPRIGHT_OFFSET, _UPRIGHT_T = 0.15, 4.0
+# Or if this share more of the borders lies along the rows than along the columns, or the reverse. Measured: drawn line
+# scans .58; at most .13 in 18 other sets (CamVid .11, Kvasir-SEG .09, pets .06, DRIVE .05, nuclei .01).
+_EDGES, _EDGE_T = 0.3, 4.0
 
 
 def _orientation(draft: Draft, facts: Facts) -> None:
@@ -306,11 +309,19 @@ def _orientation(draft: Draft, facts: Facts) -> None:
     if draft.settings.augment.kind != "warp":
         return
     if draft.settings.augment.orientation is None:
-        if facts.upright_offset >= _UPRIGHT_OFFSET and facts.upright_t >= _UPRIGHT_T:
+        found = facts.directions
+        if found.upright_offset >= _UPRIGHT_OFFSET and found.upright_t >= _UPRIGHT_T:
             reason = _(
                 "objects are above or below the centre, as in photographs ({d:.2f} standard deviations, t = {t:.1f})"
             )
-            reason = reason.format(d=facts.upright_offset, t=facts.upright_t)
+            reason = reason.format(d=found.upright_offset, t=found.upright_t)
+            draft.choose("augment.orientation", "upright", reason)
+        elif abs(found.edges) >= _EDGES and found.edge_t >= _EDGE_T:
+            along_rows = _("the borders of objects are mostly horizontal, as of layers ({share:.0%}, t = {t:.1f})")
+            along_columns = _("the borders of objects are mostly vertical, as of posts ({share:.0%}, t = {t:.1f})")
+            reason = (along_rows if found.edges > 0 else along_columns).format(
+                share=(1 + abs(found.edges)) / 2, t=found.edge_t
+            )
             draft.choose("augment.orientation", "upright", reason)
         else:
             reason = _(

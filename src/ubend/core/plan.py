@@ -77,6 +77,27 @@ class InputFormat:
 
 
 @dataclass(frozen=True)
+class Directions:
+    """Whether the objects of a data set show a direction; all values are 0 where few images have objects.
+
+    Photographs with a natural upright direction have their objects above or below the centre, and layers or line scans
+    have borders along the rows or columns; microscope images show neither.
+
+    Attributes:
+        upright_t: t statistic of the objects' mean vertical offset from the centre.
+        upright_offset: how much larger the vertical offset is than the horizontal one, in standard deviations.
+        edge_t: t statistic of `edges`.
+        edges: difference between the border pixels along the rows and along the columns, over their sum, mean over
+            images: 1 for horizontal stripes, -1 for vertical ones, 0 for round objects.
+    """
+
+    upright_t: float
+    upright_offset: float
+    edge_t: float
+    edges: float
+
+
+@dataclass(frozen=True)
 class Facts:
     """The facts about a data set on which automatic choices are based.
 
@@ -86,8 +107,7 @@ class Facts:
         training_pixels: number of pixels of these images, as decoded.
         shares: class name -> fraction of the training split's scored pixels, 0..1, in the order of the class table.
         foreground: the names of all classes except the background.
-        upright_t: t statistic of the objects' mean vertical offset from the centre.
-        upright_offset: how much larger the vertical offset is than the horizontal one, in standard deviations.
+        directions: of the objects in the training split.
         device: "cuda", "cpu" or "mps".
         precision: the fastest precision of the device, and the reason.
         pretrained: mean and std per channel, 1 = white, with which the encoder's pretrained weights were trained; None:
@@ -99,8 +119,7 @@ class Facts:
     training_pixels: int
     shares: Mapping[str, float]
     foreground: tuple[str, ...]
-    upright_t: float
-    upright_offset: float
+    directions: Directions
     device: str
     precision: tuple[Precision, str]
     pretrained: tuple[tuple[float, ...], tuple[float, ...]] | None = None

@@ -23,6 +23,7 @@ from ubend.core.plan import Facts, InputFormat, Width
 from ubend.core.progress import Reporter
 from ubend.core.settings import Precision, Settings
 from ubend.dataset.arrays import refuse_lost
+from ubend.dataset.object_directions import measure_directions
 from ubend.dataset.object_widths import find_widths
 from ubend.dataset.scan import (
     LabelScan,
@@ -244,7 +245,6 @@ class Dataset:
         pretrained: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     ) -> Facts:
         """The facts on which automatic choices are based; for the arguments see `Facts`."""
-        upright_t, upright_offset = self._upright()
         training, names = self.indices("train"), self.labels.names
         return Facts(
             input_format=self.input_format,
@@ -252,37 +252,18 @@ class Dataset:
             training_pixels=int(self.store.shapes_hw[training].prod(axis=1).sum()),
             shares=dict(zip(names, self.class_shares().tolist(), strict=True)),
             foreground=tuple(names[class_index] for class_index in self.foreground_classes()),
-            upright_t=upright_t,
-            upright_offset=upright_offset,
+            directions=measure_directions(self._thinned_masks(), background_class(names) or 0),
             device=device,
             precision=precision,
             pretrained=pretrained,
         )
 
-    def _upright(self) -> tuple[float, float]:
-        """(t statistic, difference): whether objects are off-centre vertically rather than sideways.
-
-        Photographs with a natural upright direction show this, microscope images do not. t: mean vertical offset of
-        the training images in standard errors; difference: vertical minus horizontal offset, in standard deviations.
-        """
-        background = background_class(self.labels.names)
-        offsets = []
+    def _thinned_masks(self) -> Iterator[NDArray[np.uint8]]:
+        """Masks of a sample of the training split, (H, W) of at most about `_PIECE_PIXELS`."""
         for index in _evenly(self.indices("train"), _STATISTICS_IMAGES):
             mask = self.store.mask(int(index))
             thin = max(1, int((mask.size / _PIECE_PIXELS) ** 0.5))  # positions need not be exact to the pixel
-            mask = mask[::thin, ::thin]
-            objects = (mask != (0 if background is None else background)) & (mask != IGNORED)
-            if objects.any():
-                h, w = objects.shape
-                of_rows, of_columns = objects.sum(axis=1), objects.sum(axis=0)
-                y, x = (counts @ np.arange(len(counts)) / counts.sum() for counts in (of_rows, of_columns))
-                offsets.append((2 * (y + 0.5) / h - 1, 2 * (x + 0.5) / w - 1))
-        if len(offsets) < 8:
-            return 0.0, 0.0
-        table = np.array(offsets)
-        spread = table.std(axis=0) + 1e-9
-        vertical, sideways = np.abs(table.mean(axis=0)) / spread
-        return float(vertical * len(table) ** 0.5), float(vertical - sideways)
+            yield mask[::thin, ::thin]
 
     def table(self) -> str:
         """The list of pairs as CSV: name, files, split, group, hashes."""
