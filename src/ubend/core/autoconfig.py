@@ -317,8 +317,8 @@ def _orientation(draft: Draft, facts: Facts) -> None:
             reason = reason.format(d=found.upright_offset, t=found.upright_t)
             draft.choose("augment.orientation", "upright", reason)
         elif abs(found.edges) >= _EDGES and found.edge_t >= _EDGE_T:
-            along_rows = _("the borders of objects are mostly horizontal, as of layers ({share:.0%}, t = {t:.1f})")
-            along_columns = _("the borders of objects are mostly vertical, as of posts ({share:.0%}, t = {t:.1f})")
+            along_rows = _("the borders of objects are mostly horizontal, as in layers ({share:.0%}, t = {t:.1f})")
+            along_columns = _("the borders of objects are mostly vertical, as in fences ({share:.0%}, t = {t:.1f})")
             reason = (along_rows if found.edges > 0 else along_columns).format(
                 share=(1 + abs(found.edges)) / 2, t=found.edge_t
             )
