@@ -74,8 +74,8 @@ def test_parts_and_names(tmp_path: Path) -> None:
 
 def test_names_of_images_are_no_parts(tmp_path: Path) -> None:
     """A file called after an image of a train or a test says nothing of parts, nor does the only file of a set."""
-    draw(tmp_path / "labelme", "train_1", "test_2")
-    for stem in ("train_1", "test_2"):
+    draw(tmp_path / "labelme", "train_1", "test_2", "bus_3")
+    for stem in ("train_1", "test_2", "bus_3"):
         write(tmp_path / f"labelme/{stem}.json", labelme_json("a"))
     assert set(splits(read_folder(tmp_path / "labelme")).values()) == {None}
     yolo_plain(tmp_path / "yolo")

@@ -104,6 +104,38 @@ def test_objects_counted_up() -> None:
     assert labels.classify(np.arange(300, dtype=np.int32))[0].tolist() == [0] + [1] * 299
 
 
+def test_few_objects_counted_up() -> None:
+    """No classes: each mask holds 1, 2, ..., k without a gap. Four classes of which one is missing somewhere are."""
+    masks = [values(dict.fromkeys(range(k + 1), 9)) for k in (1, 3, 2, 4, 4, 0)]
+    says = refused(*masks)
+    assert '--values "0=background,*=object"' in says
+    assert '--values "0=background,1=class 1,2=class 2,3=class 3,4=class 4"' in says
+    assert find(*masks, names=("background", "a", "b", "c", "d"))[0].classes == 5
+    assert find(*masks, values({0: 9, 2: 9}))[0].classes == 5
+    assert (
+        find(*(values(dict.fromkeys(range(k + 1), 9)) for k in (0, 1, 2, 3)))[0].classes == 4
+    )  # may be nested classes
+
+
+def test_soft_edges_are_offered_as_the_nearest_class() -> None:
+    masks = values({0: 900, 255: 90}), values({0: 90, **dict.fromkeys(range(10, 250, 20), 1), 255: 9})
+    assert '--values "0=background,255=object,*=nearest"' in refused(*masks)
+
+
+def test_a_background_of_few_pixels_is_said() -> None:
+    """REFUGE: the cup is 0, the disc 128, all else 255."""
+    masks = [values({0: 5, 128: 10, 255: 985})]
+    (remark,) = find(*masks)[1]
+    cure = "255=background,0=class 1,128=class 2"
+    assert f'--values "{cure}"' in remark
+    labels, remarks = find(*masks, table=tuple(cure.split(",")))
+    assert (labels.names, remarks) == (("background", "class 1", "class 2"), [])
+    assert find(*masks, names=("cup", "disc", "rest"))[1] == []
+    (remark,) = find(values({0: 50, 255: 950}))[1]
+    assert '--values "255=background,0=foreground"' in remark
+    assert find(values({0: 300, 255: 700}))[1] == []
+
+
 def test_many_classes_are_no_objects() -> None:
     """Of 21 classes each image shows some, not the first ones."""
     labels, _remarks = find(*(values({0: 9, i: 9}) for i in range(1, 21)))

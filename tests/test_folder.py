@@ -223,13 +223,13 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
 
 def test_part_without_masks_and_part_twice(tmp_path: Path) -> None:
     draw_flat(tmp_path / "train", "1")
-    draw_flat(tmp_path / "val", "1")
-    draw_flat(tmp_path / "valid", "2")
-    draw(tmp_path / "test/images/1.png")
+    draw_flat(tmp_path / "test", "1")
+    draw_flat(tmp_path / "testing", "2")
+    draw(tmp_path / "val/images/1.png")
     missing, twice = problems(tmp_path)
     assert (missing.key, twice.key) == ("split without masks", "same split")
-    assert "(1): test/images;" in missing
-    assert "val + valid" in twice
+    assert "(1): val/images;" in missing
+    assert "test + testing" in twice
 
 
 def test_pets_faults(tmp_path: Path) -> None:

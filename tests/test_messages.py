@@ -138,7 +138,7 @@ CASES |= {
     "folder: near misses": folder_of("images/cell 1.png", "masks/cell_1.png"),
     "folder: neither side": folder_of("more/4.png"),
     "folder: split without masks": lambda place: read_folder(
-        draw(place, "train/images/1.png", "train/masks/1.png", "test/images/1.png")
+        draw(place, "train/images/1.png", "train/masks/1.png", "val/images/1.png")
     ),
     "folder: two words for a part": lambda place: read_folder(
         draw(place, *(f"{part}/{side}/1.png" for part in ("val", "valid") for side in ("images", "masks")))

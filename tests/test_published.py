@@ -101,11 +101,71 @@ def test_second_observer_is_requested_for(tmp_path: Path) -> None:
     assert [pair.mask.path.name for pair in found.pairs] == [f"Image_{n}_1stHO.png" for n in ("01L", "01R", "02L")]
 
 
-def test_parts_without_masks_are_left_out_when_requested(tmp_path: Path) -> None:
+def test_a_test_split_without_masks_is_left_out(tmp_path: Path) -> None:
+    """As competitions publish it: nobody has these masks. Images without masks elsewhere are a mistake."""
     draw(tmp_path, "train/images/1.tif", "train/gt/1.tif", "train/images/2.tif", "train/gt/2.tif", "test/images/9.tif")
+    found = read_folder(tmp_path)
+    assert [(pair.name, pair.split) for pair in found.pairs] == [("train/1", "train"), ("train/2", "train")]
+    assert any("test split has no masks: 1 image" in remark for remark in found.remarks)
+    draw(tmp_path, "test/images/8.tif", "test/gt/8.tif")
+    with raises(DataError, key="no mask", named=["(1): test/images/9.tif", "--skip-bad"]):
+        read_folder(tmp_path)
+
+
+def test_parts_without_masks_are_left_out_when_requested(tmp_path: Path) -> None:
+    draw(tmp_path, "train/images/1.tif", "train/gt/1.tif", "train/images/2.tif", "train/gt/2.tif", "val/images/9.tif")
     with raises(DataError, key="split without masks", named=["--skip-bad"]):
         read_folder(tmp_path)
     assert list(pairs(tmp_path, skip_bad=True)) == ["train/images/1.tif", "train/images/2.tif"]
+
+
+SPLIT_LAYOUTS = {  # as UAVid, ISIC 2017, CRACK500, TrainDataset of polyps, and GlaS name their files
+    "folders": ("uavid_{}/seq1/Images/{}.png", "uavid_{}/seq1/Labels/{}.png", ("train", "val", "test")),
+    "words between": (
+        "ISIC-2017_{}_Data/ISIC_{}.jpg",
+        "ISIC-2017_{}_Part1_GroundTruth/ISIC_{}_segmentation.png",
+        ("Training", "Validation", "Test_v2"),
+    ),
+    "glued": ("{}crop/{}.jpg", "{}crop/{}.png", ("train", "val", "test")),
+    "camel": ("{}Dataset/image/{}.png", "{}Dataset/mask/{}.png", ("Train", "Val", "Test")),
+    "file names": ("{}_{}.bmp", "{}_{}_anno.bmp", ("train", "val", "testA")),
+    "file names end": ("images/{1}_{0}.png", "masks/{1}_{0}_mask.png", ("training", "validation", "test")),
+}
+
+
+@pytest.mark.parametrize("layout", SPLIT_LAYOUTS)
+def test_splits_in_longer_names(tmp_path: Path, layout: str) -> None:
+    image, mask, words = SPLIT_LAYOUTS[layout]
+    for number in range(6):
+        draw(tmp_path, image.format(words[number % 3], number + 10), noise=True)
+        draw(tmp_path, mask.format(words[number % 3], number + 10))
+    found = {pair.image.relative_to(tmp_path).as_posix(): pair.split for pair in read_folder(tmp_path).pairs}
+    names = ("train", "val", "test")
+    assert found == {image.format(words[number % 3], number + 10): names[number % 3] for number in range(6)}
+
+
+@pytest.mark.parametrize("folders", [("crash_test", "street"), ("atrain", "atest", "more")])
+def test_names_that_state_no_split_of_all_images(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    """`crash_test` has no neighbour that differs by the word alone; `more` would be in no split."""
+    for folder in folders:
+        draw(tmp_path, f"{folder}/images/{folder}.png", f"{folder}/masks/{folder}.png")
+    found = read_folder(tmp_path).pairs
+    assert [(pair.name, pair.split) for pair in found] == [(f"{name}/{name}", None) for name in sorted(folders)]
+
+
+def test_numbers_without_leading_zeros(tmp_path: Path) -> None:
+    draw(tmp_path, "images/0001.png", "images/0010.png", "masks/1.png", "masks/10.png")
+    assert pairs(tmp_path) == {"images/0001.png": "masks/1.png", "images/0010.png": "masks/10.png"}
+    draw(tmp_path, "images/01.png")  # now 1.png may be the mask of either
+    with raises(DataError, named=["images/0001.png", "images/01.png"]):
+        read_folder(tmp_path)
+
+
+def test_overlays_and_thumbnails_are_skipped(tmp_path: Path) -> None:
+    draw(tmp_path, *(f"{folder}/1.png" for folder in ("images", "masks", "overlays", "images/thumbnails")))
+    assert pairs(tmp_path) == {"images/1.png": "masks/1.png"}
+    (remark,) = read_folder(tmp_path).remarks
+    assert "(2 images): images/thumbnails/, overlays/" in remark
 
 
 @pytest.mark.parametrize("inverted", [False, True])

@@ -17,6 +17,7 @@ from ubend.labels.label_values import LISTED, LabelScan, ValueKind, format_value
 from ubend.labels.value_table import write_table
 
 _SLIP_SHARE = 1e-4  # an unnamed class with less than this fraction of all pixels may be a slip
+_FEW_BACKGROUND, _MOST_PIXELS = 0.2, 0.6  # fractions of all pixels: value 0 is then perhaps not the background
 FEW_CLASSES = 12  # more consecutive values than this in each mask are object ids
 _MOST_BETWEEN = 0.5  # of the pixels of lossless masks: resampling and soft edges give far fewer
 _LOST_SHARE = 0.05  # more in-between colours than this fraction of all pixels make a data set ambiguous
@@ -32,6 +33,24 @@ def describe_absent(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     )
     names = ", ".join(absent[:LISTED] + ["..."] * (len(absent) > LISTED))
     return [line.format(count=len(absent), names=names)] if absent else []
+
+
+def describe_background(label_scan: LabelScan, labels: LabelMap) -> list[str]:
+    """A remark on unnamed classes the first of which has few pixels, although another one has most of them."""
+    tally = label_scan.tally(labels.kind)
+    share = np.bincount(labels.classify(tally.codes)[0], tally.pixels, 256)[: labels.classes] / tally.pixels.sum()
+    largest = int(share.argmax())
+    if labels.kind == "color" or share[0] > _FEW_BACKGROUND or share[largest] < _MOST_PIXELS:
+        return []
+    others = [codes for index, codes in enumerate(labels.codes) if index != largest]
+    line = _(
+        "the value {value} is taken as background, although only {share:.1%} of the pixels have it, and {most:.0%} the "
+        'value {other}; if that is the background: --values "{cure}"'
+    )
+    background, other = (format_values(labels.codes[index], labels.kind) for index in (0, largest))
+    entries = zip([labels.codes[largest], *others], labels.names, strict=True)
+    cure = ",".join(f"{value}={name}" for values, name in entries for value in values)
+    return [line.format(value=background, share=share[0], most=share[largest], other=other, cure=cure)]
 
 
 def describe_stray(label_scan: LabelScan, labels: LabelMap) -> list[str]:

@@ -17,6 +17,7 @@ from ubend.labels.class_checks import (
     check_overlaps,
     describe_absent,
     describe_alike,
+    describe_background,
     describe_stray,
     refuse_other_lossless,
 )
@@ -32,6 +33,8 @@ from ubend.labels.class_table import (
 from ubend.labels.label_values import LISTED, LabelScan, Tally, format_values, unpack_color, value_table
 from ubend.labels.main_values import MAX_FOUND, find_main_colors, find_main_values
 from ubend.labels.value_table import parse_table
+
+_SOFT_SHARE = 0.8  # of the pixels have the lowest or highest value: the others are probably soft edges
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def find_classes(label_scan: LabelScan, hints: LabelHints) -> tuple[LabelMap, li
         )
     if hints.table is None:
         refuse_other_lossless(label_scan, labels)
-    stray = describe_stray(label_scan, labels) if hints.table is None and hints.names is None else []
+    unnamed = hints.table is None and hints.names is None
+    stray = (*describe_background(label_scan, labels), *describe_stray(label_scan, labels)) if unnamed else ()
     checks = (*check_overlaps(label_scan, labels), *check_in_between(label_scan, labels))
     more = (*stray, *describe_alike(labels), *checks)
     return labels, [*describe_absent(label_scan, labels), *remarks, *more]
@@ -161,7 +165,13 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
             "the masks contain {count} different values ({table}), which are object ids or photographs instead of "
             'masks; of object ids: --values "{objects}" (touching objects then become one)'
         )
-        if values[-1] <= 255:
+        if len(values) <= FEW_CLASSES:
+            line = _(
+                "the masks contain {count} different values ({table}), and each mask contains 1, 2, ... without a gap, "
+                'so that they are probably object ids; of object ids: --values "{objects}" (touching objects then '
+                'become one); if each is a class, name them: --values "{classes}"'
+            )
+        elif values[-1] <= 255:
             line = _(
                 "the masks contain {count} different values ({table}), which are object ids, photographs instead of "
                 'masks, or resampled; of object ids: --values "{objects}" (touching objects then become one); of '
@@ -172,6 +182,7 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
                 count=len(values),
                 table=value_table(tally, "value"),
                 objects="0=background,*=object",
+                classes=",".join(f"{value}=class {value}" if value else "0=background" for value in values),
                 resampled="0=background,255=object,*=nearest",
             ),
             key="data.values",
@@ -180,14 +191,26 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
         _refuse_mixed(label_scan, tally)
         return make_label_map(values[:-1], names, ignored=(255,)), [_remark_255()]
     if names is None and not _is_even(values):
+        line = _(
+            "the masks contain {count} values that do not define the classes: {table}; if each is a class, "
+            'name them: --values "{cure}"; if some come from resampling, name only the true ones and add '
+            "*=nearest"
+        )
+        if (
+            len(values) > FEW_CLASSES
+            and values[0] == 0
+            and tally.pixels[[0, -1]].sum() > _SOFT_SHARE * tally.pixels.sum()
+        ):
+            line = _(
+                "the masks contain {count} values that do not define the classes: {table}; if those between 0 and "
+                '{last} are soft edges: --values "0=background,{last}=object,*=nearest"; if each is a class, name '
+                'them: --values "{cure}"'
+            )
         raise DataError(
-            _(
-                "the masks contain {count} values that do not define the classes: {table}; if each is a class, "
-                'name them: --values "{cure}"; if some come from resampling, name only the true ones and add '
-                "*=nearest"
-            ).format(
+            line.format(
                 count=len(values),
                 table=value_table(tally, "value"),
+                last=values[-1],
                 cure=",".join(
                     f"{value}=ignored" if value == 255 and 1 < values[-2] <= MAX_FOUND else f"{value}=name{number}"
                     for number, value in enumerate(values[:LISTED], 1)
@@ -237,14 +260,16 @@ def _refuse_mixed(label_scan: LabelScan, tally: Tally) -> None:
 
 
 def _are_object_ids(label_scan: LabelScan, values: list[int]) -> bool:
-    """Whether the values are object ids (1, 2, ..., k in each mask, with varying k)."""
-    if len(values) <= FEW_CLASSES or not _is_run(values):
+    """Whether the values are object ids: 1, 2, ..., k in each mask, with varying k.
+
+    Masks of classes lack one here and there; a few classes may happen to be nested, so that there k must vary more.
+    """
+    if not _is_run(values):
         return False
     objects = [codes[codes > 0].tolist() for codes in np.split(label_scan.codes, label_scan.starts[1:-1])]
-    return (
-        all(_is_run([0, *codes_of_mask]) for codes_of_mask in objects)
-        and len({len(codes_of_mask) for codes_of_mask in objects}) > 2
-    )
+    counts = {len(codes_of_mask) for codes_of_mask in objects}
+    enough = len(counts) > 2 if len(values) > FEW_CLASSES else len(counts - {0}) > 3
+    return enough and all(_is_run([0, *codes_of_mask]) for codes_of_mask in objects)
 
 
 def _find_colors(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[LabelMap, list[str]]:

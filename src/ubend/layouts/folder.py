@@ -18,9 +18,9 @@ from ubend.layouts.groups import find_groups
 from ubend.layouts.label_studio import LABEL_STUDIO, LABEL_STUDIO_MASKS
 from ubend.layouts.labelme import LABELME
 from ubend.layouts.layouts import TREE, fixed_folder, list_root, read_lists
-from ubend.layouts.naming import SPLIT_WORDS, folder_meaning
+from ubend.layouts.naming import SPLIT_WORDS, folder_meaning, split_in_name
 from ubend.layouts.official import CITYSCAPES, DRIVE, PETS, VOC, loveda_hint
-from ubend.layouts.pairs import Folder, Layout, LayoutResult, Pair
+from ubend.layouts.pairs import SPLITS, Folder, Layout, LayoutResult, Pair
 from ubend.layouts.problems import Problems, natural_key
 from ubend.layouts.split_file import apply_split, unused_split_files
 from ubend.layouts.tree import as_found_file, describe_content, list_entries, skipped_folders, subfolders, walk
@@ -125,6 +125,7 @@ def _finish(
 ) -> Folder:
     """Apply split file and class table to what a layout's reader found; raises all problems."""
     pairs = sorted(reading.pairs, key=lambda pair: natural_key(pair.name))
+    pairs, named = _split_by_names(pairs)
     pairs, grouped = find_groups(pairs, location)
     if options.split is not None and pairs:
         pairs = apply_split(pairs, options.split, problems)
@@ -135,10 +136,23 @@ def _finish(
         classes, values, colors = table.names, table.values or kept, table.colors or colors
     skipped = problems.take_skippable() if options.skip_bad and pairs else ()
     problems.raise_any(options.look(pairs) if options.look and problems else [])
-    message = (grouped if options.split is None else None, loveda_hint(pairs) if classes is None else None)
+    by_names = (named, grouped) if options.split is None else ()
+    message = (*by_names, loveda_hint(pairs) if classes is None else None)
     unused = [] if options.split or any(pair.split for pair in pairs) else unused_split_files(location)
     remarks = (*reading.remarks, *filter(None, message), *unused)
     return Folder(tuple(pairs), classes, values, colors, remarks, reading.ignored, reading.layout, location, skipped)
+
+
+def _split_by_names(pairs: list[Pair]) -> tuple[list[Pair], str | None]:
+    """Set the splits of pairs if each file name states one, as in GlaS (`train_1`, `testA_1`); (pairs, remark)."""
+    splits = [split_in_name(pair.image.stem) for pair in pairs]
+    if any(pair.split for pair in pairs) or None in splits or not {"train"} < {*splits}:
+        return pairs, None
+    examples = {split: pair.image.name for split, pair in zip(splits, pairs, strict=True)}
+    line = _("the split is taken from the file names ({examples}); for another one, give a split file: --split FILE")
+    texts = (f"{examples[split]}: {split}" for split in SPLITS if split in examples)
+    named = [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)]
+    return named, line.format(examples=", ".join(texts))
 
 
 def _find_layout(root: Path) -> tuple[Path, Layout]:

@@ -8,7 +8,7 @@ import glob
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +23,18 @@ from ubend.core.i18n import _, ngettext
 from ubend.labels.cellpose import is_cellpose
 from ubend.layouts.affixes import Affix, NamedFile
 from ubend.layouts.matching import match
-from ubend.layouts.naming import MASK_SUFFIXES, OBJECT_IDS, Side, folder_meaning, mentions, side_of_affix, squeeze
+from ubend.layouts.naming import (
+    MASK_SUFFIXES,
+    OBJECT_IDS,
+    PREVIEW_FOLDERS,
+    Side,
+    folder_meaning,
+    mentions,
+    side_of_affix,
+    split_words,
+    splits_of_siblings,
+    squeeze,
+)
 from ubend.layouts.pairing import cellpose_line, read_matching
 from ubend.layouts.pairs import Layout, LayoutResult, SplitName
 from ubend.layouts.problems import Problems
@@ -85,8 +96,9 @@ def separate_sides(root: Path, items: Sequence[NamedFile], problems: Problems) -
             return Sides([], [])
         line = _(
             "{root} has {count} images but no masks or readable annotations ({content}); to train, put masks with "
-            "the same names in a folder masks/ next to the images, or name them NAME_mask.png; to run a model on "
-            "the images: ubend predict MODEL {root}"
+            "the same names in a folder masks/ next to the images, or name them NAME_mask.png; if masks are elsewhere "
+            "or named otherwise: --images 'PATTERN' --masks 'PATTERN'; to run a model on the images: ubend predict "
+            "MODEL {root}"
         )
         problems.add_line(line.format(root=root, count=len(items), content=describe_content(root)), "no masks")
         return Sides([], [])
@@ -262,13 +274,33 @@ def _pattern(root: Path, items: Sequence[NamedFile]) -> str:
     return f"{root.as_posix()}/{deep}{before}*{after}{suffix}"
 
 
-def _classify(file: FoundFile) -> tuple[Side | None, NamedFile]:
-    """The side of a file, and its item; the nearest folders decide side and split."""
+def _classify_all(files: Sequence[FoundFile]) -> list[tuple[Side | None, NamedFile]]:
+    """The side of each file, and its item.
+
+    Folders such as `uavid_train` and `uavid_val` name splits if all files of a side are then in a split, or none.
+    """
+    siblings = splits_of_siblings({file.folders for file in files})
+    found = [_classify(file, siblings) for file in files]
+    splits: dict[Side | None, set[bool]] = defaultdict(set)
+    for side, item in found:
+        if item.file.suffix in MASK_SUFFIXES:
+            splits[side].add(item.split is not None)
+    return found if all(len(known) == 1 for known in splits.values()) else [_classify(file, {}) for file in files]
+
+
+def _classify(file: FoundFile, siblings: Mapping[tuple[str, ...], SplitName]) -> tuple[Side | None, NamedFile]:
+    """The side of a file, and its item; the nearest folders decide side and split.
+
+    Args:
+        siblings: from `splits_of_siblings`.
+    """
     side: Side | None = None
     split: SplitName | None = None
     others: list[str] = []
-    for name in reversed(file.folders):
+    for level, name in zip(range(len(file.folders), 0, -1), reversed(file.folders), strict=True):
         meaning = folder_meaning(name)
+        if (named := siblings.get(file.folders[:level])) and (meaning is None or meaning[1] is None):
+            meaning = (meaning[0] if meaning else side_of_affix(split_words(name)[0][-1]), named, name)
         if meaning is None or (meaning[0] and side not in (None, meaning[0])) or (meaning[1] and split and side):
             others.append(name)
             continue
@@ -281,8 +313,9 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     sides: dict[Side | None, list[NamedFile]] = {"image": [], "mask": [], None: []}
     foreign: list[tuple[Side | None, NamedFile]] = []
     beside: list[NamedFile] = []  # Cellpose's files, which are in the image folders
-    for file in walk(root):
-        side, item = _classify(file)
+    files, remarks = _without_previews(walk(root))
+    for side, item in _classify_all(files):
+        file = item.file
         if side == "image" and is_cellpose(file.path):
             beside.append(item)
         elif file.suffix in (IMAGE_SUFFIXES if side == "image" else MASK_SUFFIXES):
@@ -291,9 +324,8 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
             foreign.append((side, item))
     _report_two_words([item for items in sides.values() for item in items], problems)
     images, masks, others = sides["image"], sides["mask"], sides[None]
-    remarks: list[str] = []
     if beside and (masks or others or any(mentions(item.stem, "mask") for item in images)):
-        remarks = [cellpose_line(len(beside))]
+        remarks.append(cellpose_line(len(beside)))
     else:
         masks = masks + beside
     affixes: tuple[Affix, Affix] | None = None
@@ -325,6 +357,18 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     reading = read_matching(match(images, masks, affixes, sure=affixes is not None), problems)
     words = "; ".join(filter(None, (layout, reading.layout)))
     return replace(reading, remarks=(*remarks, *reading.remarks), layout=words)
+
+
+def _without_previews(files: Sequence[FoundFile]) -> tuple[Sequence[FoundFile], list[str]]:
+    """(files without those in folders such as `overlays` and `images/thumbnails`, remarks); all if none is left."""
+    previews, kept = list[FoundFile](), list[FoundFile]()
+    for file in files:
+        (kept if PREVIEW_FOLDERS.isdisjoint(map(squeeze, file.folders)) else previews).append(file)
+    if not previews or not kept:
+        return files, []
+    line = _("folders of overlays or previews are skipped ({count} images): {names}")
+    names = sorted({f"{'/'.join(file.folders)}/" for file in previews})
+    return kept, [line.format(count=len(previews), names=enumerate_names(names))]
 
 
 def _without_wrapper(*sides: Sequence[NamedFile]) -> list[list[NamedFile]]:
@@ -458,7 +502,7 @@ def _expand(pattern: str, problems: Problems) -> list[NamedFile]:
     else:
         files = (path for path in expand_pattern(full) if path.is_file())
         files_found = [as_found_file(path, path.parent.relative_to(root).parts) for path in files]
-    return [_classify(file)[1] for file in files_found if file]
+    return [item for _side, item in _classify_all([file for file in files_found if file])]
 
 
 def _pattern_affix(pattern: str) -> Affix:

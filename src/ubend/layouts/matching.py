@@ -13,6 +13,7 @@ from ubend.layouts.naming import (
     bare_stem,
     bare_stems,
     split_words,
+    without_leading_zeros,
 )
 from ubend.layouts.pairs import SplitName
 
@@ -71,9 +72,21 @@ def match(
     matching = _match(images, masks, affixes, sure, loose=False)
     if not matching.claims and any(item.folders for item in masks):
         loose = _match(images, masks, affixes, sure, loose=True)
-        if not (loose.orphans or loose.twins) and all(len(claims) == 1 for claims in loose.claims.values()):
+        if _is_one_to_one(loose):
             return loose
+    if not matching.claims:  # `0001.png` and `1.png`
+        short_images, short_masks = (
+            [replace(item, stem=without_leading_zeros(item.stem)) for item in items] for items in (images, masks)
+        )
+        numbered = _match(short_images, short_masks, affixes, sure, loose=False)
+        if _is_one_to_one(numbered) and len(numbered.claims) == len(images):
+            return numbered
     return matching
+
+
+def _is_one_to_one(matching: Matching) -> bool:
+    """Whether no mask is left over, and no image has several masks or the name of another."""
+    return not (matching.orphans or matching.twins) and all(len(claims) == 1 for claims in matching.claims.values())
 
 
 def _match(

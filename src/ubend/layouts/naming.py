@@ -1,7 +1,8 @@
 """Words for images, masks and splits in the names of folders and files."""
 
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Literal
 
@@ -39,6 +40,11 @@ _FOLDER_SIDES: dict[str, Side] = {**_SIDES, "lab": "mask"}  # `lab` in a file na
 _SPLIT_ENDS: dict[str, SplitName] = {**SPLIT_WORDS, "tr": "train", "ts": "test"}  # imagesTr
 _NEUTRAL_FOLDERS = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)  # images/png, masks/tif
 OVERLAY_WORDS = _words("overlay overlays blend blended vis visualization visualisation preview")
+# Folders of pictures for people to look at; `vis` may be visible light.
+PREVIEW_FOLDERS = _words(
+    "overlay overlays preview previews thumb thumbs thumbnail thumbnails visualization visualizations visualisation "
+    "visualisations"
+)
 OBJECT_WORDS = _words(
     "obj object objects inst instance instances cell cells nucleus nuclei lesion region roi part no nr"
 )
@@ -103,6 +109,46 @@ def folder_meaning(name: str) -> tuple[Side | None, SplitName | None, str] | Non
     return None
 
 
+def splits_of_siblings(folders: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], SplitName]:
+    """Path -> split of the folders whose names differ only by the word for the split from others beside them.
+
+    `uavid_train` and `uavid_val`, `traincrop` and `testcrop`, `ISIC-2017_Training_Data` and `ISIC-2017_Test_v2_Data`;
+    digits and versions do not count. A folder `crash_test` with no such neighbour names no split.
+
+    Args:
+        folders: the names of the folders between the root and each file.
+    """
+    neighbours: dict[tuple[str, ...], dict[tuple[str, ...], SplitName]] = defaultdict(dict)
+    for path in {names[: level + 1] for names in folders for level in range(len(names))}:
+        for split, rest in _without_split_word(path[-1]):
+            neighbours[(*path[:-1], rest)][path] = split
+    several = (found for found in neighbours.values() if len({*found.values()}) > 1)
+    return {path: split for found in several for path, split in found.items()}
+
+
+def _without_split_word(name: str) -> Iterator[tuple[SplitName, str]]:
+    """(split, rest of the name without digits and versions) for each way to find a word for a split in a name."""
+    words = [re.sub(r"\d+|^v\d+$", "", word) for word in split_words(name)[0]]
+    for position, word in enumerate(words):
+        if word in SPLIT_WORDS:
+            yield SPLIT_WORDS[word], "".join(words[:position] + words[position + 1 :])
+    bare = "".join(words)
+    for word, split in SPLIT_WORDS.items():
+        for rest in (bare.removeprefix(word), bare.removesuffix(word)):
+            if rest != bare:
+                yield split, rest
+
+
+def split_in_name(stem: str) -> SplitName | None:
+    """The split that a file name begins or ends with: train for `train_12` and `21_training`, test for `testA_3`."""
+    words = re.findall(r"[^\W\d_]+", stem)
+    found = {
+        SPLIT_WORDS.get(word.casefold()) or SPLIT_WORDS.get(re.sub(r"[A-Z]$", "", word).casefold())
+        for word in (*words[:1], *words[-1:])
+    } - {None}
+    return found.pop() if len(found) == 1 else None
+
+
 def split_words(stem: str) -> tuple[list[str], list[int]]:
     """The words of a name in lower case, and where each begins: `Cat_mask 1` -> cat, mask, 1."""
     words = list(re.finditer(r"[^\W_]+", stem))
@@ -148,4 +194,9 @@ def loose_key(stem: str) -> str:
     stem = stem.casefold()
     for suffix in IMAGE_SUFFIXES:
         stem = stem.removesuffix(suffix)
-    return re.sub(r"[\W_]+", "", re.sub(r"(?<![0-9])0+(?=[0-9])", "", stem))
+    return re.sub(r"[\W_]+", "", without_leading_zeros(stem))
+
+
+def without_leading_zeros(stem: str) -> str:
+    """The name with its numbers in their shortest form: `img_1` for `img_0001`."""
+    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", stem)

@@ -80,7 +80,9 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
         problems.add("two images", f"{matching.images[first].name} ({', '.join(names)})")
     beside, message = _companions(matching, claims)
     remarks += message
-    _report_orphans(matching, claims, orphans, beside, problems)
+    hidden, message = _unlabelled_test(matching, claims, orphans)
+    remarks += message
+    _report_orphans(matching, claims, orphans, beside | hidden, problems)
     for image_index, of_image in claims.items():
         for path in (matching.images[image_index].file.path, *(claim.mask.file.path for claim in of_image)):
             if is_empty(path):
@@ -247,6 +249,21 @@ def _companions(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> tu
     suffix = matching.images[lonely[0]].file.path.suffix
     line = _("images without masks that share a name with another image are skipped ({count}): NAME{word}")
     return set(lonely), [line.format(count=len(lonely), word=word + suffix)]
+
+
+def _unlabelled_test(
+    matching: Matching, claims: Mapping[int, Sequence[Claim]], orphans: Sequence[NamedFile]
+) -> tuple[set[int], list[str]]:
+    """(indices of the images of a test split without any mask, remarks), as competitions publish it."""
+    found = {index for index, image in enumerate(matching.images) if image.split == "test"}
+    if not found or not claims or found & claims.keys() or any(mask.split == "test" for mask in orphans):
+        return set(), []
+    line = ngettext(
+        "the test split has no masks: {count} image is not used; the trained model can predict it: ubend predict",
+        "the test split has no masks: {count} images are not used; the trained model can predict them: ubend predict",
+        len(found),
+    )
+    return found, [line.format(count=len(found))]
 
 
 def _report_orphans(
