@@ -350,7 +350,16 @@ def test_narrow_objects(
 
 
 def test_crops_at_native_scale_are_not_chosen_for_sets_that_fill_a_disk() -> None:
-    for count, wanted in ((300, "native"), (400, "keep")):  # of 6 megapixels
+    """There, whole images of the largest size lose less than those of the usual size."""
+    vessel = {"vessel": Width(6.0, 0.0025)}
+    for count, device, wanted in (
+        (300, "cuda", ("native", None)),
+        (400, "cuda", ("keep", 512)),
+        (400, "cpu", ("keep", 192)),
+    ):
         native_hw = np.full((count, 2), (2000, 3000))
-        images = choose_input_format(make_settings(), native_hw, 3, 2, {"vessel": Width(6.0, 0.0025)}, "cuda")
-        assert images.resize == wanted
+        images = choose_input_format(make_settings(), native_hw, 3, 2, vessel, device)
+        assert (images.resize, images.size) == wanted
+    (choice,) = (choice for choice in images.choices if choice.key == "data.size")
+    assert "(--patches)" in choice.reason
+    assert "2,400 megapixels" in choice.reason

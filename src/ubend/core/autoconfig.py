@@ -49,7 +49,7 @@ _NARROW_PX, _KEPT_WIDTH, _MIN_PX = 10.0, 0.75, 1.5
 _WIDE_GPU, _WIDE_CPU = 512, 192
 _CROP_GPU, _CROP_CPU = 256, 128  # px, at native scale
 # Such crops are chosen automatically up to this many megapixels in all images together: the store holds every pixel
-# (8 GB in colour), and scoring reads all of the test split.
+# (8 GB in colour), and scoring reads all of the test split. Beyond, whole images have the largest size for objects.
 _NATIVE_MEGAPIXELS = 2_000
 
 
@@ -188,17 +188,25 @@ def _choose_for_narrow_objects(
     )
     narrow_px, where = size * width.relative, describe_sample(width)
     shrunk = reason.format(name=name, native=width.native_px, where=where, narrow=narrow_px, size=size)
-    wide, maximum = find_sufficient_size(width), _WIDE_CPU if device == "cpu" else _WIDE_GPU
     side = float(np.median(np.sqrt(native_hw.prod(axis=1))))
-    if wide <= min(maximum, 16 * math.ceil(side / 16)):
-        reason = _("{shrunk}; here they are {wide:.1f} px wide")
-        return Choice("data.size", wide, reason.format(shrunk=shrunk, wide=wide * width.relative))
-    if settings.augment.kind != "warp" or settings.train.border_weight:
-        return None  # crops at native scale go with neither
-    if native_hw.prod(axis=1).sum() > _NATIVE_MEGAPIXELS * 10**6:
-        return None
-    reason = _("{shrunk}; crops at native scale keep them")
-    return Choice("data.resize", "native", reason.format(shrunk=shrunk))
+    maximum = min(_WIDE_CPU if device == "cpu" else _WIDE_GPU, 16 * math.ceil(side / 16))
+    wide, megapixels = find_sufficient_size(width), native_hw.prod(axis=1).sum() / 1e6
+    reason = _("{shrunk}; here they are {wide:.1f} px wide")
+    if wide > maximum:
+        if settings.augment.kind != "warp" or settings.train.border_weight:
+            return None  # crops at native scale go with neither
+        if megapixels <= _NATIVE_MEGAPIXELS:
+            reason = _("{shrunk}; crops at native scale keep them")
+            return Choice("data.resize", "native", reason.format(shrunk=shrunk))
+        if maximum <= size:
+            return None
+        wide = maximum
+        reason = _(
+            "{shrunk}; here they are {wide:.1f} px wide; crops at native scale (--patches) would keep them, and store "
+            "the {megapixels:,.0f} megapixels of all images"
+        )
+    reason = reason.format(shrunk=shrunk, wide=wide * width.relative, megapixels=megapixels)
+    return Choice("data.size", wide, reason)
 
 
 def _native_crop(settings: Settings, native_hw: NDArray[np.int64], device: str) -> tuple[int, list[Choice]]:
