@@ -46,6 +46,15 @@ def test_drive_takes_the_vessels_not_the_field_of_view(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
+def test_hrf_takes_the_vessels_not_the_field_of_view(tmp_path: Path) -> None:
+    for name in ("01_dr", "02_g", "03_h"):
+        draw(tmp_path, f"images/{name}.jpg", f"manual1/{name}.tif", f"mask/{name}_mask.tif")
+    assert pairs(tmp_path) == {f"images/{name}.jpg": f"manual1/{name}.tif" for name in ("01_dr", "02_g", "03_h")}
+    (remark,) = (line for line in read_folder(tmp_path).remarks if "by hand" in line)
+    assert "(manual1/)" in remark
+    assert "skipped: mask/" in remark
+
+
 def test_cityscapes_takes_the_label_ids(tmp_path: Path) -> None:
     for where in ("train/aachen/aachen_000000_000019", "val/munster/munster_000000_000019", "test/berlin/berlin_1_2"):
         draw(tmp_path, f"leftImg8bit/{where}_leftImg8bit.png")

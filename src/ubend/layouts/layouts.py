@@ -24,6 +24,7 @@ from ubend.labels.cellpose import is_cellpose
 from ubend.layouts.affixes import Affix, NamedFile
 from ubend.layouts.matching import match
 from ubend.layouts.naming import (
+    MANUAL_FOLDERS,
     MASK_SUFFIXES,
     OBJECT_IDS,
     PREVIEW_FOLDERS,
@@ -323,7 +324,9 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
         else:
             foreign.append((side, item))
     _report_two_words([item for items in sides.values() for item in items], problems)
-    images, masks, others = sides["image"], sides["mask"], sides[None]
+    images, others = sides["image"], sides[None]
+    masks, said = _prefer_manual(root, sides["mask"])
+    remarks += said
     if beside and (masks or others or any(mentions(item.stem, "mask") for item in images)):
         remarks.append(cellpose_line(len(beside)))
     else:
@@ -357,6 +360,20 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     reading = read_matching(match(images, masks, affixes, sure=affixes is not None), problems)
     words = "; ".join(filter(None, (layout, reading.layout)))
     return replace(reading, remarks=(*remarks, *reading.remarks), layout=words)
+
+
+def _prefer_manual(root: Path, masks: list[NamedFile]) -> tuple[list[NamedFile], list[str]]:
+    """(masks of folders such as `manual1`, if there are any, without those of others such as `mask`, remarks).
+
+    Sets of retinal images have the field of view in `mask`.
+    """
+    others, manual = _divide(masks, lambda item: MANUAL_FOLDERS.isdisjoint(map(squeeze, item.file.folders)))
+    if not manual or not others:
+        return masks, []
+    line = _("masks drawn by hand are used ({manual}); other masks are skipped: {names}")
+    folders = [{item.file.path.parent.relative_to(root).as_posix() for item in items} for items in (manual, others)]
+    used, skipped = (enumerate_names([f"{name}/" for name in sorted(names)]) for names in folders)
+    return manual, [line.format(manual=used, names=skipped)]
 
 
 def _without_previews(files: Sequence[FoundFile]) -> tuple[Sequence[FoundFile], list[str]]:

@@ -36,7 +36,9 @@ MASK_WORDS = _words(
     "trimap trimaps cpmasks"
 )
 _SIDES: dict[str, Side] = {**dict.fromkeys(_IMAGE_WORDS, "image"), **dict.fromkeys(MASK_WORDS, "mask")}
-_FOLDER_SIDES: dict[str, Side] = {**_SIDES, "lab": "mask"}  # `lab` in a file name has no such meaning
+MANUAL_FOLDERS = _words("manual manual1 manuals 1stmanual firstmanual manualannotation manualsegmentation")
+# Words that have no such meaning in a file name.
+_FOLDER_SIDES: dict[str, Side] = {**_SIDES, "lab": "mask", **dict.fromkeys(MANUAL_FOLDERS, "mask")}
 _SPLIT_ENDS: dict[str, SplitName] = {**SPLIT_WORDS, "tr": "train", "ts": "test"}  # imagesTr
 _NEUTRAL_FOLDERS = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)  # images/png, masks/tif
 OVERLAY_WORDS = _words("overlay overlays blend blended vis visualization visualisation preview")
