@@ -141,7 +141,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     with pytest.raises(PairError) as caught:
         scan_masks(pairs, [HW] * len(pairs), digests, tmp_path / "cache")
     assert list(caught.value.bad) == ["grey", "color", "layers", "again"]
-    assert "the mask is 3x4 px but its image color_image.png is 17x12 px" in caught.value.bad["color"][0]
+    assert "the mask is 3x4 px but its image is 17x12 px" in caught.value.bad["color"][0]
     assert len(caught.value.problems) == 3  # one file, one line
     assert not (tmp_path / "cache").exists()
 

@@ -207,7 +207,7 @@ def test_all_problems_at_once(folder: Path, cache: Path) -> None:
     assert len(problems) == 4
     for path, says, problem in zip(
         (first, other, folder / "masks/2.png", folder / "images/4.png"),
-        ("truncated", "", "5x7 px but its image 2.png is 32x26", "uint16 image in a data set of uint8"),
+        ("truncated", "", "5x7 px but its image is 32x26", "uint16 image in a data set of uint8"),
         problems,
         strict=True,
     ):

@@ -309,22 +309,21 @@ def _inspect(
 def mask_size_problem(pair: Pair, mask_hw: tuple[int, ...], image_hw: tuple[int, ...]) -> str:
     """The problem of a mask that differs in size from its image."""
     line = _(
-        "{mask}: the mask is {mask_size} px but its image {image} is {size} px (width x height); export the mask at "
+        "{mask}: the mask is {mask_size} px but its image is {size} px (width x height); export the mask at "
         "the image's size"
     )
     if mask_hw == tuple(image_hw)[::-1]:
         line = _(
-            "{mask}: the mask is {mask_size} px but its image {image} is {size} px (width x height): "
+            "{mask}: the mask is {mask_size} px but its image is {size} px (width x height): "
             "width and height are swapped; save the mask transposed"
         )
         if read_header(pair.image).turned:
             line = _(
-                "{mask}: the mask is {mask_size} px but its image {image}, rotated according to its EXIF orientation, "
+                "{mask}: the mask is {mask_size} px but its image, rotated according to its EXIF orientation, "
                 "is {size} px (width x height); rotate the mask too, or save the image without EXIF"
             )
     line = line.format(
         mask=pair.mask.path,
-        image=pair.image.name,
         mask_size=f"{mask_hw[1]}x{mask_hw[0]}",
         size=f"{image_hw[1]}x{image_hw[0]}",
     )

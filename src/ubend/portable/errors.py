@@ -1,5 +1,6 @@
 """Errors that the user can fix, shown as one line; `ubend.core.errors` lists all of ubend's."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -8,6 +9,7 @@ from .i18n import _, now
 
 _Value = TypeVar("_Value")
 _ALIKE, _NAMED = 3, 10  # lines that differ only in their file are shown as one if there are more; names shown of it
+_SIZE = re.compile(r"\d+x\d+")  # `48x32 px`
 _PACKAGES = {"yaml": "pyyaml", "PIL": "pillow", "skimage": "scikit-image"}  # modules -> packages whose names differ
 _RUNTIME = "ubend_runtime"  # the package that has a copy of this one
 _RUNTIME_EXTRAS = {"tifffile": "tiff", "imagecodecs": "tiff", "openvino": "openvino"}  # package -> what brings it there
@@ -81,10 +83,10 @@ class DataError(UbendError):
 
 
 def _group_alike(lines: Sequence[Problem]) -> Iterator[str]:
-    """The lines, where those that differ only in their file are one line with the names of the other files."""
+    """The lines, where those that differ only in file and sizes are one line with the names of the other files."""
     groups: dict[str, list[Problem]] = {}
     for line in lines:
-        groups.setdefault(line.removeprefix(str(line.path)), []).append(line)
+        groups.setdefault(_SIZE.sub("", line.removeprefix(str(line.path))), []).append(line)
     for alike in groups.values():
         if len(alike) <= _ALIKE or alike[0].path is None:
             yield from alike
