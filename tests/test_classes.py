@@ -120,6 +120,9 @@ def test_few_objects_counted_up() -> None:
 def test_soft_edges_are_offered_as_the_nearest_class() -> None:
     masks = values({0: 900, 255: 90}), values({0: 90, **dict.fromkeys(range(10, 250, 20), 1), 255: 9})
     assert '--values "0=background,255=object,*=nearest"' in refused(*masks)
+    ids = values({0: 9000, **dict.fromkeys(range(1, 70, 4), 10), 77: 10})  # one object of many is no edge
+    assert '*=nearest"' not in refused(ids)
+    assert '--values "0=background,*=object"' in refused(ids)
 
 
 def test_a_background_of_few_pixels_is_said() -> None:

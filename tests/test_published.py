@@ -116,7 +116,9 @@ def test_a_test_split_without_masks_is_left_out(tmp_path: Path) -> None:
     found = read_folder(tmp_path)
     assert [(pair.name, pair.split) for pair in found.pairs] == [("train/1", "train"), ("train/2", "train")]
     assert any("test split has no masks: 1 image" in remark for remark in found.remarks)
-    draw(tmp_path, "test/images/8.tif", "test/gt/8.tif")
+    draw(tmp_path, "val/images/7.tif")  # DeepGlobe
+    assert sorted(pairs(tmp_path)) == ["train/images/1.tif", "train/images/2.tif"]
+    draw(tmp_path, "val/gt/7.tif", "test/images/8.tif", "test/gt/8.tif")
     with raises(DataError, key="no mask", named=["(1): test/images/9.tif", "--skip-bad"]):
         read_folder(tmp_path)
 
@@ -151,6 +153,46 @@ def test_splits_in_longer_names(tmp_path: Path, layout: str) -> None:
     found = {pair.image.relative_to(tmp_path).as_posix(): pair.split for pair in read_folder(tmp_path).pairs}
     names = ("train", "val", "test")
     assert found == {image.format(words[number % 3], number + 10): names[number % 3] for number in range(6)}
+
+
+@pytest.mark.parametrize("place", ["", "splits/", "ImageSets/Segmentation/"])
+@pytest.mark.parametrize("form", ["{}", "images/{}.png", "{}.png masks/{}.png", "./images/{}.png,masks/{}.png"])
+def test_lists_of_splits(tmp_path: Path, place: str, form: str) -> None:
+    """As in Kvasir-Instrument, LandCover.ai and DeepLab's lists."""
+    stem = "a_b" if " masks" in form else "a b"
+    for number in range(4):
+        draw(tmp_path, f"images/{stem}{number}.png", f"masks/{stem}{number}.png")
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    for word, numbers in {"train": (0, 2), "val": (1,), "test": (3,)}.items():
+        lines = [form.replace("{}", f"{stem}{number}") for number in numbers]
+        (tmp_path / f"{place}{word}.txt").write_text("\n".join([*lines, ""]))
+    found = read_folder(tmp_path)
+    assert [pair.split for pair in found.pairs] == ["train", "val", "train", "test"]
+    assert f"the split is taken from {place}test.txt, {place}train.txt, {place}val.txt" in found.remarks
+    (tmp_path / f"{place}val.txt").unlink()
+    found = read_folder(tmp_path)
+    assert {pair.split for pair in found.pairs} == {None}
+    assert any("are not used" in remark and "--split" in remark for remark in found.remarks)
+
+
+@pytest.mark.parametrize("names", [("{}_v1", "{}_v2"), ("annotator1/{}", "annotator2/{}"), ("{}_expertA", "{}_manual")])
+def test_annotators_are_no_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    for number in range(3):
+        draw(tmp_path, f"images/c{number}.png", *(f"masks/{name.format(f'c{number}')}.png" for name in names))
+    with raises(DataError, key="several sets", named=["--masks", f"masks/{names[0].format('c0')}.png"]):
+        read_folder(tmp_path)
+    found = read_pairs(f"{tmp_path}/images", f"{tmp_path}/masks/{names[0].replace('{}', '*')}.png")
+    assert len(found.pairs) == 3
+
+
+def test_an_image_without_a_mask_does_not_hide_the_suffix_of_the_others(tmp_path: Path) -> None:
+    """nnU-Net's images end in _0000, its labels do not."""
+    for number in range(5):
+        draw(tmp_path, f"images/case_{number}_0000.png")
+        draw(tmp_path, *([f"labels/case_{number}.png"] if number else []))
+    with raises(DataError, key="no mask", named=["(1): images/case_0_0000.png"]):
+        read_folder(tmp_path)
+    assert len(pairs(tmp_path, skip_bad=True)) == 4
 
 
 @pytest.mark.parametrize("folders", [("crash_test", "street"), ("atrain", "atest", "more")])

@@ -305,8 +305,8 @@ def _given_splits(names: Sequence[str], given: Sequence[SplitName | None]) -> se
     if present and without:
         raise DataError(
             _(
-                "the given split does not include {count} of {total} images, for example {name}; give a split for "
-                "all images, or for none"
+                "the given split does not include {count} of {total} images, for example {name}; give one for all "
+                "images: --split FILE, a CSV with the columns file,split"
             ).format(count=len(without), total=len(names), name=without[0]),
             key="data.split",
         )

@@ -34,8 +34,6 @@ from ubend.labels.label_values import LISTED, LabelScan, Tally, format_values, u
 from ubend.labels.main_values import MAX_FOUND, find_main_colors, find_main_values
 from ubend.labels.value_table import parse_table
 
-_SOFT_SHARE = 0.8  # of the pixels have the lowest or highest value: the others are probably soft edges
-
 
 @dataclass(frozen=True)
 class LabelHints:
@@ -194,13 +192,9 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
         line = _(
             "the masks contain {count} values that do not define the classes: {table}; if each is a class, "
             'name them: --values "{cure}"; if some come from resampling, name only the true ones and add '
-            "*=nearest"
+            '*=nearest; if they are object ids: --values "0=background,*=object"'
         )
-        if (
-            len(values) > FEW_CLASSES
-            and values[0] == 0
-            and tally.pixels[[0, -1]].sum() > _SOFT_SHARE * tally.pixels.sum()
-        ):
+        if len(values) > FEW_CLASSES and values[0] == 0 and tally.pixels[-1] > tally.pixels[1:-1].sum():
             line = _(
                 "the masks contain {count} values that do not define the classes: {table}; if those between 0 and "
                 '{last} are soft edges: --values "0=background,{last}=object,*=nearest"; if each is a class, name '

@@ -64,7 +64,7 @@ def common_affixes(
     if sure or spoken or any(mentions(text, "mask") or side_of_affix(text) == "mask" for text in theirs):
         needs_all[ours, theirs] = False
     elif not ours[0] and not theirs[0]:  # `1_sat` and `1_lulc`, but not `cat_1` and `dog_1`
-        needs_all[ours, theirs] = True
+        needs_all.setdefault((ours, theirs), True)
     if given_affixes:
         (a, b), (c, d) = given_affixes
         needs_all[(fold(a), fold(b)), (fold(c), fold(d))] = False

@@ -22,7 +22,7 @@ from ubend.layouts.naming import SPLIT_WORDS, folder_meaning, split_in_name
 from ubend.layouts.official import CITYSCAPES, DRIVE, PETS, VOC, loveda_hint
 from ubend.layouts.pairs import SPLITS, Folder, Layout, LayoutResult, Pair
 from ubend.layouts.problems import Problems, natural_key
-from ubend.layouts.split_file import apply_split, unused_split_files
+from ubend.layouts.split_file import apply_split, apply_split_lists, unused_split_files
 from ubend.layouts.tree import as_found_file, describe_content, list_entries, skipped_folders, subfolders, walk
 from ubend.layouts.yolo import YOLO
 from ubend.portable.printable import enumerate_names
@@ -125,6 +125,7 @@ def _finish(
 ) -> Folder:
     """Apply split file and class table to what a layout's reader found; raises all problems."""
     pairs = sorted(reading.pairs, key=lambda pair: natural_key(pair.name))
+    pairs, listed = apply_split_lists(pairs, location)
     pairs, named = _split_by_names(pairs)
     pairs, grouped = find_groups(pairs, location)
     if options.split is not None and pairs:
@@ -136,7 +137,7 @@ def _finish(
         classes, values, colors = table.names, table.values or kept, table.colors or colors
     skipped = problems.take_skippable() if options.skip_bad and pairs else ()
     problems.raise_any(options.look(pairs) if options.look and problems else [])
-    by_names = (named, grouped) if options.split is None else ()
+    by_names = (listed, named, grouped) if options.split is None else ()
     message = (*by_names, loveda_hint(pairs) if classes is None else None)
     unused = [] if options.split or any(pair.split for pair in pairs) else unused_split_files(location)
     remarks = (*reading.remarks, *filter(None, message), *unused)

@@ -18,6 +18,7 @@ _MANY_GROUPS = 5  # fewer groups cannot be split close to the requested fraction
 _CLASS_WORDS = frozenset(("category", "class", "cls", "grade", "label", "level", "species", "stage", "type"))
 _MEMBER_WORDS = frozenset(("aug", "c", "col", "crop", "f", "field", "fov", "frame", "patch", "r", "row", "slice", "t",
                            "tile", "view", "x", "y", "z"))  # fmt: skip
+_ROBOFLOW = re.compile(r"\.rf\.[0-9a-f]{32}$")  # ends the name of each copy that Roboflow makes of an image
 _DATE = re.compile(r"(19|20)\d\d([01]\d[0-3]\d)?")  # a year, or year, month and day
 
 
@@ -38,7 +39,8 @@ def find_groups(pairs: Sequence[Pair], root: Path) -> tuple[list[Pair], str | No
     shared = sum(1 for _same in takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False)))
     folders = [names[shared:] for names in folders]
     of_folders = [_folder_group(names, pair.split) for names, pair in zip(folders, pairs, strict=True)]
-    originals = _originals([pair.image.relative_to(root).with_suffix("").as_posix() for pair in pairs])
+    stems = [pair.image.relative_to(root).with_suffix("").as_posix() for pair in pairs]
+    originals = _originals([_ROBOFLOW.sub("", stem) for stem in stems])
     names, folders_said = _("{count} names, such as {example}"), _("{count} folders, such as {example}")
     candidates = (
         (of_folders, folders_said),

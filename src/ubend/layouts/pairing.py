@@ -24,7 +24,14 @@ from ubend.layouts.naming import (
 from ubend.layouts.pairs import LayoutResult, Pair
 from ubend.layouts.problems import Problems, natural_key
 from ubend.layouts.tree import is_empty
+from ubend.portable.printable import enumerate_names
 
+# Names of masks of the same objects, which are no classes.
+_ANNOTATOR = re.compile(
+    r"(annotator|expert|rater|reader|grader|observer|obs|radiologist|manual|auto|automatic|consensus|majority|staple|"
+    r"v|ver|version)[\W_]*(\d+|[a-h])?",
+    re.IGNORECASE,
+)
 _BACKGROUND_WORDS = frozenset(("background", "bg", "back"))
 
 
@@ -53,7 +60,16 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
         reading = LayoutResult(
             _pairs(matching, {n: FileMask(of_image[0].mask.file.path) for n, of_image in claims.items()})
         )
-    elif words := _class_words(labels):
+    elif (words := _class_words(labels)) and all(map(_ANNOTATOR.fullmatch, words)):
+        example = next(of_image for of_image in claims.values() if len(of_image) > 1)
+        line = _(
+            "several masks for one image, by several annotators or in several versions ({words}), for example "
+            "{names}; they are no classes: state which masks to use with --images 'PATTERN' --masks 'PATTERN'"
+        )
+        shown = enumerate_names([problems.shorten(claim.mask.file.path) for claim in example])
+        problems.add_line(line.format(words=", ".join(words), names=shown), "several sets")
+        return LayoutResult([])
+    elif words:
         reading = _by_class(matching, claims, labels, words)
     elif words := _class_words(
         wide := {n: [_label(claim, wide=True) for claim in of_image] for n, of_image in claims.items()}
@@ -254,16 +270,28 @@ def _companions(matching: Matching, claims: Mapping[int, Sequence[Claim]]) -> tu
 def _unlabelled_test(
     matching: Matching, claims: Mapping[int, Sequence[Claim]], orphans: Sequence[NamedFile]
 ) -> tuple[set[int], list[str]]:
-    """(indices of the images of a test split without any mask, remarks), as competitions publish it."""
-    found = {index for index, image in enumerate(matching.images) if image.split == "test"}
-    if not found or not claims or found & claims.keys() or any(mask.split == "test" for mask in orphans):
+    """(indices of the images of a test split without any mask, remarks), as competitions publish it.
+
+    Those of a val split without any mask as well, if there is such a test split.
+    """
+    masked = {matching.images[index].split for index in claims} | {mask.split for mask in orphans}
+    if not claims or "test" in masked:
         return set(), []
-    line = ngettext(
-        "the test split has no masks: {count} image is not used; the trained model can predict it: ubend predict",
-        "the test split has no masks: {count} images are not used; the trained model can predict them: ubend predict",
-        len(found),
-    )
-    return found, [line.format(count=len(found))]
+    remarks, found = list[str](), set[int]()
+    for split in ("test", "val"):
+        images = {index for index, image in enumerate(matching.images) if image.split == split}
+        if not images or split in masked:
+            break
+        found |= images
+        line = ngettext(
+            "the {split} split has no masks: {count} image is not used; the trained model can predict it: ubend "
+            "predict",
+            "the {split} split has no masks: {count} images are not used; the trained model can predict them: ubend "
+            "predict",
+            len(images),
+        )
+        remarks.append(line.format(split=split, count=len(images)))
+    return found, remarks
 
 
 def _report_orphans(

@@ -89,8 +89,8 @@ def _sentences() -> dict[str, str]:
         "same split": _("two folders for one split: {names}; keep one of them"),
         "no mask": _(
             "images without a mask ({count}): {names}; a mask has the same name as its image, optionally with a word "
-            "such as _mask, _gt or _label before or after it; add the mask, remove the image, or skip it with "
-            "--skip-bad"
+            "such as _mask, _gt or _label before or after it; add the mask, remove the image, skip it with --skip-bad, "
+            "or state which files are masks: --images 'PATTERN' --masks 'PATTERN'"
         ),
         "no image": _(
             "masks without an image ({count}): {names}; add the image, remove the mask, or skip it with --skip-bad"

@@ -3,6 +3,7 @@
 import csv
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from ubend.core.i18n import _
 from ubend.layouts.naming import SPLIT_WORDS
 from ubend.layouts.pairs import Pair, SplitName
 from ubend.layouts.problems import Problems
+from ubend.layouts.tree import subfolders
+from ubend.portable.printable import enumerate_names
 
 SPLIT_COLUMNS = ("file", "split", "group")
+_LIST_FOLDERS = ("splits", "split", "lists", "list", "imagesets")
 _HEADER_CHARACTERS = 1000
 
 
@@ -60,6 +64,51 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
         else p
         for i, p in enumerate(pairs)
     ]
+
+
+def apply_split_lists(pairs: list[Pair], root: Path) -> tuple[list[Pair], str | None]:
+    """Set the splits from lists such as `train.txt` and `test.txt`, a name on each line; (pairs, remark).
+
+    The lists are in `root` or in a folder such as `splits`. They are used if each pair is in exactly one of them.
+    """
+    if any(pair.split for pair in pairs):
+        return pairs, None
+    below = subfolders(root)
+    folders = [root, *(below[name] for name in _LIST_FOLDERS if name in below)]
+    folders += [folder / "Segmentation" for folder in folders[1:] if (folder / "Segmentation").is_dir()]
+    known: dict[str, set[int]] = {}
+    for index, pair in enumerate(pairs):
+        for spelling in _spellings(pair, root):
+            known.setdefault(spelling, set()).add(index)
+    for folder in folders:
+        files = filter(Path.is_file, sorted(folder.glob("*.txt")))
+        lists = {path: split for path in files if (split := SPLIT_WORDS.get(path.stem.lower()))}
+        splits: dict[int, set[SplitName]] = {}
+        for path, split in lists.items():
+            for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+                for index in _named_by(line, known):
+                    splits.setdefault(index, set()).add(split)
+        names = enumerate_names([path.relative_to(root).as_posix() for path in lists])
+        if len({*lists.values()}) == len(lists) > 1 and len(splits) == len(pairs) == sum(map(len, splits.values())):
+            listed = [replace(pair, split=next(iter(splits[index]))) for index, pair in enumerate(pairs)]
+            return listed, _("the split is taken from {names}").format(names=names)
+        if 2 * len(splits) > len(pairs):
+            line = _(
+                "{names} are not used, because they do not put each image into one split; to use them, write a CSV "
+                "with the columns file,split and give it as --split FILE"
+            )
+            return pairs, line.format(names=names)
+    return pairs, None
+
+
+def _named_by(line: str, known: Mapping[str, set[int]]) -> set[int]:
+    """The pairs that a line of a list names: a name or path, perhaps followed by that of the mask."""
+    whole = unicodedata.normalize("NFC", line.strip()).replace("\\", "/")
+    for cell in (whole, *re.split(r"[,;\t]", whole)[:1], *whole.split()[:1]):
+        path = cell.strip().removeprefix("./")
+        if found := known.get(path) or known.get(path.rpartition("/")[2]):
+            return found
+    return set()
 
 
 def unused_split_files(folder: Path) -> list[str]:
