@@ -175,6 +175,33 @@ def test_lists_of_splits(tmp_path: Path, place: str, form: str) -> None:
     assert any("are not used" in remark and "--split" in remark for remark in found.remarks)
 
 
+def test_lists_beside_a_split_file(tmp_path: Path) -> None:
+    """A split file with groups alone keeps the lists, and says so; one with splits replaces them."""
+    for number in range(3):
+        draw(tmp_path, f"images/{number}.png", f"masks/{number}.png")
+    for number, word in enumerate(("train", "val", "test")):
+        (tmp_path / f"{word}.txt").write_text(f"{number}\n")
+    (tmp_path / "groups.csv").write_text("file,group\n0,a\n1,b\n2,c\n")
+    found = read_folder(tmp_path, ReadOptions(tmp_path / "groups.csv"))
+    assert [pair.split for pair in found.pairs] == ["train", "val", "test"]
+    assert any("is taken from" in remark for remark in found.remarks)
+    (tmp_path / "splits.csv").write_text("file,split\n0,test\n1,val\n2,train\n")
+    found = read_folder(tmp_path, ReadOptions(tmp_path / "splits.csv"))
+    assert [pair.split for pair in found.pairs] == ["test", "val", "train"]
+    assert not any("is taken from" in remark for remark in found.remarks)
+
+
+def test_a_list_whose_names_are_ambiguous_is_not_used(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        for number in range(2):
+            draw(tmp_path, f"images/{place}/{number}.png", f"masks/{place}/{number}.png")
+    (tmp_path / "train.txt").write_text("0\n")
+    (tmp_path / "test.txt").write_text("1\n")
+    assert {pair.split for pair in read_folder(tmp_path).pairs} == {None}
+    (tmp_path / "train.txt").write_text("a/0\n/data/images/b/0.png\na/1\n")
+    assert {pair.split for pair in read_folder(tmp_path).pairs} == {None}  # the last path matches two images
+
+
 @pytest.mark.parametrize("names", [("{}_v1", "{}_v2"), ("annotator1/{}", "annotator2/{}"), ("{}_expertA", "{}_manual")])
 def test_annotators_are_no_classes(tmp_path: Path, names: tuple[str, str]) -> None:
     for number in range(3):

@@ -128,6 +128,7 @@ def _finish(
     pairs, listed = apply_split_lists(pairs, location)
     pairs, named = _split_by_names(pairs)
     pairs, grouped = find_groups(pairs, location)
+    found_splits = [pair.split for pair in pairs]
     if options.split is not None and pairs:
         pairs = apply_split(pairs, options.split, problems)
     classes, values, colors = reading.classes, reading.values, reading.colors
@@ -137,8 +138,9 @@ def _finish(
         classes, values, colors = table.names, table.values or kept, table.colors or colors
     skipped = problems.take_skippable() if options.skip_bad and pairs else ()
     problems.raise_any(options.look(pairs) if options.look and problems else [])
-    by_names = (listed, named, grouped) if options.split is None else ()
-    message = (*by_names, loveda_hint(pairs) if classes is None else None)
+    of_splits = (listed, named) if found_splits == [pair.split for pair in pairs] else ()
+    of_groups = grouped if options.split is None else None
+    message = (*of_splits, of_groups, loveda_hint(pairs) if classes is None else None)
     unused = [] if options.split or any(pair.split for pair in pairs) else unused_split_files(location)
     remarks = (*reading.remarks, *filter(None, message), *unused)
     return Folder(tuple(pairs), classes, values, colors, remarks, reading.ignored, reading.layout, location, skipped)

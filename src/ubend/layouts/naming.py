@@ -42,7 +42,7 @@ _FOLDER_SIDES: dict[str, Side] = {**_SIDES, "lab": "mask", **dict.fromkeys(MANUA
 _SPLIT_ENDS: dict[str, SplitName] = {**SPLIT_WORDS, "tr": "train", "ts": "test"}  # imagesTr
 _NEUTRAL_FOLDERS = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)  # images/png, masks/tif
 OVERLAY_WORDS = _words("viz overlay overlays blend blended vis visualization visualisation preview")
-# Folders of pictures for people to look at; `vis` may be visible light.
+# Folders of images made for viewing. `vis` is not among them: it may be visible light.
 PREVIEW_FOLDERS = _words(
     "overlay overlays preview previews thumb thumbs thumbnail thumbnails visualization visualizations visualisation "
     "visualisations"

@@ -3,7 +3,7 @@
 import csv
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,10 +38,7 @@ def apply_split(pairs: list[Pair], split: Path, problems: Problems) -> list[Pair
             lacks = _("{file} has no columns file and split").format(file=split)
         problems.add("split file", lacks)
         return pairs
-    known: dict[str, set[int]] = {}
-    for index, pair in enumerate(pairs):
-        for spelling in _spellings(pair, problems.root):
-            known.setdefault(spelling, set()).add(index)
+    known = _pairs_by_spelling(pairs, problems.root)
     given: dict[int, tuple[SplitName | None, str | None]] = {}
     for cells in filter(any, rows[1:]):
         row = dict(zip(header, (csv_cell(cell.strip()) for cell in cells), strict=False))
@@ -76,17 +73,14 @@ def apply_split_lists(pairs: list[Pair], root: Path) -> tuple[list[Pair], str | 
     below = subfolders(root)
     folders = [root, *(below[name] for name in _LIST_FOLDERS if name in below)]
     folders += [folder / "Segmentation" for folder in folders[1:] if (folder / "Segmentation").is_dir()]
-    known: dict[str, set[int]] = {}
-    for index, pair in enumerate(pairs):
-        for spelling in _spellings(pair, root):
-            known.setdefault(spelling, set()).add(index)
     for folder in folders:
-        files = filter(Path.is_file, sorted(folder.glob("*.txt")))
-        lists = {path: split for path in files if (split := SPLIT_WORDS.get(path.stem.lower()))}
+        named = {path: SPLIT_WORDS.get(path.stem.lower()) for path in sorted(folder.glob("*.txt"))}
+        lists = {path: split for path, split in named.items() if split and path.is_file()}
+        known = _pairs_by_spelling(pairs, root) if lists else {}
         splits: dict[int, set[SplitName]] = {}
         for path, split in lists.items():
             for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
-                for index in _named_by(line, known):
+                if (index := _named_by(line, known)) is not None:
                     splits.setdefault(index, set()).add(split)
         names = enumerate_names([path.relative_to(root).as_posix() for path in lists])
         if len({*lists.values()}) == len(lists) > 1 and len(splits) == len(pairs) == sum(map(len, splits.values())):
@@ -101,14 +95,15 @@ def apply_split_lists(pairs: list[Pair], root: Path) -> tuple[list[Pair], str | 
     return pairs, None
 
 
-def _named_by(line: str, known: Mapping[str, set[int]]) -> set[int]:
-    """The pairs that a line of a list names: a name or path, perhaps followed by that of the mask."""
+def _named_by(line: str, known: Mapping[str, set[int]]) -> int | None:
+    """The only pair that a line names, by name or path, perhaps followed by those of the mask; None: not just one."""
     whole = unicodedata.normalize("NFC", line.strip()).replace("\\", "/")
     for cell in (whole, *re.split(r"[,;\t]", whole)[:1], *whole.split()[:1]):
         path = cell.strip().removeprefix("./")
-        if found := known.get(path) or known.get(path.rpartition("/")[2]):
-            return found
-    return set()
+        for spelling in (path, path.rpartition("/")[2]):
+            if len(found := known.get(spelling, ())) == 1:
+                return next(iter(found))
+    return None
 
 
 def unused_split_files(folder: Path) -> list[str]:
@@ -129,6 +124,15 @@ def _looks_like_split_file(path: Path) -> bool:
         return False
     columns = {name.strip().strip('"').lower() for name in re.split("[,;]", header)}
     return {"file", "split"} <= columns
+
+
+def _pairs_by_spelling(pairs: Sequence[Pair], root: Path) -> dict[str, set[int]]:
+    """Name that a split file may use -> indices of the pairs it may mean."""
+    known: dict[str, set[int]] = {}
+    for index, pair in enumerate(pairs):
+        for spelling in _spellings(pair, root):
+            known.setdefault(spelling, set()).add(index)
+    return known
 
 
 def _spellings(pair: Pair, root: Path) -> set[str]:

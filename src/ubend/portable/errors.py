@@ -8,7 +8,7 @@ from typing import TypeVar
 from .i18n import _, now
 
 _Value = TypeVar("_Value")
-_ALIKE, _NAMED = 3, 10  # lines that differ only in their file are shown as one if there are more; names shown of it
+_ALIKE, _NAMED = 3, 10  # lines that differ only in file and sizes are shown as one if there are more; names shown
 _SIZE = re.compile(r"\d+x\d+")  # `48x32 px`
 _PACKAGES = {"yaml": "pyyaml", "PIL": "pillow", "skimage": "scikit-image"}  # modules -> packages whose names differ
 _RUNTIME = "ubend_runtime"  # the package that has a copy of this one
