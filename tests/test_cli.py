@@ -19,7 +19,7 @@ from PIL import Image
 from support.discs import make_discs
 from support.refusal import check, refused_once
 from ubend.cli.app import main
-from ubend.core.errors import DataError, OutputError, SettingError
+from ubend.core.errors import DataError, ModelFileError, OutputError, SettingError
 from ubend.drawing.panels import draw_grid
 from ubend.io import file_cache
 from ubend.models.model_file import load_bundle, save_bundle
@@ -64,6 +64,18 @@ def test_a_run_in_place_of_the_data(run: Path) -> None:
     line = ubend("fit", run, status=2).output
     assert f"--resume {run}" in line
     assert f"--from {run}" in line
+
+
+def test_the_folder_of_a_description_in_place_of_the_data(folder: Path, tmp_path: Path) -> None:
+    ubend("data", folder, "--out", tmp_path / "described")
+    error = refused_once("fit", tmp_path / "described", "--out", tmp_path / "run")
+    check(error, SettingError, path=tmp_path / "described", named=[str(tmp_path / "described" / "data.toml")])
+
+
+def test_a_folder_of_images_in_place_of_a_model(folder: Path, tmp_path: Path) -> None:
+    error = refused_once("predict", folder, folder / "images", "--out", tmp_path / "out")
+    check(error, ModelFileError, path=folder / "model.safetensors")
+    assert "--resume" not in str(error)
 
 
 def test_errors_name_what_was_typed(folder: Path) -> None:

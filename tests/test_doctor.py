@@ -14,11 +14,13 @@ from click.testing import CliRunner
 from PIL import Image, ImageEnhance, ImageOps
 
 import synthetic_faults
-from support.refusal import contents
+from support.refusal import check, contents, refused_once
 from ubend.cli.app import main
+from ubend.core.errors import OutputError
 from ubend.doctor.duplicates import find_candidates
 from ubend.doctor.finding import Finding, count_grades, sort_findings
 from ubend.doctor.inspection import lower_bound, upper_bound
+from ubend.tasks.doctor_page import write_page
 
 FAULTS = {fault.kind: fault for fault in synthetic_faults.FAULTS}
 
@@ -158,7 +160,10 @@ def test_exit_codes_and_json(discs: Path, tmp_path: Path) -> None:
     shutil.copy(discs / "images" / "disc03.png", discs / "images" / "disc98.png")
     shutil.copy(discs / "masks" / "disc03.png", discs / "masks" / "disc98.png")
     assert run("doctor", discs)[0] == 0  # a copy in one split is a warning
-    assert run("doctor", discs, "--strict")[0] == 2
+    code, said = run("doctor", discs, "--strict")
+    assert code == 2
+    assert "--accept" in said
+    assert "--skip-bad" not in said
     (discs / "images" / "disc05.png").write_bytes(b"no image")
     code, said = run("doctor", discs, "--json", tmp_path / "bad.json")
     assert code == 2
@@ -203,6 +208,18 @@ def test_the_page_needs_no_other_file(discs: Path, tmp_path: Path) -> None:
     assert page.count("<img ") == page.count("data:image/jpeg;base64,") >= 2
     assert "<b>" not in page  # names are escaped
     assert not re.search(r"(src|href)=.(?!data:)", page)
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_another_file_is_not_overwritten(option: str, discs: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    check(refused_once("doctor", discs, option, tmp_path / "mine"), OutputError, path=tmp_path / "mine", key=option)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_page_without_findings_says_so(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", "cells", [], None)
+    assert "no findings" in (tmp_path / "page.html").read_text()
 
 
 def test_nothing_that_can_be_read(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from ubend.portable.ensemble import MIRRORED, PLAIN, SQUARE, Member
 from ubend.portable.tiling import TileSource
 from ubend.tasks import folds as tasks
 from ubend.tasks.info import describe_model
+from ubend.tasks.report_facts import read_facts
 from ubend.training.run_folder import RunFolder
 
 TINY: dict[str, Any] = {"data.size": 32, "model.width": 2, "model.depth": 2, "train.epochs": 2, "train.batch": 4}
@@ -226,6 +227,13 @@ def test_info_has_the_score_out_of_fold(run: Path) -> None:
     assert line.endswith(f"foreground {dice:.3f}")
 
 
+def test_the_report_has_the_score_out_of_fold(run: Path) -> None:
+    dice = json.loads((run / "scores.json").read_text())["out_of_fold"]["native"]["dice"]["per_image"]["foreground"]
+    facts = read_facts(run)
+    assert f"it is {dice:.3f}." in facts.sentences[2]
+    assert [split.name for split in facts.splits] == ["training", "test"]  # the folds validate
+
+
 def test_a_single_model_is_stored_as_before(tmp_path: Path) -> None:
     """The file of one network names no members, so that it is the file that it was."""
     save_bundle(tmp_path / "one.safetensors", make_bundle())
@@ -346,6 +354,10 @@ def test_resume_refuses_changed_images(discs: Path, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "discs/images/disc00.png", tmp_path / "discs/images/disc01.png")
     with raises(TrainingError, path=tmp_path / "discs"):
         ubend.resume(result.run, reporter=Listener())
+    (tmp_path / "discs").rename(tmp_path / "moved")
+    for moved in (result.run, result.run / "fold-1"):
+        with raises(TrainingError, path=tmp_path / "discs", key="data.folder", named=[str(moved / "settings.toml")]):
+            ubend.resume(moved, reporter=Listener())
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from support.commands import predict
 from support.geotiff import GEO
 from support.models import make_bundle, prob_of
 from support.refusal import check, contents, refused, refused_once
+from support.training import Listener
 from ubend.core.errors import DataError, FilesError, ModelFileError, OutputError, SettingError
 from ubend.io.images import Sizing, read_image
 from ubend.labels.class_table import make_label_map
@@ -27,6 +28,7 @@ from ubend.models.unet import UNet
 from ubend.portable import files
 from ubend.portable import mask_job as job
 from ubend.portable.postprocess import PostprocessOptions, postprocess
+from ubend.portable.record import Record, name_resume
 
 
 def masks(out: Path) -> list[str]:
@@ -64,6 +66,20 @@ def test_patterns_and_a_list(good: Path, images: Path, tmp_path: Path) -> None:
     error = refused_once("predict", run, images / "none*.png", "--out", tmp_path / "none")
     check(error, DataError, path=images / "none*.png")
     check(refused_once("predict", run, "-", "--out", tmp_path / "none"), DataError, key="paths")
+
+
+@pytest.mark.parametrize("has_record", [True, False])
+def test_an_interrupted_command_names_resume(has_record: bool, tmp_path: Path) -> None:
+    listener = Listener()
+    with pytest.raises(KeyboardInterrupt), name_resume(Record(tmp_path, {}) if has_record else None, listener):
+        raise KeyboardInterrupt
+    assert ("--resume" in listener.said) == has_record
+
+
+def test_an_image_in_place_of_a_list(good: Path, images: Path, tmp_path: Path) -> None:
+    told = refused("predict", good / "run", "-", "--out", tmp_path / "none", input=(images / "disc04.png").read_bytes())
+    check(told, DataError, key="paths", named=["bytes"])
+    assert not (tmp_path / "none").exists()
 
 
 def test_broken_files_do_not_stop_the_rest(good: Path, images: Path, tmp_path: Path) -> None:

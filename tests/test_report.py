@@ -179,7 +179,8 @@ def test_what_to_do_next_follows_from_the_run(run: Path) -> None:
         "Images of about 44 px were reduced to 16 px; where thin parts or outlines matter, try `--size 32`", small
     )
     found = FindingRow("warning", "", "", "", "", "")
-    assert says("found 2 errors and warnings", replace(facts, findings=(found, found, replace(found, grade="note"))))
+    assert says("found 2 warnings", replace(facts, findings=(found, found, replace(found, grade="note"))))
+    assert says("found 1 error;", replace(facts, findings=(found, replace(found, grade="error"))))
 
 
 def test_it_speaks_vietnamese(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +191,11 @@ def test_it_speaks_vietnamese(run: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_without_images_it_says_so(run: Path, tmp_path: Path) -> None:
     rewrite_data(run, lambda rows: [row.update(image=str(tmp_path / "gone" / row["name"])) for row in rows])
-    page = check_page(ubend.report(run, device="cpu"))
+    before = (run / "report.html").read_bytes()
+    with raises(OutputError, path=run / "report.html", named=["--out"]):
+        ubend.report(run, device="cpu")
+    assert (run / "report.html").read_bytes() == before
+    page = check_page(ubend.report(run, out=tmp_path / "without.html", device="cpu"))
     assert str(tmp_path / "gone") in page.text
     assert not [one for one in page.find("img") if "jpeg" in str(one["src"])[:30]]
 

@@ -20,7 +20,7 @@ from ubend.drawing.pages import render_page
 from ubend.exporting.ort_web import GLUE, SCRIPT, WASM
 from ubend.exporting.targets import Precision
 from ubend.portable.class_table import background_class
-from ubend.portable.contract import Contract, read_model
+from ubend.portable.contract import Contract, describe_scores, read_model
 from ubend.portable.images import describe_sizing
 from ubend.portable.input_checks import TakesImages
 
@@ -172,10 +172,7 @@ def _describe_for_people(contract: Contract) -> list[str]:
         lines.append(_("images: at native size, in tiles of {px} px").format(px=tiles.px))
     else:
         lines.append(describe_sizing(*model.sizing))
-    if contract.scores:
-        dice = ", ".join(f"{name} {value:.3f}" for name, value in contract.scores["dice"].items() if value is not None)
-        line = _("Dice on the images of {which} ({count}): {dice}")
-        lines.append(line.format(count=contract.scores["images"], which=contract.scores["subset"], dice=dice))
+    lines += describe_scores(contract.scores)
     title = _("encoder weights")  # all that a licence is known of
     lines += [f"{title}: {value}" for value in contract.licence.values()]
     line = _(

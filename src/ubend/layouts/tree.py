@@ -72,8 +72,13 @@ def is_result(folder: os.DirEntry[str]) -> bool:
             with os.scandir(folder.path) as inside:
                 names = [folder.name, *(entry.name for entry in inside if entry.is_dir())]
             return not any(map(folder_meaning, names))
-        return os.path.isfile(files["data.toml"]) and set(os.listdir(folder.path)) <= _DATA_FILES
+        return holds_description(folder.path)
     return False
+
+
+def holds_description(folder: str | Path) -> bool:
+    """Whether a folder holds only what `ubend data` writes, which describes images and masks elsewhere."""
+    return os.path.isfile(os.path.join(folder, "data.toml")) and set(os.listdir(folder)) <= _DATA_FILES
 
 
 def skipped_folders(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> tuple[list[Path], list[Path]]:

@@ -248,10 +248,11 @@ def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
         if isinstance(error, FileNotFoundError):
             cause = _("no such model file; give a run folder or a model file")
             if path.name == MODEL_FILE and path.parent.is_dir():
-                cause = _(
-                    "no such file: the training has not saved a model yet (`ubend fit --resume {run}` continues it), "
-                    "or this is no run folder; the model comes before the images"
-                ).format(run=path.parent)
+                cause = _("no such file, and the folder is not one of a training; the model comes before the images")
+                if (path.parent / "run.json").exists():
+                    cause = _("not saved yet; `ubend fit --resume {run}` continues the training").format(
+                        run=path.parent
+                    )
         raise ModelFileError(_("{path}: {reason}").format(path=path, reason=cause), path=path) from error
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if path.suffix.lower() != ".safetensors":

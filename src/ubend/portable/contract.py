@@ -164,8 +164,19 @@ def describe_contract(contract: Contract) -> list[str]:
     target = TARGET_NAMES[contract.target]
     return [
         line.format(target=target, precision=contract.precision, contract=contract.contract, version=contract.ubend),
+        *describe_scores(contract.scores),
         *describe_proof(contract.proof or {}),
     ]
+
+
+def describe_scores(scores: dict[str, Any] | None) -> list[str]:
+    """The scores of the exported run, for people."""
+    try:
+        dice = ", ".join(f"{name} {value:.3f}" for name, value in (scores or {})["dice"].items() if value is not None)
+        line = _("Dice on the images of {which} ({count}): {dice}")
+        return [line.format(count=int((scores or {})["images"]), which=(scores or {})["subset"], dice=dice)]
+    except (KeyError, TypeError, ValueError, AttributeError):  # missing or malformed
+        return []
 
 
 def describe_proof(proof: dict[str, Any]) -> list[str]:
@@ -189,7 +200,10 @@ def describe_proof(proof: dict[str, Any]) -> list[str]:
         ]
         if (dice := proof["dice"]) is not None:
             low, high = dice["interval"] or (None, None)
-            line = _("mean Dice: {before:.4f} before, {after:.4f} after, difference {difference:+.5f}{interval}")
+            line = _(
+                "mean Dice over all classes, with the background: {before:.4f} before, {after:.4f} after, difference "
+                "{difference:+.5f}{interval}"
+            )
             shown = "" if low is None else _(" (95% interval {low:+.5f} to {high:+.5f})").format(low=low, high=high)
             given = {key: float(dice[key]) for key in ("before", "after", "difference")}
             lines.append(line.format(**given, interval=shown))

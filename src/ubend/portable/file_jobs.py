@@ -46,7 +46,7 @@ from .mask_predictor import AnyMaskPredictor
 from .predictors import MaskResult
 from .prefetch import prefetch
 from .raster import Header
-from .record import Record
+from .record import Record, name_resume
 from .reporter import Reporter
 from .storage import LOCAL, Storage, describe_source
 
@@ -177,14 +177,14 @@ class FileJob(ABC, Generic[_Inspected]):
 
     def write(self, reporter: Reporter) -> list[Path]:
         """Predict and write all inputs in `todo`; returns the first file of each input, including existing ones."""
-        existing = len(self.usable) - len(self.todo)
-        if existing and self.exist_message:
+        if (existing := len(self.usable) - len(self.todo)) and self.exist_message:
             reporter.report(now(self.exist_message).format(count=existing))
         if self._remade:
             message = _("note: {count} of the files are recreated: their input has changed, or they are incomplete")
             reporter.report(message.format(count=self._remade))
         self.storage.clear_leftovers(path for index in self.usable for path in self.files(index))
-        self.make(reporter)
+        with name_resume(self.record, reporter):
+            self.make(reporter)
         indices = [index for index in self.usable if index not in self.failed]
         if indices:
             if self.record is not None and self.summary_names:

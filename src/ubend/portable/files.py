@@ -68,24 +68,30 @@ def check_disk_space(requirements: Sequence[DiskRequirement]) -> None:
 
 
 def refuse_existing(
-    paths: Iterable[Path], exists: Callable[[Path], bool] = os.path.exists, *, resumable: bool = False
+    paths: Iterable[Path],
+    exists: Callable[[Path], bool] = os.path.exists,
+    *,
+    resumable: bool = False,
+    option: str = "--out",
 ) -> None:
     """Fail if a file to be written exists already.
 
     Args:
         exists: whether a file exists.
         resumable: whether the command has `--resume`.
+        option: that names the files.
     Raises:
         OutputError: one exists.
     """
     there = [path for path in paths if exists(path)]
     if there:
-        message = _("{path} exists already; choose another --out")
+        message = _("{path} exists already; choose another {option}")
         if resumable:
             message = _("{path} exists already; choose another --out, or continue with --resume")
         if resumable and len(there) > 1:
             message = _("{path} exists already, and {count} more; choose another --out, or continue with --resume")
-        raise OutputError(message.format(path=there[0], count=len(there) - 1), path=there[0], key="--out")
+        line = message.format(path=there[0], count=len(there) - 1, option=option)
+        raise OutputError(line, path=there[0], key=option)
 
 
 def refuse_foreign(paths: Sequence[Path], record: Path) -> None:

@@ -36,10 +36,21 @@ def expand_pattern(pattern: Path) -> list[Path]:
 
 
 def _read_lines() -> Iterable[str]:
-    """The lines of standard input; none if it is closed."""
+    """The lines of standard input; none if it is closed.
+
+    Raises:
+        DataError: they are not text.
+    """
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # names that are not UTF-8
-    return sys.stdin or ()
+    for line in sys.stdin or ():
+        if "\0" in line:
+            message = _(
+                "-: standard input holds the bytes of a file, but - reads a list of paths, one a line; give the path "
+                "of the file instead"
+            )
+            raise DataError(message, key="paths")
+        yield line
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -72,7 +83,7 @@ def list_images(paths: Iterable[Path | str]) -> list[Path]:
     standard input. Files are listed unchanged, also if missing.
 
     Raises:
-        DataError: there are no images.
+        DataError: there are no images, or standard input is not a list of paths.
     """
     images: list[Path] = []
     lines = (_read_lines() if str(path) == "-" else [str(path)] for path in paths)

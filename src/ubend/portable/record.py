@@ -2,8 +2,8 @@
 
 import json
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from .errors import OutputError
 from .files import json_text
 from .i18n import _
 from .printable import enumerate_names
+from .reporter import Reporter
 from .storage import LOCAL, Storage
 from .version import __version__
 
@@ -191,3 +192,14 @@ def _stripped(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _stripped(item) for key, item in value.items() if key not in _FREE}
     return [_stripped(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@contextmanager
+def name_resume(record: Record | None, reporter: Reporter) -> Iterator[None]:
+    """Report how to go on if the work is interrupted and has a record."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if record is not None:
+            reporter.report(_("stopped; the same command with --resume makes the files that are missing"))
+        raise

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ubend.core.device import pick_device, set_up
 from ubend.core.errors import DataError, SettingError
-from ubend.core.files import default_cache
+from ubend.core.files import default_cache, refuse_existing
 from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
 from ubend.core.settings import Settings
@@ -55,8 +55,11 @@ def examine_data(
             the model does not fit the folder.
         SettingError: a finding to accept does not exist, or the file of accepted findings is damaged.
         ModelFileError: the model cannot be read.
-        OutputError: the JSON file, the page, the cache, the accepted findings or the copy cannot be written.
+        OutputError: the JSON file or the page exists already; or these, the cache, the accepted findings or the copy
+            cannot be written.
     """
+    for option, path in {"--json": json_path, "--html": html_path}.items():
+        refuse_existing([path] if path is not None else [], option=option)
     set_up(pick_device("cpu"), False)
     device = pick_device(settings.device).type
     read_accepted(accepted_path(settings))  # a damaged file is refused before anything is read
@@ -86,6 +89,8 @@ def examine_data(
         line = _("{folder}: {counts}; repair the data, or train without what cannot be used (--skip-bad)")
         if examination.inspection is None:
             line = _("{folder}: {counts}; nothing can be read before this is repaired")
+        elif not counts["error"]:
+            line = _("{folder}: {counts}; repair the data, or accept what is as it should be (--accept CHECK)")
         raise DataError(line.format(folder=folder, counts=describe_counts(findings)), path=folder)
     return findings
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ubend.core.files import write_text
+from ubend.core.i18n import _
 from ubend.doctor.finding import Finding
 from ubend.doctor.finding_text import describe_counts, describe_evidence, name_check, name_files, name_grade
 from ubend.doctor.inspection import Inspection, shrink, to_bytes
@@ -58,9 +59,8 @@ def write_page(path: Path, title: str, findings: Sequence[Finding], inspection: 
                 images,
             )
         )
-    page = render_page(
-        Path(__file__).with_name("doctor.html"), title=title, counts=describe_counts(findings), entries=entries
-    )
+    counts = describe_counts(findings) if findings else _("no findings")
+    page = render_page(Path(__file__).with_name("doctor.html"), title=title, counts=counts, entries=entries)
     write_text(path, page)
 
 

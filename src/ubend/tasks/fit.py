@@ -13,6 +13,7 @@ they made to the training and its runtime:
     evaluate   here                  the saved model on the test split, else validation   scores
 """
 
+import glob
 import io
 import signal
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ from ubend.accel.captured import capture_steps
 from ubend.accel.warmup import warmed_up
 from ubend.core.autoconfig import choose_network, resolve
 from ubend.core.device import describe_device, explain_out_of_memory, fastest_precision, prepare_process, set_up
-from ubend.core.errors import DataError
+from ubend.core.errors import DataError, TrainingError
 from ubend.core.files import DiskRequirement, check_disk_space, default_cache, read_text, write_json
 from ubend.core.i18n import _
 from ubend.core.plan import Facts, Plan
@@ -177,11 +178,12 @@ def resume(
         network, loss: the user's own network and loss, if the training uses them.
     Raises:
         OutputError: there is no run to resume, or it is from an older version.
-        TrainingError: the images have changed since.
+        TrainingError: the images have changed since, or were moved.
     """
     folder = RunFolder(Path(run))
     started = folder.read_facts()
     settings = make_settings(config=read_config(folder.settings))
+    refuse_moved_data(folder, settings)
     with join_processes() as processes, _rank_reporter(processes, reporter) as log:
         current = (describe_device(processes.pick_device(settings.device)), torch.get_num_threads(), torch.__version__)
         original = (started["device"], started["threads"], started["torch"])
@@ -200,6 +202,15 @@ def resume(
                 folder.clear_leftovers()
             session = _Session(folder, processes, log, show, watch, resumed=True, custom=CustomParts(network, loss))
             return _fit(session, settings)
+
+
+def refuse_moved_data(run: RunFolder, settings: Settings) -> None:
+    """Raise TrainingError if the folders of a run's images or masks no longer exist."""
+    data = settings.data
+    for key, place in {"folder": data.folder, "images": data.images, "masks": data.masks}.items():
+        if place is not None and not Path(place).exists() and not glob.has_magic(place):
+            line = _("{place}: no longer there; move it back, or change data.{key} in {settings} to its new place")
+            raise TrainingError(line.format(place=place, key=key, settings=run.settings), path=place, key=f"data.{key}")
 
 
 def _rank_reporter(processes: ProcessGroup, reporter: Reporter | None) -> Reporter:
@@ -424,7 +435,7 @@ def _report_interrupted(session: _Session, data: Dataset, training: Training) ->
     _draw_curves(run, data, state)
     if run.model_path.exists():
         message = _(
-            "stopped after step {step} of {steps}; {model} can be used as it is, and `ubend fit --resume {run}` "
+            "stopped after step {step} of {steps}; {model} has the best weights so far, and `ubend fit --resume {run}` "
             "continues"
         )
     else:  # a second Ctrl-C, before anything was saved

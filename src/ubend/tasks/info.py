@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ubend.core.errors import UbendError
-from ubend.core.files import model_path
+from ubend.core.files import EXPORTED_SUFFIX, model_path
 from ubend.core.i18n import _, ngettext
 from ubend.labels.label_values import format_values
 from ubend.models.exported import load_model
@@ -63,7 +63,7 @@ def _describe_training(about: Mapping[str, Any], path: Path) -> list[str]:
             lines.append(_describe_epochs(about["epochs"], about["epochs"], about.get("kept_epoch")))
         with suppress(KeyError, ValueError, TypeError, AttributeError):  # the entry is missing or malformed
             lines.append(_describe_dice(_("validation, at training size"), read_dice(about["val_dice"])))
-        return [*lines, cause]
+        return lines if path.suffix == EXPORTED_SUFFIX else [*lines, cause]  # that describes its scores itself
     lines.append(_("trained: {date}").format(date=show_date(summary.started)))
     if "seed" not in about:
         lines.append(f"{titles['seed']}: {summary.seed}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ubend.core.errors import SettingError, UbendError
+from ubend.core.errors import OutputError, SettingError, UbendError
 from ubend.core.files import refuse_existing, write_text
 from ubend.core.i18n import _
 from ubend.drawing.calibration import draw_calibration
@@ -90,6 +90,9 @@ def write_report(
         page = _describe_run(paths[0], lambda: predictor or load(paths[0], device))
     else:
         page = _describe_comparison(paths, device)
+    if page.no_examples and page.comparison is None and out is None and target.exists():
+        line = _("{path} is kept, since a new report would have no images; put them back, or write another with --out")
+        raise OutputError(" ".join([line.format(path=target), f"({page.no_examples})"]), path=target)
     write_text(target, render_page(Path(__file__).with_name("report.html"), page=page, draw_figures=_draw_figures))
     return target
 

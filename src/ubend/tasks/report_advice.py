@@ -2,6 +2,7 @@
 
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Callable
 
 from ubend.core.errors import UbendError
@@ -30,15 +31,21 @@ def advise(run: RunFacts) -> list[str]:
 
 
 def _repair_data(run: RunFacts) -> str | None:
-    count = sum(finding.grade != "note" for finding in run.findings or ())
-    if not count:
-        return None
-    line = ngettext(
-        "Repair the data first: the quick checks found {count} error or warning; `ubend doctor` says how.",
-        "Repair the data first: the quick checks found {count} errors and warnings; `ubend doctor` says how.",
-        count,
-    )
-    return line.format(count=count)
+    grades = Counter(finding.grade for finding in run.findings or ())
+    if count := grades["error"]:
+        line = ngettext(
+            "Repair the data first: the quick checks found {count} error; `ubend doctor` says how.",
+            "Repair the data first: the quick checks found {count} errors; `ubend doctor` says how.",
+            count,
+        )
+    else:
+        count = grades["warning"]
+        line = ngettext(
+            "Look at the data first: the quick checks found {count} warning; `ubend doctor` says how to repair it.",
+            "Look at the data first: the quick checks found {count} warnings; `ubend doctor` says how to repair them.",
+            count,
+        )
+    return line.format(count=count) if count else None
 
 
 def _add_images(run: RunFacts) -> str | None:

@@ -132,7 +132,7 @@ class RunFacts:
         calibration: `bins` of the scores; None: not available or not meaningful for this model.
         expected_error: expected calibration error; None: unknown.
         history: rows of metrics.jsonl, for curves; `validation`: a sentence on the epoch that was kept.
-        splits, split_lines: how the images were split, and leaks between splits.
+        splits, split_lines: how the images were split, without empty splits, and leaks between splits.
         missed: the missed objects; None: unknown, or no objects.
         findings: of the quick checks of the data; None: not recorded.
         findings_left: lines on findings that are not listed.
@@ -223,7 +223,7 @@ def read_facts(path: Path) -> RunFacts:
             expected_error=error,
             history=history,
             validation=_describe_validation(summary, history),
-            splits=splits,
+            splits=tuple(split for split in splits if split.images),
             split_lines=split_lines,
             missed=read_missed(scores.data),
             findings=findings,
@@ -510,8 +510,8 @@ def _sentences(
         )
     elif folds:
         second = _(
-            "It consists of {folds} networks, each trained on {train} images {size} without one fold; {test} test "
-            "images were held out until the end."
+            "It consists of {folds} networks; the {train} images of the training split are divided into {folds} folds, "
+            "and each network was trained {size} without one of them; {test} test images were held out until the end."
         )
     elif test:
         second = _(
@@ -531,6 +531,13 @@ def _sentences(
         third = _(
             "On {count} images at native size, the mean Dice over all classes except the background, with its 95% "
             "interval, is {dice}."
+        )
+    if folds and scores.subset == "test":
+        value = scores.data["out_of_fold"]["native"]["dice"]["per_image"][row]
+        figures |= {"out_of_fold": _figure(value)}
+        third += " " + _(
+            "On the {train} images of the training split, each scored by the network not trained on it, it is "
+            "{out_of_fold}."
         )
     fourth = _("In {bad} of {count} images the Dice is below 0.5; the worst are shown below.")
     interval, class_dice = dice[row], _class_dice(dice, labels)

@@ -89,7 +89,7 @@ def resume(
         custom: `network` and `loss`, see `ubend.tasks.fit.resume`.
     Raises:
         OutputError: there is no run to resume, or it is from an older version.
-        TrainingError: the images have changed since.
+        TrainingError: the images have changed since, or were moved.
     """
     whole, reporter = RunFolder(Path(run)), reporter or Reporter()
     kind = asks_for_several(None, whole.settings)
@@ -101,6 +101,7 @@ def resume(
     if not whole.facts.is_file():
         whole.read_facts()  # raises an error that explains it
     settings = make_settings(config=read_config(whole.settings))
+    single_fit.refuse_moved_data(whole, settings)
     refuse_gpus(gpus, settings.device)
     with locked(whole.path):
         open_several = open_folds if kind == "data.folds" else open_seeds

@@ -23,6 +23,7 @@ from ubend.core.settings import (
 from ubend.dataset.arrays import arrays_to_files
 from ubend.dataset.named_sets import find_dataset, named_set
 from ubend.layouts.layouts import list_root
+from ubend.layouts.tree import holds_description
 from ubend.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -143,12 +144,15 @@ def read_user_settings(
 
 
 def _refuse_run(folder: Path) -> None:
-    """Raise SettingError if a run is given in place of the data."""
+    """Raise SettingError if a run, or the folder of a `data.toml`, is given in place of the data."""
     if RunFolder(folder).facts.is_file():
         line = _(
             "{folder} is a run, not a folder of images and masks; to continue it: `ubend fit --resume {folder}`; to "
             "start from its model: `ubend fit FOLDER --from {folder}`"
         )
+        raise SettingError(line.format(folder=folder), path=folder, key="data.folder")
+    if holds_description(folder):
+        line = _("{folder} describes images and masks elsewhere; give its file: {folder}/data.toml")
         raise SettingError(line.format(folder=folder), path=folder, key="data.folder")
 
 

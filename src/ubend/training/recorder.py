@@ -96,9 +96,9 @@ class Recorder:
         is_finished = following > training.settings.epochs or progress.stop_reason is not None
         if not is_finished and in_batch_norm_warmup(training, training.steps_until(following)):
             line = _(
-                "note: in the first {steps} steps validation scores are too low, because the running statistics of "
-                "batch norm have not converged yet; until then the scores in parentheses show what the network has "
-                "learned: they use the statistics of the validation images"
+                "note: in the first {steps} steps validation scores may be far too low, because the running statistics "
+                "of batch norm have not converged yet; the scores in parentheses use the statistics of the validation "
+                "images instead"
             )
             self._reporter.report(line.format(steps=BATCH_NORM_WARMUP_STEPS))
 
