@@ -355,5 +355,5 @@ def test_resume_with_changed_images(change: Callable[[Path], None], run: Path, g
     check(error, TrainingError, path=data)
     assert "disc03" in str(error)
     shutil.rmtree(data)
-    check(refused_once("fit", "--resume", run), DataError, path=data)
+    check(refused_once("fit", "--resume", run), TrainingError, path=data, key="data.folder")
     assert contents(run) == before
