@@ -76,6 +76,9 @@ class DataSettings(_Section):
     `*=nearest` or `*=near`; auto: found in the masks"""
     skip_bad: bool = False
     """leave out pairs that cannot be used, and list them in the run's skipped.csv"""
+    unmasked: Literal["refuse", "background"] = "refuse"
+    """images that have no mask file: `refuse` the folder, or read them as `background` alone, as for parts without
+    defects"""
     channels: int | None = Field(None, ge=1, le=16)
     """number of channels to read: 1 is grey (the luma of colour images), 3 is colour (grey is repeated), up to 16;
     alpha counts only above 3; auto: the number that all images have; a mixture of grey and colour is read in

@@ -323,7 +323,7 @@ def find_folder(settings: Settings) -> Folder:
     def find(pairs: Sequence[Pair]) -> list[str]:
         return [problem for problems in find_damage(pairs, data.channels).values() for problem in problems]
 
-    options = ReadOptions(Path(data.split) if data.split else None, data.skip_bad, find)
+    options = ReadOptions(Path(data.split) if data.split else None, data.skip_bad, data.unmasked, find)
     if data.images is not None and data.masks is not None and data.folder is None:
         refuse_lost(Path(data.images))
         return read_pairs(data.images, data.masks, options)
@@ -568,9 +568,22 @@ def scan_folder(folder: Folder, settings: Settings, cache: Path, reporter: Repor
     reporter.end()
     labels, remarks = _find_classes(folder, settings, label_scan)
     unknown = find_unknown_values(label_scan, labels)
+    _refuse_unmasked(folder, labels)
     if unknown:
         raise PairError({pairs[i].name: [unknown_values_problem(pairs[i], unknown[i], labels)] for i in unknown})
     return FolderScan(shapes, channels, hashes, labels, [*folder.remarks, *notes, *remarks], headers, label_scan)
+
+
+def _refuse_unmasked(folder: Folder, labels: LabelMap) -> None:
+    """Raise SettingError if images without a mask file were read as the value 0, and that is not the background."""
+    background = background_class(labels.names)
+    named = {pair.name for pair in folder.unmasked} & {pair.name for pair in folder.pairs}
+    if named and (background is None or 0 not in labels.codes[background]):
+        line = _(
+            "data.unmasked = background needs masks whose value 0, or the colour black, is called background; give "
+            '--values 0=background,VALUE=NAME,... or "#000000=background,COLOR=NAME,..."'
+        )
+        raise SettingError(line, key="data.unmasked")
 
 
 def _describe_enlarged(native_hw: NDArray[np.int64], size: int | None) -> list[str]:

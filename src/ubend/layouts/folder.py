@@ -7,9 +7,10 @@ ones. Problems are collected by kind while reading and raised together, worst fi
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from ubend.core.errors import DataError
-from ubend.core.i18n import _
+from ubend.core.i18n import _, ngettext
 from ubend.labels.mask_files import FileMask
 from ubend.layouts.class_files import read_class_table
 from ubend.layouts.coco import COCO
@@ -43,11 +44,13 @@ class ReadOptions:
         split: CSV file with the columns `file,split`, `file,group` or `file,split,group`, which replace splits and
             groups of the layout. `file` is a pair's name, a file name with or without suffix, or a relative path.
         skip_bad: skip files that cannot be used, and record them in `Folder.skipped`.
+        unmasked: see `data.unmasked`.
         look: called with the pairs if anything is wrong; returns further problems to report together.
     """
 
     split: Path | None = None
     skip_bad: bool = False
+    unmasked: Literal["refuse", "background"] = "refuse"
     look: Callable[[list[Pair]], list[str]] | None = None
 
 
@@ -124,6 +127,8 @@ def _finish(
     location: Path, reading: LayoutResult, tables: Iterable[Path], problems: Problems, options: ReadOptions
 ) -> Folder:
     """Apply split file and class table to what a layout's reader found; raises all problems."""
+    if options.unmasked == "background" and reading.pairs:
+        reading = _with_unmasked(reading, problems)
     pairs = sorted(reading.pairs, key=lambda pair: natural_key(pair.name))
     pairs, listed = apply_split_lists(pairs, location)
     pairs, named = _split_by_names(pairs)
@@ -143,7 +148,21 @@ def _finish(
     message = (*of_splits, of_groups, loveda_hint(pairs) if classes is None else None)
     unused = [] if options.split or any(pair.split for pair in pairs) else unused_split_files(location)
     remarks = (*reading.remarks, *filter(None, message), *unused)
-    return Folder(tuple(pairs), classes, values, colors, remarks, reading.ignored, reading.layout, location, skipped)
+    found = replace(reading, pairs=tuple(pairs), classes=classes, values=values, colors=colors, remarks=remarks)
+    return Folder(**vars(found), root=location, skipped=skipped)
+
+
+def _with_unmasked(reading: LayoutResult, problems: Problems) -> LayoutResult:
+    """The same with the images that have no mask file, as background alone."""
+    problems.drop_unmasked(pair.image for pair in reading.unmasked)
+    count = len(reading.unmasked)
+    line = ngettext(
+        "{count} image has no mask file and is read as background alone",
+        "{count} images have no mask file and are read as background alone",
+        count,
+    )
+    remarks = (*reading.remarks, *([line.format(count=count)] if count else []))
+    return replace(reading, pairs=[*reading.pairs, *reading.unmasked], remarks=remarks)
 
 
 def _split_by_names(pairs: list[Pair]) -> tuple[list[Pair], str | None]:

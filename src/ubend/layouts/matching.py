@@ -110,7 +110,7 @@ def _match(
     normal_images, normal_masks = [normal(p) for p in images], [normal(m) for m in masks]
     before, after = common_affixes(normal_images, normal_masks, affixes, fold, sure)
     index = _Index([replace(image, stem=strip_affix(image.stem, before)) for image in normal_images])
-    matching = Matching(list(images), {}, [], index.twins)
+    matching = Matching(list(images), {}, [])
     rivals: dict[int, set[int]] = {}
     for original, normal_mask in zip(masks, normal_masks, strict=True):
         mask = replace(normal_mask, stem=strip_affix(normal_mask.stem, after))
@@ -124,6 +124,12 @@ def _match(
         # the images `x` and `x_mask`, and a mask `x_mask`, which may also be that of `x` if `x` has no mask
         if any(other not in matching.claims for other in others):
             matching.orphans += [claim.mask for claim in matching.claims.pop(image_index)]
+    # without a mask that could be of either, images of two splits may share a name
+    matching.twins = [
+        (index, first)
+        for index, first in index.twins
+        if first in matching.claims or images[index].split == images[first].split
+    ]
     return matching
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ubend.core.i18n import _, ngettext
 from ubend.labels.cellpose import is_cellpose
-from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask
+from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask, ShapeMask
 from ubend.layouts.affixes import NamedFile
 from ubend.layouts.matching import Claim, Matching
 from ubend.layouts.naming import (
@@ -98,12 +98,12 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
     remarks += message
     hidden, message = _unlabelled_test(matching, claims, orphans)
     remarks += message
-    _report_orphans(matching, claims, orphans, beside | hidden, problems)
+    unmasked = _report_orphans(matching, claims, orphans, beside | hidden, problems)
     for image_index, of_image in claims.items():
         for path in (matching.images[image_index].file.path, *(claim.mask.file.path for claim in of_image)):
             if is_empty(path):
                 problems.add("empty", path)
-    return replace(reading, remarks=(*remarks, *reading.remarks))
+    return replace(reading, remarks=(*remarks, *reading.remarks), unmasked=unmasked)
 
 
 def _pairs(matching: Matching, masks: Mapping[int, Mask]) -> list[Pair]:
@@ -300,8 +300,12 @@ def _report_orphans(
     orphans: Sequence[NamedFile],
     beside: set[int],
     problems: Problems,
-) -> None:
-    """Add problems for images without masks and masks without images, with a suggestion if a name is similar."""
+) -> list[Pair]:
+    """Add problems for images without masks and masks without images, with a suggestion if a name is similar.
+
+    Returns:
+        The images without such a suggestion, with an empty mask.
+    """
     settled = {index for index, _first in matching.twins} | claims.keys() | beside
     lonely = [image for index, image in enumerate(matching.images) if index not in settled]
     splits = {matching.images[index].split for index in claims}
@@ -317,6 +321,8 @@ def _report_orphans(
             problems.add("task masks", item.file.path)
             continue
         problems.add("no image", problems.shorten(item.file.path) + _near(item, images, problems))
+    alone = [item for item in lonely if not _near(item, masks, problems)]
+    return [Pair(item.name, item.file.path, ShapeMask(item.file.path, ()), item.split, None) for item in alone]
 
 
 def _by_loose_name(items: Sequence[NamedFile]) -> dict[str, list[NamedFile]]:

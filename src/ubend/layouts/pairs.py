@@ -52,6 +52,7 @@ class LayoutResult:
         remarks: messages for the user.
         ignored: label values whose pixels are not scored.
         layout: a more precise description than `Layout.description`; "" if there is none.
+        unmasked: images without a mask file, which are problems too, with an empty mask.
     """
 
     pairs: Sequence[Pair]
@@ -61,6 +62,7 @@ class LayoutResult:
     remarks: tuple[str, ...] = ()
     ignored: tuple[int, ...] = ()
     layout: str = ""
+    unmasked: Sequence[Pair] = ()
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,12 @@ class Problems:
         name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
         return str(self.root) if name == "." else name
 
+    def drop_unmasked(self, images: Iterable[Path]) -> None:
+        """Remove the problem that these images have no masks."""
+        left = set(self.names.pop("no mask", [])) - {self.shorten(path) for path in images}
+        self.names |= {"no mask": [*left]} if left else {}
+        self.names.pop("split without masks", None)
+
     def take_skippable(self) -> tuple[tuple[str, str], ...]:
         """Remove the problems that can be skipped, and return (name, problem) for each."""
         sentences = _sentences()
@@ -83,14 +89,15 @@ def _sentences() -> dict[str, str]:
         "no images": _("no images in: {names}; images are files ending in .png .jpg .jpeg .bmp .tif .tiff .webp"),
         "no folder": _("missing folders or lists ({count}): {names}; each split needs its own"),
         "split without masks": _(
-            "splits without any mask ({count}): {names}; each split needs its own; add masks, or skip "
-            "these splits with --skip-bad"
+            "splits without any mask ({count}): {names}; each split needs its own; add masks, skip these splits with "
+            "--skip-bad, or read their images as background alone: --set data.unmasked=background"
         ),
         "same split": _("two folders for one split: {names}; keep one of them"),
         "no mask": _(
             "images without a mask ({count}): {names}; a mask has the same name as its image, optionally with a word "
             "such as _mask, _gt or _label before or after it; add the mask, remove the image, skip it with --skip-bad, "
-            "or state which files are masks: --images 'PATTERN' --masks 'PATTERN'"
+            "state which files are masks: --images 'PATTERN' --masks 'PATTERN', or, if such images show nothing but "
+            "background: --set data.unmasked=background"
         ),
         "no image": _(
             "masks without an image ({count}): {names}; add the image, remove the mask, or skip it with --skip-bad"
