@@ -29,6 +29,7 @@ from ubend.portable.command import describe_model, main
 from ubend.portable.model import Model, ModelEnsemble, load, load_file
 from ubend.portable.row_windows import TiffRowReader, write_tiff_mask
 from ubend.portable.tiff import NODATA
+from ubend.portable.version import __version__
 
 pytestmark = NEEDS_EXPORT
 CROPS: dict[str, Any] = {"window_px": 32, "scale": (1.0, 1.0)}
@@ -500,3 +501,10 @@ def test_memory(colour: Path) -> None:
     starved = Model(run, model.contract, model.bundle)
     with raises(SettingError, key="device"):
         starved(np.zeros((4, 4, 3), np.uint8))
+
+
+def test_it_states_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert not ended.value.code
+    assert capsys.readouterr().out == f"ubend-runtime {__version__}\n"

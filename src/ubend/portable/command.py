@@ -23,6 +23,7 @@ from .printable import printable, printable_line
 from .probabilities import ProbKind
 from .reporter import LineReporter
 from .tile_options import DEFAULT_OVERLAP, parse_tiles
+from .version import __version__
 
 _NONE = PredictionOptions()
 _NOTHING_DONE, _SOME_FAILED, _INTERRUPTED = 2, 3, 130  # exit codes, those of ubend
@@ -146,6 +147,9 @@ class _Parser(argparse.ArgumentParser):
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="ubend-runtime", description=_("Masks of images from a model that `ubend export` wrote."))
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {__version__}", help=_("Show the version and exit.")
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     predict = commands.add_parser("predict", help=_("Write the masks of images."))
     objects = commands.add_parser("objects", help=_("Number, measure and outline the objects in images."))
