@@ -4,22 +4,26 @@ Several masks of an image are one per object, or one per class. Ambiguous files 
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ubend.core.i18n import _, ngettext
 from ubend.labels.cellpose import is_cellpose
 from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask
 from ubend.layouts.affixes import NamedFile
+from ubend.layouts.mask_content import is_field_of_view
 from ubend.layouts.matching import Claim, Matching
 from ubend.layouts.naming import (
+    FIELD_WORDS,
     MASK_WORDS,
     OBJECT_WORDS,
     OVERLAY_WORDS,
     TASK_MASK,
     loose_key,
     mentions,
+    squeeze,
 )
 from ubend.layouts.pairs import LayoutResult, Pair
 from ubend.layouts.problems import Problems, natural_key
@@ -51,6 +55,8 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
     """
     claims, remarks = _without_overlays(matching.claims)
     claims, message = _without_cellpose(claims)
+    remarks += message
+    claims, message = _without_field_of_view(claims, matching.images)
     remarks += message
     labels = {image_index: [_label(claim) for claim in of_image] for image_index, of_image in claims.items()}
     orphans = list(matching.orphans)
@@ -156,6 +162,31 @@ def _without_cellpose(claims: dict[int, list[Claim]]) -> tuple[dict[int, list[Cl
 def cellpose_line(count: int) -> str:
     """The remark on skipped Cellpose files."""
     return _("Cellpose's _seg.npy files are skipped, since there are other masks ({count})").format(count=count)
+
+
+def _without_field_of_view(
+    claims: dict[int, list[Claim]], images: Sequence[NamedFile]
+) -> tuple[dict[int, list[Claim]], list[str]]:
+    """(masks without those that are the camera's field of view, remarks), if every image still has a mask.
+
+    Only masks whose name says nothing but mask or field of view: any other word may be a class.
+    """
+    kinds: dict[tuple[Path, str], dict[int, Path]] = defaultdict(dict)
+    for n, claim in ((n, claim) for n, of_image in claims.items() for claim in of_image if len(of_image) > 1):
+        if squeeze(_label(claim).word) in FIELD_WORDS:
+            path = claim.mask.file.path
+            kinds[path.parent, re.sub(re.escape(images[n].file.stem) + r"|\d+", "", path.stem)][n] = path
+    fields = [paths for paths in kinds.values() if is_field_of_view([*paths.values()])]
+    skipped = {path for paths in fields for path in paths.values()}
+    kept = {n: [claim for claim in of_image if claim.mask.file.path not in skipped] for n, of_image in claims.items()}
+    if not skipped or not all(kept.values()):
+        return claims, []
+    line = _(
+        "masks that are the same in all images and cover most of each, as a camera's field of view does, are skipped "
+        "({count}), for example {names}"
+    )
+    names = enumerate_names([next(iter(paths.values())).name for paths in fields])
+    return kept, [line.format(count=len(skipped), names=names)]
 
 
 def _find_odd_masks(claims: Mapping[int, Sequence[Claim]]) -> set[int]:
