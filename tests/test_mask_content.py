@@ -90,3 +90,35 @@ def test_masks_that_are_no_field_of_view(tmp_path: Path, masks: list[NDArray[np.
     for number, mask in enumerate(masks):
         write(tmp_path, f"{number}.png", mask)
     assert not is_field_of_view(sorted(tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "numbers"),
+    [
+        ("images/{}.png", "masks/{}_{}.png", "12"),
+        ("images/{}.png", "masks/{}_a{}.png", "12"),
+        ("images/{}.png", "masks/{}_{}.png", "abc"),
+        ("{}.jpg", "{}_mask{}.png", "123"),
+    ],
+)
+def test_numbered_masks_that_coincide_are_by_annotators(tmp_path: Path, image: str, mask: str, numbers: str) -> None:
+    for number in NUMBERS:
+        write(tmp_path, image.format(number))
+        for shift, annotator in enumerate(numbers):
+            write(tmp_path, mask.format(number, annotator), disc(12, 4 * shift) & (number > 21))  # one saw nothing
+    example = mask.format(21, numbers[0])
+    with raises(DataError, key="several sets", named=[example, "annotators"]) as caught:
+        read_folder(tmp_path)
+    pattern = caught.value.problems[0].split("'")[-2]
+    found = read_pairs(f"{tmp_path}/{image.replace('{}', '*')}", pattern).pairs
+    assert [pair.mask.path.relative_to(tmp_path).as_posix() for pair in found] == [
+        mask.format(number, numbers[0]) for number in NUMBERS
+    ]
+
+
+def test_numbered_masks_that_hardly_overlap_are_objects(tmp_path: Path) -> None:
+    for number in NUMBERS:
+        write(tmp_path, f"images/{number}.png")
+        for shift in range(3):
+            write(tmp_path, f"masks/{number}_{shift}.png", disc(9, 15 * (shift - 1)))
+    assert [len(pair.mask.files) for pair in read_folder(tmp_path).pairs] == [3] * 4

@@ -13,7 +13,7 @@ from ubend.core.i18n import _, ngettext
 from ubend.labels.cellpose import is_cellpose
 from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask
 from ubend.layouts.affixes import NamedFile
-from ubend.layouts.mask_content import is_field_of_view
+from ubend.layouts.mask_content import coincide, is_field_of_view
 from ubend.layouts.matching import Claim, Matching
 from ubend.layouts.naming import (
     FIELD_WORDS,
@@ -36,6 +36,7 @@ _ANNOTATOR = re.compile(
     r"v|ver|version)[\W_]*(\d+|[a-h])?",
     re.IGNORECASE,
 )
+_NUMBERED = re.compile(r"[^\W\d_]?\d*")  # words that name no class: `a`, `a1`, or none
 _BACKGROUND_WORDS = frozenset(("background", "bg", "back"))
 
 
@@ -74,6 +75,9 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
         )
         shown = enumerate_names([problems.shorten(claim.mask.file.path) for claim in example])
         problems.add_line(line.format(words=", ".join(words), names=shown), "several sets")
+        return LayoutResult([])
+    elif (words or _are_objects(claims, labels)) and (line := _describe_versions(matching, claims, labels, problems)):
+        problems.add_line(line, "several sets")
         return LayoutResult([])
     elif words:
         reading = _by_class(matching, claims, labels, words)
@@ -216,6 +220,32 @@ def _class_words(labels: Mapping[int, Sequence[_Label]]) -> list[str]:
         or any(len(set(of_image)) < len(of_image) for of_image in labels.values())
     )
     return [] if unclear else sorted(word_counts, key=natural_key)
+
+
+def _describe_versions(
+    matching: Matching,
+    claims: Mapping[int, Sequence[Claim]],
+    labels: Mapping[int, Sequence[_Label]],
+    problems: Problems,
+) -> str:
+    """A message for numbered masks of one image (`NAME_1`, `NAME_a1`) that show the same; "" if they do not."""
+    if not all(_NUMBERED.fullmatch(label.word) for of_image in labels.values() for label in of_image):
+        return ""
+    several = {
+        matching.images[n].file.stem: sorted((claim.mask.file.path for claim in of_image), key=lambda path: path.name)
+        for n, of_image in claims.items()
+        if len(of_image) > 1
+    }
+    if not coincide(several.values()):
+        return ""
+    line = _(
+        "several masks for one image that cover mostly the same pixels, for example {names}; they are no objects, but "
+        "by several annotators or in several versions: state which masks to use with --images 'PATTERN' --masks "
+        "'{pattern}'"
+    )
+    stem, (first, *others) = next(iter(several.items()))
+    pattern = first.with_name(first.name.replace(stem, "*", 1)) if stem in first.name else "PATTERN"
+    return line.format(names=enumerate_names([*map(problems.shorten, (first, *others))]), pattern=pattern)
 
 
 def _are_objects(claims: Mapping[int, Sequence[Claim]], labels: Mapping[int, Sequence[_Label]]) -> bool:
