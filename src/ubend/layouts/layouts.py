@@ -21,7 +21,9 @@ from PIL import Image
 from ubend.core.files import regular_file
 from ubend.core.i18n import _, ngettext
 from ubend.labels.cellpose import is_cellpose
+from ubend.labels.mask_files import FileMask
 from ubend.layouts.affixes import Affix, NamedFile
+from ubend.layouts.mask_content import is_field_of_view
 from ubend.layouts.matching import match
 from ubend.layouts.naming import (
     MANUAL_FOLDERS,
@@ -74,7 +76,10 @@ def separate_sides(root: Path, items: Sequence[NamedFile], problems: Problems) -
     """Separate images from masks by file name, where folders do not; adds a problem if this is ambiguous."""
     masks, images = _divide(items, lambda item: item.file.suffix == ".npy" or mentions(item.stem, "mask"))
     if images and masks:
-        return Sides(images, masks)
+        truth = Sides([], [])
+        if is_field_of_view([item.file.path for item in masks]):
+            truth = separate_sides(root, images, Problems(root))  # `x.tif`, `x_vessel.png`, and `x_mask.png`
+        return replace(truth, masks=truth.masks + masks) if truth.masks else Sides(images, masks)
     images, masks = _divide(items, lambda item: mentions(item.stem, "image"))
     if images and len(images) <= len(masks):
         return Sides(images, masks)
@@ -358,8 +363,22 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
         return LayoutResult([])
     images, masks = _without_wrapper(images, masks)
     reading = read_matching(match(images, masks, affixes, sure=affixes is not None), problems)
+    _refuse_field_of_view(root, reading, problems)
     words = "; ".join(filter(None, (layout, reading.layout)))
     return replace(reading, remarks=(*remarks, *reading.remarks), layout=words)
+
+
+def _refuse_field_of_view(root: Path, reading: LayoutResult, problems: Problems) -> None:
+    """Add a problem if the masks are a camera's field of view, as in DRIVE's `test/`, which has no others."""
+    masks = [pair.mask.path for pair in reading.pairs if isinstance(pair.mask, FileMask)]
+    if not is_field_of_view(masks):
+        return
+    line = _(
+        "{root}: the masks, for example {name}, are the same in all images and cover most of each, as a camera's field "
+        "of view does; put the masks of what is to be found beside them, as NAME_gt.png; if these are right: "
+        "--images 'PATTERN' --masks 'PATTERN'"
+    )
+    problems.add_line(line.format(root=root, name=problems.shorten(masks[0])), "field of view")
 
 
 def _prefer_manual(root: Path, masks: list[NamedFile]) -> tuple[list[NamedFile], list[str]]:

@@ -47,6 +47,8 @@ PREVIEW_FOLDERS = _words(
     "overlay overlays preview previews thumb thumbs thumbnail thumbnails visualization visualizations visualisation "
     "visualisations"
 )
+# The rest of a mask's name that may be a camera's field of view; what the mask shows decides.
+FIELD_WORDS = _words("fov fieldofview") | {""}
 OBJECT_WORDS = _words(
     "obj object objects inst instance instances cell cells nucleus nuclei lesion region roi part no nr"
 )

@@ -4,22 +4,26 @@ Several masks of an image are one per object, or one per class. Ambiguous files 
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ubend.core.i18n import _, ngettext
 from ubend.labels.cellpose import is_cellpose
 from ubend.labels.mask_files import FileMask, Layer, LayeredMask, Mask, ShapeMask
 from ubend.layouts.affixes import NamedFile
+from ubend.layouts.mask_content import coincide, is_field_of_view
 from ubend.layouts.matching import Claim, Matching
 from ubend.layouts.naming import (
+    FIELD_WORDS,
     MASK_WORDS,
     OBJECT_WORDS,
     OVERLAY_WORDS,
     TASK_MASK,
     loose_key,
     mentions,
+    squeeze,
 )
 from ubend.layouts.pairs import LayoutResult, Pair
 from ubend.layouts.problems import Problems, natural_key
@@ -32,6 +36,7 @@ _ANNOTATOR = re.compile(
     r"v|ver|version)[\W_]*(\d+|[a-h])?",
     re.IGNORECASE,
 )
+_NUMBERED = re.compile(r"[^\W\d_]?\d*")  # words that name no class: `a`, `a1`, or none
 _BACKGROUND_WORDS = frozenset(("background", "bg", "back"))
 
 
@@ -52,6 +57,8 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
     claims, remarks = _without_overlays(matching.claims)
     claims, message = _without_cellpose(claims)
     remarks += message
+    claims, message = _without_field_of_view(claims, matching.images)
+    remarks += message
     labels = {image_index: [_label(claim) for claim in of_image] for image_index, of_image in claims.items()}
     orphans = list(matching.orphans)
     if all(len(of_image) == 1 for of_image in claims.values()):
@@ -68,6 +75,9 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
         )
         shown = enumerate_names([problems.shorten(claim.mask.file.path) for claim in example])
         problems.add_line(line.format(words=", ".join(words), names=shown), "several sets")
+        return LayoutResult([])
+    elif (words or _are_objects(claims, labels)) and (line := _describe_versions(matching, claims, labels, problems)):
+        problems.add_line(line, "several sets")
         return LayoutResult([])
     elif words:
         reading = _by_class(matching, claims, labels, words)
@@ -158,6 +168,31 @@ def cellpose_line(count: int) -> str:
     return _("Cellpose's _seg.npy files are skipped, since there are other masks ({count})").format(count=count)
 
 
+def _without_field_of_view(
+    claims: dict[int, list[Claim]], images: Sequence[NamedFile]
+) -> tuple[dict[int, list[Claim]], list[str]]:
+    """(masks without those that are the camera's field of view, remarks), if every image still has a mask.
+
+    Only masks whose name says nothing but mask or field of view: any other word may be a class.
+    """
+    kinds: dict[tuple[Path, str], dict[int, Path]] = defaultdict(dict)
+    for n, claim in ((n, claim) for n, of_image in claims.items() for claim in of_image if len(of_image) > 1):
+        if squeeze(_label(claim).word) in FIELD_WORDS:
+            path = claim.mask.file.path
+            kinds[path.parent, re.sub(re.escape(images[n].file.stem) + r"|\d+", "", path.stem)][n] = path
+    fields = [paths for paths in kinds.values() if is_field_of_view([*paths.values()])]
+    skipped = {path for paths in fields for path in paths.values()}
+    kept = {n: [claim for claim in of_image if claim.mask.file.path not in skipped] for n, of_image in claims.items()}
+    if not skipped or not all(kept.values()):
+        return claims, []
+    line = _(
+        "masks that are the same in all images and cover most of each, as a camera's field of view does, are skipped "
+        "({count}), for example {names}"
+    )
+    names = enumerate_names([next(iter(paths.values())).name for paths in fields])
+    return kept, [line.format(count=len(skipped), names=names)]
+
+
 def _find_odd_masks(claims: Mapping[int, Sequence[Claim]]) -> set[int]:
     """Indices of images whose mask has an unusual rest; it may belong to another image."""
     rests = {
@@ -185,6 +220,32 @@ def _class_words(labels: Mapping[int, Sequence[_Label]]) -> list[str]:
         or any(len(set(of_image)) < len(of_image) for of_image in labels.values())
     )
     return [] if unclear else sorted(word_counts, key=natural_key)
+
+
+def _describe_versions(
+    matching: Matching,
+    claims: Mapping[int, Sequence[Claim]],
+    labels: Mapping[int, Sequence[_Label]],
+    problems: Problems,
+) -> str:
+    """A message for numbered masks of one image (`NAME_1`, `NAME_a1`) that show the same; "" if they do not."""
+    if not all(_NUMBERED.fullmatch(label.word) for of_image in labels.values() for label in of_image):
+        return ""
+    several = {
+        matching.images[n].file.stem: sorted((claim.mask.file.path for claim in of_image), key=lambda path: path.name)
+        for n, of_image in claims.items()
+        if len(of_image) > 1
+    }
+    if not coincide(several.values()):
+        return ""
+    line = _(
+        "several masks for one image that cover mostly the same pixels, for example {names}; they are no objects, but "
+        "by several annotators or in several versions: state which masks to use with --images 'PATTERN' --masks "
+        "'{pattern}'"
+    )
+    stem, (first, *others) = next(iter(several.items()))
+    pattern = first.with_name(first.name.replace(stem, "*", 1)) if stem in first.name else "PATTERN"
+    return line.format(names=enumerate_names([*map(problems.shorten, (first, *others))]), pattern=pattern)
 
 
 def _are_objects(claims: Mapping[int, Sequence[Claim]], labels: Mapping[int, Sequence[_Label]]) -> bool:
