@@ -59,19 +59,30 @@ def test_the_truth_beside_a_field_of_view(tmp_path: Path, image: str, truth: str
     ("image", "field"),
     [("images/{}_test.tif", "mask/{}_test_mask.gif"), ("{}.tif", "{}_mask.png"), ("{}.tif", "{}_fov.png")],
 )
-def test_a_field_of_view_alone_is_refused(tmp_path: Path, image: str, field: str) -> None:
+def test_a_field_of_view_alone_is_named(tmp_path: Path, image: str, field: str) -> None:
     for number in NUMBERS:
         write(tmp_path, image.format(number))
         write(tmp_path, field.format(number), disc(28, number % 2))
-    example = field.format(21)
-    with raises(DataError, key="field of view", named=[str(tmp_path), example, "NAME_gt.png", "--masks"]):
-        read_folder(tmp_path)
+    (remark,) = (line for line in read_folder(tmp_path).remarks if "field of view" in line)
+    assert f"such as {field.format(21)} " in remark
+    assert "NAME_gt.png" in remark
     stated = (f"{tmp_path}/{pattern.replace('{}', '*')}" for pattern in (image, field))
-    assert len(read_pairs(*stated).pairs) == len(NUMBERS)  # as the line says
+    assert not any("field of view" in line for line in read_pairs(*stated).remarks)  # it was asked for
     for number in NUMBERS:
         write(tmp_path, f"{Path(field).parent}/{Path(image.format(number)).stem}_gt.png", disc(9, number - 20))
     if "fov" not in field:  # no name of these says mask: it is asked
         assert all(name.endswith("_gt.png") for name in masks_of(tmp_path))
+
+
+def test_a_field_of_view_in_one_split_is_named(tmp_path: Path) -> None:
+    for number in NUMBERS:
+        for split in ("train", "test"):
+            write(tmp_path, f"{split}/images/{number}.tif")
+            write(tmp_path, f"{split}/mask/{number}_mask.png", disc(28))
+        write(tmp_path, f"train/label/{number}.png", disc(9, number - 20))
+    read = read_folder(tmp_path)
+    assert [line for line in read.remarks if "such as test/mask/21_mask.png" in line]
+    assert not [line for line in read.remarks if "such as train/" in line]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ from ubend.layouts.naming import (
     squeeze,
 )
 from ubend.layouts.pairing import cellpose_line, read_matching
-from ubend.layouts.pairs import Layout, LayoutResult, SplitName
+from ubend.layouts.pairs import Layout, LayoutResult, Pair, SplitName
 from ubend.layouts.problems import Problems
 from ubend.layouts.tree import FoundFile, as_found_file, describe_content, list_entries, walk
 from ubend.portable.image_paths import IMAGE_SUFFIXES, expand_pattern
@@ -363,22 +363,26 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
         return LayoutResult([])
     images, masks = _without_wrapper(images, masks)
     reading = read_matching(match(images, masks, affixes, sure=affixes is not None), problems)
-    _refuse_field_of_view(root, reading, problems)
+    remarks += _describe_field_of_view(reading.pairs, problems)
     words = "; ".join(filter(None, (layout, reading.layout)))
     return replace(reading, remarks=(*remarks, *reading.remarks), layout=words)
 
 
-def _refuse_field_of_view(root: Path, reading: LayoutResult, problems: Problems) -> None:
-    """Add a problem if the masks are a camera's field of view, as in DRIVE's `test/`, which has no others."""
-    masks = [pair.mask.path for pair in reading.pairs if isinstance(pair.mask, FileMask)]
-    if not is_field_of_view(masks):
-        return
+def _describe_field_of_view(pairs: Sequence[Pair], problems: Problems) -> list[str]:
+    """Remarks on splits whose masks are all like a camera's field of view, as in DRIVE's `test/`.
+
+    It is no error: what a fixed camera shows may be the same in all images, too.
+    """
+    of_split = defaultdict[SplitName | None, list[Path]](list)
+    for pair in pairs:
+        if isinstance(pair.mask, FileMask):
+            of_split[pair.split].append(pair.mask.path)
     line = _(
-        "{root}: the masks, for example {name}, are the same in all images and cover most of each, as a camera's field "
-        "of view does; put the masks of what is to be found beside them, as NAME_gt.png; if these are right: "
-        "--images 'PATTERN' --masks 'PATTERN'"
+        "masks such as {name} are the same in all images and cover most of each, as a camera's field of view does; if "
+        "that is not what is to be found, put the right masks beside them, as NAME_gt.png"
     )
-    problems.add_line(line.format(root=root, name=problems.shorten(masks[0])), "field of view")
+    fields = filter(is_field_of_view, of_split.values())
+    return [line.format(name=problems.shorten(masks[0])) for masks in fields]
 
 
 def _prefer_manual(root: Path, masks: list[NamedFile]) -> tuple[list[NamedFile], list[str]]:
