@@ -261,7 +261,7 @@ def test_killed(
     listener = Listener(press_twice(first))
     assert job.fit(folder, run, recipe=recipe, settings=settings, device="cpu", reporter=listener).scores is None
     assert f"stopped after step {first}" in listener.said
-    assert ("can be used" in listener.said) is (run / "model.safetensors").exists()
+    assert ("best weights so far" in listener.said) is (run / "model.safetensors").exists()
     for step in [*others, steps]:
         assert job.resume(run, reporter=Listener(press_twice(step))).scores is None
     assert job.resume(run, reporter=Listener()).scores is not None

@@ -40,6 +40,7 @@ from ubend.core.i18n import _
 from ubend.core.plan import Facts, Plan
 from ubend.core.progress import Reporter
 from ubend.core.settings import Recipe, Settings, make_settings, read_config
+from ubend.dataset.arrays import refuse_lost
 from ubend.dataset.augment import augment
 from ubend.dataset.border_weights import describe_objects
 from ubend.dataset.dataset import Dataset, open_dataset
@@ -205,8 +206,10 @@ def resume(
 
 
 def refuse_moved_data(run: RunFolder, settings: Settings) -> None:
-    """Raise TrainingError if the folders of a run's images or masks no longer exist."""
+    """Raise TrainingError if the folders of a run's images or masks no longer exist; DataError if they were arrays."""
     data = settings.data
+    if data.images is not None:
+        refuse_lost(Path(data.images))
     for key, place in {"folder": data.folder, "images": data.images, "masks": data.masks}.items():
         if place is not None and not Path(place).exists() and not glob.has_magic(place):
             line = _("{place}: no longer there; move it back, or change data.{key} in {settings} to its new place")
