@@ -371,8 +371,11 @@ def _report_orphans(
     lonely = [image for index, image in enumerate(matching.images) if index not in settled]
     splits = {matching.images[index].split for index in claims}
     images, masks = _by_loose_name(lonely), _by_loose_name(orphans)
+    unmasked = list[Pair]()
     for item in lonely:
         near = _near(item, masks, problems)
+        if not near:
+            unmasked.append(Pair(item.name, item.file.path, ShapeMask(item.file.path, ()), item.split, None))
         if claims and item.split and item.split not in splits and not near:
             problems.add("split without masks", item.file.path.parent)
         else:
@@ -382,8 +385,7 @@ def _report_orphans(
             problems.add("task masks", item.file.path)
             continue
         problems.add("no image", problems.shorten(item.file.path) + _near(item, images, problems))
-    alone = [item for item in lonely if not _near(item, masks, problems)]
-    return [Pair(item.name, item.file.path, ShapeMask(item.file.path, ()), item.split, None) for item in alone]
+    return unmasked
 
 
 def _by_loose_name(items: Sequence[NamedFile]) -> dict[str, list[NamedFile]]:

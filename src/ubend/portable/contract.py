@@ -170,12 +170,14 @@ def describe_contract(contract: Contract) -> list[str]:
 
 
 def describe_scores(scores: dict[str, Any] | None) -> list[str]:
-    """The scores of the exported run, for people."""
+    """A line with the scores of the exported run; none if they are unknown."""
+    if not scores:
+        return []
     try:
-        dice = ", ".join(f"{name} {value:.3f}" for name, value in (scores or {})["dice"].items() if value is not None)
+        dice = ", ".join(f"{name} {value:.3f}" for name, value in scores["dice"].items() if value is not None)
         line = _("Dice on the images of {which} ({count}): {dice}")
-        return [line.format(count=int((scores or {})["images"]), which=(scores or {})["subset"], dice=dice)]
-    except (KeyError, TypeError, ValueError, AttributeError):  # missing or malformed
+        return [line.format(count=int(scores["images"]), which=scores["subset"], dice=dice)]
+    except (KeyError, TypeError, ValueError, AttributeError):  # malformed
         return []
 
 
