@@ -133,3 +133,14 @@ def test_numbered_masks_that_hardly_overlap_are_objects(tmp_path: Path) -> None:
         for shift in range(3):
             write(tmp_path, f"masks/{number}_{shift}.png", disc(9, 15 * (shift - 1)))
     assert [len(pair.mask.files) for pair in read_folder(tmp_path).pairs] == [3] * 4
+
+
+def test_classes_that_contain_each_other_need_names(tmp_path: Path) -> None:
+    for folder, (whole, core) in {"numbers": ("c1", "c2"), "names": ("whole", "core")}.items():
+        for number in NUMBERS:
+            write(tmp_path / folder, f"images/{number}.png")
+            write(tmp_path / folder, f"masks/{number}_{whole}.png", disc(14))
+            write(tmp_path / folder, f"masks/{number}_{core}.png", disc(12))
+    with raises(DataError, key="several sets", named=["21_c1.png", "names of the classes"]):
+        read_folder(tmp_path / "numbers")
+    assert read_folder(tmp_path / "names").classes == ("background", "core", "whole")

@@ -241,7 +241,7 @@ def _describe_versions(
     line = _(
         "several masks for one image that cover mostly the same pixels, for example {names}; they are no objects, but "
         "by several annotators or in several versions: state which masks to use with --images 'PATTERN' --masks "
-        "'{pattern}'"
+        "'{pattern}'; if they are classes that contain each other, put the names of the classes in place of the numbers"
     )
     stem, (first, *others) = next(iter(several.items()))
     pattern = first.with_name(first.name.replace(stem, "*", 1)) if stem in first.name else "PATTERN"
