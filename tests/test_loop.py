@@ -229,6 +229,29 @@ def test_the_duration_is_known_after_few_steps_if_they_are_long(
     assert figures[ready - 1] == pytest.approx(step_s)
 
 
+@pytest.mark.parametrize(
+    ("device", "epoch_steps", "ready"),
+    [("cuda", 10, 21 + 20), ("cuda", 22, 23 + 20), ("cuda", 100, 25), ("cuda", 1, 3 + 20), ("cpu", 4, 6)],
+)
+def test_short_epochs_on_a_gpu_are_not_timed_at_first(
+    device: str, epoch_steps: int, ready: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first two validations take 300 s, the later ones 1 s."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(recorder.time, "monotonic", lambda: clock.now)
+    timer, figures, validations = recorder.StepTimer(torch.device(device)), {}, 0
+    for step in range(1, 101):
+        clock.now += 0.1
+        if (figure := timer.after_step(torch.zeros(4))) is not None:
+            figures[step] = figure
+        if step % epoch_steps == 0:
+            validations += 1
+            clock.now += 300.0 if validations <= 2 and device == "cuda" else 1.0
+            timer.after_epoch()
+    assert list(figures) == [ready]
+    assert figures[ready] < 1.2
+
+
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_stopped_after_every_step(recipe: str, folder: Path, whole: dict[str, Path], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from support.refusal import check, raises, refused_once
 from support.training import Listener, contents, make_runtime, press_twice
 from ubend.core.errors import SettingError
 from ubend.core.settings import AugmentSettings, make_settings
+from ubend.dataset import sources
 from ubend.dataset.augment import AugmentParams, DeviceAugmentParams, sample_augmentation, warp
 from ubend.dataset.batches import Augmentation, Batch, BatchOrder, TrainingBatches
 from ubend.dataset.foreground import Foreground
@@ -118,6 +119,25 @@ def test_crops_show_what_images_show(
     apart = (whole[0] - found[0]).abs().amax(dim=(1, 2, 3))
     assert (apart < 0.5).float().mean() > 0.99, apart.max()
     assert (sizes.prod(axis=1) < shapes.prod(axis=1)).any(), "less than the image is read"
+
+
+def test_crops_of_images_on_the_device(store: Store) -> None:
+    """Kept on the device or read crop by crop, a batch is the same, up to rounding; nothing is read for it."""
+    settings = WARP.model_copy(update={"elastic": 0.0})
+    read, kept = (RandomCrops(store, np.arange(len(store)), CPU, 90, (32, 32), settings, room) for room in (0, 2**30))
+    assert (read.resident, kept.resident) == (False, True)
+    assert not RandomCrops(store, np.arange(len(store)), CPU, 90, (32, 32), settings, kept.bytes - 1).resident
+    augmentation = Augmentation(settings, (32, 32), (np.zeros(3), np.full(3, 255.0)))
+    foreground = Foreground(read.mask, len(read), (1,), 0.5, 3)
+    one, other = (
+        TrainingBatches(source, BatchOrder(3, 16), augmentation, foreground=foreground) for source in (read, kept)
+    )
+    for step in range(9):
+        expected, found = one.sample(step), other.sample(step)
+        assert (expected.target == found.target).float().mean() > 0.99
+        assert (expected.image - found.image).abs().mean() < 0.05
+        assert ((expected.image - found.image).abs() < 1).float().mean() > 0.999
+    assert other.waited_s == 0
 
 
 def look(
@@ -296,6 +316,22 @@ def test_killed_and_resumed(whole: Path, folder: Path, tmp_path: Path, monkeypat
     assert job.resume(run, reporter=Listener(press_twice(7))).scores is None
     assert job.resume(run, reporter=Listener()).scores is not None
     assert contents(run) == contents(whole)
+
+
+def test_trained_on_images_that_are_kept_on_the_device(
+    whole: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the run is the same up to rounding."""
+    monkeypatch.setattr(sources, "native_budget", lambda _device: 2**30)
+    job.fit(folder, tmp_path / "run", settings=PATCHES, device="cpu", reporter=Listener())
+    one, other = (
+        [json.loads(line) for line in RunFolder(path).metrics.read_text().splitlines()]
+        for path in (whole, tmp_path / "run")
+    )
+    assert len(one) == len(other) == 2
+    for expected, found in zip(one, other, strict=True):
+        assert found["train_loss"] == pytest.approx(expected["train_loss"], abs=0.01)
+        assert found["val_loss"] == pytest.approx(expected["val_loss"], abs=0.05)
 
 
 def test_validation_counts_each_image_as_a_whole(folder: Path, tmp_path: Path) -> None:

@@ -56,6 +56,13 @@ def test_durations(seconds: float, text: str) -> None:
     assert f" {text} left" in out.getvalue()
 
 
+def test_no_time_left_while_it_is_not_known() -> None:
+    reporter, out = listen()
+    reporter.report_epoch(ROW, {**TIMING, "seconds_left": None}, 30)
+    assert "img/s" in out.getvalue()
+    assert "left" not in out.getvalue()
+
+
 def test_no_bar_in_a_file() -> None:
     """Counting prints nothing where there is no terminal."""
     with listen()[0] as reporter:

@@ -26,7 +26,9 @@ KINDS: dict[str, Callable[[Store], ItemSource]] = {
     "whole": lambda store: WholeImages(store, NUMBERS, CPU, 0),
     "whole, resident": lambda store: WholeImages(store, NUMBERS, CPU, 2**30),
     "patches": lambda store: RandomCrops(store, NUMBERS, CPU, 60, (16, 16), WARP),
+    "patches, resident": lambda store: RandomCrops(store, NUMBERS, CPU, 60, (16, 16), WARP, 2**30),
     "windows": lambda store: FixedCrops(store, NUMBERS, CPU, (24, 16), 10**6),
+    "windows, resident": lambda store: FixedCrops(store, NUMBERS, CPU, (24, 16), 10**6, 2**30),
     "some windows": lambda store: FixedCrops(store, NUMBERS, CPU, (24, 16), 7),
 }
 

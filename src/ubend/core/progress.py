@@ -64,26 +64,22 @@ class Reporter(AbstractContextManager["Reporter"]):
             self._bar = None
 
     def report_epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any], epochs: int) -> None:
-        """Print a line for an epoch: losses, Dice per class, speed, time left."""
+        """Print a line for an epoch: losses, Dice per class, speed, and the time left, if it is known."""
         scores = " ".join(f"{name} {_number(value)}" for name, value in row["val_dice"].items())
         if warming_up := row.get("batch_statistics_dice"):
             values = " ".join(_number(value) for value in warming_up.values())
             scores += _(" (batch statistics: {scores})").format(scores=values)
-        left = timing["seconds_left"]
-        self.report(
-            _(
-                "epoch {epoch}/{epochs}  loss {train}  val {val}  Dice {scores}  {rate:.0f} img/s  {left} left{star}"
-            ).format(
-                epoch=row["epoch"],
-                epochs=epochs,
-                train=_number(row["train_loss"]),
-                val=_number(row["val_loss"]),
-                scores=scores,
-                rate=timing["images_per_s"],
-                left=_duration(left),
-                star=_("  best so far") if row["best"] else "",
-            )
+        line = _("epoch {epoch}/{epochs}  loss {train}  val {val}  Dice {scores}  {rate:.0f} img/s").format(
+            epoch=row["epoch"],
+            epochs=epochs,
+            train=_number(row["train_loss"]),
+            val=_number(row["val_loss"]),
+            scores=scores,
+            rate=timing["images_per_s"],
         )
+        if (left := timing["seconds_left"]) is not None:
+            line += _("  {left} left").format(left=_duration(left))
+        self.report(line + (_("  best so far") if row["best"] else ""))
 
 
 def _number(value: float | None) -> str:

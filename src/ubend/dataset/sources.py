@@ -3,7 +3,7 @@
 Training and validation use only the interface `ItemSource`, never a subclass by name:
 
     WholeImages   whole images, kept on the device if they fit
-    RandomCrops   images at native size, from which training reads crops
+    RandomCrops   images at native size; training reads crops of them, or keeps small images on the device
     FixedCrops    fixed crops that cover the images, for validation; each pixel is scored in exactly one crop
 
 N items, H x W pixels of the canvas, C channels.
@@ -30,6 +30,8 @@ from ubend.labels.class_table import IGNORED
 
 _SLICE_BYTES = 64 * 2**20  # of images copied to the device at a time
 _RESIDENT_SHARE = 0.4  # of a GPU's free memory that images may use
+_NATIVE_SHARE = 0.05  # of a GPU's whole memory that images at native size may use
+_NATIVE_PIXELS = 2**21  # of such an image, at most: without Triton, each step copies the images of its batch
 _VALIDATION_SHARE = 0.5  # maximum pixels of validation crops, relative to an epoch's; a sixth of its time
 _VALIDATION_PIXELS = 4 * 2**20  # in one forward pass without gradients
 _CPU_CROP_PIXELS = 2**19  # the same for crops on a CPU; more are not faster, and need 1 GiB per million
@@ -51,7 +53,7 @@ class ItemSource:
         repeats: (N,) how often an epoch shows each item.
         draws_crops: whether each item is a random crop, of the same size for all images.
         resident: whether all items are kept on the device.
-        bytes: memory needed for that.
+        bytes: memory needed for that, if it was considered.
         images, masks: (N, H, W, C) uint8 or float32 and (N, H, W) uint8 on the device if resident, else empty.
         validation_pixels: pixels of canvases in one forward pass without gradients, if memory allows.
     """
@@ -73,6 +75,19 @@ class ItemSource:
 
     def __len__(self) -> int:
         return len(self.image_indices)
+
+    def _keep_on_device(self, budget_bytes: int) -> None:
+        """Read all items to the device, if they need at most `budget_bytes`; sets `bytes` and `resident`."""
+        self.bytes = len(self) * self.fetched_bytes
+        self.resident = self.bytes <= budget_bytes
+        if self.resident:
+            shape, dtype = (len(self), *self.canvas_hw), device_dtype(self.store)
+            self.images = torch.empty((*shape, self.store.channels), dtype=dtype, device=self.device)
+            self.masks = torch.empty(shape, dtype=torch.uint8, device=self.device)
+            count = max(1, _SLICE_BYTES // self.fetched_bytes)
+            for start in range(0, len(self), count):
+                part = slice(start, start + count)
+                self.images[part], self.masks[part] = self.read(self.rectangles(part))
 
     @property
     def fetched_bytes(self) -> int:
@@ -145,26 +160,18 @@ class WholeImages(ItemSource):
     def __init__(self, store: Store, chosen_images: NDArray[np.int64], device: torch.device, budget_bytes: int) -> None:
         super().__init__(store, chosen_images, device)
         self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
-        self.bytes = len(chosen_images) * self.fetched_bytes
-        self.resident = self.bytes <= budget_bytes
-        if self.resident:
-            shape, dtype = (len(self), *self.canvas_hw), device_dtype(store)
-            self.images = torch.empty((*shape, store.channels), dtype=dtype, device=device)
-            self.masks = torch.empty(shape, dtype=torch.uint8, device=device)
-            count = max(1, _SLICE_BYTES // self.fetched_bytes)
-            for start in range(0, len(self), count):
-                part = slice(start, start + count)
-                self.images[part], self.masks[part] = self.read(self.rectangles(part))
+        self._keep_on_device(budget_bytes)
 
 
 class RandomCrops(ItemSource):
-    """Training images at native size, from which only crops are read.
+    """Training images at native size: resident on the device if they fit, else only crops of them are read.
 
     Args:
         store, chosen_images, device: see `ItemSource`.
         crops: crops per epoch; each image has a number proportional to its area, at least one.
         crop_hw: (H, W) px.
         settings: of the warp; they determine how much of an image a crop may sample.
+        budget_bytes: maximum device memory for images.
     """
 
     draws_crops = True
@@ -178,15 +185,21 @@ class RandomCrops(ItemSource):
         crops: int,
         crop_hw: tuple[int, int],
         settings: AugmentPlan,
+        budget_bytes: int = 0,
     ) -> None:
         super().__init__(store, chosen_images, device)
         self.repeats = share_crops(self.shapes_hw.prod(axis=1), crops)
-        self.canvas_hw = rectangle_canvas(crop_hw, settings, self.shapes_hw.max(axis=0))
+        self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
+        self._keep_on_device(budget_bytes if math.prod(self.canvas_hw) <= _NATIVE_PIXELS else 0)
+        if not self.resident:
+            self.canvas_hw = rectangle_canvas(crop_hw, settings, self.shapes_hw.max(axis=0))
 
     def narrow(
         self, params: AugmentParams, rectangles: Rectangles, crop_hw: tuple[int, int], points: int
     ) -> tuple[AugmentParams, Rectangles]:
-        """The rectangle that each warp samples."""
+        """The rectangle that each warp samples; nothing to limit if the images are resident."""
+        if self.resident:
+            return params, rectangles
         moved, *box = find_rectangles(params, rectangles.size_hw, crop_hw, self.canvas_hw, points)
         return moved, Rectangles(rectangles.image_indices, *box)
 
@@ -198,6 +211,7 @@ class FixedCrops(ItemSource):
         store, chosen_images, device: see `ItemSource`.
         crop_hw: (H, W) px, at most; smaller if the images are.
         maximum: number of crops; if more are needed, evenly spaced ones are used.
+        budget_bytes: maximum device memory for the crops.
     Attributes:
         cover: number of crops that cover all images.
     """
@@ -209,6 +223,7 @@ class FixedCrops(ItemSource):
         device: torch.device,
         crop_hw: tuple[int, int],
         maximum: int,
+        budget_bytes: int = 0,
     ) -> None:
         super().__init__(store, chosen_images, device)
         self.validation_pixels = _CPU_CROP_PIXELS if device.type == "cpu" else _VALIDATION_PIXELS
@@ -232,6 +247,7 @@ class FixedCrops(ItemSource):
             0, before - self.corner_yx
         )  # rows and columns already scored in a neighbour
         self.canvas_hw = int(self.shapes_hw[:, 0].max()), int(self.shapes_hw[:, 1].max())
+        self._keep_on_device(budget_bytes)
 
     def note(self) -> str | None:
         """The number of crops used, if not all."""
@@ -254,24 +270,37 @@ def share_crops(areas: NDArray[np.int64], crops: int) -> NDArray[np.int64]:
     return np.asarray(np.maximum(1, np.rint(crops * (areas / areas.sum()))).astype(np.int64))
 
 
+def native_budget(device: torch.device) -> int:
+    """Maximum device memory for images at native size, bytes; 0: crops are read from the store.
+
+    It follows from the size of the GPU, not from what happens to be free, since crops of resident images differ from
+    those that are read by rounding, and a resumed training should get the same ones.
+    """
+    if device.type != "cuda":
+        return 0
+    free, total = torch.cuda.mem_get_info(device)
+    return min(int(_NATIVE_SHARE * total), int(_RESIDENT_SHARE * free))
+
+
 def open_sources(
     data: Dataset, plan: Plan, device: torch.device, crop_hw: tuple[int, int]
 ) -> tuple[ItemSource, ItemSource]:
     """Open the sources of training and validation, according to `data.resize`; on the device if they fit.
 
-    Images at native size stay in the store, and crops of them are read.
+    Images at native size are kept only on NVIDIA GPUs, whose kernels warp them in place; else crops of them are read.
 
     Args:
         crop_hw: (H, W) px of a training crop.
     """
     image_indices, others = data.indices("train"), data.indices("val")
     if plan.data.resize == "native":
-        crops = plan.data.crops_per_epoch or len(image_indices)
-        training = RandomCrops(data.store, image_indices, device, crops, crop_hw, plan.augment)
+        crops, budget_bytes = plan.data.crops_per_epoch or len(image_indices), native_budget(device)
+        training = RandomCrops(data.store, image_indices, device, crops, crop_hw, plan.augment, budget_bytes)
         # Twice the sides of a training crop, so 4 times its pixels: half as many of them are near a border, where
         # context is missing.
         maximum = max(len(others), round(_VALIDATION_SHARE * crops / 4))
-        return training, FixedCrops(data.store, others, device, (2 * crop_hw[0], 2 * crop_hw[1]), maximum)
+        left_bytes = budget_bytes - (training.bytes if training.resident else 0)
+        return training, FixedCrops(data.store, others, device, (2 * crop_hw[0], 2 * crop_hw[1]), maximum, left_bytes)
     # On the CPU, the memory-mapped store is as fast.
     budget_bytes = 0 if device.type == "cpu" else int(_RESIDENT_SHARE * free_bytes(device))
     whole = WholeImages(data.store, image_indices, device, budget_bytes)

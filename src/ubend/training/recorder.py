@@ -35,12 +35,14 @@ class StepTimer:
     """Measures the duration of steps after the warm-up, including validations between them.
 
     On a CPU the figure is ready after five timed steps, or after fewer that took `_ENOUGH_S` together. A GPU computes
-    while the host runs ahead, so that only a fixed number of steps can be timed, between two waits for the device.
+    while the host runs ahead, so that only a fixed number of steps can be timed, between two waits for the device. If
+    its first epochs are shorter than that, they are left out, since the first validations compile kernels as well.
     """
 
     def __init__(self, device: torch.device) -> None:
         # on a GPU, the first steps compile kernels and capture the graph, and steps are short
         self._first, self._last, self._enough_s = (1, 6, _ENOUGH_S) if device.type == "cpu" else (5, 25, math.inf)
+        self._starts_again = 0 if device.type == "cpu" else 2  # times, at most
         self._steps, self._since = 0, 0.0
         self._is_ready = False
 
@@ -57,6 +59,12 @@ class StepTimer:
         sums.cpu()
         self._is_ready = True
         return (time.monotonic() - self._since) / (self._steps - self._first)
+
+    def after_epoch(self) -> None:
+        """Start again, if this epoch, among the first, was too short to time its steps."""
+        if self._starts_again and not self._is_ready:
+            self._starts_again -= 1
+            self._steps = self._first - 1
 
 
 class Recorder:
@@ -124,15 +132,16 @@ class Recorder:
             return
         state, history = training.state, training.state.progress.history
         self._epochs += 1
-        step_s = (timing.train_s + timing.validation_s) / max(1, timing.steps)
-        if self._epochs == 1 and self._step_s is not None:  # the first epoch compiles kernels and captures the graph
-            step_s = self._step_s
+        self._timer.after_epoch()
+        step_s: float | None = (timing.train_s + timing.validation_s) / max(1, timing.steps)
+        if self._epochs == 1 and (self._step_s is not None or state.sums.device.type != "cpu"):
+            step_s = self._step_s  # the first epoch compiles kernels and captures the graph
         row = {
             "epoch": history[-1]["epoch"],
             "train_s": timing.train_s,
             "validation_s": timing.validation_s,
             "images_per_s": timing.steps * training.settings.batch / max(timing.train_s, 1e-9),
-            "seconds_left": step_s * (training.steps - state.progress.step),
+            "seconds_left": None if step_s is None else step_s * (training.steps - state.progress.step),
         }
         self._run.append_timing(row)
         self._reporter.report_epoch(history[-1], row, training.settings.epochs)
