@@ -66,6 +66,7 @@ _add("alpha-only", lambda m: np.dstack([np.zeros((HEIGHT, WIDTH, 3), np.uint8), 
 
 # Containers.
 _add("bmp", _through(0, 1, 2), "bmp")
+_add("pgm", _through(0, 1, 2), "pgm")
 _add("tiff", _through(0, 1, 2), "tif")
 _add("webp", _through(0, 120, 240), "webp", options={"lossless": True})
 _add("gif", _through(0, 255), "gif", binary=True)

@@ -30,7 +30,7 @@ _GREY_TOLERANCE = 24  # largest difference between the channels of a JPEG mask t
 
 @dataclass(frozen=True)
 class FileMask:
-    """One file: PNG, JPEG, BMP, WebP, TIFF, GIF or `.npy` of grey values, ids, palette indices or colours."""
+    """One file: PNG, JPEG, BMP, WebP, PPM, PGM, TIFF, GIF or `.npy` of grey values, ids, palette indices or colours."""
 
     path: Path
 

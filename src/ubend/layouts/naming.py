@@ -26,7 +26,7 @@ def _words(text: str) -> frozenset[str]:
 
 # Unsupported image formats, which are reported as a problem: skipping them would silently lose data. All other
 # suffixes (.json, .txt, .csv, .mat, .xml, .db, ...) are skipped.
-FOREIGN_SUFFIXES = _words(".gif .dcm .nii .nii.gz .mha .nrrd .npy .npz .jp2 .heic .jfif .pgm .ppm .svg .czi .nd2")
+FOREIGN_SUFFIXES = _words(".gif .dcm .nii .nii.gz .mha .nrrd .npy .npz .jp2 .heic .svg .czi .nd2")
 _IMAGE_WORDS = _words(
     "image images img imgs photo photos picture pictures pic pics x original originals input inputs jpegimages"
 )

@@ -86,7 +86,9 @@ def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
 def _sentences() -> dict[str, str]:
     """Kind of problem -> its message, worst kind first."""
     return {
-        "no images": _("no images in: {names}; images are files ending in .png .jpg .jpeg .bmp .tif .tiff .webp"),
+        "no images": _(
+            "no images in: {names}; images are files ending in .png .jpg .jpeg .jfif .bmp .tif .tiff .webp .ppm .pgm"
+        ),
         "no folder": _("missing folders or lists ({count}): {names}; each split needs its own"),
         "split without masks": _(
             "splits without any mask ({count}): {names}; each split needs its own; add masks, skip these splits with "

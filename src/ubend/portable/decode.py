@@ -31,6 +31,8 @@ _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "F")
 _PNG_GREY_ALPHA = 4
 # PNG's colour type -> Pillow's raw modes that give the high and the low bytes of 16 bits; of grey with alpha all four
 _PNG_BYTES = {2: ("RGB;16B", "RGB;16L"), 4: ("RGBA",), 6: ("RGBA;16B", "RGBA;16L")}
+# The header of a binary PGM (P5) or PPM (P6): width, height, largest value; may contain comments.
+_PNM_HEADER = re.compile(rb"P[56]" + 3 * rb"(?:\s|#[^\n]*\n)+(\d+)" + rb"\s")
 _HEAD_BYTES = 4096  # the header of a plain JPEG needs 600
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # markers of the size: baseline, extended, progressive
 _JPEG_TABLES = (0xC4, 0xDB, 0xDD, 0xE0, 0xFE)  # Huffman, quantisation, restarts; JFIF, comments
@@ -41,7 +43,7 @@ def read_raster(path: Path, channels: int | None = None, out: NDArray[Any] | Non
     """Decode a file's pixels, upright, otherwise as stored.
 
     Args:
-        path: JPEG, PNG, BMP, WebP or TIFF; the format is detected by content, not by suffix.
+        path: JPEG, PNG, BMP, WebP, PPM, PGM or TIFF; the format is detected by content, not by suffix.
         channels: the requested number of channels, see `read_tiff`.
         out: see `read_image`.
     Raises:
@@ -71,6 +73,8 @@ def read_raster(path: Path, channels: int | None = None, out: NDArray[Any] | Non
                 pixels = _decode_jpeg(data, start)
             elif file.format == "PNG" and data[24] >= 8 and "transparency" not in file.info:
                 pixels = _decode_png(data)  # Pillow would cut 16-bit colours to 8 bits
+            elif file.format == "PPM" and (header := _PNM_HEADER.match(data)):
+                pixels = _decode_pnm(data, header)  # the same; and stretch values, as in a mask of classes 0 to 3
             else:
                 pixels = np.asarray(_convert(file, alpha))
             orientation = _orientation(file, stream)
@@ -92,7 +96,8 @@ def read_header(path: Path, channels: int | None = None) -> Header:
             width, height = file.size
             orientation = _orientation(file, stream)
             png = file.format == "PNG"  # Pillow reports 16-bit colour as 8 bit, and grey with alpha as RGBA
-            deep = file.mode.startswith("I;16") or (png and head[24] == 16)
+            pnm = _PNM_HEADER.match(head) if file.format == "PPM" else None
+            deep = file.mode.startswith("I;16") or (png and head[24] == 16) or (pnm is not None and int(pnm[3]) > 255)
             grey = file.mode in _GREY_MODES or (png and head[25] == _PNG_GREY_ALPHA)
             return Header(
                 *((width, height) if orientation >= 5 else (height, width)),
@@ -184,6 +189,14 @@ def _decode_png_by_pillow(data: bytes) -> NDArray[Any]:
         return parts[0]
     high, low = parts if len(parts) == 2 else (parts[0][:, :, ::2], parts[0][:, :, 1::2])
     return np.asarray(high.astype(np.uint16) << 8 | low)
+
+
+def _decode_pnm(data: bytes, header: re.Match[bytes]) -> NDArray[Any]:
+    """(H, W) or (H, W, 3) uint8 or uint16, the values as stored."""
+    width, height, largest = map(int, header.groups())
+    shape = (height, width, 3) if data[1:2] == b"6" else (height, width)
+    values = np.frombuffer(data, ">u2" if largest > 255 else np.uint8, int(np.prod(shape)), header.end())
+    return values.reshape(shape).astype(np.uint16 if largest > 255 else np.uint8)
 
 
 def _find_plain_jpeg(data: bytes) -> tuple[tuple[int, int, int], int] | None:

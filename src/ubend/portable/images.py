@@ -49,7 +49,7 @@ def read_image(path: Path, channels: int | None = None, out: NDArray[Any] | None
     `LoadedImage`) are set to the mean of the valid ones.
 
     Args:
-        path: PNG, JPEG, BMP, WebP or TIFF.
+        path: PNG, JPEG, BMP, WebP, PPM, PGM or TIFF.
         channels: 1 gives grey (ITU-R 601 luma of colour), 3 gives colour (grey repeated), any other number accepts
             only files with that many channels; None: as in the file.
         out: an array to decode into, used if it has the right shape and dtype; check with `np.may_share_memory`.

@@ -127,7 +127,7 @@ def read_folder(settings: Settings, folder: Path | str | None = None) -> DataFol
 
 
 def read_image(path: Path | str) -> ImageData:
-    """Read an image file: JPEG, PNG, BMP, WebP or TIFF.
+    """Read an image file: JPEG, PNG, BMP, WebP, PPM, PGM or TIFF.
 
     Args:
         path: the file.
