@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,17 @@ def same(one: Dataset, other: Dataset) -> None:
     assert one.labels.names == other.labels.names
     np.testing.assert_array_equal(one.store.images, other.store.images)
     np.testing.assert_array_equal(one.store.masks, other.store.masks)
+
+
+@pytest.mark.parametrize("name", ["plain", "two words", "it's (1) $HOME", "dữ-liệu"])
+def test_suggested_commands_can_be_copied(tmp_path: Path, name: str) -> None:
+    """Into a shell, also where a path needs quotes."""
+    make_discs(tmp_path / "discs", 4)
+    file = tmp_path / name / "data.toml"
+    said = ubend("data", tmp_path / "discs", "--out", file.parent)
+    suggested = re.findall(r"`(ubend (?:preview|fit) [^`]*)`", said)
+    assert [shlex.split(command)[2:] for command in suggested] == [[str(file)]] * 2
+    assert all(("'" in command) == (name in ("two words", "it's (1) $HOME")) for command in suggested)
 
 
 def test_what_is_said_and_written(discs: Path, tmp_path: Path) -> None:

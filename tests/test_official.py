@@ -1,11 +1,14 @@
 """Pascal VOC and CVAT folders, and class tables beside images."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
+import ubend
 from ubend.core.errors import DataError
 from ubend.layouts.class_files import read_class_table
 from ubend.layouts.folder import read_folder
@@ -48,6 +51,56 @@ def test_voc_lists_make_the_parts(tmp_path: Path, below: str) -> None:
     assert all(pair.mask.path.parent.name == "SegmentationClass" for pair in found.pairs)
     assert "test.txt" in found.remarks[0]
     assert "1 image in no list" in found.remarks[1]
+
+
+def draw_cells(root: Path, masks: dict[str, tuple[int, ...]], frames: int = 4) -> Path:
+    """Two sequences of the Cell Tracking Challenge; folder of masks -> the frames that it has."""
+    rng = np.random.default_rng(0)
+    for sequence in ("01", "02"):
+        ids = {f"{sequence}/t{frame:03d}.tif": 0 for frame in range(frames)}
+        for folder, numbers in masks.items():
+            ids |= {f"{sequence}_{folder}/SEG/man_seg{frame:03d}.tif": frame + 1 for frame in numbers}
+        ids |= {f"{sequence}_GT/TRA/man_track{frame:03d}.tif": 9 for frame in range(frames)}
+        for name, value in ids.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 60_000, (24, 24)) if value == 0 else value * (np.indices((24, 24)).sum(0) < 20)
+            tifffile.imwrite(root / name, pixels.astype(np.uint16))
+    return root
+
+
+@pytest.mark.parametrize("below", [".", "Fluo-N2DH-SIM+"])
+@pytest.mark.parametrize(
+    ("masks", "folder", "frames", "skipped"),
+    [
+        ({"ST": (0, 1, 2, 3), "GT": (1, 3)}, "ST", (0, 1, 2, 3), False),
+        ({"GT": (1, 3)}, "GT", (1, 3), True),
+    ],
+)
+def test_cell_tracking(
+    tmp_path: Path, below: str, masks: Any, folder: str, frames: tuple[int, ...], skipped: bool
+) -> None:
+    draw_cells(tmp_path / below, masks)
+    found = read_folder(tmp_path)
+    assert [(pair.name, pair.mask.path.parts[-3:]) for pair in found.pairs] == [
+        (f"{sequence}/t{frame:03d}", (f"{sequence}_{folder}", "SEG", f"man_seg{frame:03d}.tif"))
+        for sequence in ("01", "02")
+        for frame in frames
+    ]
+    assert found.table == ("0=background", "*=cell")
+    assert f"01_{folder}/SEG/, 02_{folder}/SEG/" in found.remarks[0]
+    assert any("4 frames without a mask" in remark for remark in found.remarks) == skipped
+
+
+def test_a_mask_of_a_cell_sequence_without_its_frame(tmp_path: Path) -> None:
+    draw_cells(tmp_path, {"GT": (1, 3)})
+    (tmp_path / "02/t003.tif").unlink()
+    with pytest.raises(DataError, match=r"02_GT/SEG/man_seg003\.tif"):
+        read_folder(tmp_path)
+
+
+def test_cells_are_one_class(tmp_path: Path) -> None:
+    draw_cells(tmp_path / "cells", {"ST": (0, 1, 2, 3)})
+    assert '"*=cell"' in ubend.data(tmp_path / "cells", out=tmp_path / "out").read_text()
 
 
 def test_voc_classes_by_their_palette(tmp_path: Path) -> None:

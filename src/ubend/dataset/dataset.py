@@ -598,7 +598,7 @@ def _describe_enlarged(native_hw: NDArray[np.int64], size: int | None) -> list[s
 def _find_classes(folder: Folder, settings: Settings, label_scan: LabelScan) -> tuple[LabelMap, list[str]]:
     data = settings.data
     names = data.classes or (folder.classes if data.values is None else None)
-    hints = LabelHints(data.values, names, folder.values, folder.colors, folder.ignored)
+    hints = LabelHints(data.values or folder.table, names, folder.values, folder.colors, folder.ignored)
     try:
         labels, remarks = find_classes(label_scan, hints)
         return labels, _describe_replaced(folder, settings) + remarks

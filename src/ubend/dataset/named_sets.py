@@ -19,6 +19,7 @@ from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.dataset.download import Remote, check_file, download
 from ubend.dataset.unpack import unpack
+from ubend.portable.printable import shell_word
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _find_copy(wanted: NamedSet, target: Path, name: str, in_cache: bool) -> Pat
             _(
                 "{folder} is an incomplete copy of {name}: {missing}; delete it, choose another --root, or use it "
                 "as a folder: ubend fit {folder}"
-            ).format(folder=copy, name=name, missing=", ".join(missing)),
+            ).format(folder=shell_word(copy), name=name, missing=", ".join(missing)),
             path=copy,
             key="contents",
         )

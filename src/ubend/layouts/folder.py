@@ -20,7 +20,7 @@ from ubend.layouts.label_studio import LABEL_STUDIO, LABEL_STUDIO_MASKS
 from ubend.layouts.labelme import LABELME
 from ubend.layouts.layouts import TREE, fixed_folder, list_root, read_lists
 from ubend.layouts.naming import SPLIT_WORDS, folder_meaning, split_in_name
-from ubend.layouts.official import CITYSCAPES, DRIVE, PETS, VOC, loveda_hint
+from ubend.layouts.official import CELL_TRACKING, CITYSCAPES, DRIVE, PETS, VOC, loveda_hint
 from ubend.layouts.pairs import SPLITS, Folder, Layout, LayoutResult, Pair
 from ubend.layouts.problems import Problems, natural_key
 from ubend.layouts.split_file import apply_split, apply_split_lists, unused_split_files
@@ -29,9 +29,9 @@ from ubend.layouts.yolo import YOLO
 from ubend.portable.printable import enumerate_names
 
 # Tried in this order; the general folder tree (`TREE`) comes last.
-_LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, LABEL_STUDIO_MASKS, COCO, LABELME, LABEL_STUDIO, YOLO)
+_LAYOUTS = (PETS, VOC, DRIVE, CITYSCAPES, CELL_TRACKING, LABEL_STUDIO_MASKS, COCO, LABELME, LABEL_STUDIO, YOLO)
 # Pairs are found by the names of their files: without the files of one, the others are read as before.
-_FOUND_BY_NAME = (TREE, DRIVE, CITYSCAPES, LABELME)
+_FOUND_BY_NAME = (TREE, DRIVE, CITYSCAPES, CELL_TRACKING, LABELME)
 _LEVELS_DOWN = 2  # archives unpack to Kvasir-SEG/Kvasir-SEG/images
 _DEEPEST_WRAPPER = 8  # nested single folders; ends loops of links
 

@@ -43,7 +43,7 @@ from ubend.layouts.pairs import Layout, LayoutResult, Pair, SplitName
 from ubend.layouts.problems import Problems
 from ubend.layouts.tree import FoundFile, as_found_file, describe_content, list_entries, walk
 from ubend.portable.image_paths import IMAGE_SUFFIXES, expand_pattern
-from ubend.portable.printable import enumerate_names
+from ubend.portable.printable import enumerate_names, shell_word
 
 _LOOKED_AT = 3  # files of each group that are opened
 _FEW_VALUES = 32  # a file with more distinct values is not considered a mask
@@ -106,7 +106,9 @@ def separate_sides(root: Path, items: Sequence[NamedFile], problems: Problems) -
             "or named otherwise: --images 'PATTERN' --masks 'PATTERN'; to run a model on the images: ubend predict "
             "MODEL {root}"
         )
-        problems.add_line(line.format(root=root, count=len(items), content=describe_content(root)), "no masks")
+        problems.add_line(
+            line.format(root=shell_word(root), count=len(items), content=describe_content(root)), "no masks"
+        )
         return Sides([], [])
     named = [side_of_affix("".join(affix)) for _some, affix in groups]
     if named[0] == named[1]:

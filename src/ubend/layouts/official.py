@@ -1,4 +1,7 @@
-"""Layouts of well-known data sets: Oxford-IIIT Pet, Pascal VOC (also as exported by CVAT), DRIVE and Cityscapes."""
+"""Layouts of well-known data sets.
+
+Oxford-IIIT Pet, Pascal VOC (also as exported by CVAT), DRIVE, Cityscapes and the Cell Tracking Challenge.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +40,10 @@ _CITY_CLASSES = {
 _CITY_IDS = 34
 _CITY_IMAGE = "_leftImg8bit"
 _CITY_MASKS = ("_gtFine_labelIds", "_gtFine_labelTrainIds")  # the second are converted from the first for training
+# The Cell Tracking Challenge (celltrackingchallenge.net/datasets): 2-D frames, and masks of object ids by frame number.
+_FRAME, _FRAME_MASK = re.compile(r"t(\d+)"), re.compile(r"man_seg(\d+)")
+_CELL_TABLE = ("0=background", "*=cell")
+_TRUTHS = ("_st", "_gt")  # of every frame, combined from the best methods; of some frames, by hand
 # Label values of LoveDA (github.com/Junjue-Wang/LoveDA).
 _LOVEDA = "0=ignored,1=background,2=building,3=road,4=water,5=barren,6=forest,7=agriculture"
 _Key = TypeVar("_Key", str, tuple[str, ...])
@@ -239,6 +246,43 @@ def _city_split(key: tuple[str, ...]) -> SplitName | None:
     return SPLIT_WORDS.get(key[0].casefold())
 
 
+def _cell_truths(root: Path) -> dict[str, Path]:
+    """Folder of a sequence, such as `01` -> its folder of masks."""
+    folders, truths = subfolders(root), dict[str, Path]()
+    for name in folders:
+        kinds = [subfolders(folders[name + end]) for end in _TRUTHS if name + end in folders]
+        if (below := next((kind["seg"] for kind in kinds if "seg" in kind), None)) is not None:
+            truths[name] = below
+    return truths
+
+
+def _read_cells(root: Path, problems: Problems) -> LayoutResult:
+    """Read the Cell Tracking Challenge: frames `01/t000.tif`, masks `01_ST/SEG/man_seg000.tif` or those of `01_GT`."""
+    pairs, places, unmasked = list[Pair](), list[str](), 0
+    for name, folder in _cell_truths(root).items():
+        frames, masks = (
+            {named[1]: file for file in walk(place) if (named := pattern.fullmatch(file.stem))}
+            for place, pattern in ((subfolders(root)[name], _FRAME), (folder, _FRAME_MASK))
+        )
+        for number, mask in masks.items():
+            if number not in frames:
+                problems.add("no image", mask.path)
+                continue
+            frame = frames[number]
+            pairs.append(Pair(f"{name}/{frame.stem}", frame.path, FileMask(mask.path), None, None))
+        unmasked += len(frames.keys() - masks.keys())
+        places.append(f"{folder.parent.name}/{folder.name}/")
+    remarks = [
+        _("masks are those of {places}; those for tracking, in TRA/, are skipped").format(places=", ".join(places))
+    ]
+    if unmasked:
+        sentence = ngettext(
+            "{count} frame without a mask is skipped", "{count} frames without a mask are skipped", unmasked
+        )
+        remarks.append(sentence.format(count=unmasked))
+    return LayoutResult(pairs, table=_CELL_TABLE, remarks=tuple(remarks))
+
+
 def loveda_hint(pairs: Sequence[Pair]) -> str | None:
     """A message if this looks like LoveDA, whose masks have 0 where there is no data, not for the background."""
     places = [pair.mask.path.parts[-3:-1] for pair in pairs]
@@ -267,4 +311,9 @@ CITYSCAPES = Layout(
     lambda: _("Cityscapes: leftImg8bit/ and gtFine/, each SPLIT/CITY/..."),
     lambda root: {"leftimg8bit", "gtfine"} <= subfolders(root).keys(),
     _read_cities,
+)
+CELL_TRACKING = Layout(
+    lambda: _("Cell Tracking Challenge: sequences 01/, 02/ and masks in 01_ST/SEG/ or 01_GT/SEG/"),
+    lambda root: bool(_cell_truths(root)),
+    _read_cells,
 )

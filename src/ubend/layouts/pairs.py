@@ -51,6 +51,7 @@ class LayoutResult:
         colors: the colour of each class; if given, masks are coded by colour, not by value.
         remarks: messages for the user.
         ignored: label values whose pixels are not scored.
+        table: `VALUE=NAME` each, see `--values`, instead of `classes` and `values`; None: not stated.
         layout: a more precise description than `Layout.description`; "" if there is none.
         unmasked: images without a mask file, which are problems too, with an empty mask.
     """
@@ -61,6 +62,7 @@ class LayoutResult:
     colors: tuple[tuple[int, int, int], ...] | None = None
     remarks: tuple[str, ...] = ()
     ignored: tuple[int, ...] = ()
+    table: tuple[str, ...] | None = None
     layout: str = ""
     unmasked: Sequence[Pair] = ()
 

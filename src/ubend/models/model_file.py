@@ -34,6 +34,7 @@ from ubend.layouts.pairs import SplitName
 from ubend.models.ensemble_net import MAX_MEMBERS, ViewKind
 from ubend.models.networks import Network, make_network
 from ubend.portable.predictors import is_same_scale
+from ubend.portable.printable import shell_word
 from ubend.portable.raster import MAX_CHANNELS
 
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")  # undecodable bytes of file names
@@ -251,7 +252,7 @@ def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
                 cause = _("no such file, and the folder is not one of a training; the model comes before the images")
                 if (path.parent / "run.json").exists():
                     cause = _("not saved yet; `ubend fit --resume {run}` continues the training").format(
-                        run=path.parent
+                        run=shell_word(path.parent)
                     )
         raise ModelFileError(_("{path}: {reason}").format(path=path, reason=cause), path=path) from error
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -1,6 +1,8 @@
 """Text for a terminal: control characters in names are escaped, so that the terminal does not execute them."""
 
 import re
+import shlex
+from pathlib import Path
 
 from .i18n import _
 
@@ -23,6 +25,12 @@ def _escape(code: int) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def shell_word(path: Path | str) -> str:
+    """The path as one word of a command line, for commands that a message suggests: in quotes if it has spaces."""
+    text = str(path)
+    return shlex.quote(text) if re.search(r"[^\w@%+=:,./~\\-]", text) else text
 
 
 def enumerate_names(names: list[str]) -> str:

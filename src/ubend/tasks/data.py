@@ -24,6 +24,7 @@ from ubend.labels.class_table import LabelMap
 from ubend.labels.label_values import format_values
 from ubend.labels.value_table import write_table
 from ubend.layouts.pairs import SPLITS
+from ubend.portable.printable import shell_word
 from ubend.tasks.show import draw_pairs
 
 # The choices that `fit` prints: what decides about scores and time most, and what people most often set themselves.
@@ -138,7 +139,7 @@ def describe_data(
             _(
                 "check {image}; if anything is wrong, edit {file} and draw it again with `ubend preview {file}`; then "
                 "train with `ubend fit {file}`"
-            ).format(image=out / "samples.png", file=path)
+            ).format(image=out / "samples.png", file=shell_word(path))
         )
     return path
 
@@ -190,7 +191,7 @@ def _refuse_edited(path: Path, split: Path) -> None:
             _(
                 "{path} or {split} was edited; draw it with `ubend preview {path}`, train with `ubend fit {path}`, or "
                 "choose another --out"
-            ).format(path=path, split=split.name),
+            ).format(path=shell_word(path), split=split.name),
             path=path,
             key="--out",
         )

@@ -55,6 +55,7 @@ from ubend.inference.predictor import Predictor
 from ubend.models.encoders import download_weights, is_pretrained, pretrained_normalisation
 from ubend.models.model_file import load_bundle
 from ubend.portable.lock import locked
+from ubend.portable.printable import shell_word
 from ubend.portable.tiling import TileSource
 from ubend.tasks.data import describe_choices, report_dataset
 from ubend.tasks.fit_result import FitResult
@@ -443,7 +444,12 @@ def _report_interrupted(session: _Session, data: Dataset, training: Training) ->
         )
     else:  # a second Ctrl-C, before anything was saved
         message = _("stopped after step {step}, before a model was saved; `ubend fit --resume {run}` starts again")
-    fields = {"step": state.progress.step, "steps": training.steps, "model": run.model_path, "run": run.path}
+    fields = {
+        "step": state.progress.step,
+        "steps": training.steps,
+        "model": run.model_path,
+        "run": shell_word(run.path),
+    }
     session.reporter.report(message.format(**fields))
 
 

@@ -14,6 +14,7 @@ from ubend.core.errors import SettingError
 from ubend.core.i18n import _, later
 from ubend.core.terminal import echo
 from ubend.portable import option_help
+from ubend.portable.printable import shell_word
 from ubend.portable.tile_options import DEFAULT_OVERLAP, parse_tiles
 
 if TYPE_CHECKING:
@@ -241,5 +242,7 @@ def report_result(reporter: "Reporter", run: Path, scores: "Scores | None") -> N
     print_scores(scores.data)
     reporter.report(_("report: {report}").format(report=RunFolder(run).report))
     reporter.report(
-        _("model: {model}; see its predictions with `ubend show {run}`").format(model=model_path(run), run=run)
+        _("model: {model}; see its predictions with `ubend show {run}`").format(
+            model=model_path(run), run=shell_word(run)
+        )
     )

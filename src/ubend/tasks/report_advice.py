@@ -9,6 +9,7 @@ from ubend.core.errors import UbendError
 from ubend.core.i18n import _, ngettext
 from ubend.evaluation.score_tables import main_row
 from ubend.portable.decode import read_header
+from ubend.portable.printable import shell_word
 from ubend.tasks.report_facts import RunFacts, find_unlearnt
 
 _LATE, _EARLY = 0.9, 0.6  # share of the epochs after which the best one is late, or before which it is early
@@ -105,7 +106,7 @@ def _check_masks(run: RunFacts) -> str | None:
         "Look at the worst images: where the truth is wrong, correct the masks. `ubend doctor {folder} --model RUN` "
         "lists masks that the model contradicts."
     )
-    return line.format(folder=tomllib.loads(run.settings)["data"].get("folder", "FOLDER"))
+    return line.format(folder=shell_word(tomllib.loads(run.settings)["data"].get("folder", "FOLDER")))
 
 
 def _spend_more(run: RunFacts) -> str | None:

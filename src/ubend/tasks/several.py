@@ -16,6 +16,7 @@ from ubend.core.i18n import _
 from ubend.core.progress import Reporter
 from ubend.core.settings import make_settings, read_config
 from ubend.portable.lock import locked
+from ubend.portable.printable import shell_word
 from ubend.tasks import fit as single_fit
 from ubend.tasks.data import describe_choices, report_dataset
 from ubend.tasks.fit_result import FitResult
@@ -145,5 +146,5 @@ def _run(several: Several, gpus: int, show: bool, reporter: Reporter) -> FitResu
     path = several.run.path
     if train_sub_runs(several, gpus, show, reporter):
         return several.finish(reporter)
-    reporter.report(_("stopped; `ubend fit --resume {run}` trains the remaining models").format(run=path))
+    reporter.report(_("stopped; `ubend fit --resume {run}` trains the remaining models").format(run=shell_word(path)))
     return FitResult(path, None)

@@ -18,6 +18,7 @@ from ubend.core.i18n import _
 from ubend.core.plan import Plan
 from ubend.core.progress import Reporter
 from ubend.dataset.dataset import Dataset
+from ubend.portable.printable import shell_word
 from ubend.tasks import fit as one
 from ubend.tasks.fit_result import FitResult
 from ubend.training.launcher import process_rank, run_processes, share_of_cores
@@ -140,7 +141,7 @@ def _train_at_once(run: RunFolder, waiting: Sequence[SubRun], gpus: int, show: b
         if code or failed:
             line = _("the training of {name} failed; `ubend fit --resume {run} --gpus {count}` trains the rest")
             name = (failed or batch)[0].run.path.name
-            raise TrainingError(line.format(name=name, run=run.path, count=gpus), path=run.path, key=name)
+            raise TrainingError(line.format(name=name, run=shell_word(run.path), count=gpus), path=run.path, key=name)
     return True
 
 

@@ -24,6 +24,7 @@ from ubend.dataset.arrays import arrays_to_files
 from ubend.dataset.named_sets import find_dataset, named_set
 from ubend.layouts.layouts import list_root
 from ubend.layouts.tree import holds_description
+from ubend.portable.printable import shell_word
 from ubend.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _refuse_run(folder: Path) -> None:
             "{folder} is a run, not a folder of images and masks; to continue it: `ubend fit --resume {folder}`; to "
             "start from its model: `ubend fit FOLDER --from {folder}`"
         )
-        raise SettingError(line.format(folder=folder), path=folder, key="data.folder")
+        raise SettingError(line.format(folder=shell_word(folder)), path=folder, key="data.folder")
     if holds_description(folder):
         line = _("{folder} describes images and masks elsewhere; give its file: {folder}/data.toml")
         raise SettingError(line.format(folder=folder), path=folder, key="data.folder")

@@ -16,6 +16,7 @@ from ubend.core.files import MODEL_FILE, clear_leftovers, read_text, write_json,
 from ubend.core.i18n import _
 from ubend.core.settings import dump_toml
 from ubend.portable.lock import LOCK
+from ubend.portable.printable import shell_word
 from ubend.portable.version import __version__
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class RunFolder:
         line = _("{path} exists already and is not a run folder; choose another --out (nothing was written)")
         if self.facts.is_file():
             line = _("{path} exists already; choose another --out, or resume it with --resume {path}")
-        raise OutputError(line.format(path=self.path), path=self.path, key="--out")
+        raise OutputError(line.format(path=shell_word(self.path)), path=self.path, key="--out")
 
     def read_facts(self) -> dict[str, Any]:
         """The content of run.json: device, threads, torch, processes, ...
@@ -206,7 +207,7 @@ class RunFolder:
         except OSError as error:
             raise OutputError(
                 _("cannot write {path}: {reason}; free some space, then continue with --resume {run}").format(
-                    path=self.timing, reason=reason(error), run=self.path
+                    path=self.timing, reason=reason(error), run=shell_word(self.path)
                 ),
                 path=self.timing,
             ) from error
