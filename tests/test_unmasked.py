@@ -1,14 +1,18 @@
 """`data.unmasked`: images without a mask file are refused, or read as background alone."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
-from support.refusal import check, raises
+from support.commands import succeed
+from support.refusal import TINY, check, raises, refused_once
 from support.training import Listener
+from ubend.cli.app import main
 from ubend.core.errors import DataError, SettingError
 from ubend.core.settings import make_settings
 from ubend.dataset.dataset import Dataset, open_dataset
@@ -104,3 +108,22 @@ def test_without_any_mask_there_is_nothing_to_learn(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path / "data", tmp_path)
     check(caught.value, DataError, path=tmp_path / "data")
+
+
+def test_a_folder_to_score_may_lack_masks(tmp_path: Path) -> None:
+    """`evaluate` and `preview` take the option that their error suggests."""
+    trained, other = flat(tmp_path / "trained"), flat(tmp_path / "other", ON)
+    for number, path in enumerate(sorted((other / "images").iterdir())):  # other images than those of the training
+        Image.fromarray(255 - np.asarray(Image.open(path)) // (1 + number % 2)).save(path)
+    run = tmp_path / "run"
+    setting = ("--set", "data.unmasked=background")
+    succeed("fit", trained, *TINY, *setting, "--out", run)
+    refusal = refused_once("evaluate", run, other)
+    assert " ".join(setting) in str(refusal)
+    scores = tmp_path / "scores.json"
+    succeed("evaluate", run, other, *setting, "--out", scores)
+    assert len(json.loads(scores.read_text())["per_picture"]) == 12
+    drawn = CliRunner().invoke(main, ["preview", str(other), *setting, "--out", str(tmp_path / "preview.png")])
+    assert drawn.exit_code == 0, drawn.output
+    check(refused_once("evaluate", run, other, "--set", "data.size=64"), SettingError, key="data.size")
+    check(refused_once("evaluate", run, other, "--set", "data.unmasked=sky"), SettingError, key="data.unmasked")

@@ -248,6 +248,7 @@ def evaluate(
     skip_bad: bool = False,
     root: Path | str | None = None,
     subset: "SplitName | None" = None,
+    settings: Mapping[str, Any] | None = None,
     network: "nn.Module | None" = None,
     device: str | None = None,
     tiles: int | None = None,
@@ -272,6 +273,7 @@ def evaluate(
         skip_bad: leave out pairs that cannot be used; the scores list them as `skipped`.
         root: folder where a named data set is, or is downloaded to; None: the cache.
         subset: images to score: train, val or test; None: the test split if there is one, else validation, else all.
+        settings: {"data.unmasked": "background"}: images of `folder` without a mask file show background alone.
         network: your own module, if the model was trained with one; its weights do not matter.
         device: cuda, cuda:1, mps or cpu; None: the fastest available.
         tiles: side of the tiles in px, at native scale; 0: whole images; None: as the model was trained.
@@ -283,7 +285,7 @@ def evaluate(
         DataError: no images in the subset, or only training images.
         ModelFileError: the model cannot be read.
         OutputError: `out` exists, or `model` has no data list.
-        SettingError: there is no such device, or `tiles` is negative.
+        SettingError: there is no such device or setting, or `tiles` is negative.
     """
     from ubend.core.files import refuse_existing, write_json
     from ubend.evaluation.score_tables import Scores
@@ -295,6 +297,7 @@ def evaluate(
             model,
             folder,
             subset=subset,
+            settings=settings,
             device=device,
             tiles=tiles,
             tta=tta,

@@ -8,16 +8,14 @@ import click
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import later, ngettext
 from ubend.core.terminal import echo
-from ubend.tasks.options import PATH, folder_options, make_reporter, prepare_command
+from ubend.tasks.options import PATH, SET_OPTION, folder_options, make_reporter, prepare_command
 
 
 @command(help=later("Describe FOLDER, draw some of its images, and write data.toml, which `fit` accepts instead."))
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
 @option("--seed", type=int, help=later("Random seed  [0]"))
-@option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
-)
+@SET_OPTION
 @option("--out", type=PATH, help=later("Folder for data.toml, split.csv, samples.png  [NAME-data]"))
 @option("--show", "display", is_flag=True, help=later("Also display the images."))
 def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, display: bool, **flags: Any) -> None:
@@ -39,9 +37,7 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
 @option("--seed", type=int, help=later("Random seed  [0]"))
-@option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
-)
+@SET_OPTION
 @option("--json", "json_path", type=PATH, help=later("JSON file to write, with all findings."))
 @option("--html", "html_path", type=PATH, help=later("HTML page to write, with all findings and thumbnails."))
 @option("--strict", is_flag=True, help=later("Fail on warnings too; exit code 2."))
@@ -102,14 +98,20 @@ def doctor(
 @command(help=later("Draw images of FOLDER with their masks, before training."))
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
+@SET_OPTION
 @option("--out", type=PATH, help=later("PNG to write  [NAME-preview-1.png, -2, ...]"))
 @option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Number of images."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))
-def preview(folder: Path | None, out: Path | None, count: int, display: bool, **flags: Any) -> None:
+def preview(
+    folder: Path | None, assignments: tuple[str, ...], out: Path | None, count: int, display: bool, **flags: Any
+) -> None:
+    from ubend.core.settings import parse_assignment
     from ubend.tasks.show import draw_samples, free_preview_name
     from ubend.tasks.user_settings import read_user_settings
 
-    settings = read_user_settings(folder, flags=flags).settings
+    settings = read_user_settings(
+        folder, settings=dict(parse_assignment(text) for text in assignments), flags=flags
+    ).settings
     echo(draw_samples(settings, out or free_preview_name(settings), count=count, show=display))
 
 

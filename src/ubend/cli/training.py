@@ -105,15 +105,19 @@ def fit(
 @click.argument("model", type=PATH)
 @click.argument("folder", type=PATH, required=False)
 @folder_options("images", "masks", "split", "values", "skip-bad", "root")
-@options("subset", "device", "tiles", "tta")
+@options("set-unmasked", "subset", "device", "tiles", "tta")
 @option("--out", type=PATH, help=later("Also write the scores to this JSON file."))
-def evaluate(model: Path, folder: Path | None, out: Path | None, tiles: str | None, **flags: Any) -> None:
+def evaluate(
+    model: Path, folder: Path | None, assignments: tuple[str, ...], out: Path | None, tiles: str | None, **flags: Any
+) -> None:
     from ubend.core.files import refuse_existing, write_json
+    from ubend.core.settings import parse_assignment
     from ubend.tasks.evaluate import evaluate as call
 
     refuse_existing([] if out is None else [out])
+    settings = dict(parse_assignment(text) for text in assignments)
     with make_reporter() as reporter:
-        scores = call(model, folder, tiles=parse_tiles(tiles), reporter=reporter, **flags)
+        scores = call(model, folder, settings=settings, tiles=parse_tiles(tiles), reporter=reporter, **flags)
     print_scores(scores)
     if out is not None:
         write_json(out, scores)

@@ -2,14 +2,14 @@
 
 import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
-from ubend.core.errors import DataError, OutputError
+from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.core.files import csv_cell
 from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
@@ -40,12 +40,15 @@ from ubend.portable.tiling import TileSource
 from ubend.tasks.user_settings import read_user_settings
 from ubend.training.run_folder import RunFolder
 
+_SETTINGS = ("data.unmasked",)  # of a folder to score, which have no option of their own
+
 
 def evaluate(
     model: Path | str,
     folder: Path | str | None = None,
     *,
     subset: SplitName | None = None,
+    settings: Mapping[str, Any] | None = None,
     device: str | None = None,
     tiles: int | None = None,
     tta: bool = False,
@@ -63,6 +66,7 @@ def evaluate(
         model: a run folder or a model file.
         folder: images with masks, or the name of a data set; None: the data of the run (`model` is a run folder).
         subset: which split; None: test if there is one, else validation, else all.
+        settings: {"data.unmasked": "background"}: images of `folder` without a mask file show background alone.
         device: None: the best one available.
         tiles: side of the tiles in px, 0: whole images; None: as the model was trained.
         tta: test-time augmentation, see `average_views`.
@@ -76,7 +80,9 @@ def evaluate(
     Raises:
         PairError: lists all pairs that cannot be used.
         DataError: no images in that split, or only training images.
+        SettingError: a setting that does not describe a folder.
     """
+    _refuse_settings_of_training(settings or {})
     predictor = load(model, device, tiles=tiles, network=network)
     predictor = average_views(Path(model), predictor, tiles) if tta else predictor
     split_lookup, skip_bad = SplitLookup([predictor.bundle]), bool(options.get("skip_bad"))
@@ -85,7 +91,7 @@ def evaluate(
         data_folder: Folder, skipped: Sequence[tuple[Pair, list[str]]]
     ) -> tuple[dict[str, Any], SplitName | None, list[str]]:
         chosen, pairs = choose_subset(data_folder.pairs, subset, split_lookup)
-        labels = match_folder(data_folder, settings, predictor.labels, pairs)
+        labels = match_folder(data_folder, chosen_settings, predictor.labels, pairs)
         filtered = _NewImagesPredictor(predictor, split_lookup, pairs, chosen)
         scores = evaluate_pairs(filtered, pairs, labels, skip_bad=skip_bad, select=filtered.select)
         left_out = {name: [problem] for name, problem in data_folder.skipped} | {
@@ -109,12 +115,20 @@ def evaluate(
         lines = [*_describe_changed(scored, now), *describe_validation(len(pairs) if split == "val" else 0)]
         lines += looked.extremes.describe()
     else:
-        settings = read_user_settings(folder, flags=options).settings
-        scores, split, lines = read_usable(settings, score)
+        chosen_settings = read_user_settings(folder, settings=settings, flags=options).settings
+        scores, split, lines = read_usable(chosen_settings, score)
     with reporter or Reporter() as log:
         for line in [*lines, *describe_few(len(scores["per_picture"]), split)]:
             log.report(line)
     return {"part": split or "all", **scores}
+
+
+def _refuse_settings_of_training(settings: Mapping[str, Any]) -> None:
+    if others := [key for key in settings if key not in _SETTINGS]:
+        line = _(
+            "{key} cannot be set here, only {keys}; the folder has options of its own, and the rest is the model's"
+        )
+        raise SettingError(line.format(key=others[0], keys=", ".join(_SETTINGS)), key=others[0])
 
 
 def average_views(model: Path, predictor: Predictor, tiles: int | None) -> Predictor:

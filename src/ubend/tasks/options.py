@@ -48,6 +48,9 @@ _FOLDER_OPTIONS = {
     ),
 }
 
+SET_OPTION = option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
+)
 
 # How a model is used: the same in every command that predicts.
 _MODEL_OPTIONS = {
@@ -79,6 +82,13 @@ _MODEL_OPTIONS = {
         help=option_help.FILL_HOLES,
     ),
     "resume": option("--resume", is_flag=True, help=option_help.RESUME),
+    "set-unmasked": option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help=later("data.unmasked=background: images without a mask file show background alone."),
+    ),
     "subset": option(
         "--subset", type=Choice(["train", "val", "test"]), help=later("Split of the images to use  [test]")
     ),
