@@ -17,7 +17,7 @@ Color = tuple[int, int, int]
 IGNORED_COLOR: Color = (128, 128, 128)  # mid-grey, in none of the default class colours
 # kinds of wrong pixels: false positive, false negative, wrong class
 ERROR_COLORS: dict[str, Color] = {"positive": (214, 30, 30), "negative": (30, 60, 220), "class": (170, 0, 170)}
-NEAR_COLOR: Color = (0, 0, 0)  # of wrong pixels near a true outline
+NEAR_COLOR: Color = (0, 100, 40)  # of wrong pixels near a true outline; in none of the default class colours
 _OUTLINE_SHARE = 256  # pixels of the longer side per pixel of outline: 1 px up to 384, 2 px up to 640
 _BAND = 1 << 20  # pixels blended at a time
 _SAMPLE = 1 << 16  # values used for the percentiles of an image; more make no visible difference
