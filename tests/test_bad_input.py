@@ -30,6 +30,7 @@ def _nothing(data: Path) -> None:
 def _unknown(data: Path) -> None:
     (data / "images").rename(data / "photos")
     (data / "masks").rename(data / "regions")
+    shutil.copytree(data / "regions", data / "borders")  # which of the two?
 
 
 def _archive(data: Path) -> None:

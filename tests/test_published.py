@@ -239,6 +239,27 @@ def test_numbers_without_leading_zeros(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
+def test_numbered_folders_of_images_and_of_masks(tmp_path: Path) -> None:
+    """As in TNBC; what the files show tells the two kinds apart."""
+    slides = {f"Slide_{n:02}/{n:02}_{k}.png": f"GT_{n:02}/{n:02}_{k}.png" for n in (1, 2, 11) for k in (1, 2)}
+    draw(tmp_path, *slides, noise=True)
+    draw(tmp_path, *slides.values())
+    assert pairs(tmp_path) == slides
+    draw(tmp_path, "GT_11/11_3.png")
+    with raises(DataError, key="no masks"):  # one of a kind more: nothing is guessed
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("image", "mask"), [("raw", "Labels"), ("scan", "mask"), ("t1", "gt"), ("raw", "seg_label")])
+def test_one_image_and_one_mask_in_each_folder(tmp_path: Path, image: str, mask: str) -> None:
+    cases = {f"P{n:02}/{image}.tif": f"P{n:02}/{mask}.tif" for n in (1, 2, 3)}
+    draw(tmp_path, *cases, *cases.values())
+    assert pairs(tmp_path) == cases
+    draw(tmp_path, f"P02/{image}2.tif")
+    with raises(DataError, named=[f"P02/{image}2.tif", "P02/" + mask]):  # which of the two?
+        read_folder(tmp_path)
+
+
 def test_overlays_and_thumbnails_are_skipped(tmp_path: Path) -> None:
     draw(tmp_path, *(f"{folder}/1.png" for folder in ("images", "masks", "overlays", "images/thumbnails")))
     assert pairs(tmp_path) == {"images/1.png": "masks/1.png"}

@@ -305,7 +305,7 @@ def _count_up(make: Maker) -> None:
         make.save(f"masks/cell_{number}.png", ids)
 
 
-@MASKS.add(says=("--values", "object"))
+@MASKS.add(binary=True, classes=("background", "object"), notes=("object ids",))
 def objects_counted_up(make: Maker) -> None:
     _count_up(make)
 

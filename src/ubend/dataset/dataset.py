@@ -52,6 +52,7 @@ from ubend.labels.classes import LabelHints, find_classes
 from ubend.labels.label_values import format_values
 from ubend.labels.mask_files import FileMask, mask_to_text, read_label_values
 from ubend.labels.match_classes import drop_absent, match_classes, match_palettes
+from ubend.labels.object_ids import read_object_ids
 from ubend.labels.value_table import parse_table
 from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
 from ubend.layouts.pairs import Folder, Pair, SplitName
@@ -599,9 +600,12 @@ def _find_classes(folder: Folder, settings: Settings, label_scan: LabelScan) -> 
     data = settings.data
     names = data.classes or (folder.classes if data.values is None else None)
     hints = LabelHints(data.values or folder.table, names, folder.values, folder.colors, folder.ignored)
+    pairs, said = folder.pairs, list[str]()
     try:
+        if all(isinstance(pair.mask, FileMask) for pair in pairs):
+            hints, said = read_object_ids(label_scan, hints, lambda i: read_label_values(pairs[i].mask, (1, 1)).values)
         labels, remarks = find_classes(label_scan, hints)
-        return labels, _describe_replaced(folder, settings) + remarks
+        return labels, _describe_replaced(folder, settings) + said + remarks
     except DataError as error:
         raise DataError(
             f"{error}{_oddest_masks(folder.pairs, label_scan)}", path=error.path or folder.root, key=error.key

@@ -46,7 +46,8 @@ from ubend.portable.image_paths import IMAGE_SUFFIXES, expand_pattern
 from ubend.portable.printable import enumerate_names, shell_word
 
 _LOOKED_AT = 3  # files of each group that are opened
-_FEW_VALUES = 32  # a file with more distinct values is not considered a mask
+_FEW_VALUES = 32  # a file with more distinct values is not considered a mask, unless
+_SAME_AS_NEIGHBOR = 0.9  # at least this fraction of its pixels equals the one to the left
 _Group = tuple[list[NamedFile], Affix]  # files that share an affix or a suffix
 
 
@@ -85,7 +86,7 @@ def separate_sides(root: Path, items: Sequence[NamedFile], problems: Problems) -
         return Sides(images, masks)
     groups = _two_groups(items)
     if groups is None:
-        if folders := _two_folders(items):
+        if (folders := _two_folders(items)).masks:
             return folders
         if line := _describe_several(root, items):
             problems.add_line(line, "several sets")
@@ -166,20 +167,28 @@ def _two_groups(items: Sequence[NamedFile]) -> tuple[_Group, _Group] | None:
     return divisible[0] if len(divisions) == 1 else None
 
 
-def _two_folders(items: Sequence[NamedFile]) -> Sides | None:
-    """Two folders with the same file names (apart from an affix), exactly one of which looks like masks."""
-    groups: dict[str, list[NamedFile]] = defaultdict(list)
-    for item in items:
-        groups[item.folders[0] if item.folders else ""].append(item)
-    if len(groups) != 2:
-        return None
-    first, second = groups.values()
+def _two_folders(items: Sequence[NamedFile]) -> Sides:
+    """Two folders with the same file names (apart from an affix), exactly one of which looks like masks.
+
+    Or two kinds of folders, whose names differ by more than numbers: `Slide_01`, `Slide_02` and `GT_01`, `GT_02`.
+    """
+    for words in (lambda item: item.folders[:1], lambda item: tuple(re.sub(r"\d+", "", name) for name in item.folders)):
+        groups: dict[tuple[str, ...], list[NamedFile]] = defaultdict(list)
+        for item in items:
+            groups[words(item)].append(item)
+        if len(groups) == 2 and (sides := _images_and_masks(*groups.values())).masks:
+            return sides
+    return Sides([], [])
+
+
+def _images_and_masks(first: Sequence[NamedFile], second: Sequence[NamedFile]) -> Sides:
+    """The images and masks of two groups of files with the same names, exactly one of which looks like masks."""
     if _look_like_masks(first) == _look_like_masks(second):
-        return None
+        return Sides([], [])
     images, masks = (second, first) if _look_like_masks(first) else (first, second)
     matching = match(images, masks, sure=True)
     whole = len(matching.claims) == len(images) == len(masks) and not matching.orphans
-    return Sides(images, masks, (("", ""), ("", ""))) if whole else None
+    return Sides([*images], [*masks], (("", ""), ("", ""))) if whole else Sides([], [])
 
 
 def _describe_several(root: Path, items: Sequence[NamedFile]) -> str:
@@ -250,12 +259,12 @@ def _group(
 
 
 def _look_like_masks(items: Sequence[NamedFile]) -> bool:
-    """Whether a sample of the files is lossless with few distinct values."""
+    """Whether a sample of the files is lossless, with few distinct values or, as object ids, with large regions."""
     sampled = [items[i] for i in sorted({0, len(items) // 2, len(items) - 1})][:_LOOKED_AT]
-    return all(_holds_few_values(item.file.path) for item in sampled)
+    return all(_looks_like_mask(item.file.path) for item in sampled)
 
 
-def _holds_few_values(path: Path) -> bool:
+def _looks_like_mask(path: Path) -> bool:
     try:
         with Image.open(regular_file(path)) as image:
             if image.format not in ("PNG", "TIFF", "BMP", "WEBP"):
@@ -263,6 +272,8 @@ def _holds_few_values(path: Path) -> bool:
             pixels = np.asarray(image)
     except (OSError, ValueError, SyntaxError):
         return False
+    if pixels.ndim == 2 and np.mean(pixels[:, 1:] == pixels[:, :-1]) >= _SAME_AS_NEIGHBOR:
+        return True
     flat = pixels.reshape(-1, 1) if pixels.ndim == 2 else pixels.reshape(-1, pixels.shape[2])
     return len(np.unique(flat[:: max(1, len(flat) // 100_000)], axis=0)) <= _FEW_VALUES
 
@@ -346,8 +357,12 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     elif masks and others:
         images = others
     elif others and images and any(item.file.folders for item in others):
-        _report_unclear_folders(root, images, others, problems)
-        return LayoutResult([])
+        if not (len({item.folders for item in others}) == 1 and (found := _images_and_masks(images, others)).masks):
+            _report_unclear_folders(root, images, others, problems)
+            return LayoutResult([])
+        images, masks, affixes = found.images, found.masks, found.affixes
+        line = _("the files in {names} look like masks and are named like the images")
+        remarks.append(line.format(names=f"{masks[0].file.path.parent.name}/"))
     else:
         together = [*images, *masks, *others]
         if not together and not foreign:

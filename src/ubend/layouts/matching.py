@@ -176,6 +176,8 @@ class _Index:
             above = self.exact.get((mask.split, mask.folders[:-1]), {})
             if len(alone) == 1 and (alone[0][0] == mask.folders[-1] or not bare_stem(alone[0][0], "image")):
                 return alone[0][1], Claim(original, mask.stem, has_own_folder=True)
+            if len(alone) == 1 and not bare_stem(mask.stem, "mask"):  # `P01/raw.tif` and `P01/labels.tif`
+                return alone[0][1], Claim(original)
             if mask.folders[-1] in above:
                 return above[mask.folders[-1]], Claim(original, mask.stem, has_own_folder=True)
         if extended := self._extended(key, mask.stem):
