@@ -347,3 +347,18 @@ def test_names_that_do_not_tell_their_values(numbers: tuple[int, ...]) -> None:
     """Black and white, numbers that may begin with 0 or 1, and numbers beyond the names."""
     says = refused(values(dict.fromkeys(numbers, 5)), key="data.classes", names=("a", "b", "c", "d", "e"))
     assert "5 class names" in says
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [values({0: 90, 255: 10}), values({0: 90, 1: 10}), jpeg(255 * shapes(2, 3), None, 80)],
+    ids=["255", "1", "JPEG"],
+)
+def test_one_name_of_two_is_that_of_the_foreground(mask: LabelArray) -> None:
+    """Of more names than one, any may be the missing one."""
+    labels, remarks = find(mask, names=("polyp",))
+    assert labels.names == ("background", "polyp")
+    assert "background" in remarks[0]
+    assert '--classes "background,cat,dog"' in refused(
+        values({0: 5, 1: 5, 2: 5}), key="data.classes", names=("cat", "dog")
+    )

@@ -254,7 +254,7 @@ def test_the_annotations_of_cvat(tmp_path: Path) -> None:
         '<?xml version="1.0"?>\n<annotations><version>1.1</version></annotations>'
     )
     (line,) = problems(lambda: read_folder(tmp_path))
-    assert line.key == "CVAT"
+    assert line.key == "unread format"
     assert "annotations.xml" in line
     (tmp_path / "annotations.xml").write_text("<root/>")
     (line,) = problems(lambda: read_folder(tmp_path))

@@ -16,6 +16,7 @@ from ubend.dataset.dataset import Dataset, open_dataset
 from ubend.labels.classes import LabelHints
 from ubend.labels.label_values import LabelArray
 from ubend.labels.object_ids import read_object_ids
+from ubend.labels.value_table import parse_table
 from ubend.layouts.folder import read_folder
 
 SIDE = 96
@@ -31,10 +32,10 @@ def discs(values: list[int]) -> NDArray[np.uint16]:
 
 
 def read(*masks: NDArray[np.uint16], **stated: tuple[str, ...]) -> tuple[tuple[str, ...] | None, list[str]]:
-    """(class table, remarks) of masks with these values."""
+    """(class names of object ids, or None; remarks) of masks with these values."""
     arrays = [LabelArray(mask, "value") for mask in masks]
     hints, remarks = read_object_ids(survey(*arrays), LabelHints(**stated), lambda index: arrays[index].values)
-    return hints.table, remarks
+    return parse_table(hints.table, hints.names).names if hints.table else None, remarks
 
 
 RANDOM = np.random.default_rng(3)
@@ -52,13 +53,14 @@ GAPS = [sorted(RANDOM.choice(np.arange(1, 50), 30, replace=False).tolist()) for 
     ids=["counted up", "equal counts", "gaps", "numbered through"],
 )
 def test_many_values_of_one_region_each_are_objects(ids: list[list[int]]) -> None:
-    table, (remark,) = read(*map(discs, ids))
-    assert table == ("0=background", "*=object")
+    names, (remark,) = read(*map(discs, ids))
+    assert names == ("background", "object")
     assert f"({len(set().union(*ids))} values" in remark
     assert '"0=background,*=NAME"' in remark
-    table, (remark,) = read(*map(discs, ids), names=("background", "cell"))
-    assert table == ("0=background", "*=object")  # whose second class is then called cell
-    assert "NAME" not in remark
+    for stated in (("background", "cell"), ("cell",)):
+        names, (remark,) = read(*map(discs, ids), names=stated)
+        assert names == ("background", "cell")
+        assert "NAME" not in remark
 
 
 def test_many_classes_of_several_regions_are_classes() -> None:
@@ -69,7 +71,7 @@ def test_many_classes_of_several_regions_are_classes() -> None:
 
 def test_names_and_tables_are_kept() -> None:
     masks = [discs(list(range(1, 21)))] * 3
-    assert read(*masks, table=("0=background", "1..20=cell"))[0] == ("0=background", "1..20=cell")
+    assert read(*masks, table=("0=background", "1..20=spot")) == (("background", "spot"), [])
     assert read(*masks, names=tuple(f"class {i}" for i in range(21))) == (None, [])
     assert read(*masks, names=("cell", "other")) == (None, [])  # which of them is 0?
     assert read(*(mask + 1 for mask in masks)) == (None, [])
@@ -78,9 +80,9 @@ def test_names_and_tables_are_kept() -> None:
 
 def test_few_values_are_objects_if_two_classes_are_named() -> None:
     masks = [discs(list(range(1, 1 + k))) for k in (1, 3, 2, 3, 1, 3)]
-    assert read(*masks, names=("background", "cell"))[0] == ("0=background", "*=object")
-    table, (remark,) = read(*masks)
-    assert table is None
+    assert read(*masks, names=("background", "cell"))[0] == ("background", "cell")
+    names, (remark,) = read(*masks)
+    assert names is None
     assert '"0=background,*=object"' in remark
     assert read(*[discs([1, 2, 3])] * 6) == (None, [])  # nothing differs, as in classes
     assert read(*masks[:3]) == (None, [])  # too little to tell

@@ -1,5 +1,8 @@
 """Published sets as their archives unpack: the right file of several, and names that nobody else would choose."""
 
+import io
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +242,105 @@ def test_numbers_without_leading_zeros(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("image", "mask", "splits"),
+    [
+        ("DUTS-TR/DUTS-TR-Image/{}.jpg", "DUTS-TR/DUTS-TR-Mask/{}.png", {"train"}),
+        ("train/train-org-img/{}.jpg", "train/train-label-img/{}_lab.png", {"train"}),  # FloodNet
+        ("stare-images/{}.ppm", "labels-ah/{}.ah.ppm", {None}),
+        ("CXR_png/{}.png", "ManualMask/{}.png", {None}),
+        ("tissue images/{}.png", "mask binary/{}.png", {None}),
+        ("1. Original Images/{}.jpg", "2. All Segmentation Groundtruths/{}_EX.tif", {None}),  # IDRiD
+        ("dev/images/{}.jpg", "dev/masks/{}.png", {"val"}),
+        ("train_val/images/{}.jpg", "train_val/masks/{}.bmp", {"train"}),  # SUIM
+        ("images/{}.png", "lesions/{}.png", {None}),
+        ("images/{}.png", "ids/{}.png", {None}),
+    ],
+)
+def test_longer_names_of_folders(tmp_path: Path, image: str, mask: str, splits: set[str | None]) -> None:
+    stems = ("a_01", "a_02", "b_15")
+    for stem in stems:
+        draw(tmp_path, image.format(stem), noise=True)
+        draw(tmp_path, mask.format(stem))
+    assert pairs(tmp_path) == {image.format(stem): mask.format(stem) for stem in stems}
+    assert {pair.split for pair in read_folder(tmp_path).pairs} == splits
+
+
+def test_masks_numbered_with_a_letter(tmp_path: Path) -> None:
+    """As in ETIS-LaribPolypDB; two letters may be two things."""
+    for number in (1, 2, 13):
+        draw(tmp_path, f"polyps/{number}.tif", f"Ground Truth/p{number}.tif", f"x/images/a{number}.png")
+        draw(tmp_path, f"x/masks/b{number}.png")
+    (tmp_path / "x").rename(tmp_path.parent / "letters")
+    assert pairs(tmp_path) == {f"polyps/{number}.tif": f"Ground Truth/p{number}.tif" for number in (1, 2, 13)}
+    with raises(DataError, named=["images/a13.png", "masks/b13.png"]):
+        read_folder(tmp_path.parent / "letters")
+
+
+def test_idrid_states_a_split(tmp_path: Path) -> None:
+    expected = {}
+    for split, number in (("a. Training Set", "01"), ("a. Training Set", "02"), ("b. Testing Set", "55")):
+        image = f"1. Original Images/{split}/IDRiD_{number}.jpg"
+        mask = f"2. All Segmentation Groundtruths/{split}/3. Hard Exudates/IDRiD_{number}_EX.tif"
+        draw(tmp_path, image, noise=True)
+        draw(tmp_path, mask)
+        expected[image] = mask
+    assert pairs(tmp_path) == expected
+    assert [pair.split for pair in read_folder(tmp_path).pairs] == ["test", "train", "train"]
+
+
+def test_masks_in_colours_beside_others_are_skipped(tmp_path: Path) -> None:
+    """As in BDD100K."""
+    expected = {f"images/10k/{part}/a.jpg": f"labels/sem_seg/masks/{part}/a.png" for part in ("train", "val")}
+    draw(tmp_path, *expected, noise=True)
+    draw(tmp_path, *expected.values(), *(f"labels/sem_seg/colormaps/{part}/a.png" for part in ("train", "val")))
+    assert pairs(tmp_path) == expected
+    assert any("labels/sem_seg/colormaps/train/" in remark for remark in read_folder(tmp_path).remarks)
+    shutil.rmtree(tmp_path / "labels/sem_seg/masks")
+    assert set(pairs(tmp_path).values()) == {name.replace("/masks/", "/colormaps/") for name in expected.values()}
+
+
+def zipped(name: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, b"Iout")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("annotations.xml", b'<?xml version="1.0"?>\n<annotations>', "CVAT"),
+        ("via_region_data.json", b'{"1.png9": {"regions": [{"shape_attributes": {}}]}}', "VIA"),
+        ("via_export.csv", b"#filename,file_size,region_shape_attributes", "VIA"),
+        ("ds/ann/1.png.json", b'{"objects": [{"classTitle": "cat"}]}', "Supervisely"),
+        ("train.csv", b'ImageId,"EncodedPixels"\r\n1.png,1 3', "run lengths"),
+        ("labels/1.mat", b"MATLAB 5.0", "MATLAB"),
+        ("geojson/1.geojson", b"{}", "vector maps"),
+        ("houses.json", b'{"type": "FeatureCollection"}', "vector maps"),
+        ("1.roi", b"Iout", "ImageJ"),
+        ("rois.zip", zipped("0001.roi"), "ImageJ"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    draw(tmp_path, "images/1.png", "images/2.png", noise=True)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with raises(DataError, key="unread format", named=[name]) as caught:
+        read_folder(tmp_path)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("notes.csv", b"file,age"), ("a.json", b"{}"), ("b.zip", b"PK"), ("c.zip", zipped("1.png"))]
+)
+def test_other_files_are_no_annotations(tmp_path: Path, name: str, content: bytes) -> None:
+    draw(tmp_path, "images/1.png", "images/2.png", noise=True)
+    (tmp_path / name).write_bytes(content)
+    with raises(DataError, key="no masks"):
+        read_folder(tmp_path)
+
+
 def test_numbered_folders_of_images_and_of_masks(tmp_path: Path) -> None:
     """As in TNBC; what the files show tells the two kinds apart."""
     slides = {f"Slide_{n:02}/{n:02}_{k}.png": f"GT_{n:02}/{n:02}_{k}.png" for n in (1, 2, 11) for k in (1, 2)}
@@ -246,7 +348,7 @@ def test_numbered_folders_of_images_and_of_masks(tmp_path: Path) -> None:
     draw(tmp_path, *slides.values())
     assert pairs(tmp_path) == slides
     draw(tmp_path, "GT_11/11_3.png")
-    with raises(DataError, key="no masks"):  # one of a kind more: nothing is guessed
+    with raises(DataError, named=["GT_11/11_3.png"]):
         read_folder(tmp_path)
 
 

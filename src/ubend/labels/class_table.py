@@ -255,13 +255,20 @@ def make_label_map(
         line = _("the masks contain {count} classes; at most {maximum} are supported")
         raise DataError(line.format(count=len(values), maximum=MAX_CLASSES), key="data.classes")
     if len(names) != len(values):
+        line = _(
+            "the masks contain {found} classes ({values}), but there are {given} class names ({names}); give one "
+            "name per value with --classes; if a value is a mistake, correct its masks, or leave its pixels out "
+            "with --values ...,VALUE=ignored"
+        )
+        if len(names) == len(values) - 1 <= _SHOWN and background_class(names) is None:
+            line += _('; if only the background is missing: --classes "{cure}"')
         raise DataError(
-            _(
-                "the masks contain {found} classes ({values}), but there are {given} class names ({names}); give one "
-                "name per value with --classes; if a value is a mistake, correct its masks, or leave its pixels out "
-                "with --values ...,VALUE=ignored"
-            ).format(
-                found=len(values), values=format_values(values, kind, _SHOWN), given=len(names), names=_join(names)
+            line.format(
+                found=len(values),
+                values=format_values(values, kind, _SHOWN),
+                given=len(names),
+                names=_join(names),
+                cure=",".join(["background", *names]),
             ),
             key="data.classes",
         )

@@ -151,11 +151,16 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
     """Find the classes in masks of values: two, consecutive, or evenly spaced values, or a few with JPEG noise."""
     tally = label_scan.tally("value")
     if label_scan.lossy.any():
-        classes = None if names is None else len(names)
-        return make_label_map(find_main_values(tally, classes), names, reach=ANY_DISTANCE), []
+        values = find_main_values(tally, None if names is None else len(names))
+        names, remarks = _with_background(names, values)
+        return make_label_map(values, names, reach=ANY_DISTANCE), remarks
     values = tally.codes.tolist()
     if names is not None and len(names) == len(values):
         return make_label_map(values, names), []
+    has_ignored = len(values) > 2 and values[-1] == 255 and _is_run(values[:-1])
+    names, remarks = _with_background(names, values[:-1] if has_ignored else values)
+    if remarks and not has_ignored:
+        return make_label_map(values, names), remarks
     if names is not None and len(names) > len(values) and (numbered := _number_names(names, values)):
         return numbered
     if len(values) > MAX_FOUND or _are_object_ids(label_scan, values):
@@ -185,9 +190,9 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
             ),
             key="data.values",
         )
-    if len(values) > 2 and values[-1] == 255 and _is_run(values[:-1]):
+    if has_ignored:
         _refuse_mixed(label_scan, tally)
-        return make_label_map(values[:-1], names, ignored=(255,)), [_remark_255()]
+        return make_label_map(values[:-1], names, ignored=(255,)), [*remarks, _remark_255()]
     if names is None and not _is_even(values):
         line = _(
             "the masks contain {count} values that do not define the classes: {table}; if each is a class, "
@@ -213,6 +218,13 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
             key="data.values",
         )
     return make_label_map(values, names), []
+
+
+def _with_background(names: Sequence[str] | None, values: list[int]) -> tuple[Sequence[str] | None, list[str]]:
+    """(the names, with a background for the value 0 if there are two values and one name; remarks)."""
+    if names is None or len(names) != 1 or len(values) != 2 or values[0] != 0 or background_class(names) is not None:
+        return names, []
+    return ("background", *names), [_("the value 0 is taken as background, which the class names do not list")]
 
 
 def _number_names(names: Sequence[str], values: list[int]) -> tuple[LabelMap, list[str]] | None:

@@ -51,7 +51,8 @@ def read_object_ids(
         line = _("the masks contain object ids ({count} values, each of which is one region), which become one class")
         if hints.names is None:
             line += _('; to name it: --values "0=background,*=NAME"')
-        return replace(hints, table=("0=background", "*=object")), [line.format(count=len(values) - 1)]
+        names = ("background", *hints.names) if hints.names and len(hints.names) == 1 else hints.names
+        return replace(hints, table=("0=background", "*=object"), names=names), [line.format(count=len(values) - 1)]
     line = _(
         "the values of the masks (1 to {last}) are taken as classes, but each of them is one region, as object ids "
         'are; if they number objects of one class: --values "0=background,*=object"'
@@ -62,8 +63,8 @@ def read_object_ids(
 def _may_be_ids(label_scan: LabelScan, hints: LabelHints, values: NDArray[np.int32]) -> bool:
     """Whether nothing contradicts object ids: 0 is background, at most one other class is named, 255 is not apart."""
     stated = hints.table or hints.values or hints.colors or label_scan.kind() == "color"
-    binary = hints.names is None or (len(hints.names) == 2 and background_class(hints.names) == 0)
-    if stated or not binary or label_scan.lossy.any() or label_scan.with_palette.any():
+    one_name = hints.names is None or len(hints.names) == 1 + (background_class(hints.names) == 0)
+    if stated or not one_name or label_scan.lossy.any() or label_scan.with_palette.any():
         return False
     if len(values) < 3 or values[0] != 0 or (values[-1] == _IGNORED and values[-2] != _IGNORED - 1):
         return False

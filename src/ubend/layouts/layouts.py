@@ -26,6 +26,7 @@ from ubend.layouts.affixes import Affix, NamedFile
 from ubend.layouts.mask_content import is_field_of_view
 from ubend.layouts.matching import match
 from ubend.layouts.naming import (
+    COLORED_FOLDERS,
     MANUAL_FOLDERS,
     MASK_SUFFIXES,
     OBJECT_IDS,
@@ -33,6 +34,7 @@ from ubend.layouts.naming import (
     Side,
     folder_meaning,
     mentions,
+    plain_folder,
     side_of_affix,
     split_words,
     splits_of_siblings,
@@ -41,7 +43,8 @@ from ubend.layouts.naming import (
 from ubend.layouts.pairing import cellpose_line, read_matching
 from ubend.layouts.pairs import Layout, LayoutResult, Pair, SplitName
 from ubend.layouts.problems import Problems
-from ubend.layouts.tree import FoundFile, as_found_file, describe_content, list_entries, walk
+from ubend.layouts.tree import FoundFile, as_found_file, describe_content, walk
+from ubend.layouts.unread_formats import describe_unread_format
 from ubend.portable.image_paths import IMAGE_SUFFIXES, expand_pattern
 from ubend.portable.printable import enumerate_names, shell_word
 
@@ -91,11 +94,8 @@ def separate_sides(root: Path, items: Sequence[NamedFile], problems: Problems) -
         if line := _describe_several(root, items):
             problems.add_line(line, "several sets")
             return Sides([], [])
-        if path := _find_cvat(root):
-            line = _(
-                '{path}: "CVAT for images" is not read; export from CVAT as "COCO 1.0", or as "Segmentation mask 1.1"'
-            )
-            problems.add_line(line.format(path=path), "CVAT")
+        if line := describe_unread_format(root):
+            problems.add_line(line, "unread format")
             return Sides([], [])
         if _has_masks_beside(root):
             line = _("{root} holds the images alone; name the folder that holds images and masks: {parent}")
@@ -128,16 +128,6 @@ def separate_sides(root: Path, items: Sequence[NamedFile], problems: Problems) -
         "unclear sides",
     )
     return Sides([], [])
-
-
-def _find_cvat(root: Path) -> Path | None:
-    """An annotation file in CVAT's own XML format directly in `root`."""
-    for entry in list_entries(root):
-        if entry.name.lower().endswith(".xml") and entry.is_file():
-            with open(entry.path, "rb") as file:
-                if b"<annotations>" in file.read(1000):
-                    return Path(entry.path)
-    return None
 
 
 def _divide(items: Sequence[NamedFile], test: Callable[[NamedFile], bool]) -> tuple[list[NamedFile], list[NamedFile]]:
@@ -307,6 +297,22 @@ def _classify_all(files: Sequence[FoundFile]) -> list[tuple[Side | None, NamedFi
     return found if all(len(known) == 1 for known in splits.values()) else [_classify(file, {}) for file in files]
 
 
+def _has_both_sides(found: Sequence[tuple[Side | None, NamedFile]]) -> bool:
+    """Whether there are masks, and other images."""
+    sides = {side for side, item in found if item.file.suffix in MASK_SUFFIXES}
+    return "mask" in sides and len(sides) > 1
+
+
+def _with_plain_folders(files: Sequence[FoundFile]) -> list[FoundFile]:
+    """The files as if the outermost folder that mentions a side had a plain name: `masks` for `Lesion masks`."""
+    plain = list[FoundFile]()
+    for file in files:
+        level, name = next(((i, word) for i, word in enumerate(map(plain_folder, file.folders)) if word), (0, None))
+        folders = file.folders if name is None else (*file.folders[:level], name, *file.folders[level + 1 :])
+        plain.append(replace(file, folders=folders))
+    return plain
+
+
 def _classify(file: FoundFile, siblings: Mapping[tuple[str, ...], SplitName]) -> tuple[Side | None, NamedFile]:
     """The side of a file, and its item; the nearest folders decide side and split.
 
@@ -333,7 +339,10 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     foreign: list[tuple[Side | None, NamedFile]] = []
     beside: list[NamedFile] = []  # Cellpose's files, which are in the image folders
     files, remarks = _without_previews(walk(root))
-    for side, item in _classify_all(files):
+    found = _classify_all(files)
+    if not _has_both_sides(found) and _has_both_sides(loose := _classify_all(_with_plain_folders(files))):
+        found = loose
+    for side, item in found:
         file = item.file
         if side == "image" and is_cellpose(file.path):
             beside.append(item)
@@ -343,8 +352,10 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
             foreign.append((side, item))
     _report_two_words([item for items in sides.values() for item in items], problems)
     images, others = sides["image"], sides[None]
-    masks, said = _prefer_manual(root, sides["mask"])
-    remarks += said
+    masks = sides["mask"]
+    for choose in (_prefer_manual, _without_colored):
+        masks, said = choose(root, masks)
+        remarks += said
     if beside and (masks or others or any(mentions(item.stem, "mask") for item in images)):
         remarks.append(cellpose_line(len(beside)))
     else:
@@ -355,12 +366,13 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     if images and masks:
         remarks += _report_others(root, others, problems)
     elif masks and others:
-        images = others
+        images = _without_own_folder(others, masks)
     elif others and images and any(item.file.folders for item in others):
-        if not (len({item.folders for item in others}) == 1 and (found := _images_and_masks(images, others)).masks):
+        separated = _images_and_masks(images, others)
+        if len({item.folders for item in others}) > 1 or not separated.masks:
             _report_unclear_folders(root, images, others, problems)
             return LayoutResult([])
-        images, masks, affixes = found.images, found.masks, found.affixes
+        images, masks, affixes = separated.images, separated.masks, separated.affixes
         line = _("the files in {names} look like masks and are named like the images")
         remarks.append(line.format(names=f"{masks[0].file.path.parent.name}/"))
     else:
@@ -411,9 +423,21 @@ def _prefer_manual(root: Path, masks: list[NamedFile]) -> tuple[list[NamedFile],
     if not manual or not others:
         return masks, []
     line = _("masks drawn by hand are used ({manual}); other masks are skipped: {names}")
-    folders = [{item.file.path.parent.relative_to(root).as_posix() for item in items} for items in (manual, others)]
-    used, skipped = (enumerate_names([f"{name}/" for name in sorted(names)]) for names in folders)
-    return manual, [line.format(manual=used, names=skipped)]
+    return manual, [line.format(manual=_list_folders(root, manual), names=_list_folders(root, others))]
+
+
+def _without_colored(root: Path, masks: list[NamedFile]) -> tuple[list[NamedFile], list[str]]:
+    """(masks without those of folders such as `colormaps`, if there are others, remarks), as in BDD100K."""
+    plain, colored = _divide(masks, lambda item: COLORED_FOLDERS.isdisjoint(map(squeeze, item.file.folders)))
+    if not plain or not colored:
+        return masks, []
+    line = _("masks drawn in colours are skipped ({names}), since there are others: {others}")
+    return plain, [line.format(names=_list_folders(root, colored), others=_list_folders(root, plain))]
+
+
+def _list_folders(root: Path, items: Sequence[NamedFile]) -> str:
+    folders = sorted({item.file.path.parent.relative_to(root).as_posix() for item in items})
+    return enumerate_names([f"{name}/" for name in folders])
 
 
 def _without_previews(files: Sequence[FoundFile]) -> tuple[Sequence[FoundFile], list[str]]:

@@ -5,6 +5,7 @@ apart from words such as `mask` and `img`, an affix common to all masks, or a re
 What the masks of an image mean is decided in `pairing.py`.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -74,14 +75,30 @@ def match(
         loose = _match(images, masks, affixes, sure, loose=True)
         if _is_one_to_one(loose):
             return loose
-    if not matching.claims:  # `0001.png` and `1.png`
-        short_images, short_masks = (
-            [replace(item, stem=without_leading_zeros(item.stem)) for item in items] for items in (images, masks)
-        )
-        numbered = _match(short_images, short_masks, affixes, sure, loose=False)
-        if _is_one_to_one(numbered) and len(numbered.claims) == len(images):
-            return numbered
+    if not matching.claims:
+        for shorten in (_without_leading_zeros, _without_letters):
+            short_images, short_masks = shorten(images, masks)
+            numbered = _match(short_images, short_masks, affixes, sure, loose=False)
+            if _is_one_to_one(numbered) and len(numbered.claims) == len(images):
+                return numbered
     return matching
+
+
+def _without_leading_zeros(*sides: Sequence[NamedFile]) -> list[list[NamedFile]]:
+    """Images `0001.png` and masks `1.png`, both called `1`."""
+    return [[replace(item, stem=without_leading_zeros(item.stem)) for item in items] for items in sides]
+
+
+def _without_letters(*sides: Sequence[NamedFile]) -> list[list[NamedFile]]:
+    """Images `1.png` and masks `p1.png`, both called `1`; unchanged if both sides have letters, or differing ones."""
+    names = [[re.fullmatch(r"([^\W\d_]*)0*(\d+)", item.stem) for item in items] for items in sides]
+    letters = [{name[1] for name in side if name} for side in names]
+    if not all(map(all, names)) or {""} not in letters or any(len(found) != 1 for found in letters):
+        return [*map(list, sides)]
+    return [
+        [replace(item, stem=name[2]) for item, name in zip(items, side, strict=True) if name]
+        for items, side in zip(sides, names, strict=True)
+    ]
 
 
 def _is_one_to_one(matching: Matching) -> bool:

@@ -14,7 +14,7 @@ Side = Literal["image", "mask"]
 # In folder names and in split files.
 SPLIT_WORDS: dict[str, SplitName] = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".gif")
@@ -37,9 +37,11 @@ MASK_WORDS = _words(
 )
 _SIDES: dict[str, Side] = {**dict.fromkeys(_IMAGE_WORDS, "image"), **dict.fromkeys(MASK_WORDS, "mask")}
 MANUAL_FOLDERS = _words("manual manual1 manuals 1stmanual firstmanual manualannotation manualsegmentation")
+COLORED_FOLDERS = _words("color colors colour colours colormap colormaps colored coloured rgb")
 # Words that have no such meaning in a file name.
 _FOLDER_SIDES: dict[str, Side] = {**_SIDES, "lab": "mask", **dict.fromkeys(MANUAL_FOLDERS, "mask")}
-_SPLIT_ENDS: dict[str, SplitName] = {**SPLIT_WORDS, "tr": "train", "ts": "test"}  # imagesTr
+_FOLDER_SPLITS: dict[str, SplitName] = {**SPLIT_WORDS, "trainval": "train"}
+_SPLIT_ENDS: dict[str, SplitName] = {**SPLIT_WORDS, "tr": "train", "ts": "test", "te": "test"}  # imagesTr
 _NEUTRAL_FOLDERS = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)  # images/png, masks/tif
 OVERLAY_WORDS = _words("viz overlay overlays blend blended vis visualization visualisation preview")
 # Folders of images made for viewing. `vis` is not among them: it may be visible light.
@@ -56,6 +58,7 @@ OBJECT_WORDS = _words(
 # Masks exported by Label Studio from brush labels: `task-3-annotation-7-by-1-tag-Tree-0.png`.
 TASK_MASK = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-(?:by-.*?-)?tag-(?P<tag>.+)-\d+")
 
+_PLAIN_FOLDERS: dict[Side, str] = {"mask": "masks", "image": "images"}  # `gt_image_2` has masks
 OBJECT_IDS = "ids"  # a folder next to images and masks: the object id of each pixel
 
 
@@ -99,8 +102,8 @@ def folder_meaning(name: str) -> tuple[Side | None, SplitName | None, str] | Non
         return None, None, ""
     if bare in _FOLDER_SIDES:
         return _FOLDER_SIDES[bare], None, ""
-    if bare in SPLIT_WORDS:
-        return None, SPLIT_WORDS[bare], bare
+    if bare in _FOLDER_SPLITS:
+        return None, _FOLDER_SPLITS[bare], bare
     words, _starts = split_words(name)
     for word in sorted(_SPLIT_ENDS, key=len, reverse=True):
         for rest in (bare.removeprefix(word), bare.removesuffix(word)):
@@ -111,6 +114,13 @@ def folder_meaning(name: str) -> tuple[Side | None, SplitName | None, str] | Non
     if len(words) > 2 and words[-2] in SPLIT_WORDS and words[-1] in _SIDES:
         return _SIDES[words[-1]], SPLIT_WORDS[words[-2]], words[-2]
     return None
+
+
+def plain_folder(name: str) -> str | None:
+    """The plain name of a folder whose name mentions a side: `tr_masks` for `DUTS-TR-Mask`; None: it does not."""
+    side = next((side for side in _PLAIN_FOLDERS if mentions(name, side)), None)
+    split = next((word for word in split_words(name)[0] if word in _SPLIT_ENDS), "")
+    return f"{split}_{_PLAIN_FOLDERS[side]}".lstrip("_") if side else None
 
 
 def splits_of_siblings(folders: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], SplitName]:
@@ -133,6 +143,7 @@ def splits_of_siblings(folders: Iterable[tuple[str, ...]]) -> dict[tuple[str, ..
 def _without_split_word(name: str) -> Iterator[tuple[SplitName, str]]:
     """(split, rest of the name without digits and versions) for each way to find a word for a split in a name."""
     words = [re.sub(r"\d+|^v\d+$", "", word) for word in split_words(name)[0]]
+    words = words[1:] if len(words) > 1 and len(words[0]) == 1 else words  # `a. Training Set`
     for position, word in enumerate(words):
         if word in SPLIT_WORDS:
             yield SPLIT_WORDS[word], "".join(words[:position] + words[position + 1 :])
