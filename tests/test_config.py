@@ -23,6 +23,7 @@ from ubend.core.settings import (
     parse_assignment,
     read_config,
 )
+from ubend.tasks.user_settings import asks_for_several, read_user_settings
 
 
 def refused(recipe: Recipe = "modern", config: dict[str, Any] | None = None, **changes: Any) -> str:
@@ -249,3 +250,19 @@ def test_unreadable_config(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     (tmp_path / "good.toml").write_text("[train]\nepochs = 3\n", encoding="utf-8")
     assert make_settings(config=read_config(tmp_path / "good.toml")).train.epochs == 3
+
+
+@pytest.mark.parametrize("name", ["data.toml", "settings.conf"])
+def test_a_config_with_any_suffix_asks_for_several_trainings(name: str, tmp_path: Path) -> None:
+    """As `read_user_settings` reads it."""
+    (tmp_path / name).write_text("[data]\nfolds = 3\n", encoding="utf-8")
+    assert asks_for_several(tmp_path, tmp_path / name) == "data.folds"
+    assert asks_for_several(tmp_path, None) is None
+
+
+def test_a_setting_from_a_file_is_not_called_by_a_flag(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[data]\ncrop = 7\n", encoding="utf-8")
+    for flags, name in (({"patches": True}, "data.crop"), ({"patches": True, "size": 7}, "--size")):
+        with raises(SettingError, key="data.crop") as caught:
+            read_user_settings(tmp_path, config=tmp_path / "c.toml", flags=flags)
+        assert name in str(caught.value)

@@ -36,6 +36,11 @@ def test_jpeg_of_two_colours(second: tuple[int, int, int], quality: int) -> None
     assert (out != index).mean() < 0.02  # chroma is saved at half the size
 
 
+def test_jpeg_of_class_indices_is_not_called_empty() -> None:
+    assert "too close" in refused(jpeg(shapes(3, 2), None, 100), key="data.masks")
+    assert "empty" in refused(jpeg(0 * shapes(3, 2), None, 100), key="data.masks")
+
+
 def test_jpeg_of_four_colours() -> None:
     palette = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)])
     index = shapes(4, 2)

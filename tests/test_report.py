@@ -242,6 +242,17 @@ def test_names_are_text_not_tags(tmp_path: Path) -> None:
     assert classes[1] in page.text
 
 
+def test_a_class_called_mean_is_no_mean(tmp_path: Path) -> None:
+    make_discs(tmp_path / "data", 9)
+    small: dict[str, Any] = {"size": 32, "width": 2, "epochs": 1, "batch": 4, "device": "cpu", "encoder": "none"}
+    classes = ["background", "mean"]
+    result = ubend.fit(tmp_path / "data", out=tmp_path / "run", classes=classes, reporter=Listener(), **small)
+    shown = show_mean(result.scores.data["intervals"]["dice"]["class mean"])
+    assert "class mean, with 95%" in str(result.scores)
+    assert shown in str(result.scores)
+    assert shown in check_page(tmp_path / "run/report.html").text
+
+
 def test_examples_are_the_worst_the_typical_and_the_best_each_once() -> None:
     dice = {f"image{n}": n / 100 for n in range(100)}
     assert choose_examples(dice, 2) == {

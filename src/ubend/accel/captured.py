@@ -94,7 +94,7 @@ class CapturedRuntime(Runtime):
             self._sent[0].synchronize()  # until the slot's previous values have been copied
         slot, training = self._slots[step % _PREFETCH], self.training
         values = slot.numpy()
-        shares = np.array([parameters["rate_share"] for parameters in training.state.optimizer.param_groups])
+        shares = np.array([parameters["rate_scale"] for parameters in training.state.optimizer.param_groups])
         values[: -1 - len(shares)] = training.batches.pack(step).reshape(-1)
         values[-1 - len(shares) : -1] = learning_rate_at(step, training.steps, training.settings) * shares
         values[-1] = 1.0 - ema_decay(step, training.settings.ema_decay)

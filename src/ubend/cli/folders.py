@@ -8,14 +8,14 @@ import click
 from ubend.core.click_i18n import command, option
 from ubend.core.i18n import later, ngettext
 from ubend.core.terminal import echo
-from ubend.tasks.options import PATH, SET_OPTION, folder_options, make_reporter, prepare_command
+from ubend.tasks.options import PATH, folder_options, make_reporter, options, prepare_command
 
 
 @command(help=later("Describe FOLDER, draw some of its images, and write data.toml, which `fit` accepts instead."))
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
 @option("--seed", type=int, help=later("Random seed  [0]"))
-@SET_OPTION
+@options("set")
 @option("--out", type=PATH, help=later("Folder for data.toml, split.csv, samples.png  [NAME-data]"))
 @option("--show", "display", is_flag=True, help=later("Also display the images."))
 def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, display: bool, **flags: Any) -> None:
@@ -37,7 +37,7 @@ def data(folder: Path | None, assignments: tuple[str, ...], out: Path | None, di
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
 @option("--seed", type=int, help=later("Random seed  [0]"))
-@SET_OPTION
+@options("set")
 @option("--json", "json_path", type=PATH, help=later("JSON file to write, with all findings."))
 @option("--html", "html_path", type=PATH, help=later("HTML page to write, with all findings and thumbnails."))
 @option("--strict", is_flag=True, help=later("Fail on warnings too; exit code 2."))
@@ -98,7 +98,7 @@ def doctor(
 @command(help=later("Draw images of FOLDER with their masks, before training."))
 @click.argument("folder", type=PATH, required=False)
 @folder_options()
-@SET_OPTION
+@options("set")
 @option("--out", type=PATH, help=later("PNG to write  [NAME-preview-1.png, -2, ...]"))
 @option("--count", type=click.IntRange(1), default=8, show_default=True, help=later("Number of images."))
 @option("--show", "display", is_flag=True, help=later("Also display it."))

@@ -38,7 +38,7 @@ ARGUMENTS = "ubend.arguments"  # key of the command-line arguments, which --gpus
 @option("--patience", type=int, help=later("Stop after so many epochs without a better validation score  [never]"))
 @option("--skips", help=later("Skip connections to keep: all, none, or levels such as 1,2 (1 is full size)."))
 @option("--seed", type=int, help=later("Random seed  [0]"))
-@option("--device", help=later("cuda, cuda:1, mps or cpu  [the fastest here]"))
+@options("device")
 @option(
     "--gpus",
     type=click.IntRange(1, 64),

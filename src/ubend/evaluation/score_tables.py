@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ubend.core.i18n import _, ngettext
 from ubend.evaluation.intervals import explain_rough
 from ubend.labels.class_table import background_class
+from ubend.metrics.summary import class_keys
 
 _ONE_CLASS_SHARE = 0.999  # of all predicted pixels: nothing but one class
 _LOWERED = 0.02  # of the mean Dice, by images without the class: worth a note
@@ -313,12 +314,12 @@ def seed_lines(seeds: Mapping[str, Any], split: str) -> list[str]:
     return lines
 
 
-def main_row(names: list[str]) -> str:
-    """The class that is not the background, or the mean over all such classes."""
+def main_row(names: Sequence[str]) -> str:
+    """The key in scores.json of the class that is not the background, or of the mean over all such classes."""
     background = background_class(names)
     if background is None:
         return "mean"
-    return names[1 - background] if len(names) == 2 else "mean_foreground"
+    return class_keys(names)[1 - background] if len(names) == 2 else "mean_foreground"
 
 
 def measure_names(tolerance_px: float) -> dict[str, str]:
@@ -404,14 +405,14 @@ def show_mean(value: Mapping[str, Any] | None, is_distance: bool = False) -> str
 def warn_one_class(scores: Mapping[str, Any]) -> str | None:
     """A warning, with the usual causes, if the model predicts one class nearly everywhere."""
     shares = scores["native"]["predicted_share"]
-    alive = [name for name, share in shares.items() if share > _ONE_CLASS_SHARE]
-    if not alive:
+    dominant = [name for name, share in shares.items() if share > _ONE_CLASS_SHARE]
+    if not dominant:
         return None
     return _(
         "WARNING: the model predicts one class ({name}) nearly everywhere; it has not learned anything yet. Usual "
         "causes: too few epochs, too high a learning rate, masks that do not belong to the images "
         "(check them with `ubend preview FOLDER`)"
-    ).format(name=alive[0])
+    ).format(name=dominant[0])
 
 
 def row_name(row: str) -> str:

@@ -276,18 +276,22 @@ class _Counts:
         self._indices += indices
         self._waiting.append((confusion, loss, calibration))
         if len(self._indices) * self._confusions.shape[1] ** 2 >= _CELLS_WAITING:
-            self.fetch([])
+            self._sum_waiting()
 
     def fetch(self, indices: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         """(n, C, C) confusions, (n,) cross entropies and (n, BINS, 3) calibration of these images, summed over the
         pixels of each."""
+        self._sum_waiting()
+        return self._confusions[indices], self._losses[indices], self._calibration[indices]
+
+    def _sum_waiting(self) -> None:
+        """Add the counts that still are on the device to the sums."""
         if self._waiting:
             for sums, tensors in zip(
                 (self._confusions, self._losses, self._calibration), zip(*self._waiting, strict=True), strict=True
             ):
                 np.add.at(sums, self._indices, torch.cat(tensors).cpu().numpy())
             self._indices, self._waiting = [], []
-        return self._confusions[indices], self._losses[indices], self._calibration[indices]
 
 
 def _read_spacings(pairs: Sequence[Pair]) -> tuple[list[tuple[float, float]], str]:
@@ -335,14 +339,14 @@ def _class_mean(labels: LabelMap) -> ClassMean:
 def _summarise_boundary(counts: BoundaryCounts, labels: LabelMap, unit: str) -> dict[str, Any]:
     """The boundary measures of (N, C) counts."""
     classes, total = _class_mean(labels), BoundaryCounts(*(array.sum(axis=0) for array in counts))
-    worst = in_truth_xor_prediction(counts).sum(axis=0) * classes.mapped
+    one_sided = in_truth_xor_prediction(counts).sum(axis=0) * classes.mapped
     return {
         "tolerance_px": TOLERANCE_PX,
         "unit": unit,
         "f1": classes.summarise(boundary_f1(counts), boundary_f1(total)).to_json(labels.names),
         "hausdorff_95": classes.summarise(counts.hausdorff_95, worst="highest").to_json(labels.names),
         "surface_distance": classes.summarise(surface_distance(counts), worst="highest").to_json(labels.names),
-        "in_truth_or_prediction_only": dict(zip(class_keys(labels.names), worst.tolist(), strict=True)),
+        "in_truth_or_prediction_only": dict(zip(class_keys(labels.names), one_sided.tolist(), strict=True)),
     }
 
 

@@ -34,6 +34,8 @@ from ubend.labels.label_values import LISTED, LabelScan, Tally, format_values, u
 from ubend.labels.main_values import MAX_FOUND, find_main_colors, find_main_values
 from ubend.labels.value_table import parse_table
 
+_ONE_VALUE_SHARE = 0.9  # of all pixels: masks of JPEG whose most frequent value has less are not empty
+
 
 @dataclass(frozen=True)
 class LabelHints:
@@ -152,6 +154,9 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
     tally = label_scan.tally("value")
     if label_scan.lossy.any():
         values = find_main_values(tally, None if names is None else len(names))
+        if len(values) < 2 and tally.pixels.max() < _ONE_VALUE_SHARE * tally.pixels.sum():
+            line = _("the values of these JPEG masks ({table}) are too close to tell from noise; save the masks as PNG")
+            raise DataError(line.format(table=value_table(tally, "value")), key="data.masks")
         names, remarks = _with_background(names, values)
         return make_label_map(values, names, reach=ANY_DISTANCE), remarks
     values = tally.codes.tolist()

@@ -50,7 +50,7 @@ def common_affixes(
     masks: Sequence[NamedFile],
     given_affixes: tuple[Affix, Affix] | None,
     fold: Callable[[str], str],
-    sure: bool,
+    any_affix: bool,
 ) -> tuple[Affix, Affix]:
     """The affixes of all images and of all masks that make most of their names equal."""
     nothing = (_BARE, _BARE)
@@ -61,7 +61,7 @@ def common_affixes(
     ours, theirs = _beyond(ours, theirs), _beyond(theirs, ours)
     needs_all = {(_BARE, theirs): False, (ours, _BARE): False}  # affixes -> accepted only if all names become equal
     spoken = any(mentions(text, "image") or side_of_affix(text) == "image" for text in ours)
-    if sure or spoken or any(mentions(text, "mask") or side_of_affix(text) == "mask" for text in theirs):
+    if any_affix or spoken or any(mentions(text, "mask") or side_of_affix(text) == "mask" for text in theirs):
         needs_all[ours, theirs] = False
     elif not ours[0] and not theirs[0]:  # `1_sat` and `1_lulc`, but not `cat_1` and `dog_1`
         needs_all.setdefault((ours, theirs), True)

@@ -48,7 +48,6 @@ from ubend.layouts.unread_formats import describe_unread_format
 from ubend.portable.image_paths import IMAGE_SUFFIXES, expand_pattern
 from ubend.portable.printable import enumerate_names, shell_word
 
-_LOOKED_AT = 3  # files of each group that are opened
 _FEW_VALUES = 32  # a file with more distinct values is not considered a mask, unless
 _SAME_AS_NEIGHBOR = 0.9  # at least this fraction of its pixels equals the one to the left
 _Group = tuple[list[NamedFile], Affix]  # files that share an affix or a suffix
@@ -176,7 +175,7 @@ def _images_and_masks(first: Sequence[NamedFile], second: Sequence[NamedFile]) -
     if _look_like_masks(first) == _look_like_masks(second):
         return Sides([], [])
     images, masks = (second, first) if _look_like_masks(first) else (first, second)
-    matching = match(images, masks, sure=True)
+    matching = match(images, masks, any_affix=True)
     whole = len(matching.claims) == len(images) == len(masks) and not matching.orphans
     return Sides([*images], [*masks], (("", ""), ("", ""))) if whole else Sides([], [])
 
@@ -250,7 +249,7 @@ def _group(
 
 def _look_like_masks(items: Sequence[NamedFile]) -> bool:
     """Whether a sample of the files is lossless, with few distinct values or, as object ids, with large regions."""
-    sampled = [items[i] for i in sorted({0, len(items) // 2, len(items) - 1})][:_LOOKED_AT]
+    sampled = [items[i] for i in sorted({0, len(items) // 2, len(items) - 1})]
     return all(_looks_like_mask(item.file.path) for item in sampled)
 
 
@@ -354,8 +353,8 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     images, others = sides["image"], sides[None]
     masks = sides["mask"]
     for choose in (_prefer_manual, _without_colored):
-        masks, said = choose(root, masks)
-        remarks += said
+        masks, more_remarks = choose(root, masks)
+        remarks += more_remarks
     if beside and (masks or others or any(mentions(item.stem, "mask") for item in images)):
         remarks.append(cellpose_line(len(beside)))
     else:
@@ -391,7 +390,7 @@ def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     if not images or not masks:
         return LayoutResult([])
     images, masks = _without_wrapper(images, masks)
-    reading = read_matching(match(images, masks, affixes, sure=affixes is not None), problems)
+    reading = read_matching(match(images, masks, affixes, any_affix=affixes is not None), problems)
     remarks += _describe_field_of_view(reading.pairs, problems)
     words = "; ".join(filter(None, (layout, reading.layout)))
     return replace(reading, remarks=(*remarks, *reading.remarks), layout=words)
@@ -548,8 +547,8 @@ def read_lists(images: str, masks: str, problems: Problems) -> LayoutResult:
         return LayoutResult([])
     image_items, mask_items = _without_wrapper(image_items)[0], _without_wrapper(mask_items)[0]
     image_items, mask_items = _without_own_folder(image_items, mask_items), _without_own_folder(mask_items, image_items)
-    matching = match(image_items, mask_items, (_pattern_affix(images), _pattern_affix(masks)), sure=True)
-    reading = read_matching(matching, problems, sure=True)
+    matching = match(image_items, mask_items, (_pattern_affix(images), _pattern_affix(masks)), any_affix=True)
+    reading = read_matching(matching, problems, mixed_rests=True)
     words = _("images of {images}, masks of {masks}").format(images=images, masks=masks)
     return replace(reading, layout="; ".join(filter(None, (words, reading.layout))))
 

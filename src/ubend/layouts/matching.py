@@ -61,24 +61,24 @@ def match(
     masks: Sequence[NamedFile],
     affixes: tuple[Affix, Affix] | None = None,
     *,
-    sure: bool = False,
+    any_affix: bool = False,
 ) -> Matching:
     """Find the masks of each image.
 
     Args:
         images, masks: all files of the data set.
         affixes: of images and masks, if known.
-        sure: the user stated both sides: accept any affix that makes the names match.
+        any_affix: accept any affix that makes the names match, since both sides are known to be what they are.
     """
-    matching = _match(images, masks, affixes, sure, loose=False)
+    matching = _match(images, masks, affixes, any_affix, loose=False)
     if not matching.claims and any(item.folders for item in masks):
-        loose = _match(images, masks, affixes, sure, loose=True)
+        loose = _match(images, masks, affixes, any_affix, loose=True)
         if _is_one_to_one(loose):
             return loose
     if not matching.claims:
         for shorten in (_without_leading_zeros, _without_letters):
             short_images, short_masks = shorten(images, masks)
-            numbered = _match(short_images, short_masks, affixes, sure, loose=False)
+            numbered = _match(short_images, short_masks, affixes, any_affix, loose=False)
             if _is_one_to_one(numbered) and len(numbered.claims) == len(images):
                 return numbered
     return matching
@@ -110,7 +110,7 @@ def _match(
     images: Sequence[NamedFile],
     masks: Sequence[NamedFile],
     affixes: tuple[Affix, Affix] | None,
-    sure: bool,
+    any_affix: bool,
     *,
     loose: bool,
 ) -> Matching:
@@ -125,7 +125,7 @@ def _match(
         return replace(item, split=None if ignore_splits else item.split, folders=folders, stem=fold(item.stem))
 
     normal_images, normal_masks = [normal(p) for p in images], [normal(m) for m in masks]
-    before, after = common_affixes(normal_images, normal_masks, affixes, fold, sure)
+    before, after = common_affixes(normal_images, normal_masks, affixes, fold, any_affix)
     index = _Index([replace(image, stem=strip_affix(image.stem, before)) for image in normal_images])
     matching = Matching(list(images), {}, [])
     rivals: dict[int, set[int]] = {}

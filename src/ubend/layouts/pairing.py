@@ -48,11 +48,11 @@ class _Label:
     number: str
 
 
-def read_matching(matching: Matching, problems: Problems, *, sure: bool = False) -> LayoutResult:
+def read_matching(matching: Matching, problems: Problems, *, mixed_rests: bool = False) -> LayoutResult:
     """Turn matched masks into pairs; adds a problem for what is ambiguous.
 
     Args:
-        sure: the user stated both sides: accept masks with different rests.
+        mixed_rests: accept masks with different rests, since the user stated both sides.
     """
     claims, remarks = _without_overlays(matching.claims)
     claims, message = _without_cellpose(claims)
@@ -62,7 +62,7 @@ def read_matching(matching: Matching, problems: Problems, *, sure: bool = False)
     labels = {image_index: [_label(claim) for claim in of_image] for image_index, of_image in claims.items()}
     orphans = list(matching.orphans)
     if all(len(of_image) == 1 for of_image in claims.values()):
-        for image_index in set() if sure else _find_odd_masks(claims):
+        for image_index in set() if mixed_rests else _find_odd_masks(claims):
             orphans.append(claims.pop(image_index)[0].mask)
         reading = LayoutResult(
             _pairs(matching, {n: FileMask(of_image[0].mask.file.path) for n, of_image in claims.items()})

@@ -48,10 +48,6 @@ _FOLDER_OPTIONS = {
     ),
 }
 
-SET_OPTION = option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=later("Any other setting; see docs/settings.md.")
-)
-
 # How a model is used: the same in every command that predicts.
 _MODEL_OPTIONS = {
     "tiles": option("--tiles", metavar="PX", help=option_help.TILES),

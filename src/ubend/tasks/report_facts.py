@@ -365,7 +365,7 @@ def _class_rows(scores: Scores, labels: LabelMap) -> tuple[ClassRow, ...]:
                 name=name,
                 color="#" + "".join(f"{part:02x}" for part in color),
                 share=f"{native['true_share'][name]:.1%}",
-                images=int(native["defined"][name]),
+                images=int(native["defined"][key]),
                 dice=show_mean(data["intervals"]["dice"][key]),
                 iou=iou,
                 precision=precision,

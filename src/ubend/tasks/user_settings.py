@@ -101,7 +101,7 @@ def read_user_settings(
         DataError: see `find_dataset` and `arrays_to_files`.
     """
     flags, described = arrays_to_files(flags or {}, default_cache()), dict[str, Any]()
-    if folder is not None and Path(folder).suffix == ".toml" and Path(folder).is_file():
+    if folder is not None and _is_description(folder):
         described = dict(flatten(read_config(Path(folder))))
     elif folder is not None:
         _refuse_run(Path(folder))
@@ -112,8 +112,9 @@ def read_user_settings(
         given |= _read_rest(Path(config), described, explicit, reporter)
     typed = {FLAGS[flag]: flag for flag, value in flags.items() if flag in FLAGS and value is not None}
     if flags.pop("patches", None):
-        typed["data.crop"] = "size"
-        given |= {"data.resize": "native", "data.crop": flags.pop("size", None) or given.get("data.crop")}
+        size = flags.pop("size", None)
+        typed |= {} if size is None else {"data.crop": "size"}
+        given |= {"data.resize": "native", "data.crop": given.get("data.crop") if size is None else size}
         given.pop("data.size", None)  # from a file
     skips, root = flags.pop("skips", None), flags.pop("root", None)
     changes = {FLAGS.get(key, key): value for key, value in flags.items() if value is not None}
@@ -142,6 +143,11 @@ def read_user_settings(
     if root is not None or chosen.data.folder is not None:
         chosen = _with_dataset(chosen, root, reporter or Reporter())
     return UserSettings(chosen, initial)
+
+
+def _is_description(folder: Path | str) -> bool:
+    """Whether this is a `data.toml` instead of a folder."""
+    return Path(folder).suffix == ".toml" and Path(folder).is_file()
 
 
 def _refuse_run(folder: Path) -> None:
@@ -190,9 +196,9 @@ def asks_for_several(
         SettingError: a file cannot be read.
     """
     given = dict[str, Any]()
-    for file in (folder, config):
-        if file is not None and Path(file).suffix == ".toml" and Path(file).is_file():
-            given |= dict(flatten(read_config(Path(file))))
+    files = [folder] if folder is not None and _is_description(folder) else []
+    for file in [*files, config] if config is not None else files:
+        given |= dict(flatten(read_config(Path(file))))
     given |= {FLAGS.get(key, key): value for key, value in (flags or {}).items() if value is not None}
     given |= dict(settings or {})
     if given.get("data.held_out") is not None:

@@ -93,8 +93,6 @@ def sum_step(processes: ProcessGroup, model: nn.Module, loss_sums: LossSums, don
     Args:
         done: ids of parameters whose gradients are already summed.
     """
-    if processes.count == 1:
-        return
     statistics = [
         buffer
         for module in model.modules()

@@ -99,7 +99,7 @@ class Runtime(ABC):
             state.sums += self.backward(step, batch)
         rate = learning_rate_at(step, training.steps, training.settings)
         for parameter_group in state.optimizer.param_groups:
-            parameter_group["lr"] = rate * parameter_group["rate_share"]
+            parameter_group["lr"] = rate * parameter_group["rate_scale"]
         state.optimizer.step()
         state.optimizer.zero_grad()
         if state.ema is not state.model:

@@ -36,12 +36,12 @@ class SGD(without_compiler(torch.optim.SGD)):  # type: ignore[misc]
             for parameter in moved:
                 if not self.state[parameter]:
                     self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-            speeds = [self.state[parameter]["momentum"] for parameter in moved]
-            torch._foreach_mul_(speeds, parameter_group["momentum"])
-            torch._foreach_add_(speeds, [parameter.grad for parameter in moved])
+            momenta = [self.state[parameter]["momentum"] for parameter in moved]
+            torch._foreach_mul_(momenta, parameter_group["momentum"])
+            torch._foreach_add_(momenta, [parameter.grad for parameter in moved])
             if parameter_group["weight_decay"]:
-                torch._foreach_add_(speeds, moved, alpha=parameter_group["weight_decay"])
-            torch._foreach_sub_(moved, torch._foreach_mul(speeds, parameter_group["lr"]))
+                torch._foreach_add_(momenta, moved, alpha=parameter_group["weight_decay"])
+            torch._foreach_sub_(moved, torch._foreach_mul(momenta, parameter_group["lr"]))
 
 
 def make_optimizer(
@@ -49,17 +49,17 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Adam, AdamW or SGD; biases and batch norm parameters get no weight decay.
 
-    Each parameter group has its `rate_share`, by which `learning_rate_at` is multiplied.
+    Each parameter group has its `rate_scale`, by which `learning_rate_at` is multiplied.
 
     Args:
-        encoder: the parameters whose learning rate is `encoder_rate`.
+        encoder: the parameters whose learning rate is multiplied by `settings.encoder_rate`.
     """
     inside = set(encoder)
     parts = [([p for p in model.parameters() if p not in inside and p.requires_grad], 1.0)]
     parts += [([*encoder], settings.encoder_rate)] if encoder else []
     parameter_groups = [
-        {"params": [p for p in part if (p.ndim > 1) is decays], "weight_decay": decay, "rate_share": share}
-        for part, share in parts
+        {"params": [p for p in part if (p.ndim > 1) is decays], "weight_decay": decay, "rate_scale": scale}
+        for part, scale in parts
         for decays, decay in ((True, settings.weight_decay), (False, 0.0))
     ]
     rate, device = settings.learning_rate, next(model.parameters()).device.type
@@ -74,7 +74,8 @@ def learning_rate_at(step: int, steps: int, settings: TrainPlan) -> float:
     """The learning rate at step `step` (from 0) of `steps`.
 
     one-cycle rises from 1/25 of the peak and falls to 1/250,000, both along half a cosine (Smith &
-    Topin 2018, arXiv:1708.07120); cosine rises linearly from near zero and falls towards zero.
+    Topin 2018, arXiv:1708.07120); cosine rises linearly from near zero and falls towards zero; constant stays at the
+    peak, without a warm-up.
     """
     peak = settings.learning_rate
     if settings.schedule == "constant":

@@ -152,7 +152,7 @@ class Recorder:
         if self._saver.is_due():
             self._saver.save(state)
         if self._epochs == 2:
-            self._reporter.report(describe_limit(timing.waited_s / timing.train_s, state.sums.device))
+            self._reporter.report(describe_limit(timing.waited_s / max(timing.train_s, 1e-9), state.sums.device))
         if line := describe_unlearned(training):
             self._reporter.report(line)
 
