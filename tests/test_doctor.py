@@ -117,6 +117,23 @@ def test_object_ids_are_not_called_resampled(tmp_path: Path) -> None:
     assert "*=object" in output
 
 
+def test_recognised_object_ids_are_not_called_resampled(tmp_path: Path) -> None:
+    """With gaps, ids of one mask are not in the others; few masks have many."""
+    rng = np.random.default_rng(0)
+    for number, objects in enumerate((4, 5, 30, 6, 8, 5)):
+        ids = np.zeros((84, 84), np.uint8)
+        for place, value in enumerate(rng.choice(np.arange(1, 250), objects, replace=False).tolist()):
+            top, left = 14 * (place // 6), 14 * (place % 6)
+            ids[top : top + 9, left : left + 9] = value
+        for kind, pixels in (("images", rng.integers(0, 255, ids.shape, np.uint8)), ("masks", ids)):
+            (tmp_path / "cells" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "cells" / kind / f"{number}.png")
+    _status, output = run("doctor", tmp_path / "cells")
+    assert "object ids" in output
+    assert "resampled" not in output
+    assert "the mask holds" not in output
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_candidates_contain_changed_copies(change: str) -> None:
     rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from support.refusal import raises
 from ubend.core.errors import DataError, SettingError
 from ubend.dataset import near_duplicates, orientations, splits
-from ubend.dataset.splits import SplitResult, find_near_duplicates, split_pairs
+from ubend.dataset.splits import SplitResult, cut_folds, find_near_duplicates, split_pairs
 from ubend.layouts.folder import ReadOptions, read_folder
 from ubend.layouts.pairs import SplitName
 
@@ -347,3 +347,50 @@ def test_joined_groups_are_the_connected_ones(count: int, links: list[tuple[int,
     wanted = connected_components(graph, directed=False)[1][groups]
     found = splits._join(groups, left, right)
     np.testing.assert_array_equal(found[:, None] == found, wanted[:, None] == wanted)
+
+
+# Classes that few images hold
+
+
+@given(st.integers(6, 60), st.data())
+def test_each_split_and_fold_has_what_enough_images_hold(count: int, data: st.DataObject) -> None:
+    """Here one class, besides a background that all hold; nothing moves that need not."""
+    names, single = draw_names(count), np.arange(count)
+    holders = data.draw(st.sets(st.integers(0, count - 1), min_size=3))
+    holds = np.stack([np.ones(count, bool), np.isin(single, sorted(holders))], axis=1)
+    seed = data.draw(st.integers(0, 99))
+    before = split(names, seed=seed).splits
+    after = split_pairs(names, [None] * count, [None] * count, single, seed, 0.15, 0.15, holds).splits
+    assert {after[i] for i in holders} == {"train", "val", "test"}
+    assert Counter(after) == Counter(before)
+    if {before[i] for i in holders} == {"train", "val", "test"}:
+        assert after == before
+    order = data.draw(st.permutations(range(count)))
+    shuffled = split_pairs(
+        [names[i] for i in order], [None] * count, [None] * count, single, seed, 0.15, 0.15, holds[order]
+    )
+    assert [shuffled.splits[order.index(i)] for i in range(count)] == list(after)
+
+    tested: list[SplitName] = ["train"] * count
+    folds = cut_folds(names, tested, [None] * count, single, seed, 3, holds)
+    assert {*folds[sorted(holders)].tolist()} == {1, 2, 3}
+    assert sorted(Counter(folds.tolist()).values()) == sorted(
+        Counter(cut_folds(names, tested, [None] * count, single, seed, 3).tolist()).values()
+    )
+
+
+@given(st.integers(6, 40), st.integers(1, 5), st.integers(0, 2**31))
+def test_exchanges_take_no_class_from_a_split_and_keep_groups_whole(count: int, classes: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    names, single = draw_names(count), np.arange(count)
+    groups: list[str | None] = [str(number) for number in random.integers(0, count // 2 + 2, count)]
+    if len({*groups}) < 3:
+        return
+    holds = random.random((count, classes)) < random.random(classes)
+    before, after = (
+        split_pairs(names, [None] * count, groups, single, 1, 0.2, 0.2, known).splits for known in (None, holds)
+    )
+    for part in ("train", "val", "test"):
+        held, was_held = (holds[[name == part for name in splits]].any(axis=0) for splits in (after, before))
+        assert (held | ~was_held).all()
+    assert all(len({after[i] for i in range(count) if groups[i] == group}) == 1 for group in groups)

@@ -51,7 +51,7 @@ from ubend.labels.class_table import IGNORED, LabelMap, background_class
 from ubend.labels.classes import LabelHints, find_classes
 from ubend.labels.label_values import format_values
 from ubend.labels.mask_files import FileMask, mask_to_text, read_label_values
-from ubend.labels.match_classes import drop_absent, match_classes, match_palettes
+from ubend.labels.match_classes import drop_absent, find_held_classes, match_classes, match_palettes
 from ubend.labels.object_ids import read_object_ids
 from ubend.labels.value_table import parse_table
 from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
@@ -420,7 +420,8 @@ def open_folder(
             count,
         )
         remarks.append(line.format(count=count, all=len(pairs)))
-    split = _choose_splits(pairs, settings, find_near_duplicates(store.thumbnails))
+    holds = find_held_classes(scan.label_scan, labels)
+    split = _choose_splits(pairs, settings, find_near_duplicates(store.thumbnails), holds)
     if skipped or folder.skipped:
         count = len(skipped) + len({name for name, _problem in folder.skipped})
         remarks.append(
@@ -460,8 +461,15 @@ class _Split(NamedTuple):
     fold_groups: Mapping[int, str] = {}
 
 
-def _choose_splits(pairs: Sequence[Pair], settings: Settings, duplicates: NDArray[np.int64]) -> _Split:
-    """Split the pairs as the settings say: into splits, into folds, or with one group left out."""
+def _choose_splits(
+    pairs: Sequence[Pair], settings: Settings, duplicates: NDArray[np.int64], holds: NDArray[np.bool_]
+) -> _Split:
+    """Split the pairs as the settings say: into splits, into folds, or with one group left out.
+
+    Args:
+        duplicates: (N,) from `find_near_duplicates`.
+        holds: (N, C) from `find_held_classes`.
+    """
     data = settings.data
     seed = settings.train.seed if data.split_seed is None else data.split_seed
     names, groups = [pair.name for pair in pairs], [pair.group for pair in pairs]
@@ -469,11 +477,11 @@ def _choose_splits(pairs: Sequence[Pair], settings: Settings, duplicates: NDArra
         return _leave_group_out(pairs, settings, duplicates, seed)
     tested = data.test != "none"
     stated = [pair.split if tested else None for pair in pairs]
-    split = split_pairs(names, stated, groups, duplicates, seed, data.val_share, data.test_share)
+    split = split_pairs(names, stated, groups, duplicates, seed, data.val_share, data.test_share, holds)
     if data.folds is None:
         return _Split(split.splits, split.remarks)
     splits = split.splits if tested else tuple[SplitName, ...]("train" for _split in split.splits)
-    fold_of = cut_folds(names, splits, groups, duplicates, seed, data.folds).tolist()
+    fold_of = cut_folds(names, splits, groups, duplicates, seed, data.folds, holds).tolist()
     splits = tuple("test" if fold == 0 else "val" if fold == data.held_out else "train" for fold in fold_of)
     return _Split(splits, split.remarks, data.held_out, tuple(fold_of))
 
@@ -501,28 +509,45 @@ def _leave_group_out(pairs: Sequence[Pair], settings: Settings, duplicates: NDAr
     return _Split(split.splits, tuple(remarks), None, tuple(group_of.tolist()), fold_groups)
 
 
+class MissingClasses(NamedTuple):
+    """Names of the classes that a split lacks.
+
+    Attributes:
+        untrained: only in validation or test images.
+        unscored: only in training images.
+        unvalidated: in training and test images, not in validation images.
+    """
+
+    untrained: list[str]
+    unscored: list[str]
+    unvalidated: list[str]
+
+
 def find_missing_classes(
     names: Sequence[str], pixels: NDArray[np.int64], splits: Sequence[SplitName]
-) -> tuple[list[str], list[str]]:
-    """The classes that no training image holds, and those that only training images hold; `pixels` (N, 256) of each
-    image."""
-    where = [
-        {split for split, count in zip(splits, row, strict=True) if count} for row in pixels.T[: len(names)].tolist()
-    ]
-    untrained = [
-        name for name, present_in in zip(names, where, strict=True) if present_in and "train" not in present_in
-    ]
-    return untrained, [name for name, present_in in zip(names, where, strict=True) if present_in == {"train"}]
+) -> MissingClasses:
+    """The classes that no image of a split holds, of the (N, 256) pixels of each class in each image."""
+    found = MissingClasses([], [], [])
+    for name, counts in zip(names, pixels.T.tolist(), strict=False):
+        present_in = {split for split, count in zip(splits, counts, strict=True) if count}
+        if present_in and "train" not in present_in:
+            found.untrained.append(name)
+        elif present_in == {"train"}:
+            found.unscored.append(name)
+        elif present_in == {"train", "test"}:
+            found.unvalidated.append(name)
+    return found
 
 
 def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], splits: Sequence[SplitName]) -> list[str]:
-    """Lines on classes that no training image holds, and on classes that only training images hold."""
-    untrained, unscored = find_missing_classes(names, pixels, splits)
-    lines = (
-        (_("classes missing from the training split ({count}): {names}; to learn them, move images there"), untrained),
-        (_("classes that occur only in the training split ({count}): {names}; they have no score"), unscored),
+    """Lines on classes that no image of a split holds."""
+    sentences = (
+        _("classes missing from the training split ({count}): {names}; to learn them, move images there"),
+        _("classes that occur only in the training split ({count}): {names}; they have no score"),
+        _("classes missing from the validation split ({count}): {names}; the best epoch is chosen without them"),
     )
-    return [line.format(count=len(missing), names=enumerate_names(missing)) for line, missing in lines if missing]
+    found = zip(sentences, find_missing_classes(names, pixels, splits), strict=True)
+    return [line.format(count=len(missing), names=enumerate_names(missing)) for line, missing in found if missing]
 
 
 @dataclass(frozen=True)

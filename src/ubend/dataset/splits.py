@@ -4,6 +4,7 @@ N images.
 """
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError, SettingError
 from ubend.core.i18n import _
 from ubend.dataset.near_duplicates import Threshold, find_similar, group_equal
-from ubend.layouts.pairs import SplitName
+from ubend.layouts.pairs import SPLITS, SplitName
 
 # Correlation of two thumbnails, measured on 32 px thumbnails (grey, box filter) of two data sets, with the pairs
 # checked by eye. Kvasir-SEG (1,000 images): copies and neighbouring frames have .9999, .9999, .9999, .993, .966;
@@ -76,13 +77,15 @@ def split_pairs(
     seed: int,
     val_share: float,
     test_share: float,
+    holds: NDArray[np.bool_] | None = None,
 ) -> SplitResult:
     """Split the pairs into train, val and test; splits missing from a given split are taken from its train split.
 
     The result for a name depends on names, groups, near-duplicates and seed, not on the order of the arguments'
     items. Groups that share near-identical images are joined, unless too few would be left to split. Groups are
     processed in the order of a keyed hash of their smallest name: first test is filled, then val, each as close to its
-    fraction as whole groups allow; the rest stays in train.
+    fraction as whole groups allow; the rest stays in train. Then groups are exchanged where a split lacks a class that
+    enough groups hold.
 
     Args:
         names: N unique names of pairs.
@@ -92,6 +95,7 @@ def split_pairs(
         seed: of the random order of groups.
         val_share: requested fraction of val, in (0, 1): of all images, or of the train split of a given split.
         test_share: requested fraction of test, of all images, in (0, 1).
+        holds: (N, C) whether the mask of each pair contains each class; None: unknown.
     Raises:
         DataError: the given split is incomplete or has no train split; too few images or groups.
         SettingError: the fractions leave nothing for some split.
@@ -139,6 +143,11 @@ def split_pairs(
             )
         for i, split in _cut_splits(pool, names, units, seed, cut).items():
             splits[i] = split
+        if holds is not None:
+            numbers = np.array([SPLITS.index(splits[i]) for i in pool])
+            numbers = _spread_classes(numbers, units[pool], holds[pool], [names[i] for i in pool], seed)
+            for i, number in zip(pool, numbers.tolist(), strict=True):
+                splits[i] = SPLITS[number]
         sizes = Counter(int(duplicates[i]) for i in pool).values()
         if repeated := [size for size in sizes if size > 1]:
             remarks.append(
@@ -167,17 +176,20 @@ def cut_folds(
     duplicates: NDArray[np.int64],
     seed: int,
     folds: int,
+    holds: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Divide train and val into folds for cross-validation, of sizes as equal as groups allow.
 
-    Groups and near-identical images stay in one fold. As in `split_pairs`, the result for a name does not depend on
-    the order of the arguments' items: units are assigned from the largest to the smallest, those of equal size in the
-    order of a keyed hash, each to the fold that is smallest so far.
+    Groups and near-identical images stay in one fold, and each fold has every class that enough of them hold. As in
+    `split_pairs`, the result for a name does not depend on the order of the arguments' items: units are assigned from
+    the largest to the smallest, those of equal size in the order of a keyed hash, each to the fold that is smallest so
+    far.
 
     Args:
         names, groups, duplicates, seed: see `split_pairs`.
         splits: of the N pairs; those of test are in no fold.
         folds: number of folds, >= 2.
+        holds: see `split_pairs`.
     Returns:
         (N,) numbers from 1 to `folds`; 0: test.
     Raises:
@@ -200,6 +212,10 @@ def cut_folds(
         smallest = sizes.index(min(sizes))
         fold_of[unit] = smallest + 1
         sizes[smallest] += len(unit)
+    if holds is not None:
+        pool = [i for unit in members.values() for i in unit]
+        named = [names[i] for i in pool]
+        fold_of[pool] = _spread_classes(fold_of[pool], units[pool], holds[pool], named, seed)
     return fold_of
 
 
@@ -360,6 +376,70 @@ def _cut_splits(
         waiting = left
         out.update({i: split for unit in taken for i in unit})
     return out
+
+
+def _spread_classes(
+    parts: NDArray[np.int64], units: NDArray[np.int64], holds: NDArray[np.bool_], names: Sequence[str], seed: int
+) -> NDArray[np.int64]:
+    """Exchange units so that each part has every class that as many units hold as there are parts.
+
+    Args:
+        parts: (n,) number of the split or fold of each pair.
+        units: (n,) number of the unit of each pair; pairs of a unit are in one part.
+        holds: (n, C) whether the mask of each pair contains each class.
+        names, seed: of the order in which units are tried.
+    Returns:
+        (n,) the part of each pair; the same as `parts` if no part lacks a class.
+    """
+    order = sorted(range(len(parts)), key=lambda i: _draw(seed, names[i]))
+    unit_of = np.empty(len(parts), np.int64)
+    unit_of[order] = _renumber(units[order])
+    sizes = np.bincount(unit_of)
+    part = np.zeros(len(sizes), np.int64)
+    part[unit_of] = parts
+    held = np.zeros((len(sizes), holds.shape[1]), np.int64)
+    np.maximum.at(held, unit_of, holds)
+    known = np.unique(part)
+    spread = np.flatnonzero(held.sum(axis=0) >= len(known))  # the classes that can be in each part
+    for number, index in itertools.product(known.tolist(), spread.tolist()):
+        if not held[part == number, index].any():
+            found = _find_exchange(number, np.flatnonzero(held[:, index]), part, held, sizes)
+            if found is not None:
+                part[list(found)] = part[list(found[::-1])]
+    return part[unit_of]
+
+
+def _find_exchange(
+    number: int,
+    holders: NDArray[np.int64],
+    part: NDArray[np.int64],
+    held: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+) -> tuple[int, int] | None:
+    """(unit for part `number`, unit of it for the other's part), of most similar size; None: parts would lose classes.
+
+    Args:
+        holders: units to choose from, in other parts.
+        part: (U,) the part of each unit.
+        held: (U, C) 1 where a unit holds a class, else 0.
+        sizes: (U,) pairs of each unit.
+    """
+    counts = np.zeros((part.max() + 1, held.shape[1]), np.int64)
+    np.add.at(counts, part, held)
+    best: tuple[int, int, int] | None = None  # (difference in size, holder, unit of the part)
+    for place in np.flatnonzero(part == number).tolist():
+        theirs, ours = counts[part[holders]], counts[number]
+        loses = (theirs > 0) & (theirs - held[holders] + held[place] == 0)
+        loses |= (ours > 0) & (ours - held[place] + held[holders] == 0)
+        fitting = holders[~loses.any(axis=1)]
+        if len(fitting):
+            differences = np.abs(sizes[fitting] - sizes[place])
+            nearest = int(differences.argmin())
+            if best is None or differences[nearest] < best[0]:
+                best = int(differences[nearest]), int(fitting[nearest]), place
+            if best[0] == 0:
+                break
+    return None if best is None else best[1:]
 
 
 def _draw(seed: int, name: str) -> tuple[bytes, str]:

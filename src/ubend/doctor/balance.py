@@ -13,7 +13,7 @@ _RARE = 1e-3  # share of the pixels
 def check_missing_classes(inspection: Inspection) -> list[Finding]:
     """Classes that no training image holds, or no scored one."""
     data = inspection.data
-    untrained, unscored = find_missing_classes(data.labels.names, data.store.class_pixels, data.splits)
+    untrained, unscored, _unvalidated = find_missing_classes(data.labels.names, data.store.class_pixels, data.splits)
     findings = []
     for name in untrained:
         message = _("no training image holds the class {name}").format(name=name)

@@ -57,6 +57,7 @@ def check_label_values(inspection: Inspection) -> list[Finding]:
     """Masks with label values that the others do not hold, and JPEG masks."""
     pairs = inspection.data.folder.pairs
     given, are_objects = given_values(inspection.data.folder, inspection.settings)
+    are_objects |= inspection.data.labels.others is not None  # object ids that were recognised as such
     return check_values(inspection.data.label_scan, [pair.mask.path for pair in pairs], given, are_objects)[0]
 
 

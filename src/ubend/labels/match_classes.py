@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ubend.core.errors import DataError
 from ubend.core.i18n import _
@@ -91,6 +92,15 @@ def match_palettes(label_scan: LabelScan, model: LabelMap) -> LabelMap:
             return model
         values[classes[color]].append(value)
     return replace(model, codes=tuple(map(tuple, values)))
+
+
+def find_held_classes(label_scan: LabelScan, labels: LabelMap) -> NDArray[np.bool_]:
+    """(N, C) whether each mask contains each class."""
+    values, inverse = np.unique(label_scan.entries(labels.kind), return_inverse=True)
+    index, _known = labels.classify(values.astype(np.int32))
+    held = np.zeros((len(label_scan), IGNORED + 1), np.bool_)
+    held[label_scan.mask_of, index[inverse]] = True
+    return held[:, : labels.classes]
 
 
 def drop_absent(label_scan: LabelScan, model: LabelMap) -> LabelMap:

@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .tile_options import DEFAULT_OVERLAP
-
 _SIGMA = 1 / 8  # of a tile's side: nnU-Net's
 
 
@@ -136,7 +134,7 @@ class Tiling:
     """
 
     tile_px: int
-    overlap: float = DEFAULT_OVERLAP
+    overlap: float = 0.25
     multiple: int = 16
     margin: int = 0
     edge_px: int = 0
