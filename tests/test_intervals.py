@@ -218,3 +218,16 @@ def test_verdict_by_hand() -> None:
     interval = Interval(-0.05, -0.08, -0.02, -0.08, -0.02, 60, False)
     assert Difference(interval, 0.001, 0.9).verdict() == "B is better"
     assert Difference(interval, 0.2, 0.9).verdict() == "not shown"
+
+
+def test_only_images_with_a_score_count() -> None:
+    """The recall of a class is undefined where it is not: a single image has no interval, a few have a wide one."""
+    scores = np.full(60, np.nan)
+    scores[7] = 0.759
+    (one,) = mean_intervals([scores])
+    assert one.mean == 0.759
+    assert np.isnan([one.low, one.high, one.t_low, one.t_high]).all()
+    scores[:5] = 0.5, 0.6, 0.7, 0.8, 0.9
+    (few,), (alone,) = mean_intervals([scores]), mean_intervals([scores[~np.isnan(scores)]])
+    assert few.rough
+    assert (few.t_low, few.t_high) == pytest.approx((alone.t_low, alone.t_high))

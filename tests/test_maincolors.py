@@ -86,7 +86,10 @@ def test_colours_are_classes() -> None:
     assert '--values "#000000=background,#00ff00=lime,#123456=#123456,#ff0000=red"' in remarks[0]
     table = remarks[0].partition("--values ")[2].strip('"').split(",")
     assert parse_table(table).codes == labels.codes
-    assert find(colors({0: 90, 0xFF0000: 10}), names=("ground", "road"))[1] == []
+    (remark,) = find(colors({0: 90, 0xFF0000: 10}), names=("ground", "road"))[1]
+    assert '--values "#000000=ground,#ff0000=road"' in remark
+    says = refused(colors({0: 90, 0xFF0000: 10, 0xFF: 5}), key="data.classes", names=("red", "blue"))
+    assert '--values "#000000=background,#0000ff=blue,#ff0000=red"' in says
 
 
 def test_grey_masks_among_coloured_ones() -> None:

@@ -78,7 +78,7 @@ class Reporter(AbstractContextManager["Reporter"]):
             rate=timing["images_per_s"],
         )
         if (left := timing["seconds_left"]) is not None:
-            line += _("  {left} left").format(left=_duration(left))
+            line += _("  {left} left").format(left=show_duration(left))
         self.report(line + (_("  best so far") if row["best"] else ""))
 
 
@@ -91,10 +91,11 @@ def rough_duration(seconds: float) -> str:
     if seconds < 90:
         return _("{seconds} s").format(seconds=max(5, 5 * round(seconds / 5)))
     minutes = round(seconds / 60)
-    return _("{minutes} min").format(minutes=minutes) if minutes < 60 else _duration(60 * minutes)
+    return _("{minutes} min").format(minutes=minutes) if minutes < 60 else show_duration(60 * minutes)
 
 
-def _duration(seconds: float) -> str:
+def show_duration(seconds: float) -> str:
+    """A measured duration, to the second."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -45,7 +45,7 @@ Groups = Sequence[Hashable | None]
 
 @dataclass(frozen=True)
 class Interval:
-    """The 95% interval of a mean; NaN if it is undefined, as for fewer than two units.
+    """The 95% interval of a mean; NaN if it is undefined, as for fewer than two units with a score.
 
     Attributes:
         mean: over all images.
@@ -111,6 +111,7 @@ class Resamples:
         mean, error: mean of the sample itself, and its standard error.
         influence: (G,) influence of each unit on the mean; they add up to 0.
         means, errors: (B,) mean and standard error of each resample.
+        scored: number of units with a defined score.
     """
 
     mean: float
@@ -118,6 +119,7 @@ class Resamples:
     influence: NDArray[np.float64]
     means: NDArray[np.float64]
     errors: NDArray[np.float64]
+    scored: int
 
     def studentised(self) -> NDArray[np.float64]:
         """(B,) distance of each resample's mean from the mean, divided by the resample's standard error; sorted."""
@@ -202,10 +204,11 @@ def resample(scores: Sequence[ScoreArray], groups: Groups | None = None) -> tupl
         for part, unit_sums in zip(parts, sums, strict=True):
             part.append(unit_sums.estimate(weights)[:2])
     out = []
-    for part, (mean, error, influence) in zip(parts, whole, strict=True):
+    for part, unit_sums, (mean, error, influence) in zip(parts, sums, whole, strict=True):
         means, errors = (np.concatenate(arrays) for arrays in zip(*part, strict=True)) if part else (np.zeros(0),) * 2
         defined = ~np.isnan(means)  # no class may be left in a resample
-        out.append(Resamples(float(mean[0]), float(error[0]), influence[0] * units, means[defined], errors[defined]))
+        values = float(mean[0]), float(error[0]), influence[0] * units, means[defined], errors[defined]
+        out.append(Resamples(*values, unit_sums.scored))
     return out, grouped
 
 
@@ -219,6 +222,7 @@ class _UnitSums:
         self._sums, self._counts = np.zeros((2, units, columns.shape[1]))
         np.add.at(self._sums, unit, np.where(defined, columns, 0.0))
         np.add.at(self._counts, unit, defined)
+        self.scored = int((self._counts > 0).any(axis=1).sum())  # units with a defined score
         self._sides = sides
         self._signs = np.repeat([1.0, -1.0][:sides], columns.shape[1] // sides)
 
@@ -237,11 +241,10 @@ class _UnitSums:
         means = np.divide(sums, counts, out=np.zeros(counts.shape), where=counts > 0)
         influence = per_count @ self._sums.T
         influence -= (per_count * means) @ self._counts.T
-        units = weights.shape[1]
         spread = np.einsum("bg,bg,bg->b", weights, influence, influence)
         mean = np.where(classes[:, 0] > 0, (shares * self._signs * means).sum(axis=1), np.nan)
         spread[spread < 1e-24] = 0.0  # rounding errors of equal scores
-        return mean, np.sqrt(spread * units / max(1, units - 1)), influence
+        return mean, np.sqrt(spread * self.scored / max(1, self.scored - 1)), influence
 
 
 def _number_units(groups: Groups | None, images: int) -> tuple[NDArray[np.int64], bool]:
@@ -265,9 +268,8 @@ def mean_critical_values(resamples: Resamples) -> NDArray[np.float64]:
     """(2,) by how many standard errors the mean is above the lower and the upper end of its 95% interval (the second is
     negative): equal-tailed, and with few units never narrower than Student's t."""
     ends: NDArray[np.float64] = np.quantile(resamples.studentised(), [1 - ALPHA / 2, ALPHA / 2])
-    units = len(resamples.influence)
-    if units < _T_BELOW_UNITS:
-        t = float(scipy.special.stdtrit(units - 1, 1 - ALPHA / 2))
+    if resamples.scored < _T_BELOW_UNITS:
+        t = float(scipy.special.stdtrit(resamples.scored - 1, 1 - ALPHA / 2))
         ends = np.array([max(ends[0], t), min(ends[1], -t)])
     return ends
 
@@ -280,7 +282,7 @@ def difference_critical_values(resamples: Resamples) -> NDArray[np.float64]:
 
 def _widening(resamples: Resamples) -> float:
     """The factor on the standard error of a difference."""
-    return 1 + _DIFFERENCE_WIDENING / math.sqrt(len(resamples.influence))
+    return 1 + _DIFFERENCE_WIDENING / math.sqrt(resamples.scored)
 
 
 def _interval(
@@ -290,11 +292,11 @@ def _interval(
     least: float = -np.inf,
     greatest: float = np.inf,
 ) -> Interval:
-    units = len(resamples.influence)
-    few = units < _rough_below(grouped)
-    if units < 2 or np.isnan(resamples.mean):
+    units, scored = len(resamples.influence), resamples.scored
+    few = scored < _rough_below(grouped)
+    if scored < 2 or np.isnan(resamples.mean):
         return Interval(resamples.mean, math.nan, math.nan, math.nan, math.nan, units, True)
-    t = float(scipy.special.stdtrit(units - 1, 1 - ALPHA / 2)) * resamples.error
+    t = float(scipy.special.stdtrit(scored - 1, 1 - ALPHA / 2)) * resamples.error
     ends = [resamples.mean - t, resamples.mean + t] * 2
     if not resamples.is_flat:
         ends[:2] = (resamples.mean - critical_values(resamples) * resamples.error).tolist()
@@ -311,7 +313,7 @@ def explain_rough(units: int, *, grouped: bool) -> str:
     """Why an interval over so many images, or groups, is rough."""
     limit = _rough_below(grouped)
     if units >= limit:
-        return _("rough, by Student's t: nearly all scores are equal")
+        return _("rough, by Student's t: nearly all scores are equal, or few images have one")
     line = (
         _("rough, by Student's t: only {count} groups, fewer than {limit}")
         if grouped
@@ -322,13 +324,13 @@ def explain_rough(units: int, *, grouped: bool) -> str:
 
 def _p(resamples: Resamples, bound: float) -> float:
     """The two-sided p-value of a true mean of `bound`; below ALPHA if the interval excludes it."""
-    units, away = len(resamples.influence), abs(resamples.mean - bound)
-    if units < 2 or np.isnan(away):
+    away = abs(resamples.mean - bound)
+    if resamples.scored < 2 or np.isnan(away):
         return 1.0
     if resamples.error == 0:  # every unit has the same difference
         return float(away < 1e-12)  # what is left of equal scores by rounding
     if resamples.is_flat:
-        return float(2 * scipy.special.stdtr(units - 1, -away / resamples.error))
+        return float(2 * scipy.special.stdtr(resamples.scored - 1, -away / resamples.error))
     beyond = (np.abs(resamples.studentised()) >= away / (resamples.error * _widening(resamples))).sum()
     return (1 + int(beyond)) / (1 + len(resamples.means))
 

@@ -370,7 +370,14 @@ def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
 
 
 def _false_lines(scores: Mapping[str, Any]) -> list[str]:
-    """A note on classes whose mean Dice is lowered by images without them, in which any pixel counts as 0."""
+    """A note on the classes of `describe_lowered`."""
+    line = _("note: predicted pixels of a class in an image without it count as Dice 0: {classes}")
+    found = describe_lowered(scores)
+    return [line.format(classes=", ".join(found))] if found else []
+
+
+def describe_lowered(scores: Mapping[str, Any]) -> list[str]:
+    """The classes whose mean Dice is lowered by images without them, in which any predicted pixel counts as 0."""
     if "intervals" not in scores:  # of an earlier version, without recall
         return []
     names = [*scores["native"]["predicted_share"]]
@@ -385,10 +392,7 @@ def _false_lines(scores: Mapping[str, Any]) -> list[str]:
         line = _("{name} in {false} of {absent} such images (mean of the others {mean:.3f})")
         absent, mean = len(images) - len(there), sum(there) / len(there)
         found.append(line.format(name=name, false=false, absent=absent, mean=mean))
-    if not found:
-        return []
-    line = _("note: predicted pixels of a class in an image without it count as Dice 0: {classes}")
-    return [line.format(classes=", ".join(found))]
+    return found
 
 
 def show_mean(value: Mapping[str, Any] | None, is_distance: bool = False) -> str:
@@ -409,9 +413,9 @@ def warn_one_class(scores: Mapping[str, Any]) -> str | None:
     if not dominant:
         return None
     return _(
-        "WARNING: the model predicts one class ({name}) nearly everywhere; it has not learned anything yet. Usual "
-        "causes: too few epochs, too high a learning rate, masks that do not belong to the images "
-        "(check them with `ubend preview FOLDER`)"
+        "WARNING: the model predicts one class ({name}) nearly everywhere. Usual causes: too few epochs (batch norm "
+        "alone needs about 60 steps), too high a learning rate, masks that do not belong to the images (check them "
+        "with `ubend preview FOLDER`)"
     ).format(name=dominant[0])
 
 

@@ -260,7 +260,12 @@ def make_label_map(
             "name per value with --classes; if a value is a mistake, correct its masks, or leave its pixels out "
             "with --values ...,VALUE=ignored"
         )
-        if len(names) == len(values) - 1 <= _SHOWN and background_class(names) is None:
+        cure = ",".join(["background", *names])
+        if kind == "color":
+            line += _('; or name each colour: --values "{cure}"')
+            shown = dict(zip(values[:_SHOWN], _generate_names(values, kind), strict=False))
+            cure = ",".join(f"#{value:06x}={name}" for value, name in shown.items())
+        elif len(names) == len(values) - 1 <= _SHOWN and background_class(names) is None:
             line += _('; if only the background is missing: --classes "{cure}"')
         raise DataError(
             line.format(
@@ -268,7 +273,7 @@ def make_label_map(
                 values=format_values(values, kind, _SHOWN),
                 given=len(names),
                 names=_join(names),
-                cure=",".join(["background", *names]),
+                cure=cure,
             ),
             key="data.classes",
         )

@@ -307,14 +307,11 @@ def _find_colors(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
     values, noisy = find_main_colors(tally, bool(label_scan.lossy.any()))
     labels = make_label_map(values, names, "color", reach=ROUNDING_REACH)
     labels = _with_noise(labels) if noisy else labels
-    if names is None:
-        remarks.append(
-            _('the classes are named by their colours; name them yourself: --values "{table}"').format(
-                table=",".join(
-                    f"#{codes[0]:06x}={name}" for codes, name in zip(labels.codes, labels.names, strict=True)
-                )
-            )
-        )
+    line = _('the classes are named by their colours; name them yourself: --values "{table}"')
+    if names is not None:
+        line = _('the class names are given to the colours in ascending order; to name each: --values "{table}"')
+    table = (f"#{codes[0]:06x}={name}" for codes, name in zip(labels.codes, labels.names, strict=True))
+    remarks.append(line.format(table=",".join(table)))
     return labels, remarks
 
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from ubend.core.errors import UbendError
 from ubend.core.i18n import _, ngettext
-from ubend.evaluation.score_tables import main_row
+from ubend.evaluation.score_tables import describe_lowered, main_row
 from ubend.portable.decode import read_header
 from ubend.portable.printable import shell_word
 from ubend.tasks.report_facts import RunFacts, find_unlearnt
 
 _LATE, _EARLY = 0.9, 0.6  # share of the epochs after which the best one is late, or before which it is early
 _REDUCED = 1.3  # images that were reduced by more than this factor may have lost details
-_WIDE = 0.01  # half the width of an interval of the Dice that is worth narrowing
+_WIDE = 0.02  # width of an interval of the Dice that is worth narrowing
 
 
 def advise(run: RunFacts) -> list[str]:
@@ -24,6 +24,7 @@ def advise(run: RunFacts) -> list[str]:
         _add_images,
         _change_length,
         _enlarge,
+        _remove_fragments,
         _narrow_interval,
         _check_masks,
         _spend_more,
@@ -89,16 +90,25 @@ def _enlarge(run: RunFacts) -> str | None:
     return line.format(side=side, size=size, larger=larger, times=(larger / size) ** 2)
 
 
+def _remove_fragments(run: RunFacts) -> str | None:
+    found = describe_lowered(run.scores.data)
+    line = _(
+        "Predicted pixels of a class in an image without it count as Dice 0: {classes}. Where these are small "
+        "fragments, `ubend predict --min-area PX` removes them."
+    )
+    return line.format(classes=", ".join(found)) if found else None
+
+
 def _narrow_interval(run: RunFacts) -> str | None:
     interval = run.scores.data["intervals"]["dice"][main_row(list(run.labels.names))]
     if interval is None or interval["low"] is None or run.scores.subset == "out-of-fold":
         return None
-    half = (interval["high"] - interval["low"]) / 2
+    low, high = interval["low"], interval["high"]
     line = _(
-        "The Dice is known to about {half:.2f} either way, from {count} images; `--folds 5 --test none` scores every "
-        "image, which narrows this."
+        "The Dice is known to lie between {low:.2f} and {high:.2f}, from {count} images; `--folds 5 --test none` "
+        "scores every image, which narrows this."
     )
-    return line.format(half=half, count=len(run.image_dice)) if half > _WIDE else None
+    return line.format(low=low, high=high, count=len(run.image_dice)) if high - low > _WIDE else None
 
 
 def _check_masks(run: RunFacts) -> str | None:

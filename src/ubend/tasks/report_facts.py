@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from ubend.core.errors import OutputError, reason
 from ubend.core.files import read_text
 from ubend.core.i18n import _, ngettext
-from ubend.core.progress import rough_duration
+from ubend.core.progress import show_duration
 from ubend.doctor.finding import read_findings
 from ubend.doctor.finding_text import describe_evidence, limit_findings, name_check, name_files, name_grade
 from ubend.evaluation.caveats import some_names
@@ -289,7 +289,7 @@ def _read_logs(
     phases = {"train_s": _("training"), "validation_s": _("validation after each epoch")}
     times = [(name, sum(float(row[key]) for row in timing)) for key, name in phases.items()]
     history = run.metrics if run.metrics.exists() else runs[0].metrics
-    return read(history), tuple((name, rough_duration(seconds)) for name, seconds in times if timing)
+    return read(history), tuple((name, show_duration(seconds)) for name, seconds in times if timing)
 
 
 def _describe_validation(summary: RunSummary, history: Sequence[Mapping[str, Any]]) -> str:
