@@ -7,6 +7,7 @@ Precedence: the recipe's values < a `--config` file < flags < `--set key=value`.
 """
 
 import difflib
+import itertools
 import json
 import re
 import tomllib
@@ -302,136 +303,113 @@ class Settings(_Section):
     train: TrainSettings = TrainSettings()
 
     @model_validator(mode="after")
-    def _check_conflicts(self) -> "Settings":
-        data, model, train = self.data, self.model, self.train
+    def _refuse_conflicts(self) -> "Settings":
+        for key, message in itertools.chain(self._model_conflicts(), self._train_conflicts(), self._data_conflicts()):
+            raise Contradiction(key, message)
+        return self
+
+    def _model_conflicts(self) -> Iterator[tuple[str, str]]:
+        """(setting, message) for each contradiction between settings of the network."""
+        model, kind = self.model, self.model.kind
         plain = model.encoder in (None, NO_ENCODER)  # skips without an encoder are those of the U-Net
         depth = model.depth or (UNET_DEPTH if plain else len(model.skips or ()))
-        paper, native = model.kind == "paper", data.resize == "native"
-        weights, mean, std = train.class_weights, data.mean, data.std
-        conflicts = [
-            (
-                "model.skips",
-                model.skips is not None and len(model.skips) != depth,
-                _("model.skips has {count} entries for model.depth {depth}").format(
-                    count=len(model.skips or ()), depth=depth
-                ),
-            ),
-            (
+        if model.skips is not None and len(model.skips) != depth:
+            line = _("model.skips has {count} entries for model.depth {depth}")
+            yield "model.skips", line.format(count=len(model.skips), depth=depth)
+        if model.encoder == NO_ENCODER and (model.pretrained or model.weights is not None):
+            yield (
                 "model.encoder",
-                model.encoder == NO_ENCODER and (model.pretrained or model.weights is not None),
                 _("model.pretrained and model.weights need an encoder; set model.encoder (--encoder)"),
-            ),
-            (
+            )
+        if f"tf_{model.encoder}" in PIP_ENCODERS and model.pretrained is None and model.weights is None:
+            line = _(
+                "--encoder {name} is timm's, with random weights; use --encoder tf_{name}, which has ImageNet weights, "
+                "or keep timm's by --set model.pretrained=false"
+            )
+            yield "model.encoder", line.format(name=model.encoder)
+        if kind == CUSTOM and not plain:
+            yield (
                 "model.encoder",
-                f"tf_{model.encoder}" in PIP_ENCODERS and model.pretrained is None and model.weights is None,
-                _(
-                    "--encoder {name} is timm's, with random weights; use --encoder tf_{name}, which has ImageNet "
-                    "weights, or keep timm's by --set model.pretrained=false"
-                ).format(name=model.encoder),
-            ),
-            (
-                "model.encoder",
-                model.kind == CUSTOM and not plain,
                 _("model.encoder (--encoder) needs model.kind = unet; your own network has its own encoder"),
-            ),
-            (
+            )
+        if not plain and model.upsampling == "unpool":
+            yield (
                 "model.upsampling",
-                not plain and model.upsampling == "unpool",
                 _(
-                    "model.upsampling = unpool cannot be used with model.encoder, because encoders "
-                    "pool differently; choose another upsampling"
+                    "model.upsampling = unpool cannot be used with model.encoder, because encoders pool differently; "
+                    "choose another upsampling"
                 ),
-            ),
-            (
-                "train.class_weights",
-                weights is not None and (min(weights, default=0) < 0 or max(weights, default=0) == 0),
-                _("train.class_weights: give one number per class, none below 0 and not all 0"),
-            ),
-            (
+            )
+        if kind == "paper" and (model.upsampling != "transposed" or not all(model.skips or ())):
+            yield (
                 "model.upsampling",
-                paper and (model.upsampling != "transposed" or not all(model.skips or ())),
                 _("model.upsampling and model.skips cannot be changed with model.kind = paper; use model.kind = unet"),
-            ),
-            (
+            )
+        if kind == "paper" and self.train.sync_batch_norm:
+            yield (
                 "train.sync_batch_norm",
-                paper and train.sync_batch_norm,
                 _("train.sync_batch_norm needs model.kind = unet; the paper's network has no batch norm"),
-            ),
-            (
-                "data.resize",
-                native and (self.recipe == "tutorial" or self.augment.kind in ("none", "frozen")),
-                _(
-                    "data.resize = native (--patches) needs the recipe modern or paper, and augment.kind = warp, "
-                    "which draws the crops"
-                ),
-            ),
-            (
+            )
+
+    def _train_conflicts(self) -> Iterator[tuple[str, str]]:
+        """(setting, message) for each contradiction between settings of the training."""
+        data, train, weights = self.data, self.train, self.train.class_weights
+        if weights is not None and (min(weights, default=0) < 0 or max(weights, default=0) == 0):
+            yield "train.class_weights", _("train.class_weights: give one number per class, none below 0 and not all 0")
+        if data.resize == "native" and train.border_weight:
+            yield (
                 "train.border_weight",
-                native and train.border_weight,
                 _(
                     "train.border_weight needs whole images and cannot be used with data.resize = native (--patches); "
                     "give --size instead, or --set train.border_weight=0"
                 ),
-            ),
-            (
-                "data.size",
-                native and data.size is not None,
-                _("with data.resize = native (--patches) images keep their size; set data.crop instead of data.size"),
-            ),
-            (
-                "data.foreground_share",
-                not native and data.foreground_share and data.crop is None,
-                _("data.foreground_share needs crops; set data.crop too"),
-            ),
-            (
-                "data.crops_per_epoch",
-                # where neither is given, crops at native scale may be chosen; if they are not, it is refused then
-                data.crops_per_epoch is not None and not native and (data.resize is not None or data.size is not None),
-                _("data.crops_per_epoch needs data.resize = native (--patches)"),
-            ),
-            (
-                "data.crop",
-                data.crop is not None and data.resize == "squash",
-                _("data.crop cannot be used with data.resize = squash; set data.resize = keep"),
-            ),
-            (
-                "data.mean",
-                (mean is None) != (std is None) or (mean and std and len(mean) != len(std)),
-                _("data.mean and data.std must be set together, with one number per channel in each"),
-            ),
-            (
-                "data.test",
-                data.test is not None and data.folds is None and data.leave_out is None and train.effort != "best",
-                _("data.test = none (--test) needs data.folds (--folds): every image is then in one of the folds"),
-            ),
-            (
-                "data.held_out",
-                data.held_out is not None and data.leave_out is None and data.held_out > (data.folds or 0),
-                _("data.held_out = {fold}: give data.folds too, {fold} or more").format(fold=data.held_out),
-            ),
-            (
-                "data.leave_out",
-                data.leave_out is not None and data.folds is not None,
-                _("--leave-out makes one fold of each group; leave --folds out"),
-            ),
-            (
+            )
+        if train.seeds > 1 and (data.folds or data.leave_out or train.effort == "best"):
+            yield (
                 "train.seeds",
-                train.seeds > 1 and (data.folds or data.leave_out or train.effort == "best"),
                 _("--seeds cannot be combined with --folds, --leave-out or --effort best; leave one of them out"),
-            ),
-            (
-                "train.seeds",
-                train.seed + train.seeds > 2**63,
-                _("train.seeds: the last of {count} seeds is too large; use a smaller --seed").format(
-                    count=train.seeds
+            )
+        if train.seed + train.seeds > 2**63:
+            line = _("train.seeds: the last of {count} seeds is too large; use a smaller --seed")
+            yield "train.seeds", line.format(count=train.seeds)
+
+    def _data_conflicts(self) -> Iterator[tuple[str, str]]:
+        """(setting, message) for each contradiction between settings of the data."""
+        data, native, mean, std = self.data, self.data.resize == "native", self.data.mean, self.data.std
+        if native and (self.recipe == "tutorial" or self.augment.kind in ("none", "frozen")):
+            yield (
+                "data.resize",
+                _(
+                    "data.resize = native (--patches) needs the recipe modern or paper, and augment.kind = warp, which "
+                    "draws the crops"
                 ),
-            ),
-            ("data.std", std is not None and not all(value > 0 for value in std), _("data.std must be greater than 0")),
-        ]
-        for key, conflict, message in conflicts:
-            if conflict:
-                raise Contradiction(key, message)
-        return self
+            )
+        if native and data.size is not None:
+            yield (
+                "data.size",
+                _("with data.resize = native (--patches) images keep their size; set data.crop instead of data.size"),
+            )
+        if not native and data.foreground_share and data.crop is None:
+            yield "data.foreground_share", _("data.foreground_share needs crops; set data.crop too")
+        # where neither is given, crops at native scale may be chosen; if they are not, it is refused then
+        if data.crops_per_epoch is not None and not native and (data.resize is not None or data.size is not None):
+            yield "data.crops_per_epoch", _("data.crops_per_epoch needs data.resize = native (--patches)")
+        if data.crop is not None and data.resize == "squash":
+            yield "data.crop", _("data.crop cannot be used with data.resize = squash; set data.resize = keep")
+        if (mean is None) != (std is None) or (mean and std and len(mean) != len(std)):
+            yield "data.mean", _("data.mean and data.std must be set together, with one number per channel in each")
+        if std is not None and not all(value > 0 for value in std):
+            yield "data.std", _("data.std must be greater than 0")
+        if data.test is not None and data.folds is None and data.leave_out is None and self.train.effort != "best":
+            yield (
+                "data.test",
+                _("data.test = none (--test) needs data.folds (--folds): every image is then in one of the folds"),
+            )
+        if data.held_out is not None and data.leave_out is None and data.held_out > (data.folds or 0):
+            line = _("data.held_out = {fold}: give data.folds too, {fold} or more")
+            yield "data.held_out", line.format(fold=data.held_out)
+        if data.leave_out is not None and data.folds is not None:
+            yield "data.leave_out", _("--leave-out makes one fold of each group; leave --folds out")
 
 
 # The tutorial's values where they differ from `modern`. Its two jobs differ in the images

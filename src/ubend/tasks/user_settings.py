@@ -197,7 +197,8 @@ def asks_for_several(
     """
     given = dict[str, Any]()
     files = [folder] if folder is not None and _is_description(folder) else []
-    for file in [*files, config] if config is not None else files:
+    files += [config] if config is not None and Path(config).is_file() else []  # a missing one is reported later
+    for file in files:
         given |= dict(flatten(read_config(Path(file))))
     given |= {FLAGS.get(key, key): value for key, value in (flags or {}).items() if value is not None}
     given |= dict(settings or {})
