@@ -67,6 +67,9 @@ class Sides:
     affixes: tuple[Affix, Affix] | None = None
 
 
+NO_SIDES = Sides([], [])
+
+
 def _has_masks_beside(root: Path) -> bool:
     """Whether this is the folder `images` of a data set, with a folder `masks` beside it."""
     with suppress(OSError):
@@ -76,57 +79,94 @@ def _has_masks_beside(root: Path) -> bool:
 
 
 def separate_sides(root: Path, items: Sequence[NamedFile], problems: Problems) -> Sides:
-    """Separate images from masks by file name, where folders do not; adds a problem if this is ambiguous."""
+    """Separate images from masks by file name, where folders do not; adds a problem if this is not possible."""
+    sides = _separate(items)
+    if not sides.masks:
+        problems.add_line(*_explain_unseparated(root, items))
+    return sides
+
+
+def _separate(items: Sequence[NamedFile]) -> Sides:
+    """Images and masks, by the first rule that separates them; both empty if none does."""
+    for rule in (_by_mask_words, _by_image_words, _by_affixes, _by_folders):
+        if (sides := rule(items)).masks:
+            return sides
+    return NO_SIDES
+
+
+def _by_mask_words(items: Sequence[NamedFile]) -> Sides:
+    """Files whose names have a word for masks are masks; if these show a field of view, the truth is among the others:
+    `x.tif`, `x_vessel.png`, and `x_mask.png`."""
     masks, images = _divide(items, lambda item: item.file.suffix == ".npy" or mentions(item.stem, "mask"))
-    if images and masks:
-        truth = Sides([], [])
-        if is_field_of_view([item.file.path for item in masks]):
-            truth = separate_sides(root, images, Problems(root))  # `x.tif`, `x_vessel.png`, and `x_mask.png`
-        return replace(truth, masks=truth.masks + masks) if truth.masks else Sides(images, masks)
+    if not images or not masks:
+        return NO_SIDES
+    truth = _separate(images) if is_field_of_view([item.file.path for item in masks]) else NO_SIDES
+    return replace(truth, masks=truth.masks + masks) if truth.masks else Sides(images, masks)
+
+
+def _by_image_words(items: Sequence[NamedFile]) -> Sides:
+    """Files whose names have a word for images are images, unless the others are fewer."""
     images, masks = _divide(items, lambda item: mentions(item.stem, "image"))
-    if images and len(images) <= len(masks):
-        return Sides(images, masks)
+    return Sides(images, masks) if images and len(images) <= len(masks) else NO_SIDES
+
+
+def _by_affixes(items: Sequence[NamedFile]) -> Sides:
+    """Of two groups with the same names, the masks are those whose affix says so, or that look like masks."""
     groups = _two_groups(items)
     if groups is None:
-        if (folders := _two_folders(items)).masks:
-            return folders
-        if line := _describe_several(root, items):
-            problems.add_line(line, "several sets")
-            return Sides([], [])
-        if line := describe_unread_format(root):
-            problems.add_line(line, "unread format")
-            return Sides([], [])
-        if _has_masks_beside(root):
-            line = _("{root} holds the images alone; name the folder that holds images and masks: {parent}")
-            problems.add_line(line.format(root=root, parent=root.parent), "no masks")
-            return Sides([], [])
-        line = _(
-            "{root} has {count} images but no masks or readable annotations ({content}); to train, put masks with "
-            "the same names in a folder masks/ next to the images, or name them NAME_mask.png; if masks are elsewhere "
-            "or named otherwise: --images 'PATTERN' --masks 'PATTERN'; to run a model on the images: ubend predict "
-            "MODEL {root}"
-        )
-        problems.add_line(
-            line.format(root=shell_word(root), count=len(items), content=describe_content(root)), "no masks"
-        )
-        return Sides([], [])
+        return NO_SIDES
     named = [side_of_affix("".join(affix)) for _some, affix in groups]
     if named[0] == named[1]:
-        alike = [_look_like_masks(side_items) for side_items, _affix in groups]
+        are_masks = [_look_like_masks(group_items) for group_items, _affix in groups]
     else:
-        alike = [named[0] == "mask" or named[1] == "image", named[1] == "mask" or named[0] == "image"]
-    if alike[0] != alike[1]:
-        ours, theirs = groups if alike[1] else groups[::-1]
-        return Sides(ours[0], theirs[0], (ours[1], theirs[1]))
-    first, second = (_pattern(root, side_items) for side_items, _affix in groups)
-    problems.add_line(
-        _(
+        are_masks = [named[0] == "mask" or named[1] == "image", named[1] == "mask" or named[0] == "image"]
+    if are_masks[0] == are_masks[1]:
+        return NO_SIDES
+    images, masks = groups if are_masks[1] else groups[::-1]
+    return Sides(images[0], masks[0], (images[1], masks[1]))
+
+
+def _by_folders(items: Sequence[NamedFile]) -> Sides:
+    """Of two folders with the same file names, apart from an affix, the masks are in the one that looks like it."""
+    groups: dict[tuple[str, ...], list[NamedFile]] = defaultdict(list)
+    for item in items:
+        groups[item.folders[:1]].append(item)
+    return _images_and_masks(*groups.values()) if len(groups) == 2 else NO_SIDES
+
+
+def _images_and_masks(first: Sequence[NamedFile], second: Sequence[NamedFile]) -> Sides:
+    """The images and masks of two groups of files with the same names, exactly one of which looks like masks."""
+    if _look_like_masks(first) == _look_like_masks(second):
+        return NO_SIDES
+    images, masks = (second, first) if _look_like_masks(first) else (first, second)
+    matching = match(images, masks, any_affix=True)
+    whole = len(matching.claims) == len(images) == len(masks) and not matching.orphans
+    return Sides([*images], [*masks], (("", ""), ("", ""))) if whole else NO_SIDES
+
+
+def _explain_unseparated(root: Path, items: Sequence[NamedFile]) -> tuple[str, str]:
+    """(message, key of the problem): why these files cannot be separated into images and masks."""
+    if groups := _two_groups(items):
+        first, second = (_pattern(root, group_items) for group_items, _affix in groups)
+        line = _(
             "{root} has two images for each name, {first} and {second}, and neither name says mask; state which "
             "are the masks: --images '{first}' --masks '{second}', or the other way round"
-        ).format(root=root, first=first, second=second),
-        "unclear sides",
+        )
+        return line.format(root=root, first=first, second=second), "unclear sides"
+    if line := _describe_several(root, items):
+        return line, "several sets"
+    if line := describe_unread_format(root):
+        return line, "unread format"
+    if _has_masks_beside(root):
+        line = _("{root} holds the images alone; name the folder that holds images and masks: {parent}")
+        return line.format(root=root, parent=root.parent), "no masks"
+    line = _(
+        "{root} has {count} images but no masks or readable annotations ({content}); to train, put masks with "
+        "the same names in a folder masks/ next to the images, or name them NAME_mask.png; if masks are elsewhere "
+        "or named otherwise: --images 'PATTERN' --masks 'PATTERN'; to run a model on the images: ubend predict "
+        "MODEL {root}"
     )
-    return Sides([], [])
+    return line.format(root=shell_word(root), count=len(items), content=describe_content(root)), "no masks"
 
 
 def _divide(items: Sequence[NamedFile], test: Callable[[NamedFile], bool]) -> tuple[list[NamedFile], list[NamedFile]]:
@@ -154,30 +194,6 @@ def _two_groups(items: Sequence[NamedFile]) -> tuple[_Group, _Group] | None:
         for groups in divisible
     }
     return divisible[0] if len(divisions) == 1 else None
-
-
-def _two_folders(items: Sequence[NamedFile]) -> Sides:
-    """Two folders with the same file names (apart from an affix), exactly one of which looks like masks.
-
-    Or two kinds of folders, whose names differ by more than numbers: `Slide_01`, `Slide_02` and `GT_01`, `GT_02`.
-    """
-    for words in (lambda item: item.folders[:1], lambda item: tuple(re.sub(r"\d+", "", name) for name in item.folders)):
-        groups: dict[tuple[str, ...], list[NamedFile]] = defaultdict(list)
-        for item in items:
-            groups[words(item)].append(item)
-        if len(groups) == 2 and (sides := _images_and_masks(*groups.values())).masks:
-            return sides
-    return Sides([], [])
-
-
-def _images_and_masks(first: Sequence[NamedFile], second: Sequence[NamedFile]) -> Sides:
-    """The images and masks of two groups of files with the same names, exactly one of which looks like masks."""
-    if _look_like_masks(first) == _look_like_masks(second):
-        return Sides([], [])
-    images, masks = (second, first) if _look_like_masks(first) else (first, second)
-    matching = match(images, masks, any_affix=True)
-    whole = len(matching.claims) == len(images) == len(masks) and not matching.orphans
-    return Sides([*images], [*masks], (("", ""), ("", ""))) if whole else Sides([], [])
 
 
 def _describe_several(root: Path, items: Sequence[NamedFile]) -> str:
@@ -334,66 +350,84 @@ def _classify(file: FoundFile, siblings: Mapping[tuple[str, ...], SplitName]) ->
 
 def _read_tree(root: Path, problems: Problems) -> LayoutResult:
     """Read a tree of images and masks, separated by folders or by file names."""
-    sides: dict[Side | None, list[NamedFile]] = {"image": [], "mask": [], None: []}
-    foreign: list[tuple[Side | None, NamedFile]] = []
-    beside: list[NamedFile] = []  # Cellpose's files, which are in the image folders
     files, remarks = _without_previews(walk(root))
-    found = _classify_all(files)
-    if not _has_both_sides(found) and _has_both_sides(loose := _classify_all(_with_plain_folders(files))):
-        found = loose
-    for side, item in found:
+    found = _sort_files(files)
+    _report_two_words([*found.images, *found.masks, *found.others], problems)
+    sides, layout, more_remarks = _choose_sides(root, found, problems)
+    for side, item in found.foreign:
+        if side or not ((found.masks or found.cellpose) and (found.images or found.others)):
+            problems.add("foreign", item.file.path)
+    if not sides.masks:
+        return LayoutResult([])
+    images, masks = _without_wrapper(sides.images, sides.masks)
+    reading = read_matching(match(images, masks, sides.affixes, any_affix=sides.affixes is not None), problems)
+    remarks = [*remarks, *more_remarks, *_describe_field_of_view(reading.pairs, problems), *reading.remarks]
+    words = "; ".join(filter(None, (layout, reading.layout)))
+    return replace(reading, remarks=tuple(remarks), layout=words)
+
+
+@dataclass(frozen=True)
+class _SortedFiles:
+    """The files of a tree by what their folders say.
+
+    Attributes:
+        images, masks: in folders for images, and for masks.
+        others: in other folders.
+        foreign: files that are not read, with their side.
+        cellpose: Cellpose's files, which are in the image folders.
+    """
+
+    images: list[NamedFile]
+    masks: list[NamedFile]
+    others: list[NamedFile]
+    foreign: list[tuple[Side | None, NamedFile]]
+    cellpose: list[NamedFile]
+
+
+def _sort_files(files: Sequence[FoundFile]) -> _SortedFiles:
+    classified = _classify_all(files)
+    if not _has_both_sides(classified) and _has_both_sides(loose := _classify_all(_with_plain_folders(files))):
+        classified = loose
+    found = _SortedFiles([], [], [], [], [])
+    for side, item in classified:
         file = item.file
         if side == "image" and is_cellpose(file.path):
-            beside.append(item)
+            found.cellpose.append(item)
         elif file.suffix in (IMAGE_SUFFIXES if side == "image" else MASK_SUFFIXES):
-            sides[side].append(item)
+            (found.images if side == "image" else found.masks if side == "mask" else found.others).append(item)
         else:
-            foreign.append((side, item))
-    _report_two_words([item for items in sides.values() for item in items], problems)
-    images, others = sides["image"], sides[None]
-    masks = sides["mask"]
+            found.foreign.append((side, item))
+    return found
+
+
+def _choose_sides(root: Path, found: _SortedFiles, problems: Problems) -> tuple[Sides, str, list[str]]:
+    """(images and masks, the layout in words, remarks); without masks there is a problem, or no file at all."""
+    images, masks, others, remarks = found.images, found.masks, found.others, list[str]()
     for choose in (_prefer_manual, _without_colored):
         masks, more_remarks = choose(root, masks)
         remarks += more_remarks
-    if beside and (masks or others or any(mentions(item.stem, "mask") for item in images)):
-        remarks.append(cellpose_line(len(beside)))
+    if found.cellpose and (masks or others or any(mentions(item.stem, "mask") for item in images)):
+        remarks.append(cellpose_line(len(found.cellpose)))
     else:
-        masks = masks + beside
-    affixes: tuple[Affix, Affix] | None = None
+        masks = masks + found.cellpose
     layout = _("folders of images and of masks")
-    by_folders = bool(masks) and bool(images or others)
     if images and masks:
-        remarks += _report_others(root, others, problems)
-    elif masks and others:
-        images = _without_own_folder(others, masks)
-    elif others and images and any(item.file.folders for item in others):
-        separated = _images_and_masks(images, others)
-        if len({item.folders for item in others}) > 1 or not separated.masks:
+        return Sides(images, masks), layout, remarks + _report_others(root, others, problems)
+    if masks and others:
+        return Sides(_without_own_folder(others, masks), masks), layout, remarks
+    if others and images and any(item.file.folders for item in others):
+        sides = _images_and_masks(images, others)
+        if len({item.folders for item in others}) > 1 or not sides.masks:
             _report_unclear_folders(root, images, others, problems)
-            return LayoutResult([])
-        images, masks, affixes = separated.images, separated.masks, separated.affixes
+            return NO_SIDES, layout, remarks
         line = _("the files in {names} look like masks and are named like the images")
-        remarks.append(line.format(names=f"{masks[0].file.path.parent.name}/"))
-    else:
-        together = [*images, *masks, *others]
-        if not together and not foreign:
-            return LayoutResult([])
-        if masks and all(mentions(item.stem, "mask") for item in masks):
-            problems.add("no images", root)
-            return LayoutResult([])
-        separated = separate_sides(root, together, problems) if together else Sides([], [])
-        images, masks, affixes = separated.images, separated.masks, separated.affixes
-        layout = _("images and masks in one folder, separated by their names")
-    for side, item in foreign:
-        if side or not by_folders:
-            problems.add("foreign", item.file.path)
-    if not images or not masks:
-        return LayoutResult([])
-    images, masks = _without_wrapper(images, masks)
-    reading = read_matching(match(images, masks, affixes, any_affix=affixes is not None), problems)
-    remarks += _describe_field_of_view(reading.pairs, problems)
-    words = "; ".join(filter(None, (layout, reading.layout)))
-    return replace(reading, remarks=(*remarks, *reading.remarks), layout=words)
+        return sides, layout, [*remarks, line.format(names=f"{sides.masks[0].file.path.parent.name}/")]
+    if masks and all(mentions(item.stem, "mask") for item in masks):
+        problems.add("no images", root)
+        return NO_SIDES, layout, remarks
+    together = [*images, *masks, *others]
+    sides = separate_sides(root, together, problems) if together else NO_SIDES
+    return sides, _("images and masks in one folder, separated by their names"), remarks
 
 
 def _describe_field_of_view(pairs: Sequence[Pair], problems: Problems) -> list[str]:
