@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from ubend.core.errors import DataError, OutputError, SettingError
 from ubend.core.files import csv_cell
 from ubend.core.i18n import _, ngettext
 from ubend.core.progress import Reporter
+from ubend.core.settings import Settings
 from ubend.dataset.arrays import refuse_lost
 from ubend.dataset.dataset import match_folder, read_usable
 from ubend.dataset.store import hash_pairs
@@ -85,42 +86,55 @@ def evaluate(
     _refuse_settings_of_training(settings or {})
     predictor = load(model, device, tiles=tiles, network=network)
     predictor = average_views(Path(model), predictor, tiles) if tta else predictor
-    split_lookup, skip_bad = SplitLookup([predictor.bundle]), bool(options.get("skip_bad"))
+    if folder is None and options.get("images") is None:
+        scored = _score_run(Path(model), predictor, subset, skip_bad=bool(options.get("skip_bad")))
+    else:
+        scored = _score_folder(predictor, read_user_settings(folder, settings=settings, flags=options).settings, subset)
+    with reporter or Reporter() as log:
+        for line in [*scored.lines, *describe_few(len(scored.scores["per_picture"]), scored.split)]:
+            log.report(line)
+    return {"part": scored.split or "all", **scored.scores}
 
-    def score(
-        data_folder: Folder, skipped: Sequence[tuple[Pair, list[str]]]
-    ) -> tuple[dict[str, Any], SplitName | None, list[str]]:
-        chosen, pairs = choose_subset(data_folder.pairs, subset, split_lookup)
-        labels = match_folder(data_folder, chosen_settings, predictor.labels, pairs)
+
+class _Scored(NamedTuple):
+    """The result of `evaluate_pairs`, the split that was scored (None: all), and messages for the user."""
+
+    scores: dict[str, Any]
+    split: SplitName | None
+    lines: list[str]
+
+
+def _score_run(run: Path, predictor: Predictor, subset: SplitName | None, *, skip_bad: bool) -> _Scored:
+    """Score a model on the images of its own run."""
+    rows = read_run_rows(run)
+    split, pairs = _choose_present(run, [pair for pair, _hashes in rows], subset)
+    inspecting = _ExtremesPredictor(predictor)
+    scores = evaluate_pairs(inspecting, pairs, skip_bad=skip_bad)
+    scored = [(pair, hashes) for pair, hashes in rows if pair.name in scores["per_picture"]]
+    now = hash_pairs([pair for pair, _then in scored])
+    scores["images"] = identify_images([pair for pair, _then in scored], now)
+    lines = [*_describe_changed(scored, now), *describe_validation(len(pairs) if split == "val" else 0)]
+    return _Scored(scores, split, [*lines, *inspecting.extremes.describe()])
+
+
+def _score_folder(predictor: Predictor, settings: Settings, subset: SplitName | None) -> _Scored:
+    """Score a model on the images and masks that the settings name; its training images are left out."""
+    split_lookup, skip_bad = SplitLookup([predictor.bundle]), settings.data.skip_bad
+
+    def score(folder: Folder, skipped: Sequence[tuple[Pair, list[str]]]) -> _Scored:
+        chosen, pairs = choose_subset(folder.pairs, subset, split_lookup)
+        labels = match_folder(folder, settings, predictor.labels, pairs)
         filtered = _NewImagesPredictor(predictor, split_lookup, pairs, chosen)
         scores = evaluate_pairs(filtered, pairs, labels, skip_bad=skip_bad, select=filtered.select)
-        left_out = {name: [problem] for name, problem in data_folder.skipped} | {
-            pair.name: cause for pair, cause in skipped
-        }
+        left_out = {name: [problem] for name, problem in folder.skipped} | {pair.name: why for pair, why in skipped}
         left_out |= scores.pop("skipped", {})
         scores |= {"skipped": left_out} if left_out else {}
         scored = [pair for pair in pairs if pair.name in scores["per_picture"]]
         scores["images"] = identify_images(scored, hash_pairs(scored))
         lines = [*_describe_unmapped(labels), *describe_seen(split_lookup, filtered.left_out, filtered.validation)]
-        return scores, filtered.split, [*lines, *filtered.extremes.describe()]
+        return _Scored(scores, filtered.split, [*lines, *filtered.extremes.describe()])
 
-    if folder is None and options.get("images") is None:
-        rows = read_run_rows(Path(model))
-        split, pairs = _choose_present(Path(model), [pair for pair, _hashes in rows], subset)
-        looked = _ExtremesPredictor(predictor)
-        scores = evaluate_pairs(looked, pairs, skip_bad=skip_bad)
-        scored = [(pair, hashes) for pair, hashes in rows if pair.name in scores["per_picture"]]
-        now = hash_pairs([pair for pair, _then in scored])
-        scores["images"] = identify_images([pair for pair, _then in scored], now)
-        lines = [*_describe_changed(scored, now), *describe_validation(len(pairs) if split == "val" else 0)]
-        lines += looked.extremes.describe()
-    else:
-        chosen_settings = read_user_settings(folder, settings=settings, flags=options).settings
-        scores, split, lines = read_usable(chosen_settings, score)
-    with reporter or Reporter() as log:
-        for line in [*lines, *describe_few(len(scores["per_picture"]), split)]:
-            log.report(line)
-    return {"part": split or "all", **scores}
+    return read_usable(settings, score)
 
 
 def _refuse_settings_of_training(settings: Mapping[str, Any]) -> None:
