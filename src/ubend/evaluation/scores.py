@@ -114,72 +114,120 @@ def evaluate_pairs(
         DataError: the logits are not finite.
     """
     label_map = labels or predictor.labels
-    native, at_model_size = _Counts(len(pairs), label_map.classes), _Counts(len(pairs), label_map.classes)
-    spacings, unit = _read_spacings(pairs)
-    outlines: dict[int, BoundaryCounts] = {}
-    objects: dict[int, dict[int, ClassObjects | None]] = {}
-    with_objects = [
-        n for n in range(label_map.classes) if n not in (background_class(label_map.names), *label_map.unmapped)
-    ]
-    partial_masks: dict[int, NDArray[np.uint8]] = {}  # of images that are predicted in several blocks of rows
-    truths: dict[int, NDArray[np.uint8]] = {}
-    bad: dict[str, list[str]] = {}
-    read: list[int] = []  # indices in `pairs` of the images that are predicted
+    counter = _ImageCounter(predictor, pairs, label_map)
+    for logits in predictor.run(counter.sources(decoded)):
+        counter.add(logits)
+    if counter.bad and not (skip_bad and counter.read):
+        raise PairError(counter.bad)
+    counted = select(counter.read)
+    scores = _summarise(counter.fetch(counted), [pairs[index] for index in counted], label_map)
+    return scores | ({"skipped": counter.bad} if counter.bad else {})
 
-    def sources() -> Iterator[TileSource]:
-        for index, decoded_pair in enumerate(_read(predictor, pairs, label_map, decoded)):
-            if isinstance(decoded_pair, DataError):
-                bad[pairs[index].name] = decoded_pair.problems
-            elif decoded_pair is not None:
-                image, truths[index] = decoded_pair
-                read.append(index)
+
+class _ImageCounts(NamedTuple):
+    """The counts of n images, from which all scores follow.
+
+    Attributes:
+        confusions: (n, C, C) pixels at native size, true class x predicted class.
+        losses: (n,) cross entropy at native size, summed over the pixels.
+        calibration: (n, BINS, 3).
+        model_size: confusions and losses at model size.
+        boundary: of each image and class.
+        objects: class index -> its true objects; None: not counted.
+        unit: of the distances in `boundary`.
+    """
+
+    confusions: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    calibration: NDArray[np.float64]
+    model_size: tuple[NDArray[np.int64], NDArray[np.float64]]
+    boundary: BoundaryCounts
+    objects: list[dict[int, ClassObjects | None]]
+    unit: str
+
+
+class _ImageCounter:
+    """Reads images with their masks for a predictor, and counts its logits.
+
+    Attributes:
+        bad: name of a pair that cannot be used -> problems.
+        read: indices of the pairs that were read, in the order in which the predictor gets them.
+    """
+
+    def __init__(self, predictor: ScoredPredictor, pairs: Sequence[Pair], labels: LabelMap) -> None:
+        self._predictor, self._pairs, self._labels = predictor, pairs, labels
+        self._native, self._model_size = _Counts(len(pairs), labels.classes), _Counts(len(pairs), labels.classes)
+        self._spacings, self._unit = _read_spacings(pairs)
+        self._truths: dict[int, NDArray[np.uint8]] = {}
+        self._partial_masks: dict[int, NDArray[np.uint8]] = {}  # of images that are predicted in blocks of rows
+        self._boundary: dict[int, BoundaryCounts] = {}
+        self._objects: dict[int, dict[int, ClassObjects | None]] = {}
+        self.bad: dict[str, list[str]] = {}
+        self.read: list[int] = []
+
+    def sources(self, decoded: Callable[[int], DecodedImage] | None) -> Iterator[TileSource]:
+        """Each image that can be used; for `decoded` see `evaluate_pairs`."""
+        for index, read in enumerate(_read(self._predictor, self._pairs, self._labels, decoded)):
+            if isinstance(read, DataError):
+                self.bad[self._pairs[index].name] = read.problems
+            elif read is not None:
+                image, self._truths[index] = read
+                self.read.append(index)
                 yield image
 
-    for logits in predictor.run(sources()):
-        indices = [read[position] for position in logits.image_indices]
-        truth = np.stack([truths[index][logits.rows] for index in indices])
+    def add(self, logits: Logits) -> None:
+        """Count the logits of images, or of a block of their rows."""
+        indices = [self.read[position] for position in logits.image_indices]
+        truth = np.stack([self._truths[index][logits.rows] for index in indices])
         with explain_out_of_memory(too_large(logits.native_hw)):
             values = logits.native()
             predicted, target = class_index(values.movedim(1, 0)), send(torch.from_numpy(truth), values.device)
-            counted = native.add(indices, values, predicted, target)
+            counts = self._native.add(indices, values, predicted, target)
             h, w = map(int, logits.values.shape[-2:])
             if truth.shape[1:] != (h, w):
                 target = send(torch.from_numpy(resize_mask(truth, (h, w))), values.device)
-                at_model_size.add(indices, logits.values, class_index(logits.values.movedim(1, 0)), target)
+                self._model_size.add(indices, logits.values, class_index(logits.values.movedim(1, 0)), target)
             else:
-                at_model_size.add_counted(indices, *counted)
+                self._model_size.add_counted(indices, *counts)
             masks = predicted.cpu().numpy()
         for index, rows in zip(indices, masks, strict=True):
-            if not logits.is_last or index in partial_masks:
-                partial_masks.setdefault(index, np.empty(logits.native_hw, np.uint8))[logits.rows] = rows
+            if not logits.is_last or index in self._partial_masks:
+                self._partial_masks.setdefault(index, np.empty(logits.native_hw, np.uint8))[logits.rows] = rows
             if logits.is_last:
-                mask, true_mask, spacing = partial_masks.pop(index, rows), truths.pop(index), spacings[index]
-                outlines[index] = count_boundaries(mask, true_mask, label_map.classes, spacing=spacing)
-                objects[index] = find_missed_objects(true_mask, mask, with_objects)
-    if bad and not (skip_bad and read):
-        raise PairError(bad)
-    counting = select(read)
-    pairs = [pairs[index] for index in counting]
-    confusions, losses, calibration = native.fetch(counting)
-    boundary = BoundaryCounts(*map(np.stack, zip(*(outlines[index] for index in counting), strict=True)))
-    for pair, loss in zip(pairs, losses, strict=True):
+                self._add_mask(index, self._partial_masks.pop(index, rows), self._truths.pop(index))
+
+    def _add_mask(self, index: int, mask: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
+        spacing = self._spacings[index]
+        self._boundary[index] = count_boundaries(mask, truth, self._labels.classes, spacing=spacing)
+        self._objects[index] = find_missed_objects(truth, mask, _object_classes(self._labels))
+
+    def fetch(self, indices: list[int]) -> _ImageCounts:
+        """The counts of these images."""
+        return _ImageCounts(
+            *self._native.fetch(indices),
+            self._model_size.fetch(indices)[:2],
+            BoundaryCounts(*map(np.stack, zip(*(self._boundary[index] for index in indices), strict=True))),
+            [self._objects[index] for index in indices],
+            self._unit,
+        )
+
+
+def _object_classes(labels: LabelMap) -> list[int]:
+    """The classes whose objects are counted: all that masks can contain except the background."""
+    without = (background_class(labels.names), *labels.unmapped)
+    return [index for index in range(labels.classes) if index not in without]
+
+
+def _summarise(counts: _ImageCounts, pairs: Sequence[Pair], labels: LabelMap) -> dict[str, Any]:
+    """The result of `evaluate_pairs`, without `skipped`."""
+    confusions, boundary, names = counts.confusions, counts.boundary, labels.names
+    for pair, loss in zip(pairs, counts.losses, strict=True):
         if np.isnan(loss):
             line = _(
                 "{path}: the model's logits are not finite, because the image's values or the model's weights are too "
                 "large"
             )
             raise DataError(line.format(path=pair.image), path=pair.image, key="value")
-    scores = {
-        "native": _summary(confusions, losses, label_map),
-        "model_size": _summary(*at_model_size.fetch(counting)[:2], label_map),
-        "boundary": _summarise_boundary(boundary, label_map, unit),
-        "calibration": _summarise_calibration(calibration.sum(axis=0)),
-        "confusion": {
-            name: dict(zip(label_map.names, row, strict=True))
-            for name, row in zip(label_map.names, confusions.sum(axis=0).tolist(), strict=True)
-        },
-        "missed_objects": _summarise_objects([objects[index] for index in counting], pairs, with_objects, label_map),
-    }
     per_image = {
         "dice": dice_from_confusion(confusions),
         "iou": iou_from_confusion(confusions),
@@ -189,11 +237,17 @@ def evaluate_pairs(
         "hausdorff_95": boundary.hausdorff_95,
         "surface_distance": surface_distance(boundary),
     }
-    scores |= {
-        "intervals": _intervals(per_image, pairs, label_map),
-        "per_picture": _per_image(per_image, pairs, label_map),
+    rows = zip(names, confusions.sum(axis=0).tolist(), strict=True)
+    return {
+        "native": _summarise_overlap(confusions, counts.losses, labels),
+        "model_size": _summarise_overlap(*counts.model_size, labels),
+        "boundary": _summarise_boundary(boundary, labels, counts.unit),
+        "calibration": _summarise_calibration(counts.calibration.sum(axis=0)),
+        "confusion": {name: dict(zip(names, row, strict=True)) for name, row in rows},
+        "missed_objects": _summarise_objects(counts.objects, pairs, labels),
+        "intervals": _intervals(per_image, pairs, labels),
+        "per_picture": _per_image(per_image, pairs, labels),
     }
-    return scores | ({"skipped": bad} if bad else {})
 
 
 def identify_images(pairs: Iterable[Pair], hashes: Iterable[Sequence[str]]) -> dict[str, dict[str, str | None]]:
@@ -317,7 +371,7 @@ def _read_truth(pair: Pair, image: TileSource, labels: LabelMap) -> NDArray[np.u
     return truth
 
 
-def _summary(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels: LabelMap) -> dict[str, Any]:
+def _summarise_overlap(confusions: NDArray[np.int64], losses: NDArray[np.float64], labels: LabelMap) -> dict[str, Any]:
     scores = summarise_overlap(confusions, labels.names, background_class(labels.names), labels.unmapped).to_json()
     confusion = confusions.sum(axis=0)
 
@@ -351,11 +405,11 @@ def _summarise_boundary(counts: BoundaryCounts, labels: LabelMap, unit: str) -> 
 
 
 def _summarise_objects(
-    images: Sequence[dict[int, ClassObjects | None]], pairs: Sequence[Pair], classes: Sequence[int], labels: LabelMap
+    images: Sequence[dict[int, ClassObjects | None]], pairs: Sequence[Pair], labels: LabelMap
 ) -> dict[str, Any]:
     """The missed objects of images; `left_out` is the number of images in which a class is not counted."""
     summary = {}
-    for index in classes:
+    for index in _object_classes(labels):
         in_images = [(pair.name, image[index]) for pair, image in zip(pairs, images, strict=True) if index in image]
         counted = [(name, objects) for name, objects in in_images if objects is not None]
         areas, missed = np.zeros(0, np.int64), np.zeros(0, np.bool_)
