@@ -59,8 +59,8 @@ def find_peers(classes: int, width: int, milesial: Path | None) -> list[Peer]:
     return peers
 
 
-def _say_absent(name: str, cure: str) -> None:
-    print(f"left out: {name} ({cure})", flush=True)
+def _say_absent(name: str, suggestion: str) -> None:
+    print(f"left out: {name} ({suggestion})", flush=True)
 
 
 def _build_smp(classes: int) -> nn.Module:

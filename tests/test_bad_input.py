@@ -1,5 +1,5 @@
 """What people bring and set wrong, through the command line: exit code 2, one clear line per problem with its
-file or setting and the cure, no traceback, and nothing lost. Runs and models: `test_bad_runs.py`."""
+file or setting and the suggestion, no traceback, and nothing lost. Runs and models: `test_bad_runs.py`."""
 
 import shutil
 from collections.abc import Callable

@@ -84,8 +84,8 @@ def test_step_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [ratio["to"] for ratio in report["ratios"]] == ["tutorial, float32", "tutorial, bfloat16"]
     assert report["limits"]["flops_per_s"] > 0
     said = capsys.readouterr().out
-    for cure in ("pip install segmentation-models-pytorch", "pip install monai", "--milesial"):
-        assert cure in said
+    for suggestion in ("pip install segmentation-models-pytorch", "pip install monai", "--milesial"):
+        assert suggestion in said
 
 
 def test_a_checkout_as_a_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

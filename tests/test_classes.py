@@ -129,9 +129,9 @@ def test_a_background_of_few_pixels_is_said() -> None:
     """REFUGE: the cup is 0, the disc 128, all else 255."""
     masks = [values({0: 5, 128: 10, 255: 985})]
     (remark,) = find(*masks)[1]
-    cure = "255=background,0=class 1,128=class 2"
-    assert f'--values "{cure}"' in remark
-    labels, remarks = find(*masks, table=tuple(cure.split(",")))
+    suggestion = "255=background,0=class 1,128=class 2"
+    assert f'--values "{suggestion}"' in remark
+    labels, remarks = find(*masks, table=tuple(suggestion.split(",")))
     assert (labels.names, remarks) == (("background", "class 1", "class 2"), [])
     assert find(*masks, names=("cup", "disc", "rest"))[1] == []
     (remark,) = find(values({0: 50, 255: 950}))[1]

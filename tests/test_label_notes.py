@@ -147,8 +147,8 @@ def test_names_that_differ_by_case_or_spaces(tmp_path: Path) -> None:
     root = write(tmp_path, lambda number: number % 3 * disc(6))
     (root / "classes.txt").write_text("background\ncell\nCell\n")
     line = next(line for line in read_folder(root).notes if "'Cell'" in line)
-    cure = line.partition('--values "')[2].rstrip('"')
-    assert read_folder(root, values=tuple(cure.split(","))).class_names == ("background", "cell")
+    suggestion = line.partition('--values "')[2].rstrip('"')
+    assert read_folder(root, values=tuple(suggestion.split(","))).class_names == ("background", "cell")
 
 
 def test_classes_that_masks_cannot_hold_have_no_score(tmp_path: Path) -> None:
@@ -200,9 +200,9 @@ def test_a_class_of_a_stray_pixel_is_said(tmp_path: Path) -> None:
 
     root = write(tmp_path / "set", mask, count=14)
     line = next(line for line in read_folder(root).notes if "class 2 0.0093%" in line)
-    cure = line.partition('--values "')[2].rstrip('"')
-    assert cure == "0=background,1=class 1,2=ignored"
-    assert read_folder(root, values=tuple(cure.split(","))).class_names == ("background", "class 1")
+    suggestion = line.partition('--values "')[2].rstrip('"')
+    assert suggestion == "0=background,1=class 1,2=ignored"
+    assert read_folder(root, values=tuple(suggestion.split(","))).class_names == ("background", "class 1")
 
 
 def test_signed_images_are_not_called_float(tmp_path: Path) -> None:

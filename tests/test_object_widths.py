@@ -187,7 +187,7 @@ def test_fit_without_a_flag_learns_crops_of_thin_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "side", "told", "cure"),
+    ("width", "side", "told", "suggestion"),
     [
         (5, 320, "5.0 -> 2.0 px", "--patches"),  # a vessel
         (16, 256, "16.0 -> 8.0 px", "--size 160"),
@@ -196,17 +196,17 @@ def test_fit_without_a_flag_learns_crops_of_thin_lines(tmp_path: Path) -> None:
     ],
 )
 def test_data_tells_of_objects_that_are_shrunk(
-    width: int, side: int, told: str | None, cure: str | None, tmp_path: Path
+    width: int, side: int, told: str | None, suggestion: str | None, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "lines", line(width), side)
     lines = notes("data", folder, "--set", "data.size=128", "--out", tmp_path / "out")
     assert len(lines) == (told is not None)
     for one in lines:
         assert told is not None
-        assert cure is not None
+        assert suggestion is not None
         assert told in one
         assert "128 px" in one
-        assert cure in one
+        assert suggestion in one
 
 
 def test_fit_tells_of_them_and_the_cure_helps(tmp_path: Path) -> None:

@@ -594,8 +594,8 @@ def _check_keys(given: Mapping[str, Any]) -> None:
         section = key.rpartition(".")[0]
         if leaf and f"{section}.{leaf[0]}" in known:  # `kind` is in two of them
             best = f"{section}.{leaf[0]}"
-        cure = _("did you mean {name}?").format(name=best) if best else _("see docs/settings.md for all of them")
-        raise SettingError(_("unknown setting {key}; {cure}").format(key=key, cure=cure), key=key)
+        suggestion = _("did you mean {name}?").format(name=best) if best else _("see docs/settings.md for all of them")
+        raise SettingError(_("unknown setting {key}; {suggestion}").format(key=key, suggestion=suggestion), key=key)
 
 
 def validate(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:

@@ -137,13 +137,13 @@ def describe_narrow(widths: Mapping[str, Width], size: int | None) -> list[str]:
     if size is None or not narrow:
         return []
     enough = max(map(find_sufficient_size, narrow.values()))
-    cure = f"--size {enough}" if size < enough <= _LARGER * size else "--patches"
+    suggestion = f"--size {enough}" if size < enough <= _LARGER * size else "--patches"
     line = _(
         "note: narrow objects become too narrow to be learnt well: {objects} (a quarter of the images {where} have "
-        "objects of this width or less: in the image files -> at {size} px); train with `ubend fit ... {cure}`"
+        "objects of this width or less: in the image files -> at {size} px); train with `ubend fit ... {suggestion}`"
     )
     objects = ", ".join(
         f"{name} {width.native_px:.1f} -> {size * width.relative:.1f} px" for name, width in narrow.items()
     )
     where = describe_sample(next(iter(narrow.values())))
-    return [line.format(objects=objects, where=where, size=size, cure=cure)]
+    return [line.format(objects=objects, where=where, size=size, suggestion=suggestion)]

@@ -112,10 +112,11 @@ def _common_channels(headers: Sequence[Header], names: Sequence[str]) -> int:
         raise DataError(line.format(count=maximum, maximum=MAX_CHANNELS), key="data.channels")
     if set(kinds) == {1, 3}:
         return 3
-    cure = _("--channels {maximum} --skip-bad uses only those that have {maximum}").format(maximum=maximum)
+    suggestion = _("--channels {maximum} --skip-bad uses only those that have {maximum}").format(maximum=maximum)
     table = _table([header.channels for header in headers], names)
     raise DataError(
-        _("the images differ in channels: {table}; {cure}").format(table=table, cure=cure), key="data.channels"
+        _("the images differ in channels: {table}; {suggestion}").format(table=table, suggestion=suggestion),
+        key="data.channels",
     )
 
 

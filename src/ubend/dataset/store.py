@@ -236,13 +236,13 @@ def open_store(
             log(_("note: decoded images in the cache were damaged and are recreated ({path})").format(path=final))
             (final / _FACTS).unlink(missing_ok=True)  # marks the store as incomplete
     if not (final / _FACTS).exists():
-        cure = _("set UBEND_CACHE to another disk or use a smaller --size")
+        suggestion = _("set UBEND_CACHE to another disk or use a smaller --size")
         if sizing.size_px is None:
-            cure = _("set UBEND_CACHE to another disk, or train on whole images with --size")
+            suggestion = _("set UBEND_CACHE to another disk, or train on whole images with --size")
         stored_hw = (model_size(shape, sizing.size_px, sizing.keep_aspect) for shape in shapes_hw)
         pixel_bytes = sizing.channels * _first_dtype(pairs, sizing.channels).itemsize + 1
         size = sum(h * w for h, w in stored_hw) * pixel_bytes + len(pairs) * (THUMBNAIL_PX**2 + 256 * 8)
-        check_disk_space([DiskRequirement(cache, size, cure)])
+        check_disk_space([DiskRequirement(cache, size, suggestion)])
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(cache / f"{key}.lock"):

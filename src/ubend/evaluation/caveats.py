@@ -104,14 +104,14 @@ def describe_few(count: int, split: SplitName | None) -> list[str]:
     return [line.format(count=count, split=split)]
 
 
-def only_training_images(names: Sequence[str], cure: str) -> str:
+def only_training_images(names: Sequence[str], suggestion: str) -> str:
     """The error text if all images are training images."""
     line = ngettext(
-        "nothing to score: {count} image, a training image of the model ({names}); {cure}",
-        "nothing to score: all {count} images are training images of the model ({names}); {cure}",
+        "nothing to score: {count} image, a training image of the model ({names}); {suggestion}",
+        "nothing to score: all {count} images are training images of the model ({names}); {suggestion}",
         len(names),
     )
-    return line.format(count=len(names), names=some_names(names), cure=cure)
+    return line.format(count=len(names), names=some_names(names), suggestion=suggestion)
 
 
 def some_names(names: Sequence[str]) -> str:

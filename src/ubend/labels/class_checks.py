@@ -45,12 +45,12 @@ def describe_background(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     others = [codes for index, codes in enumerate(labels.codes) if index != largest]
     line = _(
         "the value {value} is taken as background, although only {share:.1%} of the pixels have it, and {most:.0%} the "
-        'value {other}; if that is the background: --values "{cure}"'
+        'value {other}; if that is the background: --values "{suggestion}"'
     )
     background, other = (format_values(labels.codes[index], labels.kind) for index in (0, largest))
     entries = zip([labels.codes[largest], *others], labels.names, strict=True)
-    cure = ",".join(f"{value}={name}" for values, name in entries for value in values)
-    return [line.format(value=background, share=share[0], most=share[largest], other=other, cure=cure)]
+    suggestion = ",".join(f"{value}={name}" for values, name in entries for value in values)
+    return [line.format(value=background, share=share[0], most=share[largest], other=other, suggestion=suggestion)]
 
 
 def describe_stray(label_scan: LabelScan, labels: LabelMap) -> list[str]:
@@ -60,7 +60,7 @@ def describe_stray(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     stray = [index for index in np.flatnonzero((share > 0) & (share < _SLIP_SHARE)).tolist() if labels.codes[index]]
     if not stray or labels.classes - len(stray) < 2:  # the rarer one of two classes may be small
         return []
-    cure = replace(
+    suggestion = replace(
         labels,
         names=tuple(name for index, name in enumerate(labels.names) if index not in stray),
         codes=tuple(values for index, values in enumerate(labels.codes) if index not in stray),
@@ -68,10 +68,10 @@ def describe_stray(label_scan: LabelScan, labels: LabelMap) -> list[str]:
     )
     line = _(
         "classes with very few pixels ({names}): if these are annotation errors, correct the masks, or "
-        'ignore the pixels: --values "{cure}"'
+        'ignore the pixels: --values "{suggestion}"'
     )
     texts = (f"{labels.names[index]} {share[index]:.4%}" for index in stray[:LISTED])
-    return [line.format(names=", ".join(texts), cure=",".join(write_table(cure)))]
+    return [line.format(names=", ".join(texts), suggestion=",".join(write_table(suggestion)))]
 
 
 def describe_alike(labels: LabelMap) -> list[str]:
@@ -81,13 +81,14 @@ def describe_alike(labels: LabelMap) -> list[str]:
     first = dict(zip(reversed(plain), reversed(labels.names), strict=True))
     joined = replace(labels, names=tuple(map(str, range(labels.classes))))  # whose names differ
     table = [text.partition("=") for text in write_table(joined)]
-    cure = ",".join(
+    suggestion = ",".join(
         f"{values}={first[plain[int(name)]] if name.isdecimal() else name}" for values, _equals, name in table
     )
     line = _(
-        'classes whose names differ only by case or spaces ({names}) stay separate; to merge them: --values "{cure}"'
+        "classes whose names differ only by case or spaces ({names}) stay separate; to merge them: --values "
+        '"{suggestion}"'
     )
-    return [line.format(names=", ".join(map(repr, alike[:LISTED])), cure=cure)] if alike else []
+    return [line.format(names=", ".join(map(repr, alike[:LISTED])), suggestion=suggestion)] if alike else []
 
 
 def check_overlaps(label_scan: LabelScan, labels: LabelMap) -> list[str]:
@@ -183,12 +184,12 @@ def check_in_between(label_scan: LabelScan, labels: LabelMap) -> list[str]:
             raise DataError(
                 _(
                     "{share:.1%} of the pixels have colours other than {classes}: {table}; name every class: "
-                    '--values "{cure}"'
+                    '--values "{suggestion}"'
                 ).format(
                     share=share,
                     classes=labels.describe(),
                     table=value_table(tally[lost], labels.kind, total),
-                    cure=",".join(f"#{values_of[0]:06x}={name}" for values_of, name in known),
+                    suggestion=",".join(f"#{values_of[0]:06x}={name}" for values_of, name in known),
                 ),
                 key="data.values",
             )

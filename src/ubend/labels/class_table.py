@@ -260,20 +260,20 @@ def make_label_map(
             "name per value with --classes; if a value is a mistake, correct its masks, or leave its pixels out "
             "with --values ...,VALUE=ignored"
         )
-        cure = ",".join(["background", *names])
+        suggestion = ",".join(["background", *names])
         if kind == "color":
-            line += _('; or name each colour: --values "{cure}"')
+            line += _('; or name each colour: --values "{suggestion}"')
             shown = dict(zip(values[:_SHOWN], _generate_names(values, kind), strict=False))
-            cure = ",".join(f"#{value:06x}={name}" for value, name in shown.items())
+            suggestion = ",".join(f"#{value:06x}={name}" for value, name in shown.items())
         elif len(names) == len(values) - 1 <= _SHOWN and background_class(names) is None:
-            line += _('; if only the background is missing: --classes "{cure}"')
+            line += _('; if only the background is missing: --classes "{suggestion}"')
         raise DataError(
             line.format(
                 found=len(values),
                 values=format_values(values, kind, _SHOWN),
                 given=len(names),
                 names=_join(names),
-                cure=cure,
+                suggestion=suggestion,
             ),
             key="data.classes",
         )

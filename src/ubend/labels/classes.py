@@ -201,21 +201,21 @@ def _find_values(label_scan: LabelScan, names: Sequence[str] | None) -> tuple[La
     if names is None and not _is_even(values):
         line = _(
             "the masks contain {count} values that do not define the classes: {table}; if each is a class, "
-            'name them: --values "{cure}"; if some come from resampling, name only the true ones and add '
+            'name them: --values "{suggestion}"; if some come from resampling, name only the true ones and add '
             '*=nearest; if they are object ids: --values "0=background,*=object"'
         )
         if len(values) > FEW_CLASSES and values[0] == 0 and tally.pixels[-1] > tally.pixels[1:-1].sum():
             line = _(
                 "the masks contain {count} values that do not define the classes: {table}; if those between 0 and "
                 '{last} are soft edges: --values "0=background,{last}=object,*=nearest"; if each is a class, name '
-                'them: --values "{cure}"'
+                'them: --values "{suggestion}"'
             )
         raise DataError(
             line.format(
                 count=len(values),
                 table=value_table(tally, "value"),
                 last=values[-1],
-                cure=",".join(
+                suggestion=",".join(
                     f"{value}=ignored" if value == 255 and 1 < values[-2] <= MAX_FOUND else f"{value}=name{number}"
                     for number, value in enumerate(values[:LISTED], 1)
                 ),

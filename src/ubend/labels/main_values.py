@@ -66,11 +66,11 @@ def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
         raise DataError(
             _(
                 "these JPEG masks are mostly 0 and 255, but contain {levels} too often for noise: if these are "
-                'classes, name them: --values "{cure},*=nearest"; if they are soft edges: --values '
+                'classes, name them: --values "{suggestion},*=nearest"; if they are soft edges: --values '
                 '"0=background,255=foreground,*=nearest"'
             ).format(
                 levels=", ".join(shares),
-                cure=",".join(f"{value}=name{number}" for number, value in enumerate([0, *levels, 255], 1)),
+                suggestion=",".join(f"{value}=name{number}" for number, value in enumerate([0, *levels, 255], 1)),
             ),
             key="data.values",
         )
@@ -86,11 +86,11 @@ def find_main_values(tally: Tally, classes: int | None = None) -> list[int]:
         raise DataError(
             _(
                 "these JPEG masks do not define their classes: {table} are common, but {share:.1%} of the pixels "
-                'have other values; name them: --values "{cure},*=nearest"'
+                'have other values; name them: --values "{suggestion},*=nearest"'
             ).format(
                 table=value_table(tally, "value"),
                 share=1 - explained / total,
-                cure=",".join(f"{value}=name{number}" for number, value in enumerate(main, 1)),
+                suggestion=",".join(f"{value}=name{number}" for number, value in enumerate(main, 1)),
             ),
             key="data.values",
         )
@@ -142,11 +142,13 @@ def _without_strays(tally: Tally) -> list[int]:
             raise DataError(
                 _(
                     "the masks contain nearly equal colours: {pair} among {table}; if each is a class, name all: "
-                    '--values "{cure}"; otherwise give both of them the same name'
+                    '--values "{suggestion}"; otherwise give both of them the same name'
                 ).format(
                     pair=format_values(pair, "color"),
                     table=value_table(tally, "color"),
-                    cure=",".join(f"#{value:06x}=name{i}" for i, value in enumerate(tally.codes[:LISTED].tolist(), 1)),
+                    suggestion=",".join(
+                        f"#{value:06x}=name{i}" for i, value in enumerate(tally.codes[:LISTED].tolist(), 1)
+                    ),
                 ),
                 key="data.values",
             )
@@ -239,13 +241,13 @@ def _refuse_unexplained(tally: Tally, main: list[int]) -> None:
         _(
             "the masks contain {count} colours; {known} are common, but {share:.1%} of the pixels have "
             "others ({table}), which noise and resampling do not explain: name every class, such as --values "
-            '"{cure},*=nearest"; or check whether these are photographs instead of masks'
+            '"{suggestion},*=nearest"; or check whether these are photographs instead of masks'
         ).format(
             count=len(tally.codes),
             known=format_values(main, "color", LISTED),
             share=share,
             table=value_table(rest, "color", int(total)),
-            cure=",".join([*known, *(f"#{value:06x}=name" for value in extra)]),
+            suggestion=",".join([*known, *(f"#{value:06x}=name" for value in extra)]),
         ),
         key="data.values",
     )

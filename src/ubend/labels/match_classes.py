@@ -41,11 +41,11 @@ def match_classes(labels: LabelMap, model: LabelMap, occurring: Collection[int],
         raise DataError(
             _(
                 "the model does not have the classes {unknown}; its classes are {known}. Give the model's class "
-                'for each label value, or ignored: --values "{cure}"'
+                'for each label value, or ignored: --values "{suggestion}"'
             ).format(
                 unknown=", ".join(labels.names[class_index] for class_index in sorted(unknown)),
                 known=", ".join(model.names),
-                cure=",".join(
+                suggestion=",".join(
                     f"{format_values([value], labels.kind)}={_name(target_of[class_index], model)}"
                     for class_index, values in enumerate(labels.codes)
                     for value in values

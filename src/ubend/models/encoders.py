@@ -163,13 +163,14 @@ def encoder_channels(name: str) -> dict[int, int]:
     timm = _load_timm()
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), 3, 0.5)
-        cure = (
+        suggestion = (
             _("did you mean {name}?").format(name=", ".join(near))
             if near
             else _("see timm.list_models() for all names")
         )
         raise SettingError(
-            _("model.encoder: timm has no {name}; {cure}").format(name=name, cure=cure), key="model.encoder"
+            _("model.encoder: timm has no {name}; {suggestion}").format(name=name, suggestion=suggestion),
+            key="model.encoder",
         )
     channels_of: dict[int, int] = {}
     try:

@@ -35,12 +35,12 @@ class DiskRequirement:
     Attributes:
         folder: the target folder; it need not exist yet.
         size: bytes.
-        cure: how the user can reduce it; the end of a sentence.
+        suggestion: how the user can reduce it; the end of a sentence.
     """
 
     folder: Path
     size: int
-    cure: str
+    suggestion: str
 
 
 def check_disk_space(requirements: Sequence[DiskRequirement]) -> None:
@@ -58,11 +58,11 @@ def check_disk_space(requirements: Sequence[DiskRequirement]) -> None:
         if size > free:
             message = _(
                 "{folders}: about {size:.1f} MiB will be written, but only {free:.1f} MiB are free; free some space, "
-                "or {cure}"
+                "or {suggestion}"
             )
             folders = ", ".join(str(requirement.folder) for requirement in group)
-            cure = ", ".join(dict.fromkeys(requirement.cure for requirement in group))
-            lines.append(message.format(folders=folders, size=size / 2**20, free=free / 2**20, cure=cure))
+            suggestion = ", ".join(dict.fromkeys(requirement.suggestion for requirement in group))
+            lines.append(message.format(folders=folders, size=size / 2**20, free=free / 2**20, suggestion=suggestion))
     if lines:
         raise OutputError("; ".join(lines), path=requirements[0].folder)
 

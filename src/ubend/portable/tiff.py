@@ -246,14 +246,14 @@ def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
     names = {"Z": _("focal planes"), "T": _("time points"), "C": _("channels")}
     if axes in _UNNAMED:
         bands = min(shape[0], shape[2])
-        cure = _("save each as a separate file")
+        suggestion = _("save each as a separate file")
         if bands <= MAX_CHANNELS:
-            cure = _("{cure}, or, if they are the channels of one image, train with --channels {bands}").format(
-                cure=cure, bands=bands
-            )
+            suggestion = _(
+                "{suggestion}, or, if they are the channels of one image, train with --channels {bands}"
+            ).format(suggestion=suggestion, bands=bands)
         raise DataError(
-            _("{path}: a stack of {count} images of {size} px; {cure}").format(
-                path=path, count=shape[0], size=f"{shape[2]}x{shape[1]}", cure=cure
+            _("{path}: a stack of {count} images of {size} px; {suggestion}").format(
+                path=path, count=shape[0], size=f"{shape[2]}x{shape[1]}", suggestion=suggestion
             ),
             path=path,
             key="data.channels",

@@ -275,8 +275,8 @@ class _NewImagesPredictor(_ExtremesPredictor):
         if self.split != "train":
             self.left_out = [self._pairs[n].name for n in stated if splits[n] == "train"]
         if self.left_out and len(self.left_out) == len(stated):
-            cure = _("name other images, or score these with --subset train")
-            raise DataError(only_training_images(self.left_out, cure), key="--subset")
+            suggestion = _("name other images, or score these with --subset train")
+            raise DataError(only_training_images(self.left_out, suggestion), key="--subset")
         if not chosen:
             raise _no_images(self.split, present)
         self.validation = sum(splits[n] == "val" for n in chosen)

@@ -175,8 +175,8 @@ def _make_proven(bundle: Bundle, graph: Any, contract: Contract, to: Target, pat
             return made.model
     assert problem is not None
     key, line = problem
-    cure = _("nothing was written; please report it")
-    raise ModelFileError(f"{line}; {cure}", key=key)
+    suggestion = _("nothing was written; please report it")
+    raise ModelFileError(f"{line}; {suggestion}", key=key)
 
 
 def describe(path: Path, bundle: Bundle, precision: Precision, to: Target = "onnx") -> Contract:
