@@ -157,7 +157,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "negative": ({"images": FLAT, "masks": np.full((2, 4, 4), -1)}, "data.masks"),
     "large values": ({"images": FLAT, "masks": np.full((2, 4, 4), 70_000)}, "data.masks"),
     "short split": ({"images": FLAT, "masks": FLAT, "split": ["train"]}, "data.split"),
-    "split word": ({"images": FLAT, "masks": FLAT, "split": ["train", "dev"]}, "data.split"),
+    "split word": ({"images": FLAT, "masks": FLAT, "split": ["train", "holdout"]}, "data.split"),
     "short groups": ({"images": FLAT, "masks": FLAT, "groups": [1]}, "data.split"),
     "groups beside a file": ({"images": FLAT, "masks": FLAT, "groups": [1, 2], "split": "split.csv"}, "data.split"),
     "groups of files": ({"images": "images", "masks": "masks", "groups": [1, 2]}, "data.images"),

@@ -14,7 +14,7 @@ from support.sentences import LOOKUPS
 
 # Words of identifiers, and whole identifiers.
 WORDS = {"picture", "pictures", "teller", "told", "asked", "crumb", "crumbs", "stranger", "strangers", "grown"}
-WORDS |= {"unseen", "begun", "anew"}
+WORDS |= {"unseen", "begun", "anew", "cure", "cures"}
 NAMES = {"drawn_weights", "average_decay", "epoch_windows", "Held", "Need", "Kept", "Counted", "Gathered", "Found"}
 NAMES |= {"take_step", "fetch_weights", "choose_format", "ImageFormat", "join_group", "join_process_group"}
 # Parts of sentences. Words that are common, and right elsewhere, are not among them.

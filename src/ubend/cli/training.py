@@ -91,13 +91,13 @@ def fit(
         resumed is not None or bool(flags["deterministic"])
     )  # deterministic mode is harmless for other runs
     task = import_module("ubend.tasks.several" if several else "ubend.tasks.fit")
-    more = {"show": show, "watch": watch} | ({"gpus": gpus} if several else {})
+    kwargs: dict[str, Any] = {"show": show, "watch": watch} | ({"gpus": gpus} if several else {})
     with make_reporter() as reporter:
         if resumed is not None:
-            result = task.resume(resumed, reporter=reporter, **more)
+            result = task.resume(resumed, reporter=reporter, **kwargs)
         else:
-            words = {"recipe": flags.pop("recipe"), "config": config, "settings": settings}
-            result = task.fit(folder, flags.pop("out"), reporter=reporter, **words, **flags, **more)
+            kwargs |= {"config": config, "settings": settings, **flags}
+            result = task.fit(folder, reporter=reporter, **kwargs)
         report_result(reporter, result.run, result.scores)
 
 

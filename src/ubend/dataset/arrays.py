@@ -35,11 +35,11 @@ _MAX_VALUE = 65535  # of a mask
 _UNIT, _BYTES = 1.0, 100.0  # maximum of float images scaled to 0..1; minimum maximum of images surely in 0..255
 
 
-def arrays_to_files(words: Mapping[str, Any], cache: Path) -> dict[str, Any]:
+def arrays_to_files(kwargs: Mapping[str, Any], cache: Path) -> dict[str, Any]:
     """Replace arrays among the keyword arguments of `ubend.fit` by paths of files in the cache.
 
     Args:
-        words: the keyword arguments, see `ubend.fit`. These are replaced, or removed (`groups`):
+        kwargs: the keyword arguments, see `ubend.fit`. These are replaced, or removed (`groups`):
             images: N arrays (H, W) or (H, W, C), or one (N, H, W[, C]): uint8, uint16 or float, all of one dtype.
                 Floats are used as float32, in any unit; NaN marks invalid pixels, see `LoadedImage`.
             masks: N arrays (H, W), or one (N, H, W), of integers 0..65535 or bool. The meaning of the values is
@@ -53,7 +53,7 @@ def arrays_to_files(words: Mapping[str, Any], cache: Path) -> dict[str, Any]:
         DataError: arrays that cannot be images and masks; the message names the first one, such as `masks[3]`.
         OutputError: the cache cannot be written, or the disk is full.
     """
-    flags = dict(words)
+    flags = dict(kwargs)
     images, masks, split, groups = (
         flags.get("images"),
         flags.get("masks"),

@@ -280,12 +280,12 @@ def _by_class(
 ) -> LayoutResult:
     """The pairs of images with one mask per class."""
     names = [word for word in words if word.casefold() not in _BACKGROUND_WORDS]
-    value = {word: names.index(word) + 1 if word in names else 0 for word in words}
+    values = {word: names.index(word) + 1 if word in names else 0 for word in words}
     masks = {}
     for image_index, of_image in claims.items():
         files = (claim.mask.file.path for claim in of_image)
-        layers = sorted(zip((value[label.word] for label in labels[image_index]), files, strict=True))
-        masks[image_index] = LayeredMask(tuple(Layer(path, worth) for worth, path in layers))
+        layers = sorted(zip((values[label.word] for label in labels[image_index]), files, strict=True))
+        masks[image_index] = LayeredMask(tuple(Layer(path, value) for value, path in layers))
     names = [_as_written(name, claims) for name in names]
     layout = _("several masks for one image, one per class ({names})").format(names=", ".join(names))
     return LayoutResult(_pairs(matching, masks), ("background", *names), tuple(range(len(names) + 1)), layout=layout)
