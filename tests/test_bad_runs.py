@@ -47,7 +47,10 @@ def test_outputs_are_not_overwritten(good: Path, run: Path, tmp_path: Path) -> N
         assert "--resume" not in str(error)  # there is no run to resume
     error = refused_once("fit", good / "data", "--out", run, *TINY)
     check(error, OutputError, path=run, key="--out")
-    assert "--resume" in str(error)
+    assert "--resume" not in str(error)  # it is finished
+    (run / "scores.json").rename(tmp_path.parent / "scores.json")
+    assert "--resume" in str(refused_once("fit", good / "data", "--out", run, *TINY))
+    (tmp_path.parent / "scores.json").rename(run / "scores.json")
     image = good / "data" / "images" / "disc00.png"
     for command, out in (
         (["predict", run, image], tmp_path / "file"),

@@ -84,7 +84,10 @@ def export(
         if single_file:
             web_page.refuse_large(out, bundle.model, precision)
         runtime = find_ort_web(ort_web, reporter)
-    reporter.report(_("exporting {path}; this takes a minute or more for several networks").format(path=path))
+    line = _("exporting {path}")
+    if (count := len(bundle.model.averaging().members)) > 1:
+        line = _("exporting {path}; this takes a minute or more, since it holds {count} networks")
+    reporter.report(line.format(path=path, count=count))
     contract = describe(path, bundle, precision, to)
     graph = build_graph(
         bundle.model,

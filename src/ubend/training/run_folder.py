@@ -88,6 +88,8 @@ class RunFolder:
         line = _("{path} exists already and is not a run folder; choose another --out (nothing was written)")
         if self.facts.is_file():
             line = _("{path} exists already; choose another --out, or resume it with --resume {path}")
+        if self.scores.is_file():
+            line = _("{path} is a finished run; choose another --out")
         raise OutputError(line.format(path=shell_word(self.path)), path=self.path, key="--out")
 
     def read_facts(self) -> dict[str, Any]:
