@@ -69,6 +69,18 @@ def test_many_classes_of_several_regions_are_classes() -> None:
     assert read(*masks) == (None, [])
 
 
+def test_a_photograph_is_refused_at_its_first_values() -> None:
+    masks = [LabelArray(RANDOM.integers(0, 250, (SIDE, SIDE)).astype(np.uint8), "value") for _mask in range(4)]
+    masks_read: list[int] = []
+
+    def read_one(index: int) -> NDArray[np.uint8]:
+        masks_read.append(index)
+        return masks[index].values
+
+    assert read_object_ids(survey(*masks), LabelHints(), read_one) == (LabelHints(), [])
+    assert len(masks_read) == 1
+
+
 def test_names_and_tables_are_kept() -> None:
     masks = [discs(list(range(1, 21)))] * 3
     assert read(*masks, table=("0=background", "1..20=spot")) == (("background", "spot"), [])

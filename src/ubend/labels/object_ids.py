@@ -4,7 +4,8 @@ An object is one connected region; a class usually has several, at least in some
 objects were deleted.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,9 +44,7 @@ def read_object_ids(
     certain = len(values) > FEW_CLASSES or hints.names is not None
     if not certain and not _count_up(label_scan):
         return hints, []
-    fullest = np.argsort(-np.diff(label_scan.starts), kind="stable")[:_LOOKED_AT]
-    objects, regions = np.sum([_count(read(int(index))) for index in fullest], axis=0)
-    if objects < max(_FEWEST_OBJECTS, _ONE_REGION_SHARE * regions):
+    if not _are_single_regions(label_scan, read):
         return hints, []
     if certain:
         line = _("the masks contain object ids ({count} values, each of which is one region), which become one class")
@@ -78,13 +77,22 @@ def _count_up(label_scan: LabelScan) -> bool:
     return all(last == count for last, count in lasts) and len({last for last, _count in lasts} - {0}) > 1
 
 
-def _count(values: NDArray[Any]) -> tuple[int, int]:
-    """(distinct values above 0, connected regions of equal values above 0) of (H, W) label values."""
+def _are_single_regions(label_scan: LabelScan, read: Callable[[int], NDArray[Any]]) -> bool:
+    """Whether nearly every value above 0 is one region, in the masks with the most values."""
+    fullest = np.argsort(-np.diff(label_scan.starts), kind="stable")[:_LOOKED_AT].tolist()
+    objects = int(np.count_nonzero(label_scan.codes[np.isin(label_scan.mask_of, fullest)]))
+    spare = objects / _ONE_REGION_SHARE - objects  # more regions than this are too many
+    for regions in itertools.chain.from_iterable(_count_regions(read(index)) for index in fullest):
+        spare -= regions - 1
+        if spare < 0:  # at the first values of a photograph
+            return False
+    return objects >= _FEWEST_OBJECTS
+
+
+def _count_regions(values: NDArray[Any]) -> Iterator[int]:
+    """The number of connected regions of each value above 0 in (H, W) label values."""
     import scipy
 
-    regions = [
-        scipy.ndimage.label(values[box] == value, np.ones((3, 3)))[1]
-        for value, box in enumerate(scipy.ndimage.find_objects(values.astype(np.int32)), 1)
-        if box
-    ]
-    return len(regions), sum(regions)
+    for value, box in enumerate(scipy.ndimage.find_objects(values.astype(np.int32)), 1):
+        if box:
+            yield scipy.ndimage.label(values[box] == value, np.ones((3, 3)))[1]
