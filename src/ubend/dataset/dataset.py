@@ -528,7 +528,7 @@ def find_missing_classes(
 ) -> MissingClasses:
     """The classes that no image of a split holds, of the (N, 256) pixels of each class in each image."""
     found = MissingClasses([], [], [])
-    for name, counts in zip(names, pixels.T.tolist(), strict=False):
+    for name, counts in zip(names, pixels.T[: len(names)].tolist(), strict=True):
         present_in = {split for split, count in zip(splits, counts, strict=True) if count}
         if present_in and "train" not in present_in:
             found.untrained.append(name)
