@@ -19,6 +19,7 @@ from support.training import FILES, MODERN, TUTORIAL, Listener, contents, make_r
 from ubend.accel.captured import capture_steps
 from ubend.accel.fused import fits_call
 from ubend.core.errors import TrainingError
+from ubend.core.settings import Recipe
 from ubend.inference.predictor import load
 from ubend.models.model_file import load_bundle
 from ubend.models.paper import PaperUNet
@@ -32,7 +33,12 @@ from ubend.training.memory import LimitedMemoryRuntime
 from ubend.training.run_folder import RunFolder
 from ubend.training.training import Training
 
-RECIPES = {"modern": (MODERN, 10), "tutorial": (TUTORIAL, 8)}
+# recipe, settings and steps of trainings that are interrupted; `branches`: a trunk and two branches, an epoch each
+TRAININGS: dict[str, tuple[Recipe, dict[str, Any], int]] = {
+    "modern": ("modern", MODERN, 10),
+    "tutorial": ("tutorial", TUTORIAL, 8),
+    "branches": ("modern", MODERN | {"train.branches": 2}, 10),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,11 +66,11 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An uninterrupted run of each recipe."""
+    """An uninterrupted run of each kind."""
     runs = {}
-    for recipe, (settings, _steps) in RECIPES.items():
-        runs[recipe] = tmp_path_factory.mktemp("whole") / recipe
-        job.fit(folder, runs[recipe], recipe=recipe, settings=settings, device="cpu", reporter=Listener())
+    for kind, (recipe, settings, _steps) in TRAININGS.items():
+        runs[kind] = tmp_path_factory.mktemp("whole") / kind
+        job.fit(folder, runs[kind], recipe=recipe, settings=settings, device="cpu", reporter=Listener())
     return runs
 
 
@@ -96,31 +102,32 @@ def test_learns_discs(discs: Path, tmp_path: Path) -> None:
 
 def test_row_of_an_epoch(whole: dict[str, Path]) -> None:
     """What the metrics hold; nothing that depends on the clock."""
-    for recipe, (settings, steps) in RECIPES.items():
-        rows = [json.loads(line) for line in (whole[recipe] / "metrics.jsonl").read_text().splitlines()]
+    for kind, (_recipe, settings, steps) in TRAININGS.items():
+        rows = [json.loads(line) for line in (whole[kind] / "metrics.jsonl").read_text().splitlines()]
         assert [row["epoch"] for row in rows] == list(range(1, settings["train.epochs"] + 1))
         assert rows[-1]["step"] == steps
         for row in rows:
             settling = {"batch_statistics_dice"} if row["step"] <= BATCH_NORM_WARMUP_STEPS else set[str]()
-            assert set(row) == {"epoch", "step", "train_loss", "val_loss", "val_dice", "lr", "best"} | settling
+            mean = {"branches"} if kind == "branches" and row is rows[-1] else set[str]()
+            assert set(row) == {"epoch", "step", "train_loss", "val_loss", "val_dice", "lr", "best"} | settling | mean
 
 
 @pytest.mark.usefixtures("plain")
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("kind", TRAININGS)
 def test_scores_with_batch_statistics_change_nothing(
-    recipe: str, folder: Path, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, folder: Path, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that never makes them has the same weights to the bit, and the same rows except for them."""
     for module in (loop, recorder):
         monkeypatch.setattr(module, "in_batch_norm_warmup", lambda _training, _step: False)
-    reporter = Listener()
-    job.fit(folder, tmp_path / "run", recipe=recipe, settings=RECIPES[recipe][0], device="cpu", reporter=reporter)
+    (recipe, settings, _steps), reporter = TRAININGS[kind], Listener()
+    job.fit(folder, tmp_path / "run", recipe=recipe, settings=settings, device="cpu", reporter=reporter)
     assert "batch statistics" not in reporter.said
     for name in ("model.safetensors", "scores.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (whole[recipe] / name).read_bytes(), name
+        assert (tmp_path / "run" / name).read_bytes() == (whole[kind] / name).read_bytes(), name
     rows, plain = (
         [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
-        for place in (whole[recipe], tmp_path / "run")
+        for place in (whole[kind], tmp_path / "run")
     )
     assert [{key: value for key, value in row.items() if key != "batch_statistics_dice"} for row in rows] == plain
 
@@ -253,10 +260,10 @@ def test_short_epochs_on_a_gpu_are_not_timed_at_first(
 
 
 @pytest.mark.usefixtures("plain")
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_stopped_after_every_step(recipe: str, folder: Path, whole: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_stopped_after_every_step(kind: str, folder: Path, whole: dict[str, Path], tmp_path: Path) -> None:
     """One Ctrl-C after each step, the last one too, and a resume after each: the run is the same to the bit."""
-    settings, steps = RECIPES[recipe]
+    recipe, settings, steps = TRAININGS[kind]
     run = tmp_path / "run"
     result = job.fit(folder, run, recipe=recipe, settings=settings, device="cpu", reporter=Listener(press_once(1)))
     for step in range(2, steps + 1):
@@ -264,23 +271,23 @@ def test_stopped_after_every_step(recipe: str, folder: Path, whole: dict[str, Pa
         result = job.resume(run, reporter=Listener(press_once(step)))
     assert result.scores is None, "stopped after the last step, before its epoch was validated"
     assert job.resume(run, reporter=Listener()).scores is not None
-    assert contents(run) == contents(whole[recipe])
+    assert contents(run) == contents(whole[kind])
     assert job.resume(run, reporter=Listener()).scores is not None  # a finished run only scores again
-    assert contents(run) == contents(whole[recipe])
+    assert contents(run) == contents(whole[kind])
 
 
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("saves", ["seldom", "always"])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("kind", TRAININGS)
 def test_killed(
-    recipe: str, saves: str, folder: Path, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, saves: str, folder: Path, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped without a save: resumed from an older state, or from the start, the run is the same to the bit."""
     if saves == "always":
         monkeypatch.setattr(Saver, "is_due", lambda self, after_s=0.0: True)
-    settings, steps = RECIPES[recipe]
+    recipe, settings, steps = TRAININGS[kind]
     run = tmp_path / "run"
-    first, *others = sorted(np.random.default_rng(len(recipe)).choice(np.arange(1, steps), 2, replace=False).tolist())
+    first, *others = sorted(np.random.default_rng(len(kind)).choice(np.arange(1, steps), 2, replace=False).tolist())
     listener = Listener(press_twice(first))
     assert job.fit(folder, run, recipe=recipe, settings=settings, device="cpu", reporter=listener).scores is None
     assert f"stopped after step {first}" in listener.said
@@ -288,7 +295,7 @@ def test_killed(
     for step in [*others, steps]:
         assert job.resume(run, reporter=Listener(press_twice(step))).scores is None
     assert job.resume(run, reporter=Listener()).scores is not None
-    assert contents(run) == contents(whole[recipe])
+    assert contents(run) == contents(whole[kind])
 
 
 @pytest.mark.usefixtures("plain")
@@ -497,9 +504,9 @@ def test_deterministic_on_cuda(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("captured", [False, True])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("kind", TRAININGS)
 def test_a_step_never_waits_for_the_gpu(
-    recipe: str, captured: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, captured: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
 
@@ -522,6 +529,6 @@ def test_a_step_never_waits_for_the_gpu(
         return watched
 
     monkeypatch.setattr(job, "capture_steps", watch)
-    settings, count = RECIPES[recipe]
-    job.fit(folder, tmp_path / "run", recipe=recipe, settings=settings, device="cuda", reporter=Listener())  # type: ignore[arg-type]
+    recipe, settings, count = TRAININGS[kind]
+    job.fit(folder, tmp_path / "run", recipe=recipe, settings=settings, device="cuda", reporter=Listener())
     assert steps == list(range(4, count))

@@ -19,7 +19,7 @@ from ubend.core.progress import Reporter
 from ubend.dataset.batches import Batch
 from ubend.training.loop import Runtime
 from ubend.training.memory import LimitedMemoryRuntime
-from ubend.training.optim import ema_decay, learning_rate_at
+from ubend.training.optim import ema_decay
 from ubend.training.training import Training
 
 _EAGER_STEPS = 3  # before capture: they allocate workspaces and the optimizer's moments, and may run out of memory
@@ -96,7 +96,7 @@ class CapturedRuntime(Runtime):
         values = slot.numpy()
         shares = np.array([parameters["rate_scale"] for parameters in training.state.optimizer.param_groups])
         values[: -1 - len(shares)] = training.batches.pack(step).reshape(-1)
-        values[-1 - len(shares) : -1] = learning_rate_at(step, training.steps, training.settings) * shares
+        values[-1 - len(shares) : -1] = training.learning_rate_at(step) * shares
         values[-1] = 1.0 - ema_decay(step, training.settings.ema_decay)
         self._changing.copy_(slot, non_blocking=True)
         if not training.batches.source.resident:

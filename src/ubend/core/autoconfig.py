@@ -432,7 +432,13 @@ def _epochs(draft: Draft, facts: Facts) -> None:
     if draft.settings.train.effort == "quick":
         epochs = max(1, round(_QUICK * epochs))
         reason = _("about {images} training images in total, on {where}; effort quick: a quarter of the usual number")
+    epochs = round(epochs * _schedule_parts(draft.settings.train.branches))
     draft.choose("train.epochs", epochs, reason.format(images=epochs * images, where=_device(facts)))
+
+
+def _schedule_parts(branches: int) -> float:
+    """Length of a training with branches, relative to the trunk and one branch."""
+    return (branches + 1) / 2
 
 
 def _loss(draft: Draft, facts: Facts) -> None:
@@ -483,7 +489,8 @@ def _ema_decay(draft: Draft, facts: Facts) -> None:
     if train.ema_decay is not None:
         return
     images = _images_per_epoch(draft.settings, facts)
-    steps = max(1, round((train.epochs or 1) * images / (train.batch or 1)))
+    epochs = (train.epochs or 1) / _schedule_parts(train.branches)
+    steps = max(1, round(epochs * images / (train.batch or 1)))
     decay = round(float(np.clip(1 - 1 / (_EMA_SHARE * steps), 0.9, 0.999)), 4)
     reason = _("the weights are averaged over about {count:.0f} of {steps:,} steps")
     draft.choose("train.ema_decay", decay, reason.format(count=min(steps, 1 / (1 - decay)), steps=steps))

@@ -270,6 +270,9 @@ class TrainSettings(_Section):
     select: Literal["loss", "dice"] = "dice"
     """validation figure that selects the weights to keep: dice (highest mean over all classes, the background included)
     or loss (lowest)"""
+    branches: int = Field(1, ge=1, le=16)
+    """how many times the second part of the training is run, each time from the same weights and on other batches;
+    the mean of the resulting weights is kept. The first part and each branch are equally long; 1: no branches"""
     patience: int | None = Field(None, ge=1)
     """stop after this many epochs without a better validation score; auto: never"""
     init_from: str | None = None
@@ -369,6 +372,14 @@ class Settings(_Section):
                 "train.seeds",
                 _("--seeds cannot be combined with --folds, --leave-out or --effort best; leave one of them out"),
             )
+        if train.branches > 1 and train.patience is not None:
+            yield (
+                "train.patience",
+                _("train.patience (--patience) cannot be combined with train.branches; leave one of them out"),
+            )
+        if train.branches > 1 and train.epochs is not None and train.epochs <= train.branches:
+            line = _("train.branches = {count} needs at least {least} epochs (--epochs), one for each part")
+            yield "train.epochs", line.format(count=train.branches, least=train.branches + 1)
         if train.seed + train.seeds > 2**63:
             line = _("train.seeds: the last of {count} seeds is too large; use a smaller --seed")
             yield "train.seeds", line.format(count=train.seeds)

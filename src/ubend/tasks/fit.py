@@ -385,7 +385,7 @@ def _report_start(session: _Session, data: Dataset, plan: Plan, device: torch.de
 def _check_disk_space(session: _Session, plan: Plan, training: Training) -> None:
     """Raise OutputError if the disk has no room for the run."""
     if session.processes.is_first:  # the others write nothing
-        size = run_bytes(training.state, plan.train.epochs, resumed=session.resumed)
+        size = run_bytes(training.state, plan.train, resumed=session.resumed)
         check_disk_space([DiskRequirement(session.run.path, size, _("choose another --out"))])
 
 

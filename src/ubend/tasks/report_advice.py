@@ -58,7 +58,7 @@ def _add_images(run: RunFacts) -> str | None:
 
 def _change_length(run: RunFacts) -> str | None:
     kept, epochs = run.summary.kept_epoch, len(run.history)
-    if kept is None or epochs < 2:
+    if kept is None or epochs < 2 or "branches" in run.history[-1]:
         return None
     if kept >= _LATE * epochs:
         line = _("The best epoch was one of the last, {kept} of {epochs}: try `--epochs {twice}`.")

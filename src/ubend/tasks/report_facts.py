@@ -294,15 +294,20 @@ def _read_logs(
 
 def _describe_validation(summary: RunSummary, history: Sequence[Mapping[str, Any]]) -> str:
     """A sentence on the validation Dice of the weights that were kept; empty if it is unknown."""
-    kept = [row["val_dice"] for row in history if row["epoch"] == summary.kept_epoch]
-    if not kept:
+    kept = next((row for row in history if row["epoch"] == summary.kept_epoch), None)
+    if kept is None:
         return ""
     line = _(
         "The weights of epoch {epoch} were kept. Their Dice on the validation images, at model size: {dice}. The "
         "scores above are of other images, so they may be higher or lower."
     )
-    shown = ", ".join(f"{name} {_figure(value)}" for name, value in kept[0].items())
-    return line.format(epoch=summary.kept_epoch, dice=shown)
+    if "branches" in kept:
+        line = _(
+            "The mean of the weights of {branches} branches was kept. Its Dice on the validation images, at model "
+            "size: {dice}. The scores above are of other images, so they may be higher or lower."
+        )
+    shown = ", ".join(f"{name} {_figure(value)}" for name, value in kept["val_dice"].items())
+    return line.format(epoch=summary.kept_epoch, branches=kept.get("branches"), dice=shown)
 
 
 def _read_findings(run: RunFolder) -> tuple[tuple[FindingRow, ...] | None, tuple[str, ...]]:

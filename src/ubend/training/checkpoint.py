@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ubend.core.errors import ModelFileError
 from ubend.core.files import named_in_utf8
 from ubend.core.i18n import _
+from ubend.core.plan import TrainPlan
 from ubend.models.model_file import Bundle, save_bundle, write_tensors
 from ubend.models.networks import Network
 
@@ -29,6 +30,7 @@ _PANEL_BYTES = 2**19  # estimated PNG size of one panel; one is written per epoc
 _MAX_WAITING = 8  # maximum number of panels waiting to be drawn, if epochs are short
 # names in the file
 _HEADER, _MODEL, _EMA, _BEST, _OPTIMIZER, _SUMS = "ubend_state", "model.", "average.", "best.", "optimizer.", "sums"
+_FORK, _MEAN = "fork.", "mean."
 _STOPPED = "stopped"  # key of `Progress.stop_reason` in the header
 
 
@@ -42,6 +44,7 @@ class Progress:
         best_value: validation score of the kept weights, greater is better; None before the first validation.
         best_epoch: its epoch.
         stop_reason: why the training was stopped early; None while it continues, and if it ran to its end.
+        branch: number of the current branch, from 1; 0 in the trunk, and without branches, see branches.py.
         micro_batch: images in memory at once, reduced after running out of memory; None: as in the settings.
         validation_batch: the same for validation.
     """
@@ -51,6 +54,7 @@ class Progress:
     best_value: float | None = None
     best_epoch: int = 0
     stop_reason: str | None = None
+    branch: int = 0
     micro_batch: int | None = None
     validation_batch: int | None = None
 
@@ -97,6 +101,8 @@ class TrainingState:
             Dice loss, Dice terms; see `LossSums` and `LossCounts`.
         best: the weights of the best epoch, by name; undefined before the first validation. They and the copies of
             the statistics are allocated in advance, so that memory runs out in the first step, not after an epoch.
+        fork: network, EMA and optimizer at the end of the trunk, named as in the file; empty in the trunk.
+        mean: mean of the EMAs at the ends of the finished branches, by name; empty in the trunk and the first branch.
     """
 
     model: Network
@@ -108,6 +114,8 @@ class TrainingState:
     def __post_init__(self) -> None:
         self.best = {name: torch.empty_like(tensor) for name, tensor in self.ema.state_dict().items()}
         self.statistics = RunningStatistics(self.model)
+        self.fork: dict[str, Tensor] = {}
+        self.mean: dict[str, Tensor] = {}
 
 
 class Saver:
@@ -201,6 +209,18 @@ def save_state(path: Path, state: TrainingState) -> None:
     write_tensors(path, *snapshot_state(state))
 
 
+def save_fork(state: TrainingState) -> None:
+    """Keep network, EMA and optimizer as they are, for `restore_fork`."""
+    state.fork = {name: tensor.detach().clone() for name, tensor in _changing_tensors(state).items()}
+
+
+@torch.no_grad()
+def restore_fork(state: TrainingState) -> None:
+    """Set network, EMA and optimizer to what they were at the fork; in place, so a captured step sees it."""
+    for name, tensor in _changing_tensors(state).items():
+        tensor.copy_(state.fork[name])
+
+
 @torch.no_grad()
 def load_state(path: Path, state: TrainingState) -> None:
     """Load a file into a newly built state.
@@ -218,6 +238,10 @@ def load_state(path: Path, state: TrainingState) -> None:
                     parameter.grad = torch.zeros_like(parameter)
                 state.optimizer.step()  # creates the moments; its change of the weights is overwritten below
                 state.optimizer.zero_grad()
+            if state.progress.branch:
+                save_fork(state)
+            if state.progress.branch > 1:
+                state.mean = {name: torch.empty_like(tensor) for name, tensor in state.ema.state_dict().items()}
             targets = _tensors(state)
             if set(targets) != names:
                 raise KeyError(next(iter(set(targets) ^ names)))
@@ -236,15 +260,23 @@ def load_state(path: Path, state: TrainingState) -> None:
 
 
 def _tensors(state: TrainingState) -> dict[str, Tensor]:
+    """All tensors of a state, by their names in the file."""
+    tensors = _changing_tensors(state) | {_SUMS: state.sums}
+    if state.progress.best_epoch:
+        tensors |= {_BEST + name: tensor for name, tensor in state.best.items()}
+    tensors |= {_FORK + name: tensor for name, tensor in state.fork.items()}
+    return tensors | {_MEAN + name: tensor for name, tensor in state.mean.items()}
+
+
+def _changing_tensors(state: TrainingState) -> dict[str, Tensor]:
+    """The tensors that a step changes: network, EMA and optimizer."""
     tensors = {_MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     if state.ema is not state.model:
         tensors |= {_EMA + name: tensor for name, tensor in state.ema.state_dict().items()}
-    if state.progress.best_epoch:
-        tensors |= {_BEST + name: tensor for name, tensor in state.best.items()}
     for index, parameter in enumerate(_parameters(state.optimizer)):
         moments = state.optimizer.state.get(parameter, {})
         tensors |= {f"{_OPTIMIZER}{index}.{name}": tensor for name, tensor in moments.items()}
-    return tensors | {_SUMS: state.sums}
+    return tensors
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -268,15 +300,13 @@ def save_trained(
     save_bundle(path, replace(bundle, about=about), weights)
 
 
-def run_bytes(state: TrainingState, epochs: int, *, resumed: bool) -> int:
+def run_bytes(state: TrainingState, settings: TrainPlan, *, resumed: bool) -> int:
     """Estimated bytes that a run still needs on the disk.
 
     A new file is complete before it replaces the old one, so that both exist for a while. Everything is float32; the
-    state holds weights, best and EMA weights, and the optimizer's two moments.
-
-    Args:
-        epochs: of the whole run; one panel is written per epoch.
+    state holds weights, best and EMA weights, and the optimizer's two moments; with branches as much for the fork and
+    the mean. One panel is written per epoch.
     """
     model: int = sum(4 * tensor.numel() for tensor in state.model.state_dict().values())
-    weights = model * (5 if state.ema is not state.model else 4)
-    return weights + model + (0 if resumed else weights + epochs * _PANEL_BYTES)
+    weights = model * (5 if state.ema is not state.model else 4) * (2 if settings.branches > 1 else 1)
+    return weights + model + (0 if resumed else weights + settings.epochs * _PANEL_BYTES)

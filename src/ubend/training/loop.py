@@ -25,11 +25,13 @@ from ubend.core.errors import TrainingError
 from ubend.core.i18n import _
 from ubend.dataset.batches import Batch
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
+from ubend.metrics.summary import mean_defined
 from ubend.training.batch_norm_warmup import batch_statistics, in_batch_norm_warmup
+from ubend.training.branches import begin_branch, begins_branch, finish_branches, is_better_than_branches
 from ubend.training.distributed import ALONE, ProcessGroup
 from ubend.training.interrupts import StopRequest
 from ubend.training.losses import LossCounts, LossSums
-from ubend.training.optim import ema_decay, learning_rate_at, update_ema
+from ubend.training.optim import ema_decay, update_ema
 from ubend.training.recorder import EpochTiming, Recorder
 from ubend.training.training import Training
 
@@ -97,7 +99,7 @@ class Runtime(ABC):
         batch = training.batches.sample(step)
         with preserve_rng_state(training):
             state.sums += self.backward(step, batch)
-        rate = learning_rate_at(step, training.steps, training.settings)
+        rate = training.learning_rate_at(step)
         for parameter_group in state.optimizer.param_groups:
             parameter_group["lr"] = rate * parameter_group["rate_scale"]
         state.optimizer.step()
@@ -143,6 +145,8 @@ def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> No
         epoch = len(progress.history) + 1
         started, first_step, waited_before_s = time.monotonic(), progress.step, training.batches.waited_s
         is_interrupted = stop_request.is_made()
+        if begins_branch(training) and not is_interrupted:
+            begin_branch(training)
         while progress.step < training.steps_until(epoch) and not is_interrupted:
             runtime.training_step(progress.step)
             progress.step += 1
@@ -153,6 +157,7 @@ def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> No
 
         train_loss = mean_loss(training, state.sums)  # waits for the device
         train_s, waited_s = time.monotonic() - started, training.batches.waited_s - waited_before_s
+        is_mean = finish_branches(training, runtime.processes)
         val_loss, val_dice = validate(runtime)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             raise diverged(training)
@@ -160,6 +165,7 @@ def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> No
 
         score = -val_loss if settings.select == "loss" else float(np.nanmean(val_dice))
         is_best = progress.best_value is None or score > progress.best_value
+        is_best = is_best or (is_mean and is_better_than_branches(training, val_loss))
         if is_best:
             progress.best_value, progress.best_epoch = score, epoch
             for name, tensor in state.ema.state_dict().items():
@@ -171,8 +177,9 @@ def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> No
                 "train_loss": train_loss,
                 "val_loss": val_loss,
                 "val_dice": _by_name(training, val_dice),
-                "lr": learning_rate_at(progress.step - 1, training.steps, settings),
+                "lr": training.learning_rate_at(progress.step - 1),
                 "best": is_best,
+                **({"branches": settings.branches} if is_mean else {}),
             }
         )
         # early on, batch norm's running statistics lag behind the weights
@@ -213,9 +220,7 @@ def _score_validation(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
         start += len(items)
     runtime.processes.sum_tensors([sums, confusions])  # entries of other ranks are zero
     per_image = dice_from_confusion(confusions.cpu().numpy())
-    defined = np.maximum(1, (~np.isnan(per_image)).sum(axis=0))
-    means = np.where(np.isnan(per_image).all(axis=0), np.nan, np.nansum(per_image, axis=0) / defined)
-    return mean_loss(training, sums), means
+    return mean_loss(training, sums), mean_defined(per_image)
 
 
 def validation_batch(training: Training) -> int:

@@ -10,6 +10,7 @@ import torch
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter, rough_duration
 from ubend.training.batch_norm_warmup import BATCH_NORM_WARMUP_STEPS, in_batch_norm_warmup
+from ubend.training.branches import describe_mean
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.run_folder import RunFolder
 from ubend.training.trackers import TrackedRun
@@ -153,8 +154,9 @@ class Recorder:
             self._saver.save(state)
         if self._epochs == 2:
             self._reporter.report(describe_limit(timing.waited_s / max(timing.train_s, 1e-9), state.sums.device))
-        if line := describe_unlearned(training):
-            self._reporter.report(line)
+        for line in (describe_unlearned(training), describe_mean(training)):
+            if line:
+                self._reporter.report(line)
 
     def finish(self, state: TrainingState) -> None:
         """End the training; the model is written when this returns, the state may still be in progress."""

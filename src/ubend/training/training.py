@@ -1,5 +1,6 @@
 """What a training consists of: settings, data, loss, and the state that its steps change."""
 
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from ubend.dataset.batches import TrainingBatches
 from ubend.dataset.sources import ItemSource
 from ubend.training.checkpoint import TrainingState
 from ubend.training.losses import Loss
+from ubend.training.optim import learning_rate_at
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -47,6 +49,19 @@ class Training:
     def steps_until(self, epochs: int) -> int:
         """Steps of the first `epochs` epochs, at least one per epoch; every batch is full."""
         return max(epochs, round(epochs * self.batches.items_per_epoch / self.settings.batch))
+
+    @property
+    def part_ends(self) -> list[int]:
+        """Epochs at which the trunk and each branch end, see branches.py; one branch: the two halves."""
+        parts = self.settings.branches + 1
+        return [round(self.settings.epochs * part / parts) for part in range(1, parts + 1)]
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate at `step` (from 0): the schedule runs along the trunk and each of its branches."""
+        trunk, *ends = map(self.steps_until, self.part_ends)
+        start, end = next((start, end) for start, end in itertools.pairwise([trunk, *ends]) if step < end)
+        scheduled = step if step < trunk else trunk + step - start
+        return learning_rate_at(scheduled, trunk + end - start, self.settings)
 
     @property
     def micro_batch(self) -> int:
