@@ -26,7 +26,12 @@ from ubend.models.paper import PaperUNet
 from ubend.models.unet import UNet
 from ubend.tasks import fit as job
 from ubend.training import loop, recorder
-from ubend.training.batch_norm_warmup import BATCH_NORM_WARMUP_STEPS, batch_statistics, in_batch_norm_warmup
+from ubend.training.batch_norm_warmup import (
+    BATCH_NORM_WARMUP_STEPS,
+    batch_statistics,
+    in_batch_norm_warmup,
+    shows_batch_statistics,
+)
 from ubend.training.checkpoint import Saver
 from ubend.training.loop import Runtime
 from ubend.training.memory import LimitedMemoryRuntime
@@ -107,27 +112,26 @@ def test_row_of_an_epoch(whole: dict[str, Path]) -> None:
         assert [row["epoch"] for row in rows] == list(range(1, settings["train.epochs"] + 1))
         assert rows[-1]["step"] == steps
         for row in rows:
-            settling = {"batch_statistics_dice"} if row["step"] <= BATCH_NORM_WARMUP_STEPS else set[str]()
+            settling = {"batch_statistics_dice"} if kind == "tutorial" else set[str]()  # no EMA, fewer than 60 steps
             mean = {"branches"} if kind == "branches" and row is rows[-1] else set[str]()
             assert set(row) == {"epoch", "step", "train_loss", "val_loss", "val_dice", "lr", "best"} | settling | mean
 
 
 @pytest.mark.usefixtures("plain")
-@pytest.mark.parametrize("kind", TRAININGS)
 def test_scores_with_batch_statistics_change_nothing(
-    kind: str, folder: Path, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that never makes them has the same weights to the bit, and the same rows except for them."""
     for module in (loop, recorder):
-        monkeypatch.setattr(module, "in_batch_norm_warmup", lambda _training, _step: False)
-    (recipe, settings, _steps), reporter = TRAININGS[kind], Listener()
-    job.fit(folder, tmp_path / "run", recipe=recipe, settings=settings, device="cpu", reporter=reporter)
+        monkeypatch.setattr(module, "shows_batch_statistics", lambda _training, _step: False)
+    reporter = Listener()
+    job.fit(folder, tmp_path / "run", recipe="tutorial", settings=TUTORIAL, device="cpu", reporter=reporter)
     assert "batch statistics" not in reporter.said
     for name in ("model.safetensors", "scores.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (whole[kind] / name).read_bytes(), name
+        assert (tmp_path / "run" / name).read_bytes() == (whole["tutorial"] / name).read_bytes(), name
     rows, plain = (
         [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
-        for place in (whole[kind], tmp_path / "run")
+        for place in (whole["tutorial"], tmp_path / "run")
     )
     assert [{key: value for key, value in row.items() if key != "batch_statistics_dice"} for row in rows] == plain
 
@@ -156,11 +160,11 @@ def test_batch_statistics() -> None:
     assert not torch.equal(shown, plain)
 
 
-def test_first_scores_say_what_was_learned(tmp_path: Path) -> None:
+def test_without_an_ema_the_first_scores_are_shown_with_batch_statistics(tmp_path: Path) -> None:
     """Before batch norm's running statistics have settled, the score with batch statistics is far ahead."""
     make_discs(tmp_path / "discs", 24)
     reporter = Listener()
-    settings = {**MODERN, "train.epochs": 10, "train.learning_rate": 2e-2, "model.width": 4}
+    settings = {**MODERN, "train.epochs": 10, "train.learning_rate": 2e-2, "model.width": 4, "train.ema_decay": 0.0}
     job.fit(tmp_path / "discs", tmp_path / "run", settings=settings, device="cpu", reporter=reporter)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     ahead = [row["batch_statistics_dice"]["foreground"] - row["val_dice"]["foreground"] for row in rows]
@@ -170,6 +174,20 @@ def test_first_scores_say_what_was_learned(tmp_path: Path) -> None:
     for row, line in zip(rows, lines, strict=True):
         shown = " ".join(f"{value:.3f}" for value in row["batch_statistics_dice"].values())
         assert f"(batch statistics: {shown})" in line
+
+
+def test_with_an_ema_the_first_scores_say_what_was_learned(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statistics of the EMA are measured, so that the first scores and the kept model are far ahead."""
+    settings = {**MODERN, "train.epochs": 4, "train.learning_rate": 2e-2, "model.width": 4}
+    foreground = {}
+    for name in ("measured", "running"):
+        job.fit(folder, tmp_path / name, settings=settings, device="cpu", reporter=Listener())
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        foreground[name] = [row["val_dice"]["foreground"] for row in rows]
+        monkeypatch.setattr(loop, "settle_statistics", lambda _training, _processes: None)
+    assert max(foreground["measured"]) > max(foreground["running"]) + 0.2
 
 
 @pytest.mark.parametrize(
@@ -185,8 +203,11 @@ def test_is_settling(step: int, net: Any, side: int, settling: bool) -> None:
     state, plan = SimpleNamespace(model=net, ema=net), SimpleNamespace(sync_batch_norm=False)
     training: Any = SimpleNamespace(state=state, settings=plan, validation=SimpleNamespace(canvas_hw=(side, side)))
     assert in_batch_norm_warmup(training, step) == settling
+    assert shows_batch_statistics(training, step) == settling
     plan.sync_batch_norm = True  # with the network itself validated, processes would wait for each other
-    assert not in_batch_norm_warmup(training, step)
+    assert not shows_batch_statistics(training, step)
+    plan.sync_batch_norm, state.ema = False, object()  # the statistics of an EMA are measured
+    assert not shows_batch_statistics(training, step)
 
 
 def test_time_is_told_once_from_timed_steps(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,14 +13,14 @@ Source: Gupta et al. 2020, arXiv:2001.02312 (SWAP), here one branch after the ot
 
 import numpy as np
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ubend.core.i18n import _
+from ubend.training.batch_norm_warmup import measure_batch_norm
 from ubend.training.checkpoint import restore_fork, save_fork
 from ubend.training.distributed import ProcessGroup
 from ubend.training.training import Training
 
-_STATISTICS_BATCHES = 60  # batches over which batch norm's statistics of the mean are measured
+_STATISTICS_BATCHES = 60  # training batches over which batch norm's statistics of the mean are measured
 
 
 def begins_branch(training: Training) -> bool:
@@ -56,7 +56,7 @@ def finish_branches(training: Training, processes: ProcessGroup) -> bool:
     _add_to_mean(training)
     for name, tensor in state.ema.state_dict().items():
         tensor.copy_(state.mean[name])
-    measure_batch_norm(training, processes)
+    measure_batch_norm(training, processes, _STATISTICS_BATCHES)
     return True
 
 
@@ -71,31 +71,6 @@ def _add_to_mean(training: Training) -> None:
             state.mean[name].lerp_(tensor, 1 / state.progress.branch)
         else:
             state.mean[name].copy_(tensor)
-
-
-@torch.no_grad()
-def measure_batch_norm(training: Training, processes: ProcessGroup) -> None:
-    """Set the running statistics of the EMA's batch norms to their mean over the last training batches."""
-    network = training.state.ema
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    if not norms:
-        return
-    network.eval()  # dropout is off
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train()
-        norm.momentum = None  # equal weights
-    for step in range(max(0, training.steps - _STATISTICS_BATCHES), training.steps):
-        for micro_batch in training.batches.sample(step).split(training.micro_batch):
-            with training.autocast():
-                network(micro_batch.image)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.eval()
-        norm.momentum = momentum
-    statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None]
-    processes.sum_tensors(statistics)
-    torch._foreach_div_(statistics, processes.count)
 
 
 def is_better_than_branches(training: Training, val_loss: float) -> bool:

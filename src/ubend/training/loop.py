@@ -26,7 +26,7 @@ from ubend.core.i18n import _
 from ubend.dataset.batches import Batch
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.metrics.summary import mean_defined
-from ubend.training.batch_norm_warmup import batch_statistics, in_batch_norm_warmup
+from ubend.training.batch_norm_warmup import batch_statistics, settle_statistics, shows_batch_statistics
 from ubend.training.branches import begin_branch, begins_branch, finish_branches, is_better_than_branches
 from ubend.training.distributed import ALONE, ProcessGroup
 from ubend.training.interrupts import StopRequest
@@ -157,6 +157,7 @@ def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> No
 
         train_loss = mean_loss(training, state.sums)  # waits for the device
         train_s, waited_s = time.monotonic() - started, training.batches.waited_s - waited_before_s
+        settle_statistics(training, runtime.processes)
         is_mean = finish_branches(training, runtime.processes)
         val_loss, val_dice = validate(runtime)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
@@ -183,10 +184,9 @@ def train(runtime: Runtime, recorder: Recorder, stop_request: StopRequest) -> No
             }
         )
         # early on, batch norm's running statistics lag behind the weights
-        if in_batch_norm_warmup(training, progress.step):
-            with batch_statistics(state.ema):
-                by_name = _by_name(training, _score_validation(runtime)[1])  # displayed only; nothing is chosen by it
-            progress.history[-1]["batch_statistics_dice"] = by_name
+        if shows_batch_statistics(training, progress.step):
+            with batch_statistics(state.ema):  # displayed only; nothing is chosen by it
+                progress.history[-1]["batch_statistics_dice"] = _by_name(training, _score_validation(runtime)[1])
         if settings.patience is not None and epoch - progress.best_epoch >= settings.patience:
             progress.stop_reason = _("epochs without a better validation score: {count}").format(
                 count=settings.patience

@@ -12,7 +12,7 @@ from ubend.drawing.curves import LiveCurves
 from ubend.drawing.panels import draw_grid, show_image
 from ubend.portable.images import save_png
 from ubend.portable.overlay import color_mask, to_rgb
-from ubend.training.batch_norm_warmup import batch_statistics, in_batch_norm_warmup
+from ubend.training.batch_norm_warmup import batch_statistics, shows_batch_statistics
 from ubend.training.checkpoint import TrainingState
 from ubend.training.loop import validation_batch
 from ubend.training.run_folder import RunFolder
@@ -56,15 +56,15 @@ class EpochDrawing:
         items = np.unique(np.linspace(0, len(validation) - 1, count).astype(np.int64))
         image, target = validation.take(items)
         state.ema.eval()
-        warming_up = in_batch_norm_warmup(training, state.progress.step)
-        statistics = batch_statistics(state.ema) if warming_up else nullcontext()
+        shows_them = shows_batch_statistics(training, state.progress.step)
+        statistics = batch_statistics(state.ema) if shows_them else nullcontext()
         with statistics, torch.inference_mode(), training.autocast():
             parts = torch.split(image.float(), validation_batch(training))
             guesses = [training.forward_ema(batch).argmax(dim=1).to(torch.uint8) for batch in parts]
         index, truth = torch.cat(guesses).cpu().numpy(), target.cpu().numpy()
         epoch = state.progress.history[-1]["epoch"]
         heading = _("prediction after epoch {epoch}")
-        if warming_up:
+        if shows_them:
             heading = _("prediction after epoch {epoch} (batch statistics)")
 
         def draw() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from ubend.core.i18n import _
 from ubend.core.progress import Reporter, rough_duration
-from ubend.training.batch_norm_warmup import BATCH_NORM_WARMUP_STEPS, in_batch_norm_warmup
+from ubend.training.batch_norm_warmup import BATCH_NORM_WARMUP_STEPS, shows_batch_statistics
 from ubend.training.branches import describe_mean
 from ubend.training.checkpoint import Saver, TrainingState
 from ubend.training.run_folder import RunFolder
@@ -103,7 +103,7 @@ class Recorder:
             self._tracked.begin(progress.history)
         following = len(progress.history) + 1
         is_finished = following > training.settings.epochs or progress.stop_reason is not None
-        if not is_finished and in_batch_norm_warmup(training, training.steps_until(following)):
+        if not is_finished and shows_batch_statistics(training, training.steps_until(following)):
             line = _(
                 "note: in the first {steps} steps validation scores may be far too low, because the running statistics "
                 "of batch norm have not converged yet; the scores in parentheses use the statistics of the validation "
