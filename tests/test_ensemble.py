@@ -18,7 +18,9 @@ from ubend.inference.ensemble import Ensemble, find_views, load
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
 from ubend.labels.class_table import make_label_map
+from ubend.models.ensemble_net import EnsembleNet
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
+from ubend.models.paper import PaperUNet
 from ubend.models.segmentation_net import SegmentationNet
 from ubend.models.unet import UNet
 from ubend.portable.ensemble import MIRRORED, PLAIN, SQUARE, Member, View
@@ -126,6 +128,18 @@ def test_means_by_hand() -> None:
     np.testing.assert_allclose(prob_of(Ensemble([Member(one, SQUARE)]), image), np.mean(turned, axis=0), atol=1e-5)
     both = prob_of(Ensemble([Member(one, MIRRORED), Member(other)]), image)
     np.testing.assert_allclose(both, (mirrored + prob_of(other, image)) / 2, atol=1e-5)
+
+
+def test_tiles_of_the_original_network() -> None:
+    """The sides of its tiles are no multiples of 2 ** depth."""
+    torch.manual_seed(0)
+    net = PaperUNet(1, 3, width=2, depth=3, mean=[120.0], std=[60.0]).eval()
+    image = make_image(50, 70)
+    one, averaged = (
+        Predictor(Bundle(model, make_predictor(Flat()).labels, Sizing(None, True, 1)), "cpu", tiles=32)
+        for model in (net, EnsembleNet([net]))
+    )
+    np.testing.assert_allclose(prob_of(averaged, image), prob_of(one, image), atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:.* images (is|are) (grey|in colour)")
