@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from support.refusal import raises
 from ubend.core.errors import ModelFileError, OutputError
@@ -104,6 +105,26 @@ def test_before_the_first_step(tmp_path: Path) -> None:
     assert not loaded.progress.best_epoch
     assert not loaded.optimizer.state
     assert [step(state), step(state)] == [step(loaded), step(loaded)]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_parameter_without_gradient(name: str, tmp_path: Path) -> None:
+    """It has no moments, neither in the file nor after loading."""
+
+    def fresh() -> TrainingState:
+        torch.manual_seed(0)
+        model: Any = nn.ModuleDict({"unused": nn.Linear(2, 2), "used": nn.Linear(2, 2)})
+        optimizer = make_optimizer(model, TrainSettings.model_validate({"optimizer": name}))
+        return TrainingState(model, model, optimizer, torch.zeros(4, dtype=torch.float64), Progress())
+
+    state, loaded = fresh(), fresh()
+    state.model.get_submodule("used")(torch.ones(1, 2)).sum().backward()
+    state.optimizer.step()
+    save_state(tmp_path / "s.safetensors", state)
+    load_state(tmp_path / "s.safetensors", loaded)
+    mine, theirs = tensors(state), tensors(loaded)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in mine.items())
 
 
 def refused(path: Path, state: TrainingState) -> str:

@@ -117,6 +117,19 @@ def test_a_resumed_run_is_the_uninterrupted_one(run: Path, discs: Path, tmp_path
     assert run_contents(place) == run_contents(run)
 
 
+def test_buffers_of_any_dtype(discs: Path, tmp_path: Path) -> None:
+    """Trained, stored and loaded with the values that they had."""
+    kinds = [torch.bool, torch.uint8, torch.int16, torch.float16, torch.bfloat16, torch.float64]
+    module = Small()
+    for kind in kinds:
+        module.register_buffer(str(kind).replace(".", "_"), torch.tensor([0, 1, 1]).to(kind))
+    ubend.fit(discs, out=tmp_path / "run", network=module, **TINY | {"epochs": 1})
+    trained = load_bundle(tmp_path / "run", module).model.state_dict()
+    for kind in kinds:
+        buffer = trained["module." + str(kind).replace(".", "_")]
+        assert (buffer.dtype, buffer.tolist()) == (kind, [0, 1, 1])
+
+
 def test_frozen_parameters_stay(discs: Path, tmp_path: Path) -> None:
     module = Small()
     module.down.requires_grad_(False)

@@ -17,8 +17,10 @@ from ubend.core.errors import DataError, ModelFileError, SettingError
 from ubend.inference.ensemble import Ensemble, find_views, load
 from ubend.inference.predictor import Predictor
 from ubend.io.images import Sizing
-from ubend.labels.class_table import make_label_map
+from ubend.labels.class_table import IGNORED, make_label_map
+from ubend.models.ensemble_net import EnsembleNet
 from ubend.models.model_file import Bundle, load_bundle, save_bundle
+from ubend.models.paper import PaperUNet
 from ubend.models.segmentation_net import SegmentationNet
 from ubend.models.unet import UNet
 from ubend.portable.ensemble import MIRRORED, PLAIN, SQUARE, Member, View
@@ -128,6 +130,18 @@ def test_means_by_hand() -> None:
     np.testing.assert_allclose(both, (mirrored + prob_of(other, image)) / 2, atol=1e-5)
 
 
+def test_tiles_of_the_original_network() -> None:
+    """The sides of its tiles are no multiples of 2 ** depth."""
+    torch.manual_seed(0)
+    net = PaperUNet(1, 3, width=2, depth=3, mean=[120.0], std=[60.0]).eval()
+    image = make_image(50, 70)
+    one, averaged = (
+        Predictor(Bundle(model, make_predictor(Flat()).labels, Sizing(None, True, 1)), "cpu", tiles=32)
+        for model in (net, EnsembleNet([net]))
+    )
+    np.testing.assert_allclose(prob_of(averaged, image), prob_of(one, image), atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:.* images (is|are) (grey|in colour)")
 def test_files_and_order(tmp_path: Path) -> None:
     """Images come in their order, whatever their sizes; grey and colour models read a file each in its way."""
@@ -148,6 +162,25 @@ def test_files_and_order(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         prob_of(Ensemble([Member(colour), Member(grey)]), paths[3]), np.mean(alone, axis=0), atol=1e-6
     )
+
+
+@pytest.mark.filterwarnings("ignore:.* images (is|are|has|have) (grey|alpha)")
+@pytest.mark.parametrize("channels", [2, 4])
+def test_arrays_with_alpha(channels: int) -> None:
+    """Pixels of alpha 0 are invalid, as for one model."""
+    image = make_image(20, 30, channels)
+    image[:, :, -1] = 255
+    image[:5, :8, -1] = 0
+    one = Predictor(make_unet(0), "cpu")
+    expected = one(image, probabilities=True)
+    assert set(np.unique(expected.mask[:5, :8])) == {IGNORED}
+    for members in ([Member(one)], [Member(one), Member(one)]):
+        answer = Ensemble(members)(image, probabilities=True)
+        np.testing.assert_array_equal(answer.mask, expected.mask)
+        np.testing.assert_allclose(answer.probabilities, expected.probabilities, atol=1e-6)
+        np.testing.assert_array_equal(answer.image, expected.image)
+    turned = Ensemble([Member(one, SQUARE)])(image, probabilities=True)
+    np.testing.assert_array_equal(turned.mask == IGNORED, expected.mask == IGNORED)
 
 
 def test_what_does_not_fit_is_told_as_by_one_model(tmp_path: Path) -> None:

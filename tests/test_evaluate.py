@@ -19,6 +19,7 @@ from support.discs import make_discs
 from support.models import prob_of
 from support.refusal import raises
 from ubend.core.errors import DataError, PairError
+from ubend.core.files import json_text
 from ubend.core.progress import Reporter
 from ubend.dataset.store import read_class_map
 from ubend.evaluation.score_tables import score_lines
@@ -322,6 +323,22 @@ def test_rows_of_the_printed_table(names: list[str], rows: list[str], tmp_path: 
     assert list(scores["native"]["dice"]["per_image"]) == [*names, "mean", "mean_foreground"]
     table = [line for line in score_lines({"part": "test", **scores}) if line.startswith("  ") and "1.0000" in line]
     assert [line.split("  ")[1].strip() for line in table] == rows
+
+
+def test_sparse_labels_that_are_lost_at_model_size(predictor: Predictor, tmp_path: Path) -> None:
+    """They are scored at native size alone."""
+    labels = make_label_map([0, 1], ["background", "foreground"], ignored=(255,))
+    side = 4 * (predictor.bundle.sizing.size_px or 0)
+    mask = np.full((side, side), 255, np.uint8)
+    mask[0, :2] = 0, 1
+    bundle = predictor.bundle
+    other = Predictor(type(bundle)(bundle.model, labels, bundle.sizing), "cpu")
+    scores = evaluate_pairs(other, write_pairs(tmp_path, [mask]))
+    assert scores["native"]["cross_entropy"] > 0
+    assert scores["model_size"]["cross_entropy"] is None
+    assert scores["model_size"]["dice"]["pooled"]["foreground"] is None
+    assert "NaN" not in json_text(scores)
+    assert score_lines({"part": "test", **scores})
 
 
 def test_ignored_pixels_are_not_scored(predictor: Predictor, pairs: list[Pair], tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from support.discs import make_discs
 from support.training import Listener, make_runtime
@@ -210,3 +212,41 @@ def test_no_memory_to_capture_in(discs: Path, tmp_path: Path, monkeypatch: pytes
         patch.setattr(torch.cuda, "graph", refuse)
         uncaptured = take_steps(discs, "cuda", given, capture)
     assert_near(uncaptured, eager, 0)
+
+
+def test_a_failed_capture_leaves_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out in the capture, after the backward pass: the step that follows has its own gradients alone."""
+    net = nn.Linear(3, 1, bias=False)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    gradients = list[Tensor]()
+
+    def backward(*_args: object) -> Tensor:
+        net(torch.ones(4, 3)).sum().backward()
+        return torch.zeros(4)
+
+    def capture(*_args: object) -> bool:
+        backward()
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def update(_sums: Tensor) -> None:
+        assert net.weight.grad is not None
+        gradients.append(net.weight.grad.clone())
+
+    captured = object.__new__(CapturedRuntime)
+    attributes = {
+        "training": SimpleNamespace(state=SimpleNamespace(optimizer=optimizer)),
+        "_runtime": SimpleNamespace(backward=backward),
+        "_reporter": Listener(),
+        "_taken": 3,
+        "_stream": MagicMock(),
+        "_send": lambda _step: None,
+        "_render": lambda: None,
+        "_capture": capture,
+        "_update": update,
+    }
+    for name, value in attributes.items():
+        setattr(captured, name, value)
+    monkeypatch.setattr(torch.cuda, "current_stream", MagicMock())
+    monkeypatch.setattr(torch.cuda, "stream", MagicMock())
+    captured.training_step(3)
+    assert [gradient.tolist() for gradient in gradients] == [[[4.0, 4.0, 4.0]]]

@@ -50,6 +50,27 @@ def test_python_takes_the_words_of_the_command_line(discs: Path, tmp_path: Path)
         ubend.fit(discs, out=tmp_path / "other", settings={"train.epoch": 3})
 
 
+@pytest.mark.parametrize("sparse", ["train", "val"])
+def test_a_split_without_labelled_pixels_is_refused(sparse: str, tmp_path: Path) -> None:
+    """Single labelled pixels that a mask of a quarter of the size does not contain."""
+    rng = np.random.default_rng(0)
+    points = np.full((64, 64), 255, np.uint8)
+    points[::8, ::16], points[::8, 8::16] = 0, 1
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (tmp_path / "set" / split / kind).mkdir(parents=True)
+        for number in range(4):
+            mask = points if split == sparse else rng.integers(0, 2, (64, 64)).astype(np.uint8)
+            image = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / "set" / split / f"images/{number}.png")
+            Image.fromarray(mask).save(tmp_path / "set" / split / f"masks/{number}.png")
+    given: dict[str, Any] = {"values": ["0=background", "1=cell", "255=ignored"], "width": 2, "device": "cpu"}
+    with raises(SettingError, key="data.size", named=[f"the {sparse} split", "--patches"]):
+        ubend.fit(tmp_path / "set", out=tmp_path / "run", size=16, epochs=1, **given)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    ubend.fit(tmp_path / "set", out=tmp_path / "run", size=64, epochs=1, **given)
+
+
 def test_a_run_is_scored_from_anywhere(discs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(discs.parent)
     result = ubend.fit(discs.name, out="run", **TINY)

@@ -24,7 +24,7 @@ from ubend.core.errors import SettingError
 from ubend.dataset.sample import SAMPLE_CLASSES
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.portable.object_job import describe_method
-from ubend.portable.objects import choose_method, separate
+from ubend.portable.objects import Method, choose_method, separate
 
 PLAIN = ("background", "cell")
 CELLS = ("background", "cell", "contour")
@@ -81,6 +81,12 @@ def test_contour() -> None:
     with raises(SettingError, key="--method"):
         separate(mask, PLAIN, "contour")
     assert choose_method(PLAIN) == choose_method(("background", "a", "b", "contour")) == "parts"
+
+
+@pytest.mark.parametrize("method", ["parts", "distance", "contour"])
+def test_no_class_of_objects(method: Method) -> None:
+    with raises(SettingError, key="classes", named=["background, contour"]):
+        separate(read("..2"), ("background", "contour"), method)
 
 
 def test_touching_discs_by_distance() -> None:

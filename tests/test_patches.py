@@ -248,10 +248,24 @@ def test_of_many_windows_some_are_taken_evenly() -> None:
     there = _Shapes([(100, 100), (300, 100), (10, 10)])
     windows = FixedCrops(there, np.array([2, 0, 1]), CPU, (10, 10), 40)  # type: ignore[arg-type]
     assert (windows.cover, len(windows)) == (401, 40)
-    assert np.bincount(windows.image_of_item, minlength=3).tolist() == [0, 10, 30]
+    assert np.bincount(windows.image_of_item, minlength=3).tolist() == [1, 10, 29]
     assert set(windows.image_indices[windows.image_of_item == 1]) == {0}
-    rows = windows.corner_yx[windows.image_of_item == 2][:, 0]
+    corners = [windows.corner_yx[windows.image_of_item == number].tolist() for number in (1, 2)]
+    assert [50, 50] in corners[0], "the middle of each image"
+    assert [150, 50] in corners[1]
+    assert len(np.unique(np.c_[windows.image_of_item, windows.corner_yx], axis=0)) == 40
+    windows = FixedCrops(there, np.array([0, 1]), CPU, (10, 10), 40)  # type: ignore[arg-type]
+    assert np.bincount(windows.image_of_item).tolist() == [10, 30]
+    rows = windows.corner_yx[windows.image_of_item == 1][:, 0]
     assert (np.diff(rows) == 10).all(), "one of each row"
+
+
+def test_a_very_large_image_leaves_the_others_their_windows() -> None:
+    there = _Shapes([(64, 64)] * 10 + [(4000, 4000)] + [(64, 64)] * 9)
+    for maximum, images in ((200, 20), (20, 20), (5, 1)):
+        windows = FixedCrops(there, np.arange(20), CPU, (128, 128), maximum)  # type: ignore[arg-type]
+        assert len(windows) == maximum
+        assert len(np.unique(windows.image_of_item)) == images
 
 
 # ---------------------------------------------------------------------------------------------------------- a run

@@ -21,6 +21,7 @@ from support.refusal import raises
 from ubend.core.errors import DataError, OutputError, PairError
 from ubend.core.files import default_cache
 from ubend.dataset.scan import read_headers
+from ubend.dataset.splits import find_near_duplicates
 from ubend.dataset.store import Store, clear_stores, hash_pairs, list_stores, open_store
 from ubend.io.images import Sizing, model_size, read_image, resize_array, resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
@@ -87,6 +88,21 @@ def test_keeps_the_depth(folder: Path, cache: Path, dtype: type, top: float) -> 
     first = read_image(folder / "images/0.tif")
     np.testing.assert_array_equal(store.image(0), resize_array(first, tuple(store.shapes_hw[0])))
     assert store.thumbnails.std() > 5
+
+
+@pytest.mark.parametrize(("dtype", "extreme"), [(np.float32, -9999), (np.uint16, 65535)])
+def test_extreme_values_are_left_out_of_thumbnails(folder: Path, cache: Path, dtype: type, extreme: float) -> None:
+    """Images that differ stay different, although each has an undeclared nodata value or a hot pixel."""
+    rng = np.random.default_rng(0)
+    for corner in (0, 1, 9):
+        for path in list((folder / "images").iterdir()):
+            pixels = (100 + 50 * rng.random((*read_image(path).shape[:2], 1))).astype(dtype)
+            pixels[:corner, :corner] = extreme
+            path.unlink()
+            tifffile.imwrite(path.with_suffix(".tif"), pixels)
+        thumbnails = open_folder(folder, cache, Sizing(24, True, 1)).thumbnails
+        assert thumbnails.reshape(6, -1).std(axis=1).min() > 10
+        assert len(set(find_near_duplicates(thumbnails).tolist())) == 6
 
 
 def test_canvas(folder: Path, cache: Path) -> None:

@@ -77,6 +77,7 @@ class CapturedRuntime(Runtime):
             self._graph.replay()
         else:
             self._reporter.report(_("note: not enough memory for a CUDA graph, so training continues without one"))
+            self.training.state.optimizer.zero_grad()  # the capture may have left gradients
             self._taken = -(2**62)  # all further steps are eager
             return self.training_step(step)
         self._taken += 1

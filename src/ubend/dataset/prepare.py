@@ -16,6 +16,8 @@ from ubend.dataset.border_weights import border_weights_of
 from ubend.dataset.dataset import Dataset
 from ubend.dataset.foreground import Foreground
 from ubend.dataset.sources import ItemSource, open_sources
+from ubend.labels.class_table import IGNORED
+from ubend.layouts.pairs import SplitName
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,10 @@ def prepare(
         process: (rank, number of processes): selects this process's share of each batch.
         augment: `ubend.dataset.augment.augment`, or a faster function with the same arguments.
     Raises:
-        SettingError: a batch does not fit in the memory of this computer.
+        SettingError: a batch does not fit in the memory of this computer, or no pixel of a split has a class.
     """
     _refuse_large_batch(plan, data, device)
+    _refuse_unlabelled(data)
     crop_hw = crop_size(data.store.shapes_hw[data.indices("train")], plan)
     training, validation = open_sources(data, plan, device, crop_hw)
     share, seed, foreground = plan.data.foreground_share, plan.train.seed, None
@@ -88,6 +91,22 @@ def _refuse_large_batch(plan: Plan, data: Dataset, device: torch.device) -> None
         raise SettingError(
             line.format(batch=plan.train.batch, wanted=wanted / 2**30, there=there / 2**30), key="train.batch"
         )
+
+
+def _refuse_unlabelled(data: Dataset) -> None:
+    """Fail if no pixel of the training or validation split has a class in the stored masks: sparse labels, resized.
+
+    Raises:
+        SettingError: it is so.
+    """
+    splits: tuple[SplitName, ...] = ("train", "val")
+    for split in splits:
+        if not any((data.store.mask(index) != IGNORED).any() for index in data.indices(split).tolist()):
+            line = _(
+                "the {split} split has no labelled pixel left at the size of the model; use --patches or a larger "
+                "--size: the labels are sparse, and smaller masks lose them"
+            )
+            raise SettingError(line.format(split=split), key="data.size")
 
 
 def crop_size(shapes_hw: NDArray[np.int64], plan: Plan) -> tuple[int, int]:

@@ -210,7 +210,8 @@ class FixedCrops(ItemSource):
     Args:
         store, chosen_images, device: see `ItemSource`.
         crop_hw: (H, W) px, at most; smaller if the images are.
-        maximum: number of crops; if more are needed, evenly spaced ones are used.
+        maximum: number of crops; if more are needed, evenly spaced ones are used, at least one of each image if
+            `maximum` allows it.
         budget_bytes: maximum device memory for the crops.
     Attributes:
         cover: number of crops that cover all images.
@@ -230,13 +231,18 @@ class FixedCrops(ItemSource):
         shapes = self.shapes_hw
         counts = np.ceil(shapes / np.array(crop_hw)).astype(np.int64)
         ends = np.cumsum(counts.prod(axis=1))
-        self.cover = int(ends[-1])
+        starts, self.cover = ends - counts.prod(axis=1), int(ends[-1])
         chosen = np.arange(self.cover)
-        if self.cover > maximum:  # the middle one of each of `maximum` equal ranges
-            chosen = ((np.arange(maximum) + 0.5) * self.cover / maximum).astype(np.int64)
+        if self.cover > maximum:
+            chosen = spread_evenly(self.cover, maximum)
+            if len(np.unique(np.searchsorted(ends, chosen, side="right"))) < len(counts) <= maximum:
+                # one very large image has nearly all crops: the middle one of each image, then of the others
+                middle = starts + counts[:, 0] // 2 * counts[:, 1] + counts[:, 1] // 2
+                others = np.delete(np.arange(self.cover), middle)
+                chosen = np.sort(np.r_[middle, others[spread_evenly(len(others), maximum - len(middle))]])
         self.image_of_item = np.searchsorted(ends, chosen, side="right").astype(np.int64)
         self.image_indices, self.repeats = chosen_images[self.image_of_item], np.ones_like(chosen)
-        inside = chosen - (ends - counts.prod(axis=1))[self.image_of_item]
+        inside = chosen - starts[self.image_of_item]
         positions = np.stack(np.divmod(inside, counts[self.image_of_item, 1]), axis=1)
         shapes, counts = shapes[self.image_of_item], counts[self.image_of_item]
         self.shapes_hw = np.minimum(shapes, np.array(crop_hw))
@@ -263,6 +269,11 @@ class FixedCrops(ItemSource):
         for mask, (rows, columns) in zip(index, self._scored_elsewhere[items].tolist(), strict=True):
             mask[:rows], mask[:, :columns] = IGNORED, IGNORED
         return pixels, index
+
+
+def spread_evenly(count: int, wanted: int) -> NDArray[np.int64]:
+    """(wanted,) of the numbers 0..count - 1, ascending: the middle one of each of `wanted` equal ranges."""
+    return ((np.arange(wanted) + 0.5) * count / max(1, wanted)).astype(np.int64)
 
 
 def share_crops(areas: NDArray[np.int64], crops: int) -> NDArray[np.int64]:

@@ -56,8 +56,9 @@ from ubend.labels.class_table import IGNORED, ClassMap, LabelMap
 from ubend.labels.mask_files import ShapeMask, hash_masks, read_label_values
 from ubend.layouts.pairs import Pair, common_folder
 from ubend.portable.decode import read_header
+from ubend.portable.extreme_values import find_normal_range
 
-STORE_VERSION = 4
+STORE_VERSION = 5
 _IMAGES, _MASKS, _INDEX, _FACTS = "images.bin", "masks.bin", "index.npz", "store.json"
 _INVALID = "unseen.bin"
 _PIECE_BYTES = 2**24  # of a file, for one checksum
@@ -458,11 +459,20 @@ def ignore_invalid(mask: ClassMap, invalid: NDArray[np.bool_] | None, pair: Pair
 
 
 def _thumbnails(images: NDArray[Any]) -> NDArray[np.uint8]:
-    """(N, h, w, C) -> (N, THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey; 16-bit and float images use the full range each."""
+    """(N, h, w, C) -> (N, THUMBNAIL_PX, THUMBNAIL_PX) uint8, grey; 16-bit and float images use the full range each.
+
+    Of these, pixels with extreme values (see `find_normal_range`) get the mean of the others: a single undeclared
+    nodata value would set the range, and all images would look alike.
+    """
     side = (THUMBNAIL_PX, THUMBNAIL_PX)
     if images.dtype == np.uint8:
         return np.asarray(resize_arrays(images, side).mean(axis=3).astype(np.uint8))
     grey = images.astype(np.float32).mean(axis=3, keepdims=True)
+    for plane, image in zip(grey, images, strict=True):
+        low, high = find_normal_range([image.reshape(-1, image.shape[2])], image.shape[2])
+        extreme = ((image < low) | (image > high)).any(axis=2)
+        if extreme.any() and not extreme.all():
+            plane[extreme] = plane[~extreme].mean()
     low, high = (reach(grey, axis=(1, 2, 3), keepdims=True) for reach in (np.min, np.max))
     grey = (grey - low) * (255.0 / np.maximum(high - low, 1e-12))
     return resize_arrays(grey, side)[:, :, :, 0].clip(0, 255).astype(np.uint8)

@@ -103,8 +103,9 @@ def evaluate_pairs(
     Returns:
         `native` and `model_size`, each with `dice`, `iou`, `precision`, `recall` (per image: mean, median and worst
         decile; and pooled; per class, their mean, and the mean without the background), `pixel_accuracy`,
-        `cross_entropy` (mean per pixel, nats), `true_share` and `predicted_share` of each class; and, at native size,
-        `boundary`: `f1`, `hausdorff_95`, `surface_distance` in the same ways, the distances in `unit`;
+        `cross_entropy` (mean per pixel, nats; None if no pixel has a class at this size), `true_share` and
+        `predicted_share` of each class; and, at native size, `boundary`: `f1`, `hausdorff_95`, `surface_distance` in
+        the same ways, the distances in `unit`;
         `calibration`; `confusion`: pixels at native size, true class -> predicted class; `missed_objects`: true objects
         that are missed, by size; `intervals` of the per-image means; `per_picture`, the scores of each class for every
         image; `skipped`, only if pairs were skipped: their names and problems.
@@ -380,7 +381,7 @@ def _summarise_overlap(confusions: NDArray[np.int64], losses: NDArray[np.float64
 
     return {
         **scores,
-        "cross_entropy": float(losses.sum() / confusion.sum()),
+        "cross_entropy": float(losses.sum() / confusion.sum()) if confusion.any() else None,
         "true_share": shares(confusion.sum(axis=1)),
         "predicted_share": shares(confusion.sum(axis=0)),
     }

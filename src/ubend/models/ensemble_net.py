@@ -42,7 +42,7 @@ class EnsembleNet(SegmentationNet):
         first = members[0]
         self.channels, self.classes, self.width, self.depth = first.channels, first.classes, first.width, first.depth
         self.skips, self.upsampling = first.skips, first.upsampling
-        self.margin, self.encoder_name = first.margin, first.encoder_name
+        self.margin, self.edge_px, self.encoder_name = first.margin, first.edge_px, first.encoder_name
         self.views, self.averages_views = views, views != "plain"
         self.members = nn.ModuleList(members)
         self.register_buffer("class_bias", torch.zeros(first.classes))

@@ -42,6 +42,22 @@ _HEADER = "ubend"  # key in the file's metadata
 FORMAT = 3  # to be increased when older versions of ubend could not use the file correctly
 MAX_HASHES = 100_000  # of each split: 1.1 million characters
 _MAX_CHARACTERS = 2**22  # of the entry; 65,536 label values need 2**19, the hashes of three splits 3.2 million
+_STORED_DTYPES = {  # as safetensors calls them; all but float32 and int64 are of users' own networks
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Ratio = Annotated[float, Field(gt=0)]
 
@@ -340,7 +356,7 @@ def _check_tensors(
         raise refusal(path, name, _("is missing") if name in wanted else _("is not in the network"))
     for name, tensor in wanted.items():
         stored = file.get_slice(name)
-        kind = f"{'F' if tensor.is_floating_point() else 'I'}{8 * tensor.dtype.itemsize}"
+        kind = _STORED_DTYPES.get(tensor.dtype, str(tensor.dtype))
         here, there = f"{stored.get_dtype()} {list(stored.get_shape())}", f"{kind} {list(tensor.shape)}"
         if here != there:
             raise refusal(path, name, _("is {found}, not {wanted}").format(found=here, wanted=there))

@@ -77,8 +77,7 @@ def average(
         loaded = _read(image, predictor)
         pixels = loaded.pixels
         seen.append(pixels)
-        # An array with fewer than two axes is refused by the predictor.
-        turned = [view.see(pixels) for view in views] if pixels.ndim > 1 else [pixels]
+        turned = [view.see(pixels) for view in views]
         for view_index, prediction in predictor.predict(turned, probabilities=True):
             assert prediction.probabilities is not None
             part = views[view_index].back(prediction.probabilities)
@@ -131,11 +130,9 @@ def choose_views(orientation: str | None) -> Sequence[View]:
 
 
 def _read(image: Image, predictor: ImagePredictor) -> LoadedImage:
-    """The image with the channels that a model takes; arrays are converted between grey and colour."""
-    if isinstance(image, str | Path):
-        return take_pixels(image, predictor.bundle)
-    loaded = given_image(image)
-    pixels = loaded.pixels
-    fitted = fit_channels(pixels, predictor.bundle.sizing.channels) if pixels.ndim == 3 else None
-    # An image that cannot be converted is refused by the predictor.
-    return loaded if fitted is None else LoadedImage(fitted, loaded.invalid)
+    """See `take_pixels`; arrays in colour are converted to grey, too, since another model may take colour."""
+    if not isinstance(image, str | Path):
+        image = given_image(image)
+        fitted = fit_channels(image.pixels, predictor.bundle.sizing.channels) if image.pixels.ndim == 3 else None
+        image = image if fitted is None else LoadedImage(fitted, image.invalid)
+    return take_pixels(image, predictor.bundle)

@@ -309,11 +309,15 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
-    write_text(path, json_text(value, indent=1) + "\n")
+    """Write `value` as indented JSON, atomically.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which is not valid JSON.
+    """
+    write_text(path, json_text(value, indent=1, allow_nan=False) + "\n")
 
 
-def json_text(value: Any, indent: int | None = None) -> str:
+def json_text(value: Any, indent: int | None = None, *, allow_nan: bool = True) -> str:
     """JSON as UTF-8; bytes of file names that are not UTF-8 are escaped (`\\udcXX`), as Python reads them back."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=allow_nan)
     return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -76,8 +76,12 @@ def separate(mask: NDArray[np.uint8], names: Sequence[str], method: Method, min_
             `distance`: touching objects are split into round pieces, by the distance to the border.
         min_area: smaller objects are left out, px.
     Raises:
-        SettingError: `contour` without a contour class, or with several classes of objects.
+        SettingError: there is no class of objects; `contour` without a contour class, or with several classes of
+            objects.
     """
+    if not object_classes(names):
+        line = _("no class of objects: each class is background or contour; the classes are: {names}")
+        raise SettingError(line.format(names=", ".join(names)), key="classes")
     if method == "contour":
         ids = _grow_into_contour(mask, names)
     else:

@@ -233,9 +233,11 @@ def load_state(path: Path, state: TrainingState) -> None:
             header = file.metadata() or {}
             state.progress = Progress.from_json(header[_HEADER])
             names = set(file.keys())
-            if any(name.startswith(_OPTIMIZER) for name in names):
-                for parameter in _parameters(state.optimizer):
-                    parameter.grad = torch.zeros_like(parameter)
+            moved = {int(name.split(".")[1]) for name in names if name.startswith(_OPTIMIZER)}
+            if moved:
+                for index, parameter in enumerate(_parameters(state.optimizer)):
+                    if index in moved:  # parameters that the loss does not depend on have no gradient, and no moments
+                        parameter.grad = torch.zeros_like(parameter)
                 state.optimizer.step()  # creates the moments; its change of the weights is overwritten below
                 state.optimizer.zero_grad()
             if state.progress.branch:
