@@ -213,7 +213,7 @@ def test_keys(place: Path) -> None:
         assert set(about) == {"image_hash", "mask_hash", "group"}
     assert set(scores["confusion"]) == classes == set(scores["confusion"]["cell"])
     for name, keys in (
-        ("metrics", {"epoch", "step", "train_loss", "val_loss", "val_dice", "batch_statistics_dice", "lr", "best"}),
+        ("metrics", {"epoch", "step", "train_loss", "val_loss", "val_dice", "lr", "best"}),
         ("timing", {"epoch", "train_s", "validation_s", "images_per_s", "seconds_left"}),
     ):
         lines = (place / "run" / f"{name}.jsonl").read_text().splitlines()
@@ -264,6 +264,7 @@ def test_resume_file(place: Path) -> None:
         "best_value",
         "best_epoch",
         "stopped",
+        "branch",
         "micro_batch",
         "validation_batch",
     }

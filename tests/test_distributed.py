@@ -269,8 +269,9 @@ def test_a_training_of_two_is_that_of_one(how: tuple[str, ...], folder: Path, tm
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     for a, b in zip(one, two, strict=True):
         assert a["step"] == b["step"]
-        for figure in ("train_loss", "val_loss"):
-            assert b[figure] == pytest.approx(a[figure], rel=1e-4)
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-4)
+        # the statistics of the first 60 steps are measured in each process, then averaged
+        assert b["val_loss"] == pytest.approx(a["val_loss"], rel=1e-3)
     assert keys(json.loads((tmp_path / "two/scores.json").read_text())) == keys(
         json.loads((tmp_path / "one/scores.json").read_text())
     )
