@@ -177,6 +177,9 @@ def test_without_a_test_split_the_score_is_that_out_of_fold(
     page = (result.run / "report.html").read_text(encoding="utf-8")
     assert "2 networks; each of the 20 images" in page
     assert page.count("data:image/jpeg") == 9 * 4
+    with raises(DataError, key="--subset", named=["run", "20", "scores.json", "--subset train"]):
+        ubend.evaluate(result.run)  # each image by a model that was trained on it
+    assert ubend.evaluate(result.run, subset="train").data["part"] == "train"
 
 
 VIEWS: list[tuple[ViewKind, Sequence[Any]]] = [("plain", PLAIN), ("mirror", MIRRORED), ("square", SQUARE)]

@@ -140,13 +140,25 @@ def test_how_images_are_taken_is_said(good: Path, images: Path, tiler: Path, tmp
     said = predict(tiler, image, "--out", tmp_path / "c", "--tiles", "whole").output
     assert "WARNING: the model was trained on crops" in said
     said = predict(good / "run", image, "--out", tmp_path / "d", "--tiles", 64, "--overlap", 0.5).output
-    assert "WARNING: the model was trained on images at 0.73 to 0.73 of their size" in said
+    assert "WARNING: the model was trained on images at 0.73 of their size" in said
     assert "WARNING: the model" not in predict(tiler, image, "--out", tmp_path / "e", "--tiles", 64).output
     bundle = load_bundle(tiler)
     bundle.scale = None
     save_bundle(tmp_path / "old.safetensors", bundle)
     said = predict(tmp_path / "old.safetensors", image, "--out", tmp_path / "f", "--tiles", 64).output
     assert "does not state the scale" in said
+
+
+@pytest.mark.parametrize(("times", "scale"), [(3, "0.24"), (0.3, "2.5")])
+def test_images_of_another_scale(times: float, scale: str, good: Path, images: Path, tmp_path: Path) -> None:
+    """Whole images that are resized far more, or far less, than those of the training are named once."""
+    image = Image.open(images / "disc01.png")
+    image.save(tmp_path / "usual.png")
+    image.resize((round(times * image.width), round(times * image.height))).save(tmp_path / "other.png")
+    given = predict(good / "run", tmp_path / "usual.png", tmp_path / "other.png", "--out", tmp_path / "out").output
+    assert given.count("WARNING") == 1
+    assert f"another scale than those of the training: 1 of 2, to {scale} of their size instead of 0.73;" in given
+    assert "WARNING" not in predict(good / "run", tmp_path / "usual.png", "--out", tmp_path / "usual").output
 
 
 def test_bad_tiles(good: Path, images: Path, tmp_path: Path) -> None:

@@ -255,11 +255,10 @@ def note_lines(comparison: Comparison) -> list[str]:
 
 def verdict_line(pair: ModelPair, margin: float) -> str:
     """The difference of two models and the verdict."""
-    line, difference = (
-        _("{a} compared with {b}: Dice {difference}, p = {p:.3f}: {verdict}"),
-        show_interval(pair.difference, "+"),
-    )
-    return line.format(a=pair.a, b=pair.b, difference=difference, p=pair.p, verdict=_describe_verdict(pair, margin))
+    line = _("{a} compared with {b}: Dice {difference}, p {p}: {verdict}")
+    p = "< 0.001" if pair.p < 0.001 else f"= {pair.p:.3f}"
+    difference, verdict = show_interval(pair.difference, "+"), _describe_verdict(pair, margin)
+    return line.format(a=pair.a, b=pair.b, difference=difference, p=p, verdict=verdict)
 
 
 def _describe_verdict(pair: ModelPair, margin: float) -> str:

@@ -163,11 +163,9 @@ def compare_means(a: ScoreArray, b: ScoreArray, groups: Groups | None = None, ma
     """
     (resamples,), grouped = resample([np.stack([a.reshape(len(a), -1), b.reshape(len(b), -1)], axis=1)], groups)
     # symmetric, unlike the interval of a mean: most images differ by nearly nothing and few by much, on either side
-    return Difference(
-        _interval(resamples, grouped, difference_critical_values),
-        _p(resamples, 0.0),
-        max(_p_beyond(resamples, m) for m in (margin, -margin)),
-    )
+    interval = _interval(resamples, grouped, difference_critical_values)
+    beyond = [_p_beyond(resamples, bound, rough=interval.rough) for bound in (margin, -margin)]
+    return Difference(interval, _p(resamples, 0.0, rough=interval.rough), max(beyond))
 
 
 def adjust(differences: Sequence[Difference]) -> list[Difference]:
@@ -322,20 +320,26 @@ def explain_rough(units: int, *, grouped: bool) -> str:
     return line.format(count=units, limit=limit)
 
 
-def _p(resamples: Resamples, bound: float) -> float:
-    """The two-sided p-value of a true mean of `bound`; below ALPHA if the interval excludes it."""
+def _p(resamples: Resamples, bound: float, *, rough: bool) -> float:
+    """The two-sided p-value of a true mean of `bound`; below ALPHA if the interval that is reported excludes it.
+
+    Rough intervals are those of Student's t, and so is their p-value. If every unit has the same difference, it is that
+    of the exact sign-flip test: of the 2^n ways to choose the signs of n differences, only the two with equal signs
+    give a mean as far from `bound`. So five units or fewer show nothing.
+    """
     away = abs(resamples.mean - bound)
     if resamples.scored < 2 or np.isnan(away):
         return 1.0
-    if resamples.error == 0:  # every unit has the same difference
-        return float(away < 1e-12)  # what is left of equal scores by rounding
-    if resamples.is_flat:
+    if resamples.error == 0:  # every unit has the same difference; of equal scores, rounding leaves less than 1e-12
+        return 1.0 if away < 1e-12 else 2.0 ** (1 - resamples.scored)
+    if rough:
         return float(2 * scipy.special.stdtr(resamples.scored - 1, -away / resamples.error))
     beyond = (np.abs(resamples.studentised()) >= away / (resamples.error * _widening(resamples))).sum()
     return (1 + int(beyond)) / (1 + len(resamples.means))
 
 
-def _p_beyond(resamples: Resamples, bound: float) -> float:
+def _p_beyond(resamples: Resamples, bound: float, *, rough: bool) -> float:
     """The one-sided p-value of a true mean that is at least as far from 0 as `bound`, on the same side."""
     inside = resamples.mean < bound if bound > 0 else resamples.mean > bound
-    return _p(resamples, bound) / 2 if inside else 1 - _p(resamples, bound) / 2
+    p = _p(resamples, bound, rough=rough)
+    return p / 2 if inside else 1 - p / 2

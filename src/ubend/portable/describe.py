@@ -2,13 +2,17 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from .files import model_path
 from .i18n import _
 from .mask_predictor import AnyMaskPredictor
 from .predictors import ImagePredictor, is_same_scale
+from .raster import Header
 from .tile_options import WHOLE
+
+_OTHER_SCALE = 2.0  # times smaller or larger than in training; augmentation zooms by much less
 
 
 def describe_masks(masks: AnyMaskPredictor) -> dict[str, Any]:
@@ -55,11 +59,34 @@ def _describe_one(predictor: ImagePredictor, requested: bool) -> list[str]:
     if tiling is not None and not bundle.keeps_scale and bundle.scale is None:
         return [_("WARNING: the model file does not state the scale of training; tiles are at native scale")]
     if tiling is not None and bundle.scale is not None and not is_same_scale(bundle.scale):
-        low, high = bundle.scale
-        return [
-            _(
-                "WARNING: the model was trained on images at {low:.2g} to {high:.2g} of their size, but tiles are at "
-                "native size, so its masks may be wrong. Leave --tiles out, or train with --patches"
-            ).format(low=low, high=high)
-        ]
+        line = _(
+            "WARNING: the model was trained on images at {scale} of their size, but tiles are at native size, so its "
+            "masks may be wrong. Leave --tiles out, or train with --patches"
+        )
+        return [line.format(scale=_show_scale(bundle.scale))]
     return []
+
+
+def describe_scales(headers: Sequence[Header], masks: AnyMaskPredictor) -> list[str]:
+    """A warning if whole images are reduced or enlarged far more than the images of the training were."""
+    for member in masks.members:
+        size_px, scale = member.predictor.bundle.sizing.size_px, member.predictor.bundle.scale
+        if member.predictor.tiling is not None or size_px is None or scale is None:
+            continue
+        factors = [size_px / math.sqrt(header.pixels) for header in headers]
+        unlike = [f for f in factors if not scale[0] / _OTHER_SCALE <= f <= scale[1] * _OTHER_SCALE]
+        if unlike:
+            line = _(
+                "WARNING: images that are resized to another scale than those of the training: {count} of {total}, to "
+                "{factors} of their size instead of {scale}; their objects then have another size, so the masks may be "
+                "wrong. Cut or resize the images so that objects are as large as in the training images"
+            )
+            found = _show_scale((min(unlike), max(unlike)))
+            return [line.format(count=len(unlike), total=len(headers), factors=found, scale=_show_scale(scale))]
+    return []
+
+
+def _show_scale(scale: tuple[float, float]) -> str:
+    """A range of scales with two digits, as one number where its ends look alike."""
+    low, high = (f"{end:.2g}" for end in scale)
+    return low if low == high else _("{low} to {high}").format(low=low, high=high)

@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 from numpy.typing import NDArray
 
 from .decode import read_header
-from .describe import describe_tiling
+from .describe import describe_scales, describe_tiling
 from .errors import (
     DataError,
     FilesError,
@@ -286,7 +286,8 @@ class ImageJob(FileJob[Header]):
         return header
 
     def notes(self) -> list[str]:
-        return describe_channels([self.usable[index] for index in self.todo], self.predictor.channels)
+        headers = [self.usable[index] for index in self.todo]
+        return [*describe_channels(headers, self.predictor.channels), *describe_scales(headers, self.predictor)]
 
     @abstractmethod
     def write_one(self, index: int, result: MaskResult, image: NDArray[Any]) -> None:
@@ -337,13 +338,8 @@ class ImageJob(FileJob[Header]):
         else:
             for index in (input_index for input_index in started or indices if input_index not in finished):
                 yield from self._predict_each([index])
-            if started and (
-                rest := [
-                    input_index
-                    for input_index in indices
-                    if input_index not in started and input_index not in self.failed
-                ]
-            ):
+            rest = [index for index in indices if index not in started and index not in self.failed]
+            if started and rest:
                 yield from self._predict_each(rest)
 
     def _read(self, index: int) -> tuple[LoadedImage, NDArray[Any]]:

@@ -108,6 +108,12 @@ def _score_run(run: Path, predictor: Predictor, subset: SplitName | None, *, ski
     """Score a model on the images of its own run."""
     rows = read_run_rows(run)
     split, pairs = _choose_present(run, [pair for pair, _hashes in rows], subset)
+    if split is None:  # no test and no validation split, as after --folds K --test none
+        line = _(
+            "{run}: all {count} images are training images of the model, so a score of them says nothing of new "
+            "images; the score of the training is in {scores}. Give a folder of other images, or --subset train"
+        )
+        raise DataError(line.format(run=run, count=len(pairs), scores=RunFolder(run).scores), key="--subset")
     inspecting = _ExtremesPredictor(predictor)
     scores = evaluate_pairs(inspecting, pairs, skip_bad=skip_bad)
     scored = [(pair, hashes) for pair, hashes in rows if pair.name in scores["per_picture"]]
