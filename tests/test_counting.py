@@ -198,9 +198,14 @@ def test_errors_are_counted(place: Path) -> None:
     assert "not a class mask" not in said
 
 
-def test_masks_in_place_of_ids_are_noticed(place: Path) -> None:
+@pytest.mark.parametrize("classes", [(255,), (1, 2)])
+def test_masks_in_place_of_ids_are_noticed(classes: tuple[int, ...], place: Path) -> None:
+    """A mask of one class, or of two, each of which has two regions or more."""
     for name, ids in IDS.items():
-        save(place / "truth" / f"{name}.png", (ids > 0).astype(np.uint8) * 255)
+        mask = np.zeros(ids.shape, np.uint8)
+        for number, value in enumerate(classes):
+            mask[10 * number : 10 * number + 3, 0:40:8] = value
+        save(place / "truth" / f"{name}.png", mask)
     (place / "images" / "empty.png").unlink()
     said = count("--truth", "truth")
     assert "not a class mask" in said

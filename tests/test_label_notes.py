@@ -216,6 +216,13 @@ def test_no_image_of_a_folder_is_skipped_invalid(tmp_path: Path) -> None:
         save(tmp_path / name, np.zeros((*SIZE, 3)))
     (tmp_path / "notes.txt").touch()
     assert [path.name for path in list_images([tmp_path])] == ["a.png", "b.gif", "c.ppm"]
+    assert list_images([tmp_path / "**"]) == list_images([tmp_path])  # as in a folder
+    assert list_images([tmp_path / "*.txt"]) == [tmp_path / "notes.txt"]  # refused when it is read
+
+
+def test_an_image_that_is_named_twice_is_taken_once(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", np.zeros((*SIZE, 3)))
+    assert list_images([tmp_path / "a.png", tmp_path, tmp_path / "*.png"]) == [tmp_path / "a.png"]
 
 
 @pytest.mark.parametrize(

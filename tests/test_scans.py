@@ -418,6 +418,17 @@ def test_window_words() -> None:
             parse_intensity_window(text)
 
 
+@pytest.mark.parametrize(("thickness", "known"), [(2, True), (None, False)])
+def test_a_single_slice_without_its_thickness_has_no_volume(
+    thickness: float | None, known: bool, tmp_path: Path
+) -> None:
+    write_slice(tmp_path / "a.dcm", SEEN[0], 0.0, "1.2", SliceThickness=thickness)
+    scan = read_scan(tmp_path / "a.dcm")
+    assert scan.has_spacing == known
+    assert [note for note in scan.notes if "SliceThickness" in note and "a.dcm" in note] == [*scan.notes]
+    assert bool(scan.notes) != known
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_command(channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both kinds beside each other: masks, and the table of volumes, whose millilitres are the scan's."""

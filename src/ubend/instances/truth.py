@@ -140,9 +140,10 @@ def _read_ids(path: Path) -> NDArray[np.uint32]:
 
 
 def looks_like_mask(truth: Objects) -> bool:
-    """Whether each class has only one id, but several connected regions: probably a class mask instead of ids."""
-    alone = len(truth.classes) == len(set(truth.classes.tolist()))
-    return alone and int(scipy.ndimage.label(truth.ids > 0, np.ones((3, 3)))[1]) > len(truth.classes) > 0
+    """Whether an id has two connected regions or more on average: probably a class mask instead of ids."""
+    boxes = enumerate(scipy.ndimage.find_objects(truth.ids), start=1)
+    regions = sum(scipy.ndimage.label(truth.ids[box] == i, np.ones((3, 3)))[1] for i, box in boxes if box is not None)
+    return int(regions) >= 2 * len(truth.classes) > 0
 
 
 def score(qualities: Mapping[Path, Sequence[Quality]], names: Sequence[str]) -> ObjectScores:

@@ -327,6 +327,10 @@ class DicomSeries(Scan):
         self.path, self._files = path, files
         rows, columns = (float(value) for value in files[0].PixelSpacing)
         spacing_mm = _slice_spacing(path, files), rows, columns
+        if len(files) == 1 and not files[0].get("SliceThickness"):
+            self.has_spacing = False
+            line = _("note: {path} does not state its SliceThickness, so no volumes in ml are given; set it, in mm")
+            self.notes = (line.format(path=path),)
         values = np.stack([apply_rescale(_read_pixels(path, file), file) for file in files])
         self._reorient(values, _dicom_affine(files, spacing_mm), spacing_mm)
 

@@ -59,9 +59,11 @@ def images_in(folder: Path) -> list[Path]:
     Raises:
         OSError: the folder cannot be read.
     """
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in KNOWN_IMAGE_SUFFIXES and path.name[0] != "."
-    )
+    return sorted(filter(_is_image, folder.iterdir()))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in KNOWN_IMAGE_SUFFIXES and path.name[0] != "."
 
 
 def refuse_folder(path: Path) -> None:
@@ -79,8 +81,8 @@ def refuse_folder(path: Path) -> None:
 def list_images(paths: Iterable[Path | str]) -> list[Path]:
     """List the image files that paths stand for.
 
-    A folder stands for the images in it and a pattern for its matches, both sorted by name; `-` for the lines of
-    standard input. Files are listed unchanged, also if missing.
+    A folder stands for the images in it and a pattern for the images that match, both sorted by name; `-` for the
+    lines of standard input. Files are listed unchanged, also if missing.
 
     Raises:
         DataError: there are no images, or standard input is not a list of paths.
@@ -94,9 +96,12 @@ def list_images(paths: Iterable[Path | str]) -> list[Path]:
                 inside = images_in(path)
             images += inside or [path]  # a folder without images is reported later: the other paths may be good
         elif not os.path.lexists(path) and (matched := expand_pattern(path)):
-            images += [path_ for path_ in matched if os.path.isfile(path_)]
+            files = [path_ for path_ in matched if os.path.isfile(path_)]
+            images += [
+                path_ for path_ in files if _is_image(path_)
+            ] or files  # as in a folder; all, to say what is wrong
         else:
             images.append(path)  # a missing file is reported when it is read
     if not images:
         raise DataError(_("no images to predict; give files or folders"), key="paths")
-    return images
+    return [*dict.fromkeys(images)]  # a file that is named twice is taken once
