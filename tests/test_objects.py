@@ -2,6 +2,7 @@
 
 import csv
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import tifffile
 import torch
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from ubend.core.errors import SettingError
 from ubend.dataset.sample import SAMPLE_CLASSES
 from ubend.metrics.panoptic import Quality, compare_objects
 from ubend.portable.object_job import describe_method
-from ubend.portable.objects import choose_method, separate
+from ubend.portable.objects import Objects, choose_method, separate
 
 PLAIN = ("background", "cell")
 CELLS = ("background", "cell", "contour")
@@ -183,6 +184,55 @@ def test_quality(data: st.DataObject) -> None:
         assert cell.panoptic == pytest.approx(
             0 if math.isnan(cell.segmentation) else cell.segmentation * cell.recognition
         )
+
+
+def dense_quality(found: Objects, truth: Objects, classes: int) -> list[Quality]:
+    """`compare_objects` by a table of all pairs of found and true objects."""
+    rows, columns = len(found.classes) + 1, len(truth.classes) + 1
+    pairs = found.ids.astype(np.int64).reshape(-1) * columns + truth.ids.reshape(-1)
+    table = np.bincount(pairs, minlength=rows * columns).reshape(rows, columns)
+    union = table.sum(axis=1)[1:, None] + table.sum(axis=0)[None, 1:] - table[1:, 1:]
+    iou = table[1:, 1:] / np.maximum(union, 1)
+    same = (iou > 0.5) & (found.classes[:, None] == truth.classes[None, :])
+    qualities = []
+    for index in range(classes):
+        matches = same & (truth.classes == index)
+        found_count, true_count = ((objects.classes == index).sum() for objects in (found, truth))
+        matched = int(matches.sum())
+        qualities.append(
+            Quality(matched, int(found_count) - matched, int(true_count) - matched, float(iou[matches].sum()))
+        )
+    return qualities
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_quality_is_that_of_all_pairs(data: st.DataObject) -> None:
+    """Also of objects without a pixel, which neither match nor have an IoU."""
+    shape = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
+    counts = data.draw(st.tuples(st.integers(0, 4), st.integers(0, 4)))
+    found, truth = (
+        Objects(
+            data.draw(arrays(np.uint32, shape, elements=st.integers(0, count))),
+            data.draw(arrays(np.uint8, count, elements=st.integers(0, 2))),
+        )
+        for count in counts
+    )
+    assert compare_objects(found.ids, found.classes, truth.ids, truth.classes, 3) == dense_quality(found, truth, 3)
+
+
+def test_quality_of_many_objects() -> None:
+    """40,000 objects in memory of their pixels; a table of all pairs would have 12 GiB."""
+    ids = np.arange(1, 40_001, dtype=np.uint32).reshape(200, 200)
+    classes = np.ones(ids.size, np.uint8)
+    tracemalloc.start()
+    try:
+        cell = compare_objects(ids, classes, ids, classes, 2)[1]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert cell == Quality(ids.size, 0, 0, float(ids.size))
+    assert peak < 100 * 2**20
 
 
 def test_quality_of_classes() -> None:

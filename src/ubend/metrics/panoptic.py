@@ -71,15 +71,19 @@ def compare_objects(
         found_classes, true_classes: (objects,) class index of object 1, 2, ...
         classes: number of classes.
     """
-    rows, maximum = len(found_classes) + 1, len(true_classes) + 1
-    pairs = predicted.astype(np.int64).reshape(-1) * maximum + true.reshape(-1)
-    table = np.bincount(pairs, minlength=rows * maximum).reshape(rows, maximum)
-    union = table.sum(axis=1)[1:, None] + table.sum(axis=0)[None, 1:] - table[1:, 1:]
-    iou = table[1:, 1:] / np.maximum(union, 1)
-    same = (iou > _MATCH) & (found_classes[:, None] == true_classes[None, :])
+    found_ids, true_ids = predicted.reshape(-1), true.reshape(-1)
+    found_areas = np.bincount(found_ids, minlength=len(found_classes) + 1)
+    true_areas = np.bincount(true_ids, minlength=len(true_classes) + 1)
+    both = (found_ids > 0) & (true_ids > 0)
+    pairs = found_ids[both].astype(np.int64) * len(true_areas) + true_ids[both]
+    pairs, common = np.unique(pairs, return_counts=True)  # only pairs of objects that overlap
+    found, truth = pairs // len(true_areas), pairs % len(true_areas)
+    iou = common / (found_areas[found] + true_areas[truth] - common)
+    pair_classes = true_classes[truth - 1]
+    same = (iou > _MATCH) & (found_classes[found - 1] == pair_classes)
     qualities = []
     for index in range(classes):
-        matches = same & (true_classes == index)
+        matches = same & (pair_classes == index)
         matched = int(matches.sum())
         extra, missed = int((found_classes == index).sum()) - matched, int((true_classes == index).sum()) - matched
         qualities.append(Quality(matched, extra, missed, float(iou[matches].sum())))
