@@ -94,6 +94,21 @@ def test_place_survives(
     )
 
 
+def test_nan_is_declared_as_nodata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float files without a nodata value, by rows as in memory; the files are equal."""
+    model = save_tiler(tmp_path / "model.safetensors", 1, "float32")
+    values = write_geo(tmp_path / "field.tif", 1, "float32", nodata=None, tiled=True, blockxsize=64, blockysize=64)
+    with rasterio.open(tmp_path / "field.tif", "r+") as file:
+        file.write(np.where(values == 0, np.nan, values))
+    for folder, limit in (("memory", 10**9), ("rows", 5000)):
+        monkeypatch.setattr(job, "_LARGE_PIXELS", limit)
+        predict(model, tmp_path / "field.tif", "--out", tmp_path / folder, "--tiles", 64)
+        with rasterio.open(tmp_path / folder / "field.tif") as mask:
+            assert mask.nodata == 255
+            np.testing.assert_array_equal(mask.read_masks(1) == 0, values[0] == 0)
+    assert not (tmp_path / "rows" / "field_overlay.png").exists()
+
+
 @pytest.mark.parametrize("by_rows", [True, False])
 def test_overviews_and_masks_inside(by_rows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Smaller copies, and a mask of what was seen, lie in the same file; the image is the image."""

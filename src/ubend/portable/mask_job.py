@@ -35,7 +35,7 @@ class _Tiff(NamedTuple):
 
     Attributes:
         georeference: see `TiffRowReader`.
-        has_invalid: whether its file marks invalid pixels.
+        has_invalid: see `TiffRowReader`.
         by_rows: whether it is read, predicted and written by rows.
     """
 
@@ -129,16 +129,16 @@ class MaskImageJob(ImageJob):
 
     def write_one(self, index: int, result: MaskResult, image: NDArray[Any]) -> None:
         """Write the files of an image, the mask last."""
-        tiff, labels, files, (mask, prob) = self._tiffs[index], self._labels, self.outputs(index), result
+        labels, files, (mask, prob) = self._labels, self.outputs(index), result
+        georeference, has_invalid, _by_rows = self._tiffs[index]
         self._shares.count(self.paths[index], mask)
         overlay = overlay_mask(to_rgb(image), mask, labels.colors, background=background_class(labels.names))
         save_png(Image.fromarray(overlay), files["overlay"])
         size_hw = self.usable[index].size_hw
         if prob is not None and self._prob_kind is not None:
-            write_probabilities(files["prob"], size_hw, [prob], labels.names, self._prob_kind, tiff.georeference)
-        if tiff.georeference:
-            has_invalid = tiff.has_invalid or bool((mask == IGNORED).any())
-            write_tiff_mask(files["mask"], size_hw, [mask], labels.colors, tiff.georeference, has_invalid=has_invalid)
+            write_probabilities(files["prob"], size_hw, [prob], labels.names, self._prob_kind, georeference)
+        if georeference:
+            write_tiff_mask(files["mask"], size_hw, [mask], labels.colors, georeference, has_invalid=has_invalid)
         else:
             write_mask(files["mask"], mask, labels.colors)
 

@@ -45,8 +45,8 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
         header: see `read_header`.
         size_hw: (H, W), px.
         georeference: GeoTIFF tags as tifffile's `extratags`; empty if there are none.
-        has_invalid: whether the file marks invalid pixels: by a nodata value, an internal mask, or alpha that is
-            dropped. NaN is always checked.
+        has_invalid: whether pixels may be invalid: the file has a nodata value, an internal mask, alpha that is
+            dropped, or float values, which may be NaN.
     Raises:
         DataError: missing, damaged, not a TIFF, or a stack.
     """
@@ -66,7 +66,8 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
         self.georeference = [(t.code, int(t.dtype), t.count, t.value, True) for t in tags if t.code in GEO_TAGS]
         self._nodata, self._filling = find_nodata(self._page), Lock()
         drops_alpha = self._plan.alpha and self._plan.stored != channels
-        self.has_invalid = self._nodata is not None or self._seen is not None or drops_alpha
+        is_float = np.dtype(self._page.dtype).kind == "f"
+        self.has_invalid = self._nodata is not None or self._seen is not None or drops_alpha or is_float
         self._fill: NDArray[Any] | None = None
         self._mapped: NDArray[Any] | None = None
         if self._plan.alone and self._page.is_memmappable:
@@ -129,8 +130,7 @@ class TiffRowReader(AbstractContextManager["TiffRowReader"]):
 
     def invalid(self, top: int, bottom: int) -> NDArray[np.bool_] | None:
         """(bottom - top, W): invalid pixels of these rows, see `LoadedImage`; None: all are valid."""
-        may_be = self.has_invalid or np.dtype(self._page.dtype).kind == "f"
-        return self.load(top, bottom).invalid if may_be else None
+        return self.load(top, bottom).invalid if self.has_invalid else None
 
     def _read_rows(self, page: Any, axes: str, top: int, out: NDArray[Any]) -> None:
         """Read the rows of a page from `top` into (rows, W, channels in the file)."""
