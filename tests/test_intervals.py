@@ -147,6 +147,20 @@ def test_without_a_spread_there_is_no_interval(scores: list[float], mean: float)
     assert np.isnan(interval.reported).all()
 
 
+@pytest.mark.parametrize(("units", "verdict"), [(2, "not shown"), (5, "not shown"), (6, "A is better")])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_equal_differences_of_few_units_show_nothing(units: int, verdict: str, grouped: bool) -> None:
+    """By the exact sign-flip test: two of the 2^n choices of signs give so large a mean."""
+    scores = np.full(3 * units if grouped else units, 0.75)
+    groups = (np.arange(len(scores)) % units).tolist() if grouped else None
+    found = compare_means(scores, scores - 0.25, groups)
+    assert found.p == 2.0 ** (1 - units)
+    assert found.verdict() == verdict
+    same = compare_means(scores, scores, groups)
+    assert same.p == 1.0
+    assert same.verdict() == ("not shown" if units < 5 else "equal")
+
+
 def test_nearly_equal_scores_have_a_finite_interval_in_bounds() -> None:
     """A third of all resamples lack the one image that differs."""
     interval = mean_intervals([np.r_[np.ones(99), 0.0]])[0]

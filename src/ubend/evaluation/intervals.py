@@ -323,12 +323,17 @@ def explain_rough(units: int, *, grouped: bool) -> str:
 
 
 def _p(resamples: Resamples, bound: float) -> float:
-    """The two-sided p-value of a true mean of `bound`; below ALPHA if the interval excludes it."""
+    """The two-sided p-value of a true mean of `bound`; below ALPHA if the interval excludes it.
+
+    If every unit has the same difference, it is that of the exact sign-flip test: of the 2^n ways to choose the signs
+    of n differences, only the two with equal signs give a mean as far from `bound`. So five units or fewer show
+    nothing.
+    """
     away = abs(resamples.mean - bound)
     if resamples.scored < 2 or np.isnan(away):
         return 1.0
-    if resamples.error == 0:  # every unit has the same difference
-        return float(away < 1e-12)  # what is left of equal scores by rounding
+    if resamples.error == 0:  # every unit has the same difference; of equal scores, rounding leaves less than 1e-12
+        return 1.0 if away < 1e-12 else 2.0 ** (1 - resamples.scored)
     if resamples.is_flat:
         return float(2 * scipy.special.stdtr(resamples.scored - 1, -away / resamples.error))
     beyond = (np.abs(resamples.studentised()) >= away / (resamples.error * _widening(resamples))).sum()
