@@ -141,6 +141,9 @@ def test_command_and_function_say_the_same(run: Path, tmp_path: Path) -> None:
     assert ubend.compare([scores, run]).pairs[0].difference.mean == 0
     check(refused_once("compare", run, file, "--json", file), OutputError, path=file)
     check(refused_once("compare", run, run), SettingError, key="runs")
+    for alone in (str(run), run, scores):
+        with raises(SettingError, key="runs"):
+            ubend.compare(alone)  # type: ignore[arg-type]
 
 
 def test_runs_are_ranked_where_their_test_images_are_equal(run: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
+import ubend
 import ubend.tasks.objects as job
 from support.geotiff import PIXEL_SCALE, TIE, keys
 from support.models import brighter_than_half, save_model
@@ -182,6 +183,14 @@ def test_pixel_size(place: Path) -> None:
 
 def test_bad_pixel_size(place: Path) -> None:
     check(refuse("--pixel-size", "0.325"), SettingError, key="--pixel-size", named=["0.325", "0.325um"])
+    with raises(SettingError, key="--pixel-size", named=["0.325", "0.325um"]):
+        ubend.objects("model.safetensors", paths=["images"], out="out", pixel_size=0.325)  # type: ignore[arg-type]
+
+
+def test_without_objects_there_is_no_median_area(place: Path) -> None:
+    said = count(images="images/empty.png")
+    assert "no objects, images 1; counts of each image:" in said
+    assert "median" not in said
 
 
 def test_errors_are_counted(place: Path) -> None:

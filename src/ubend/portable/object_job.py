@@ -272,6 +272,8 @@ class ObjectJob(ImageJob):
                 "{name}: objects {count}, images {images} ({minimum} to {maximum} objects per image, "
                 "median {median:g}); median area {area:.10g} px; counts of each image: {table}"
             )
+            if not areas:
+                message = _("{name}: no objects, images {images}; counts of each image: {table}")
             lines.append(
                 message.format(
                     name=name,
@@ -280,7 +282,7 @@ class ObjectJob(ImageJob):
                     minimum=min(counts),
                     maximum=max(counts),
                     median=float(np.median(counts)),
-                    area=float(np.median(areas)) if areas else 0,
+                    area=float(np.median(areas or [0])),
                     table=self.out / _SUMMARY,
                 )
             )

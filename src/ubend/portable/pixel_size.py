@@ -99,7 +99,7 @@ def parse_pixel_size(text: str) -> PixelSize:
     Raises:
         SettingError: not a positive number, or an unknown unit.
     """
-    matched = re.fullmatch(r"\s*([\d.]+(?:[eE][+-]?\d+)?)\s*([^\W\d]+)\s*", text)
+    matched = re.fullmatch(r"\s*([\d.]+(?:[eE][+-]?\d+)?)\s*([^\W\d]+)\s*", str(text))
     try:
         side_um = float(matched[1]) * _UM[matched[2]] if matched else 0.0
     except (KeyError, ValueError):

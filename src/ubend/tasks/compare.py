@@ -15,6 +15,7 @@ def compare(
 ) -> Comparison:
     """Compare models on the same images; for arguments and errors see `ubend.compare`, where `out` is `json`."""
     refuse_existing([] if out is None else [Path(out)])
+    runs = [runs] if isinstance(runs, str | Path | Scores) else runs  # one alone is refused below
     scores_of = {
         _("scores {number}").format(number=number) if isinstance(run, Scores) else str(run): (
             run if isinstance(run, Scores) else read_scores(Path(run))
