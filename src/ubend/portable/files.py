@@ -5,12 +5,13 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -309,15 +310,25 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically.
+    """Write `value` as indented JSON, atomically; for numbers that are not finite see `json_text`."""
+    write_text(path, json_text(value, indent=1) + "\n")
 
-    Raises:
-        ValueError: a number is NaN or infinite, which is not valid JSON.
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON as UTF-8; numbers that are not finite, which JSON does not have, are null.
+
+    Bytes of file names that are not UTF-8 are escaped (`\\udcXX`), as Python reads them back.
     """
-    write_text(path, json_text(value, indent=1, allow_nan=False) + "\n")
-
-
-def json_text(value: Any, indent: int | None = None, *, allow_nan: bool = True) -> str:
-    """JSON as UTF-8; bytes of file names that are not UTF-8 are escaped (`\\udcXX`), as Python reads them back."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=allow_nan)
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_null_for_nan(value), indent=indent, ensure_ascii=False, allow_nan=False)
     return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _null_for_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _null_for_nan(inner) for key, inner in value.items()}
+    return [*map(_null_for_nan, value)] if isinstance(value, list | tuple) else value
