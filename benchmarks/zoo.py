@@ -79,6 +79,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "tutorial": ("--recipe", "tutorial"),
     "best": ("--effort", "best"),
     "bilinear": ("--set", "model.upsampling=bilinear"),
+    "branches": ("--set", "train.branches=3"),
 }
 SPLITS = ("val", "test")
 
