@@ -3,6 +3,7 @@
 import csv
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from ubend.core.autoconfig import resolve
 from ubend.core.errors import DataError, PairError, TrainingError
 from ubend.core.progress import Reporter
 from ubend.core.settings import Recipe, make_settings
-from ubend.dataset.dataset import Dataset, open_dataset
+from ubend.dataset.dataset import Dataset, MissingClasses, find_missing_classes, open_dataset
 from ubend.io.images import read_image
-from ubend.labels.class_table import ANY_DISTANCE
+from ubend.labels.class_table import ANY_DISTANCE, background_class
+from ubend.layouts.pairs import SplitName
 
 
 def understand(root: Path, cache: Path, recipe: Recipe = "modern", **changes: Any) -> Dataset:
@@ -213,3 +215,33 @@ def test_settings_that_are_hardly_meant(discs: Path, shared_cache: Path) -> None
     assert "the classes are disc, background" in swapped
     (enlarged,) = remarks(**{"data.size": 5 * side})
     assert f"{5 * side} px" in enlarged
+
+
+@pytest.mark.parametrize(
+    ("splits", "present", "expected"),
+    [
+        (("train", "val", "test"), (1, 1, 0), MissingClasses([], ["cell"], [])),
+        (("train", "val", "test"), (1, 0, 0), MissingClasses([], ["cell"], [])),
+        (("train", "val", "test"), (1, 0, 1), MissingClasses([], [], ["cell"])),
+        (("train", "val", "test"), (0, 1, 1), MissingClasses(["cell"], [], [])),
+        (("train", "train", "val"), (1, 1, 0), MissingClasses([], ["cell"], [])),
+        (("train", "train", "test"), (1, 1, 1), MissingClasses([], [], [])),  # all folds: no validation split
+        (("train", "val", "test"), (0, 0, 0), MissingClasses([], [], [])),
+    ],
+)
+def test_classes_missing_from_a_split(
+    splits: tuple[SplitName, ...], present: tuple[int, ...], expected: MissingClasses
+) -> None:
+    pixels = np.zeros((3, 256), np.int64)
+    pixels[:, 0], pixels[:, 1] = 9, present
+    assert find_missing_classes(("background", "cell"), pixels, splits) == expected
+
+
+def test_background_is_the_most_common_class_if_none_is_called_so(discs: Path, shared_cache: Path) -> None:
+    data = understand(discs, shared_cache)
+    index = data.background_index
+    assert index == background_class(data.labels.names)
+    unnamed = replace(data, labels=replace(data.labels, names=("soil", "plant")))
+    commonest = int(data.class_shares().argmax())
+    assert unnamed.background_index == commonest
+    assert unnamed.foreground_classes() == (1 - commonest,)

@@ -134,6 +134,12 @@ def test_every_image_is_held_out_once(run: Path) -> None:
     assert "3 networks" in (run / "report.html").read_text(encoding="utf-8")
 
 
+def test_any_class_name_has_its_out_of_fold_dice(discs: Path, tmp_path: Path) -> None:
+    """Also one that begins as the names of the means do."""
+    run = fit(discs, tmp_path / "run", folds=2, classes=("background", "meander"), epochs=1).run
+    assert load_bundle(run / "model.safetensors").about["out_of_fold_dice"].keys() == {"background", "meander"}
+
+
 def test_groups_stay_whole_in_a_training(discs: Path, tmp_path: Path) -> None:
     rows = [f"disc{number:02d},group{number % 6}" for number in range(20)]
     (tmp_path / "groups.csv").write_text("\n".join(["file,group", *rows]) + "\n")
@@ -295,7 +301,8 @@ def test_weights_of_classes_only_where_they_help(biases: list[float], wanted: fl
     no proof."""
     masks = np.random.default_rng(0).integers(0, 2, (8, 6, 6)).astype(np.uint8)
     store = SimpleNamespace(image=lambda n: np.zeros((6, 6, 1), np.uint8), mask=lambda n: masks[n])
-    first = SimpleNamespace(labels=make_label_map([0, 1], ["background", "disc"]), store=store, folds=(1, 2) * 4)
+    labels = make_label_map([0, 1], ["background", "disc"])
+    first = SimpleNamespace(labels=labels, store=store, folds=(1, 2) * 4, foreground_classes=lambda: (1,))
     folds: Any = SimpleNamespace(first=first, device=torch.device("cpu"))
     predictors: Any = [_Biased(store, range(start, 8, 2), biases) for start in (0, 1)]
     found = tasks._choose_bias(folds, predictors, Listener())

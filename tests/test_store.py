@@ -1,11 +1,13 @@
 """The store: built once, named by its content, whole or absent."""
 
 import errno
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from ubend.dataset.splits import find_near_duplicates
 from ubend.dataset.store import Store, clear_stores, hash_pairs, list_stores, open_store
 from ubend.io.images import Sizing, model_size, read_image, resize_array, resize_mask
 from ubend.labels.class_table import IGNORED, LabelMap, make_label_map
+from ubend.labels.mask_files import FileMask
 from ubend.layouts.folder import read_folder
 from ubend.layouts.pairs import Pair
 
@@ -156,6 +159,7 @@ def test_named_by_content(folder: Path, cache: Path) -> None:
 
 OPEN = """
 import sys
+import tracemalloc
 from pathlib import Path
 from ubend.layouts.folder import read_folder
 from ubend.io.images import Sizing
@@ -337,3 +341,18 @@ def test_libraries_of_earlier_versions_are_deleted(tmp_path: Path) -> None:
     (tmp_path / "mine.so").write_bytes(b"not ubend's")
     assert clear_stores(tmp_path) == len(b"library")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.so"]
+
+
+def test_hashing_reads_a_file_in_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    with path.open("wb") as file:
+        file.truncate(2**26)
+    tracemalloc.start()
+    try:
+        ((image, mask),) = hash_pairs([Pair("image", path, FileMask(path), None, None)])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert image == hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    assert mask
+    assert peak < 2**24

@@ -6,7 +6,7 @@ folder -> pairs -> headers -> scan of the masks -> class table -> object widths 
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -119,7 +119,7 @@ class Dataset:
 
         A single fold is scored on val, too: the test split is reserved for the models of all folds together.
         """
-        return "test" if "test" in self.splits and self.fold is None else "val"
+        return pick_scored_split(self.splits) if self.fold is None else "val"
 
     def all_folds(self) -> "Dataset":
         """The data set for the models of all folds together; all images outside test count as training images."""
@@ -233,10 +233,15 @@ class Dataset:
         counts = self.store.class_pixels[self.indices("train"), : self.labels.classes].sum(axis=0)
         return np.asarray(counts / max(1, int(counts.sum())))
 
-    def foreground_classes(self) -> tuple[int, ...]:
-        """All class indices except the background, or the most common class if none is called background."""
+    @property
+    def background_index(self) -> int:
+        """Index of the class called background, or of the most common class if none is called so."""
         background = background_class(self.labels.names)
-        skipped = int(self.class_shares().argmax()) if background is None else background
+        return int(self.class_shares().argmax()) if background is None else background
+
+    def foreground_classes(self) -> tuple[int, ...]:
+        """All class indices except `background_index`."""
+        skipped = self.background_index
         return tuple(index for index in range(self.labels.classes) if index != skipped)
 
     def facts(
@@ -253,7 +258,7 @@ class Dataset:
             training_pixels=int(self.store.shapes_hw[training].prod(axis=1).sum()),
             shares=dict(zip(names, self.class_shares().tolist(), strict=True)),
             foreground=tuple(names[class_index] for class_index in self.foreground_classes()),
-            directions=measure_directions(self._thinned_masks(), background_class(names) or 0),
+            directions=measure_directions(self._thinned_masks(), self.background_index),
             device=device,
             precision=precision,
             pretrained=pretrained,
@@ -509,13 +514,18 @@ def _leave_group_out(pairs: Sequence[Pair], settings: Settings, duplicates: NDAr
     return _Split(split.splits, tuple(remarks), None, tuple(group_of.tolist()), fold_groups)
 
 
+def pick_scored_split(splits: Collection[SplitName]) -> SplitName:
+    """The split that is scored: test, or val if there is no test split."""
+    return "test" if "test" in splits else "val"
+
+
 class MissingClasses(NamedTuple):
     """Names of the classes that a split lacks.
 
     Attributes:
         untrained: only in validation or test images.
-        unscored: only in training images.
-        unvalidated: in training and test images, not in validation images.
+        unscored: in training images, not in images of the scored split.
+        unvalidated: in training and test images, not in those of the validation split, if there is one.
     """
 
     untrained: list[str]
@@ -527,14 +537,14 @@ def find_missing_classes(
     names: Sequence[str], pixels: NDArray[np.int64], splits: Sequence[SplitName]
 ) -> MissingClasses:
     """The classes that no image of a split holds, of the (N, 256) pixels of each class in each image."""
-    found = MissingClasses([], [], [])
+    found, scored = MissingClasses([], [], []), pick_scored_split(splits)
     for name, counts in zip(names, pixels.T[: len(names)].tolist(), strict=True):
         present_in = {split for split, count in zip(splits, counts, strict=True) if count}
         if present_in and "train" not in present_in:
             found.untrained.append(name)
-        elif present_in == {"train"}:
+        elif present_in and scored not in present_in:
             found.unscored.append(name)
-        elif present_in == {"train", "test"}:
+        elif present_in and "val" in splits and "val" not in present_in:
             found.unvalidated.append(name)
     return found
 
@@ -543,11 +553,15 @@ def _describe_missing(names: Sequence[str], pixels: NDArray[np.int64], splits: S
     """Lines on classes that no image of a split holds."""
     sentences = (
         _("classes missing from the training split ({count}): {names}; to learn them, move images there"),
-        _("classes that occur only in the training split ({count}): {names}; they have no score"),
+        _("classes missing from the {split} split ({count}): {names}; they have no score"),
         _("classes missing from the validation split ({count}): {names}; the best epoch is chosen without them"),
     )
     found = zip(sentences, find_missing_classes(names, pixels, splits), strict=True)
-    return [line.format(count=len(missing), names=enumerate_names(missing)) for line, missing in found if missing]
+    return [
+        line.format(count=len(missing), names=enumerate_names(missing), split=pick_scored_split(splits))
+        for line, missing in found
+        if missing
+    ]
 
 
 @dataclass(frozen=True)

@@ -273,7 +273,9 @@ def hash_pairs(pairs: Sequence[Pair], file_cache: FileCache | None = None) -> li
 
     def digest(path: Path) -> None:
         try:
-            files[path].digest = hashlib.blake2b(regular_file(path).read_bytes(), digest_size=16).hexdigest()
+            with regular_file(path).open("rb") as file:
+                digest_of_file = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+            files[path].digest = digest_of_file.hexdigest()
         except OSError as error:
             unreadable[path] = Problem(_("{path}: {reason}").format(path=path, reason=reason(error)), path)
 

@@ -1,7 +1,7 @@
 """Classes and objects: classes that a split lacks, and objects that are small at the training size."""
 
 from ubend.core.i18n import _
-from ubend.dataset.dataset import find_missing_classes
+from ubend.dataset.dataset import find_missing_classes, pick_scored_split
 from ubend.dataset.object_widths import describe_narrow
 from ubend.doctor.finding import Finding
 from ubend.doctor.inspection import Inspection
@@ -20,8 +20,10 @@ def check_missing_classes(inspection: Inspection) -> list[Finding]:
         repair = _("move images that hold it to the training split")
         findings.append(Finding("class missing in training", "error", (), message, repair, {"class": name}))
     for name in unscored:
-        message = _("only training images hold the class {name}, so it gets no score").format(name=name)
-        repair = _("move images that hold it to the other splits")
+        split = pick_scored_split(data.splits)
+        message = _("no image of the {split} split holds the class {name}, so it gets no score")
+        message = message.format(split=split, name=name)
+        repair = _("move images that hold it to this split")
         findings.append(Finding("class without score", "warning", (), message, repair, {"class": name}))
     return findings
 

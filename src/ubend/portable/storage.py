@@ -161,9 +161,8 @@ def describe_source(path: Path) -> dict[str, Any]:
         for part in sorted(path.iterdir()) if path.is_dir() else [path]:
             if part.is_file():
                 with part.open("rb") as file:
-                    while data := file.read(2**20):
-                        size += len(data)
-                        digest.update(data)
+                    hashlib.file_digest(file, lambda: digest)
+                    size += file.tell()
     except OSError as error:
         raise DataError(_("{path}: {reason}").format(path=path, reason=reason(error)), path=path) from error
     return {"size": size, "digest": digest.hexdigest()}

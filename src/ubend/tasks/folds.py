@@ -32,7 +32,6 @@ from ubend.evaluation.scores import evaluate_pairs, identify_images
 from ubend.inference.ensemble import shared_views
 from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits, Predictor
-from ubend.labels.class_table import background_class
 from ubend.layouts.pairs import Pair
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
 from ubend.models.ensemble_net import EnsembleNet, ViewKind
@@ -201,8 +200,7 @@ def _choose_bias(folds: Folds, predictors: Sequence[Predictor], reporter: Report
     labels = folds.first.labels
     if labels.classes > _MOST_CLASSES:
         return None
-    background = background_class(labels.names) or 0  # only the ratios of the weights matter, so one stays 1
-    tried = [index for index in range(labels.classes) if index != background]
+    tried = folds.first.foreground_classes()  # only the ratios of the weights matter, so that of the background stays 1
     single = [{index: float(np.log(weight))} for index in tried for weight in _WEIGHTS]
     dice = _dice_with(folds, predictors, [{}, *single])
     means = np.array([_mean(one_rule) for one_rule in dice])
@@ -273,7 +271,7 @@ def _pack(
     dice = {
         name: mean_dice
         for name, mean_dice in out_of_fold["native"]["dice"]["per_image"].items()
-        if not name.startswith("mean")
+        if name not in ("mean", "mean_foreground")
     }
     about = {key: value for key, value in members[0].about.items() if key not in ("epochs", "kept_epoch", "val_dice")}
     about |= {"ubend": __version__, "training_pictures": len(data.indices("train")), "folds": folds.count}
