@@ -25,6 +25,7 @@ from ubend.core.errors import TrainingError
 from ubend.core.i18n import _
 from ubend.dataset.batches import Batch
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
+from ubend.metrics.summary import mean_defined
 from ubend.training.batch_norm_warmup import batch_statistics, in_batch_norm_warmup
 from ubend.training.distributed import ALONE, ProcessGroup
 from ubend.training.interrupts import StopRequest
@@ -212,10 +213,7 @@ def _score_validation(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
         confusions.index_add_(0, torch.from_numpy(images.image_of_item[items]).to(sums.device), batch_confusions)
         start += len(items)
     runtime.processes.sum_tensors([sums, confusions])  # entries of other ranks are zero
-    per_image = dice_from_confusion(confusions.cpu().numpy())
-    defined = np.maximum(1, (~np.isnan(per_image)).sum(axis=0))
-    means = np.where(np.isnan(per_image).all(axis=0), np.nan, np.nansum(per_image, axis=0) / defined)
-    return mean_loss(training, sums), means
+    return mean_loss(training, sums), mean_defined(dice_from_confusion(confusions.cpu().numpy()))
 
 
 def validation_batch(training: Training) -> int:
