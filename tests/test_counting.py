@@ -401,3 +401,9 @@ def test_nothing_to_score() -> None:
     assert scores["classes"]["cell"]["pq"] is None
     assert "-" in score_lines(scores)[1]
     assert not any(isinstance(value, float) and math.isnan(value) for value in scores["classes"]["cell"].values())
+
+
+def test_scores_without_images_are_undefined() -> None:
+    scores = score({}, ("background", "cell"))
+    assert scores["classes"]["cell"]["mean_absolute_count_error"] is None
+    assert score_lines(scores)[1].split()[-1] == "-"

@@ -146,7 +146,9 @@ def test_groups_stay_whole_in_a_training(discs: Path, tmp_path: Path) -> None:
     run = fit(discs, tmp_path / "run", folds=2, split=tmp_path / "groups.csv", epochs=1).run
     for fold in (1, 2):
         seen = dict[int, str]()
-        for name, split in splits_of(run / f"fold-{fold}").items():
+        splits = splits_of(run / f"fold-{fold}")
+        assert len(splits) == 20
+        for name, split in splits.items():
             assert seen.setdefault(int(name[-2:]) % 6, split) == split
 
 

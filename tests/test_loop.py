@@ -442,6 +442,7 @@ def test_step_is_written_as_expected(folder: Path, tmp_path: Path) -> None:
     work, state = runtime.training, runtime.training.state
     before = [p.detach().clone() for p in state.model.parameters()]
     average = [p.detach().clone() for p in state.ema.parameters()]
+    assert before
     runtime.training_step(0)
     assert all(not torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
     for old, mean, new in zip(average, state.ema.parameters(), state.model.parameters(), strict=True):

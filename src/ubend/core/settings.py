@@ -103,7 +103,7 @@ class DataSettings(_Section):
     than the background is drawn, all classes of the image equally likely, then a pixel of it; auto: 0.5 with
     `native`; otherwise 0.33 if the rarest class has less than 2% of the pixels, else 0"""
     val_share: float = Field(0.15, gt=0, lt=0.5)
-    """share of the training images that becomes the validation split if none is given"""
+    """share of the images that becomes the validation split: of all images, or of the given training split"""
     test_share: float = Field(0.15, gt=0, lt=0.5)
     """share of all images that becomes the test split if no splits are given"""
     test: Literal["none"] | None = None

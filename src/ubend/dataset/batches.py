@@ -159,11 +159,9 @@ class TrainingBatches:
         """The batch of a step, a pure function of (seed, step)."""
         packed = send(torch.from_numpy(self.pack(step)), self.source.device)
         batch = self.render(packed, None if self.source.resident else self.fetch(step))
-        return (
-            batch
-            if self._pixel_weights is None
-            else replace(batch, pixel_weights=self._weigh(step, self._pixel_weights, packed))
-        )
+        if self._pixel_weights is None:
+            return batch
+        return replace(batch, pixel_weights=self._weigh(step, self._pixel_weights, packed))
 
     def _weigh(self, step: int, weights: NDArray[np.float16], packed: Tensor) -> Tensor:
         """(B, H, W) the pixel weights of a step's images, warped as they are."""

@@ -339,7 +339,7 @@ def _given_splits(names: Sequence[str], given: Sequence[SplitName | None]) -> se
 def _cut_splits(
     pool: list[int], names: Sequence[str], units: NDArray[np.int64], seed: int, shares: dict[SplitName, float]
 ) -> dict[int, SplitName]:
-    """Choose the pairs of `source` (sorted by name) that leave train, in whole units: {pair: split}."""
+    """Choose the pairs of `pool` (sorted by name) that leave train, in whole units: {pair: split}."""
     members: dict[int, list[int]] = {}
     for i in pool:
         members.setdefault(int(units[i]), []).append(i)

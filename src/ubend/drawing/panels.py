@@ -53,7 +53,7 @@ def draw_grid(
     """
     columns = max((len(row) for row in rows), default=0)
     if columns == 0:
-        raise ValueError("a grid needs at least one picture")
+        raise ValueError("a grid needs at least one image")
     if headings and len(headings) < columns:
         raise ValueError(f"{columns} columns have {len(headings)} headings")
     if labels is not None and len(labels) != len(rows):

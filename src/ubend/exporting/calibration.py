@@ -45,10 +45,11 @@ def collect_inputs(data: bytes, images: Sequence[ProofImage]) -> list[NDArray[An
 def measure_ranges(model: Any, layers: Collection[Layer], inputs: Sequence[NDArray[Any]]) -> Ranges:
     """The least and the greatest value of each activation of an `onnx.ModelProto`, as `quantise` takes them.
 
-    Of each the mean over the images, as a single image with extreme values should not cost all others their precision.
+    The values are averaged over the images, so that one image with extreme values does not reduce the precision of all
+    others.
     """
     names = sorted({*find_activations(model.graph, layers).values()})
-    probe = _copy(model)
+    probe = copy_model(model)
     for name in names:
         for operator in ("ReduceMin", "ReduceMax"):
             _add_reduction(probe, operator, name, f"{name}.{operator}")
@@ -65,7 +66,7 @@ def rank_layers(
     A layer's change is the mean square of the difference, of its output for the same input, over that of the output.
     """
     onnx = import_package("onnx")
-    rounded, probe = _copy(model), _copy(model)
+    rounded, probe = copy_model(model), copy_model(model)
     quantise(rounded.graph, layers, ranges)
     outputs = {layer.output for layer in layers}
     known = {name for node in model.graph.node for name in node.output}
@@ -98,7 +99,8 @@ def _pixels(images: NDArray[Any]) -> int:
     return int(images.size // images.shape[1])
 
 
-def _copy(model: Any) -> Any:
+def copy_model(model: Any) -> Any:
+    """A copy of an `onnx.ModelProto`."""
     copied = import_package("onnx").ModelProto()
     copied.CopyFrom(model)
     return copied

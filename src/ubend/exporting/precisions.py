@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ubend.core.errors import SettingError
 from ubend.core.i18n import _
-from ubend.exporting.calibration import collect_inputs, measure_ranges, rank_layers
+from ubend.exporting.calibration import collect_inputs, copy_model, measure_ranges, rank_layers
 from ubend.exporting.graph import round_to_bfloat16, store_weights
 from ubend.exporting.proof import ProofImage
 from ubend.exporting.quantise import Layer, find_layers, quantise
@@ -44,7 +44,8 @@ class Made(NamedTuple):
 
     Attributes:
         model: the `onnx.ModelProto` of the file.
-        compared: the one to compare in its place, on onnxruntime, where this processor has no such precision; None: it.
+        compared: the graph that is compared on onnxruntime instead, if this processor does not support the precision;
+            None: `model` itself.
         layers: how many convolutions are in which precision; None: all alike.
     """
 
@@ -81,18 +82,18 @@ class PrecisionMaker:
         """
         if attempt.precision == "int8":
             return self._make_int8(attempt.plain_share)
-        model = _copy(self._model)
+        model = copy_model(self._model)
         if attempt.precision in ("fp16", "bf16"):
             store_weights(model, attempt.precision)
         rounded = None
         if attempt.precision == "bf16" and not has_bfloat16(import_openvino(import_package)):
-            rounded = _copy(model)
+            rounded = copy_model(model)
             round_to_bfloat16(rounded.graph)
         return Made(model, rounded)
 
     def _make_int8(self, plain_share: float) -> Made:
         base, layers, inputs, ranges = self._calibrated
-        model, chosen = _copy(base), layers
+        model, chosen = copy_model(base), layers
         if plain_share:
             ranked = rank_layers(base, layers, ranges, inputs)
             chosen = [layer for group in ranked[round(plain_share * len(ranked)) :] for layer in group]
@@ -102,7 +103,7 @@ class PrecisionMaker:
 
     @cached_property
     def _calibrated(self) -> tuple[Any, list[Layer], list[Any], Any]:
-        base = _copy(self._model)
+        base = copy_model(self._model)
         replace_transposed(base.graph)
         layers = find_layers(base.graph)
         if not layers:
@@ -110,9 +111,3 @@ class PrecisionMaker:
             raise SettingError(line, key="--precision")
         inputs = collect_inputs(self._to_file(base), self._read_training_images())
         return base, layers, inputs, measure_ranges(base, layers, inputs)
-
-
-def _copy(model: Any) -> Any:
-    copied = import_package("onnx").ModelProto()
-    copied.CopyFrom(model)
-    return copied

@@ -27,6 +27,7 @@ from ubend.io.images import LoadedImage, resize_array
 from ubend.labels.class_table import IGNORED
 from ubend.layouts.pairs import Pair
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
+from ubend.metrics.summary import mean_defined
 from ubend.models.model_file import Bundle
 from ubend.portable.input_checks import inspect_file, take_pixels
 
@@ -135,7 +136,7 @@ def _compare_dice(confusions: NDArray[np.int64], groups: Sequence[str | None]) -
     before, after = (dice_from_confusion(confusions[:, side]) for side in (0, 1))
     means = [interval.mean for interval in mean_intervals([before, after], groups)]
     interval_found = compare_means(after, before, groups).interval
-    per_image = _means_of_rows(after) - _means_of_rows(before)
+    per_image = mean_defined(after.T) - mean_defined(before.T)
     interval = None if np.isnan(interval_found.low) else list(interval_found.reported)
     return {
         "before": means[0],
@@ -144,13 +145,6 @@ def _compare_dice(confusions: NDArray[np.int64], groups: Sequence[str | None]) -
         "interval": interval,
         "worst_image": float(np.nanmin(per_image, initial=0.0)),
     }
-
-
-def _means_of_rows(dice: NDArray[np.float64]) -> NDArray[np.float64]:
-    defined = ~np.isnan(dice)
-    sums: NDArray[np.float64] = np.where(defined, dice, 0).sum(axis=1)
-    means: NDArray[np.float64] = sums / np.maximum(1, defined.sum(axis=1))
-    return means
 
 
 def _predict(predictor: Predictor, image: LoadedImage) -> _Prediction:

@@ -4,8 +4,8 @@ Activations are uint8 from the least to the greatest value that was measured, wi
 one scale for each output channel, and within -64..64: the products of two neighbours then fit into 16 bits, in which
 processors without VNNI add them, so that every processor gives the same answer. Sums are 32-bit; biases stay float32.
 
-The first convolutions, which see the image, and the last ones, which give the logits, stay as they are: they are cheap,
-and most sensitive.
+The first convolutions (on the image) and the last ones (before the logits) stay in float32: they cost little and are
+the most sensitive to rounding.
 """
 
 from collections.abc import Collection, Iterable

@@ -93,8 +93,8 @@ class Prediction:
     def shares(self) -> dict[str, float]:
         """Class name -> fraction of the valid pixels, 0..1."""
         counts = np.bincount(self.mask.reshape(-1), minlength=self.labels.classes)[: self.labels.classes]
-        seen = max(1, int(counts.sum()))
-        return {name: int(count) / seen for name, count in zip(self.labels.names, counts, strict=True)}
+        valid = max(1, int(counts.sum()))
+        return {name: int(count) / valid for name, count in zip(self.labels.names, counts, strict=True)}
 
 
 def class_index(logits: Tensor) -> Tensor:

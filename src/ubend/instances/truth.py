@@ -109,14 +109,14 @@ def read_truth(files: Files) -> Objects:
     return Objects(ids, np.array(classes, np.uint8))
 
 
-def keep_valid(truth: Objects, seen: NDArray[np.bool_]) -> Objects:
+def keep_valid(truth: Objects, valid: NDArray[np.bool_]) -> Objects:
     """The valid parts of objects; objects without valid pixels are removed, and the others renumbered.
 
     Args:
         truth: the objects.
-        seen: (H, W) whether a pixel of the image is valid.
+        valid: (H, W) whether a pixel of the image is valid.
     """
-    ids = np.where(seen, truth.ids, 0)
+    ids = np.where(valid, truth.ids, 0)
     left = np.unique(ids[ids > 0])
     new = np.zeros(len(truth.classes) + 1, np.uint32)
     new[left] = np.arange(1, len(left) + 1)
@@ -157,8 +157,9 @@ def score(qualities: Mapping[Path, Sequence[Quality]], names: Sequence[str]) -> 
     total = {names[i]: sum((image_quality[i] for image_quality in qualities.values()), Quality()) for i in kinds}
     summary = {}
     for index, (name, quality) in zip(kinds, total.items(), strict=True):
-        errors = np.array([image_quality[index].count_error for image_quality in qualities.values()])
-        summary[name] = _figures(quality) | {"mean_absolute_count_error": round(float(np.abs(errors).mean()), 6)}
+        errors = [abs(image_quality[index].count_error) for image_quality in qualities.values()]
+        mean = round(float(np.mean(errors)), 6) if errors else None
+        summary[name] = _figures(quality) | {"mean_absolute_count_error": mean}
     each = {
         str(path): {names[i]: _figures(image_quality[i]) for i in kinds} for path, image_quality in qualities.items()
     }
@@ -189,7 +190,8 @@ def score_lines(scores: ObjectScores) -> list[str]:
     for name, figures in scores["classes"].items():
         ratios = ["-" if figures[key] is None else f"{figures[key]:.4f}" for key in ("pq", "sq", "rq")]
         counts = [str(figures["true"]), str(figures["found"]), f"{figures['count_error']:+d}"]
-        cells = [*ratios, *counts, f"{figures['mean_absolute_count_error']:.2f}"]
+        error = figures["mean_absolute_count_error"]
+        cells = [*ratios, *counts, "-" if error is None else f"{error:.2f}"]
         row = "".join(f"{cell:>{max(9, len(head) + 2)}}" for cell, head in zip(cells, heads, strict=True))
         lines.append(f"  {name:<{wide}}{row}")
     return lines

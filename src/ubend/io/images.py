@@ -18,14 +18,12 @@ from ubend.core.i18n import _
 from ubend.portable.decode import without_warnings
 from ubend.portable.images import (
     LoadedImage,
-    fill_invalid,
     finish_pixels,
     fit_channels,
     load_image,
     mean_valid,
     model_size,
     read_image,
-    read_with_channels,
     straighten,
     write_mask,
 )
@@ -39,23 +37,19 @@ __all__ = [
     "LoadedImage",
     "Sizing",
     "depth_problem",
-    "fill_invalid",
     "finish_pixels",
     "fit_channels",
     "hash_pixels",
     "load_image",
-    "mean_valid",
     "model_size",
     "read_image",
     "read_into",
     "read_into_array",
     "read_resized",
-    "read_with_channels",
     "resize_array",
     "resize_arrays",
     "resize_image",
     "resize_mask",
-    "straighten",
     "write_mask",
 ]
 

@@ -18,6 +18,7 @@ import scipy
 from numpy.typing import NDArray
 
 from ubend.labels.class_table import IGNORED
+from ubend.metrics.summary import divide
 
 TOLERANCE_PX = 2.0  # of the boundary F1; outlines of one object by two people differ by about this distance
 _PERCENTILE = 95.0  # of the Hausdorff distance
@@ -90,25 +91,19 @@ def boundary_f1(counts: BoundaryCounts) -> NDArray[np.float64]:
 
     Source: Csurka et al. 2013, What is a good evaluation measure for semantic segmentation?, BMVC.
     """
-    precision, recall = _divide(counts.predicted_near, counts.predicted_px), _divide(counts.truth_near, counts.truth_px)
-    f1 = np.nan_to_num(_divide(2 * precision * recall, np.nan_to_num(precision + recall)))
+    precision, recall = divide(counts.predicted_near, counts.predicted_px), divide(counts.truth_near, counts.truth_px)
+    f1 = np.nan_to_num(divide(2 * precision * recall, np.nan_to_num(precision + recall)))
     return np.where(counts.truth_px + counts.predicted_px > 0, f1, np.nan)
 
 
 def surface_distance(counts: BoundaryCounts) -> NDArray[np.float64]:
     """(..., C) average symmetric surface distance: the mean distance of all pixels of both outlines to the other."""
-    return _divide(counts.distance_sum, counts.truth_px + counts.predicted_px)
+    return divide(counts.distance_sum, counts.truth_px + counts.predicted_px)
 
 
 def in_truth_xor_prediction(counts: BoundaryCounts) -> NDArray[np.bool_]:
     """(..., C) whether the class is in only one of truth and prediction."""
     return np.not_equal(counts.truth_px > 0, counts.predicted_px > 0)
-
-
-def _divide(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
-    out = np.full(np.shape(below), np.nan)
-    np.divide(above, below, out=out, where=below != 0)
-    return out
 
 
 def _distances(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ubend.labels.class_table import IGNORED
-from ubend.metrics.summary import ClassMean, Measure, class_keys, none_for_nan
+from ubend.metrics.summary import ClassMean, Measure, class_keys, divide, none_for_nan
 
 if TYPE_CHECKING:
     from torch import Tensor  # torch is imported late: scores of saved masks do not need it
@@ -110,7 +110,7 @@ def dice_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     Source: Dice 1945, Ecology 26(3).
     """
     both, truth, predicted = _sizes(confusion)
-    return _divide(2 * both, truth + predicted)
+    return divide(2 * both, truth + predicted)
 
 
 def iou_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -123,25 +123,25 @@ def iou_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     Source: Jaccard 1912, New Phytologist 11(2).
     """
     both, truth, predicted = _sizes(confusion)
-    return _divide(both, truth + predicted - both)
+    return divide(both, truth + predicted - both)
 
 
 def precision_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Precision = |truth and prediction| / |prediction|: (..., C, C) -> (..., C) in 0..1; NaN if not predicted."""
     both, _, predicted = _sizes(confusion)
-    return _divide(both, predicted)
+    return divide(both, predicted)
 
 
 def recall_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Recall = |truth and prediction| / |truth|: (..., C, C) -> (..., C) in 0..1; NaN if not in the truth."""
     both, truth, _ = _sizes(confusion)
-    return _divide(both, truth)
+    return divide(both, truth)
 
 
 def accuracy_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Share of scored pixels with the correct class: (..., C, C) -> (...,) float64; NaN without scored pixels."""
     both, truth, _ = _sizes(confusion)
-    return _divide(both.sum(axis=-1), truth.sum(axis=-1))
+    return divide(both.sum(axis=-1), truth.sum(axis=-1))
 
 
 def _sizes(
@@ -149,12 +149,6 @@ def _sizes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """(..., C) number of pixels of each class: in both truth and prediction, in truth, in prediction."""
     return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1), confusion.sum(axis=-2)
-
-
-def _divide(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.float64]:
-    out = np.full(np.shape(below), np.nan)
-    np.divide(above, below, out=out, where=below != 0)
-    return out
 
 
 @dataclass(frozen=True)

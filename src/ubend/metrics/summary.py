@@ -6,7 +6,7 @@ Axis letters: N images, C classes.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +117,13 @@ def mean_defined(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     defined = ~np.isnan(scores)
     out = np.full(scores.shape[1:], np.nan)
     np.divide(np.where(defined, scores, 0.0).sum(axis=0), defined.sum(axis=0), out=out, where=defined.any(axis=0))
+    return out
+
+
+def divide(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
+    """The quotients; NaN where the divisor is 0."""
+    out = np.full(np.shape(below), np.nan)
+    np.divide(above, below, out=out, where=below != 0)
     return out
 
 

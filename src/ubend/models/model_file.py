@@ -248,17 +248,17 @@ def load_bundle(path: Path, network: nn.Module | None = None) -> Bundle:
                     key="metadata",
                 )
             header, entry = read_header(path, text)
-            shape, more = header.network.model_dump(exclude_unset=True), _own_module(path, header, network)
+            shape, kwargs = header.network.model_dump(exclude_unset=True), _own_module(path, header, network)
             with torch.device("meta"):
-                wanted = make_network(shape, **more).state_dict()
-            _check_tensors(path, file, wanted, _misfit if more else _refusal)
+                wanted = make_network(shape, **kwargs).state_dict()
+            _check_tensors(path, file, wanted, _misfit if kwargs else _refusal)
             tensors = {name: file.get_tensor(name) for name in wanted}
             for name, tensor in tensors.items():
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                     raise _refusal(path, name, _("has values that are not finite"))
             if header.digest not in (None, find_digest(entry, tensors)):
                 raise _refusal(path, "digest", _("the file was modified after it was written"))
-            model = make_network(shape, **more)
+            model = make_network(shape, **kwargs)
             model.load_state_dict(tensors)
     except OSError as error:  # not caused by the content of the file
         cause = reason(error)

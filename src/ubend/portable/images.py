@@ -102,9 +102,9 @@ def mean_valid(read: Callable[[int, int], LoadedImage], size_hw: tuple[int, int]
     step = max(1, _BLOCK_PIXELS // size_hw[1])
     for top in range(0, size_hw[0], step):
         rows = read(top, min(top + step, size_hw[0]))
-        seen = rows.pixels.reshape(-1, rows.pixels.shape[2]) if rows.invalid is None else rows.pixels[~rows.invalid]
-        count += len(seen)
-        total = total + seen.sum(axis=0, dtype=np.float64)
+        valid = rows.pixels.reshape(-1, rows.pixels.shape[2]) if rows.invalid is None else rows.pixels[~rows.invalid]
+        count += len(valid)
+        total = total + valid.sum(axis=0, dtype=np.float64)
     mean = total / max(1, count)
     return np.asarray(mean if rows.pixels.dtype.kind == "f" else np.rint(mean)).astype(rows.pixels.dtype)
 

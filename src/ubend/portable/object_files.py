@@ -91,14 +91,14 @@ def summarize(
     summary = []
     for name in (names[index] for index in object_classes(names)):
         areas = [int(row["area_px"]) for row in rows if row["class"] == name]
-        count, covered, seen = len(areas), sum(areas), max(1, valid_px)
+        count, covered, valid = len(areas), sum(areas), max(1, valid_px)
         row: Row = {"file": str(path), "class": name, "count": count}
-        row |= {"mean_area_px": _figure(covered / count) if count else "", "density_per_px2": _figure(count / seen)}
+        row |= {"mean_area_px": _figure(covered / count) if count else "", "density_per_px2": _figure(count / valid)}
         if pixel is not None:
             px2 = pixel.height * pixel.width
             row[f"mean_area_{pixel.unit}2"] = _figure(covered / count * px2) if count else ""
-            row[f"density_per_{_LARGE_UNITS[pixel.unit]}2"] = _figure(count / seen / px2 * 1e6)
-        summary.append(row | {"foreground_share": _figure(covered / seen)})
+            row[f"density_per_{_LARGE_UNITS[pixel.unit]}2"] = _figure(count / valid / px2 * 1e6)
+        summary.append(row | {"foreground_share": _figure(covered / valid)})
     return summary
 
 

@@ -61,7 +61,7 @@ def overlay_mask(
         ValueError: sizes differ, or the mask contains a class without a colour.
     """
     if image.shape[:2] != mask.shape:
-        raise ValueError(f"the picture has the size {image.shape[:2]}, its mask {mask.shape}")
+        raise ValueError(f"the image has the size {image.shape[:2]}, its mask {mask.shape}")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}, outside 0..1")
     table = _color_table(mask, colors)
@@ -124,7 +124,7 @@ def to_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] == 0:
-        raise ValueError(f"a picture has the axes (H, W, C), not the shape {image.shape}")
+        raise ValueError(f"an image has the axes (H, W, C), not the shape {image.shape}")
     shown = image[:, :, :3]
     if shown.dtype != np.uint8:
         apart = 1 if image.shape[2] != 3 else 3

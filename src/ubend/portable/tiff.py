@@ -21,7 +21,7 @@ from .raster import MAX_CHANNELS, Header, Raster, depth_name, refuse_large, turn
 if TYPE_CHECKING:
     import tifffile
 
-_MIN_IS_WHITE, _RGB, _PALETTE, _INKS, _YCBCR = 0, 2, 3, 5, 6  # TIFF 6.0, tag PhotometricInterpretation
+_MIN_IS_WHITE, _PALETTE, _INKS, _YCBCR = 0, 3, 5, 6  # TIFF 6.0, tag PhotometricInterpretation
 NODATA = 42113  # GDAL's tag: the value of invalid pixels, as text
 _MASK_SUFFIX = ".msk"  # of GDAL's separate file with the mask of valid pixels
 _REDUCED, _MASK = 1, 4  # TIFF 6.0, tag NewSubfileType

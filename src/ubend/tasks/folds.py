@@ -34,6 +34,7 @@ from ubend.inference.prediction import class_index
 from ubend.inference.predictor import Logits, Predictor
 from ubend.layouts.pairs import Pair
 from ubend.metrics.overlap import count_confusion_batch, dice_from_confusion
+from ubend.metrics.summary import mean_defined
 from ubend.models.ensemble_net import EnsembleNet, ViewKind
 from ubend.models.model_file import Bundle, load_bundle, pack_hashes, save_bundle
 from ubend.portable.tiling import TileSource
@@ -233,8 +234,8 @@ def _choose_bias(folds: Folds, predictors: Sequence[Predictor], reporter: Report
 
 def _mean(dice: NDArray[np.float64]) -> float:
     """(N, C) Dice, NaN where undefined -> the mean over classes of the means over images, as in scores.json."""
-    means = [column[np.isfinite(column)].mean() for column in dice.T if np.isfinite(column).any()]
-    return float(np.mean(means)) if means else 0.0
+    mean = float(mean_defined(mean_defined(dice)))
+    return 0.0 if np.isnan(mean) else mean
 
 
 def _dice_with(folds: Folds, predictors: Sequence[Predictor], rules: Sequence[dict[int, float]]) -> NDArray[np.float64]:

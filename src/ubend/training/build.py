@@ -112,11 +112,11 @@ def _initialise_network(data: Dataset, plan: Plan, pretrained: bool, custom: Cus
         )
     weights = pretrained_weights(plan.model) if pretrained else False
     shape = shape_from_settings(plan.model, channels, classes, plan.model.width)
-    more: dict[str, Any] = {"pretrained": weights} if weights else {}
-    more |= {} if custom.network is None else {"module": custom.network}
+    kwargs: dict[str, Any] = {"pretrained": weights} if weights else {}
+    kwargs |= {} if custom.network is None else {"module": custom.network}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.train.seed)
-        return make_network(shape, mean=mean, std=std, **more)
+        return make_network(shape, mean=mean, std=std, **kwargs)
 
 
 def make_loss(data: Dataset, plan: Plan, device: torch.device) -> Loss:

@@ -219,8 +219,7 @@ def _score_validation(runtime: Runtime) -> tuple[float, NDArray[np.float64]]:
         confusions.index_add_(0, torch.from_numpy(images.image_of_item[items]).to(sums.device), batch_confusions)
         start += len(items)
     runtime.processes.sum_tensors([sums, confusions])  # entries of other ranks are zero
-    per_image = dice_from_confusion(confusions.cpu().numpy())
-    return mean_loss(training, sums), mean_defined(per_image)
+    return mean_loss(training, sums), mean_defined(dice_from_confusion(confusions.cpu().numpy()))
 
 
 def validation_batch(training: Training) -> int:
