@@ -53,11 +53,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def limit(monkeypatch: Patch, training: int = 99, other: int = 99) -> None:
-    """A device on which at most so many images fit, while training and else."""
+    """A device on which at most so many images fit, while training and else, in inference mode."""
 
     def forward(self: UNet, image: Tensor) -> Tensor:
         logits = FORWARD(self, image)  # batch norm has counted by then
-        if len(image) > (training if self.training else other):
+        if len(image) > (other if torch.is_inference_mode_enabled() else training):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return logits
 
