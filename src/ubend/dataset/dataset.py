@@ -58,7 +58,7 @@ from ubend.layouts.folder import ReadOptions, read_folder, read_pairs
 from ubend.layouts.pairs import Folder, Pair, SplitName
 from ubend.layouts.split_file import SPLIT_COLUMNS
 from ubend.portable.extreme_values import find_normal_range, name_values
-from ubend.portable.printable import enumerate_names
+from ubend.portable.printable import enumerate_names, some_names
 from ubend.portable.raster import Header
 
 _Result = TypeVar("_Result")
@@ -311,7 +311,7 @@ class Dataset:
                     "{folder}: {count} pair has changed since the run was started ({names}); start a new run",
                     "{folder}: {count} pairs have changed since the run was started ({names}); start a new run",
                     len(changed),
-                ).format(folder=self.folder.root, count=len(changed), names=", ".join(changed[:5])),
+                ).format(folder=self.folder.root, count=len(changed), names=some_names(changed)),
                 path=self.folder.root,
             )
         return replace(self, splits=tuple(cast(SplitName, row["split"]) for row in rows))

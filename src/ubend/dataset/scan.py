@@ -25,9 +25,9 @@ from ubend.labels.label_values import count_label_values, format_values, pack_co
 from ubend.labels.mask_files import ShapeMask, read_label_values
 from ubend.layouts.pairs import Pair, common_folder
 from ubend.portable.decode import read_header
+from ubend.portable.printable import some_names
 from ubend.portable.raster import MAX_CHANNELS, Header
 
-_NAMED = 3  # examples of each kind
 _Kind = TypeVar("_Kind", int, str)
 
 
@@ -98,7 +98,7 @@ def agree_channels(headers: Sequence[Header], pairs: Sequence[Pair], wanted: int
             "--channels 1 reads all in grey",
             len(grey),
         )
-        remarks.append(line.format(count=len(grey), all=len(names), names=", ".join([*grey[:_NAMED], "..."])))
+        remarks.append(line.format(count=len(grey), all=len(names), names=some_names(grey)))
     return channels, remarks
 
 
@@ -132,9 +132,8 @@ def _table(kinds: Sequence[_Kind], names: Sequence[str]) -> str:
     parts = []
     for kind, count in Counter(kinds).most_common():
         of_kind: list[str] = [names[i] for i, image_kind in enumerate(kinds) if image_kind == kind]
-        examples = ", ".join([*of_kind[:_NAMED], "..."] if count > _NAMED else of_kind)
         kind_name = kind_names.get(kind) or _("with {channels} channels").format(channels=kind)
-        parts.append(_("{count} {kind} ({examples})").format(count=count, kind=kind_name, examples=examples))
+        parts.append(_("{count} {kind} ({examples})").format(count=count, kind=kind_name, examples=some_names(of_kind)))
     return ", ".join(parts)
 
 

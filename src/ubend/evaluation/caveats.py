@@ -9,9 +9,9 @@ from ubend.core.i18n import _, ngettext
 from ubend.io.images import fit_channels, hash_pixels
 from ubend.layouts.pairs import SPLITS, SplitName
 from ubend.models.model_file import Bundle, unpack_hashes
+from ubend.portable.printable import some_names
 
 _FEW_IMAGES = 10  # with fewer test images a mean Dice varies by about 0.1 by chance
-_NAMED = 3  # names that are listed
 
 
 class SplitLookup:
@@ -112,8 +112,3 @@ def only_training_images(names: Sequence[str], suggestion: str) -> str:
         len(names),
     )
     return line.format(count=len(names), names=some_names(names), suggestion=suggestion)
-
-
-def some_names(names: Sequence[str]) -> str:
-    """The first few names, for a sentence."""
-    return ", ".join([*names[:_NAMED], *(["..."] if len(names) > _NAMED else [])])

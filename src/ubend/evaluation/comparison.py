@@ -31,6 +31,7 @@ from ubend.evaluation.intervals import (
 from ubend.evaluation.score_tables import Scores
 from ubend.labels.class_table import background_class
 from ubend.metrics.summary import mean_defined
+from ubend.portable.printable import some_names
 from ubend.training.run_folder import RunFolder
 
 ImageKey = tuple[str, str, int]  # hash of the image, hash of its mask, number among copies
@@ -289,9 +290,7 @@ def _refuse_other_images(a: str, b: str, ours: Mapping[ImageKey, str], theirs: M
         sorted(names_of[key] for key in names_of.keys() - others.keys())
         for names_of, others in ((ours, theirs), (theirs, ours))
     ]
-    counts = [
-        f"{len(names)} ({', '.join([*names[:3], *(['...'] if len(names) > 3 else [])])})" for names in only if names
-    ]
+    counts = [f"{len(names)} ({some_names(names)})" for names in only if names]
     line = _(
         "{a} and {b} were scored on different images, so they cannot be compared: {shared} are in both, in one only: "
         "{others}; score both on one folder: `ubend evaluate MODEL FOLDER --out FILE`, then compare these files"

@@ -26,6 +26,7 @@ from ubend.core.errors import DataError, MissingPackageError, SettingError, miss
 from ubend.core.files import regular_file, write_file
 from ubend.core.i18n import _
 from ubend.portable.decode import without_warnings
+from ubend.portable.printable import some_names
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _NIFTI_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: unknown, metre, mm, micron
@@ -432,7 +433,7 @@ def _read_slices(folder: Path) -> list[Any]:
             "{path}: {count} files of the series cannot be read ({names}), and without them the volume would be too "
             "small; restore them, or move files that are not slices to another folder"
         )
-        names = ", ".join([*sorted(path.name for path in bad)[:3], *(["..."] if len(bad) > 3 else [])])
+        names = some_names(sorted(path.name for path in bad))
         raise DataError(line.format(path=folder, count=len(bad), names=names), path=folder, key="slices")
     return [*slices.values()]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .i18n import _, now
+from .printable import some_names
 
 _Value = TypeVar("_Value")
 _ALIKE, _NAMED = 3, 10  # lines that differ only in file and sizes are shown as one if there are more; names shown
@@ -93,8 +94,7 @@ def _group_alike(lines: Sequence[Problem]) -> Iterator[str]:
             continue
         names = [line.path.name for line in alike[1:] if line.path is not None]
         rest = _("the same in {count} other files: {names}")
-        shown = ", ".join([*names[:_NAMED], "..."] if len(names) > _NAMED else names)
-        yield f"{alike[0]}\n    {rest.format(count=len(names), names=shown)}"
+        yield f"{alike[0]}\n    {rest.format(count=len(names), names=some_names(names, _NAMED))}"
 
 
 class FilesError(DataError):

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from .i18n import _
@@ -31,6 +32,11 @@ def shell_word(path: Path | str) -> str:
     """The path as one word of a command line, for commands that a message suggests: in quotes if it has spaces."""
     text = str(path)
     return shlex.quote(text) if re.search(r"[^\w@%+=:,./~\\-]", text) else text
+
+
+def some_names(names: Sequence[str], maximum: int = 3) -> str:
+    """The first few names, followed by `...` if there are more, for a sentence that states their number."""
+    return ", ".join([*names[:maximum], *(["..."] if len(names) > maximum else [])])
 
 
 def enumerate_names(names: list[str]) -> str:

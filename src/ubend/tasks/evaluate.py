@@ -23,7 +23,6 @@ from ubend.evaluation.caveats import (
     describe_seen,
     describe_validation,
     only_training_images,
-    some_names,
 )
 from ubend.evaluation.scores import evaluate_pairs, identify_images
 from ubend.inference.ensemble import shared_views
@@ -36,6 +35,7 @@ from ubend.layouts.pairs import Folder, Pair, SplitName
 from ubend.models.ensemble_net import EnsembleNet
 from ubend.portable.extremes import ExtremeValues
 from ubend.portable.input_checks import take_pixels
+from ubend.portable.printable import some_names
 from ubend.portable.raster import Header
 from ubend.portable.tiling import TileSource
 from ubend.tasks.user_settings import read_user_settings

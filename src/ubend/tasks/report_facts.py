@@ -19,7 +19,6 @@ from ubend.core.i18n import _, ngettext
 from ubend.core.progress import show_duration
 from ubend.doctor.finding import read_findings
 from ubend.doctor.finding_text import describe_evidence, limit_findings, name_check, name_files, name_grade
-from ubend.evaluation.caveats import some_names
 from ubend.evaluation.comparison import read_scores, show_interval
 from ubend.evaluation.intervals import mean_intervals
 from ubend.evaluation.score_tables import (
@@ -34,6 +33,7 @@ from ubend.evaluation.score_tables import (
 )
 from ubend.labels.class_table import LabelMap, background_class
 from ubend.layouts.pairs import SPLITS, Pair, SplitName
+from ubend.portable.printable import some_names
 from ubend.tasks.evaluate import read_run_rows
 from ubend.tasks.report_missed import MissedFacts, read_missed
 from ubend.tasks.runs import RunSummary, read_summary, show_date, sub_runs
