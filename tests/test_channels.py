@@ -84,7 +84,7 @@ def test_from_folder_to_prediction(tmp_path: Path, channels: int, dtype: str) ->
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "masks/disc00.png")), predictor(path).mask)
     np.testing.assert_array_equal(prob_of(predictor, path), prob_of(predictor, image))
     for given in (image.astype(np.float32), image[:, :, 0] if channels == 1 else image):
-        np.testing.assert_allclose(prob_of(predictor, given), prob_of(predictor, path), atol=0.02)  # resized as float
+        np.testing.assert_allclose(prob_of(predictor, given), prob_of(predictor, path), atol=0.03)  # resized as float
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
