@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,17 +202,17 @@ def test_the_second_time_nothing_is_read(
 
     first, reads = open_it(), []
     assert any(path.name.endswith(FILE_CACHE_SUFFIX) for path, _size in list_stores(cache))
-    read_bytes, read_header = Path.read_bytes, channels_module.read_header
+    open_path, read_header = Path.open, channels_module.read_header
 
-    def note(path: Path) -> bytes:
+    def note(path: Path, *words: Any, **flags: Any) -> Any:
         reads.append(path)
-        return read_bytes(path)
+        return open_path(path, *words, **flags)
 
     def note_header(path: Path, channels: int | None = None) -> Header:
         reads.append(path)
         return read_header(path, channels)
 
-    monkeypatch.setattr(Path, "read_bytes", note)
+    monkeypatch.setattr(Path, "open", note)
     monkeypatch.setattr(channels_module, "read_header", note_header)
     assert open_it() == first
     assert [path for path in reads if discs in path.parents] == []

@@ -49,5 +49,6 @@ def test_two_nodes_are_one(tmp_path: Path) -> None:
         for name in ("one", "two")
     )
     assert [row["step"] for row in two] == [row["step"] for row in one]
-    for name in ("train_loss", "val_loss"):
-        assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-4)
+    # the statistics of the first 60 steps are measured in each process, then averaged
+    for name, tolerance in (("train_loss", 1e-4), ("val_loss", 1e-3)):
+        assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=tolerance)
