@@ -104,4 +104,4 @@ def list_images(paths: Iterable[Path | str]) -> list[Path]:
             images.append(path)  # a missing file is reported when it is read
     if not images:
         raise DataError(_("no images to predict; give files or folders"), key="paths")
-    return [*dict.fromkeys(images)]  # a file that is named twice is taken once
+    return [*{os.path.abspath(path): path for path in images}.values()]  # a file that is named twice is taken once
