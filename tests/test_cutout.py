@@ -199,7 +199,8 @@ def test_broken_files_do_not_stop_the_rest(model: Path, images: Path, tmp_path: 
     (tmp_path / "half.png").write_bytes(data[: len(data) // 2])
     (tmp_path / "zero.png").write_bytes(b"")
     words = ["cutout", model, "--device", "cpu", "--out"]
-    told = refused(*words, out, tmp_path / "zero.png", images / "disc.png", tmp_path / "half.png", images)
+    (tmp_path / "disc.png").write_bytes(data)
+    told = refused(*words, out, tmp_path / "zero.png", tmp_path / "disc.png", tmp_path / "half.png", images)
     check(told, DataError, key="--out")
     told = refused(*words, out, tmp_path / "zero.png", tmp_path / "half.png", images)
     assert [problem.path.name for problem in told.problems] == ["zero.png", "half.png"]
