@@ -265,7 +265,7 @@ def test_an_image_on_the_map(place: Path) -> None:
     tifffile.imwrite(place / "maps" / "field.tif", TWO * 200, extratags=tags, metadata=None)
     tifffile.imwrite(place / "maps" / "slide.tif", TWO * 200, resolution=(10000, 10000), resolutionunit="CENTIMETER")
     said = count("--export", "geojson", images="maps")
-    assert "2 of 2 files state the size of a pixel" in said
+    assert "2 of 2 files state the size of a pixel\n" in said
     assert read_spatial_info(place / "out" / "field_ids.tif") == read_spatial_info(place / "maps" / "field.tif")
     told = json.loads((place / "out" / "field.geojson").read_text())
     assert told["crs"]["properties"]["name"].endswith("EPSG::32633")
@@ -274,6 +274,20 @@ def test_an_image_on_the_map(place: Path) -> None:
     rows = read_table(place / "out" / "objects.csv")
     assert [row["area_m2"] for row in rows] == ["20000.0", "40000.0", "", ""]
     assert [row["area_um2"] for row in rows] == ["", "", "100.0", "200.0"]
+
+
+def test_files_without_a_pixel_size_and_with_that_of_a_print_are_named(place: Path) -> None:
+    (place / "scans").mkdir()
+    for name, resolution in {"print": (300, 300), "scan": (600, 600), "screen": (72, 72)}.items():
+        tifffile.imwrite(
+            place / "scans" / f"{name}.tif", TWO * 200, resolution=resolution, resolutionunit="INCH", metadata=None
+        )
+    said = count(images="scans")
+    assert "2 of 3 files state the size of a pixel; without it: screen.tif" in said
+    (note,) = (line for line in said.splitlines() if "300 px per inch" in line)
+    assert "print.tif" in note
+    assert "scan.tif" not in note
+    assert "per inch" not in count("--pixel-size", "1um", images="scans", out="given")
 
 
 def test_broken_files_do_not_stop_the_rest(place: Path) -> None:

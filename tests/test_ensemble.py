@@ -188,6 +188,9 @@ def test_what_does_not_fit_is_told_as_by_one_model(tmp_path: Path) -> None:
     for shape in [(10, 10, 5), (10,), (0, 10, 3), ()]:
         with raises(DataError, key="shape"):
             ensemble(np.zeros(shape, np.uint8))
+    for value in (123, None):
+        with raises(DataError, key="shape", named=[str(value)]):
+            ensemble(value)  # type: ignore[arg-type]
     Image.fromarray(np.full((8, 8), 999, np.uint16)).save(tmp_path / "deep.png")
     with raises(DataError, path="deep.png", key="dtype", named=["uint16", "uint8"]):
         list(ensemble.predict([tmp_path / "deep.png"]))

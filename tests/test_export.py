@@ -36,6 +36,7 @@ from ubend.models.model_file import Bundle, load_bundle, save_bundle
 from ubend.models.paper import PaperUNet
 from ubend.models.segmentation_net import SegmentationNet
 from ubend.models.unet import UNet
+from ubend.portable.contract import describe_proof
 
 pytestmark = NEEDS_EXPORT
 LITE = "tf_efficientnet_lite0"
@@ -291,6 +292,13 @@ def test_limits_of_half_precision() -> None:
         difference = proof.find_difference(measured, precision)
         assert difference is not None
         assert difference[0] == key
+
+
+def test_no_negative_zero() -> None:
+    dice = {"before": 0.9, "after": 0.9, "difference": -1e-9, "interval": [-1e-8, -1e-9]}
+    measured = {"images": 2, "compared_on": "test", "largest_probability_difference": 1e-6, "share_of_pixels": 0.0}
+    lines = describe_proof({**measured, "dice": dice, "seconds_per_megapixel": {}})
+    assert any("difference +0.00000 (95% interval +0.00000 to +0.00000)" in line for line in lines)
 
 
 def test_images_of_the_run_that_are_gone(good: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What is reported of labels that may be misread: overlaps, classes that a split lacks, grey levels, names, sizes."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -223,6 +224,7 @@ def test_no_image_of_a_folder_is_skipped_invalid(tmp_path: Path) -> None:
 def test_an_image_that_is_named_twice_is_taken_once(tmp_path: Path) -> None:
     save(tmp_path / "a.png", np.zeros((*SIZE, 3)))
     assert list_images([tmp_path / "a.png", tmp_path, tmp_path / "*.png"]) == [tmp_path / "a.png"]
+    assert len(list_images([tmp_path / "a.png", os.path.relpath(tmp_path / "a.png")])) == 1
 
 
 @pytest.mark.parametrize(

@@ -350,7 +350,7 @@ CASES |= {
     "picture: truncated": file_of("a.png", b"\x89PNG\r\n\x1a\n" + bytes(20)),
     "image: other channels": file_of("a.tif", np.zeros((4, 4, 5), np.uint8)),
     "image: not finite": file_of("a.tif", np.full((4, 4), np.inf, np.float32)),
-    "picture: stack": file_of("a.tif", np.zeros((30, 9, 9), np.uint8)),
+    "picture: stack": file_of("a.tif", np.zeros((30, 9, 9), np.uint8), read_image),
     "picture: complex": file_of("a.tif", np.zeros((9, 9), np.complex64)),
     "mask: shape and type": file_of("a.npy", np.zeros((4, 4, 3), np.float32), mask_of),
     "mask: no whole numbers": file_of("a.npy", np.full((4, 4), 0.5, np.float32), mask_of),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.refusal import contents, invoke, refused
+from support.refusal import check, contents, invoke, refused
 from ubend.core.errors import DataError, FilesError, OutputError
 from ubend.portable import file_jobs
 from ubend.portable.mask_predictor import MaskPredictor
@@ -110,6 +110,26 @@ def test_a_folder_without_images_stops_no_other(command: str, good: Path, images
     alone = refused(command, good / "run", tmp_path / "empty", "--out", tmp_path / "none", "--device", "cpu")
     assert isinstance(alone, DataError)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.dcm"])
+@pytest.mark.parametrize("command", ["objects", "cutout"])
+def test_scans_are_left_to_predict(command: str, name: str, good: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(bytes(128) + b"DICM" + bytes(400))
+    error = refused(command, good / "run", tmp_path / name, *COMMANDS[command], "--out", tmp_path / "out")
+    check(error, DataError, path=name, named=["a scan", "ubend predict"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_other_files_that_match_a_pattern_are_passed_over(
+    command: str, good: Path, images: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / images[0].name).write_bytes(images[0].read_bytes())
+    (tmp_path / "in" / "list.csv").touch()
+    words = [command, good / "run", *COMMANDS[command], "--device", "cpu"]
+    result, _error = invoke(*words, tmp_path / "in" / "**", "--out", tmp_path / "out")
+    assert result.exit_code == 0
 
 
 @pytest.mark.parametrize("command", COMMANDS)

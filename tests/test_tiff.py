@@ -189,6 +189,19 @@ def test_stacks_are_refused(tmp_path: Path, options: dict[str, Any], key: str) -
             read(tmp_path / "a.tif")
 
 
+def test_stacks_are_described_in_words(tmp_path: Path) -> None:
+    """Without tifffile's letters, and with --channels only where no model already fixes the channels."""
+    tifffile.imwrite(tmp_path / "color.tif", np.zeros((4, 21, 34, 3), np.uint8), photometric="rgb")
+    tifffile.imwrite(tmp_path / "grey.tif", np.zeros((5, 21, 34), np.uint8))
+    with raises(DataError, key="frames", named=["a stack (4 images);"]):
+        read_header(tmp_path / "color.tif")
+    with raises(DataError, key="data.channels", named=["a stack of 5 images", "--channels 5"]):
+        read_header(tmp_path / "grey.tif")
+    with raises(DataError, key="data.channels") as caught:
+        read_header(tmp_path / "grey.tif", 3)
+    assert "--channels" not in str(caught.value)
+
+
 def test_pages_are_bands_where_the_user_says_so(tmp_path: Path) -> None:
     """Arrays (C, H, W) and (H, W, C), written by tifffile without a word what they are; and plain pages."""
     tifffile.imwrite(tmp_path / "chw.tif", BANDS.transpose(2, 0, 1))

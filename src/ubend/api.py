@@ -527,8 +527,8 @@ def objects(
         model: a run folder or a model file; or several of the same classes, whose probabilities are averaged.
         paths: files, folders or globs of images.
         out: folder for ids, outlines and tables; existing files are not overwritten.
-        method: how touching objects are separated: `contour`: by the class of that name; `parts`: connected regions;
-            `distance`: at narrow places; None: chosen by the class names.
+        method: how touching objects are separated: `contour`: by the class of that name; `parts`: connected regions,
+            diagonal neighbours too; `distance`: at narrow places; None: chosen by the class names.
         min_area: leave out smaller objects, px, 1 or more.
         export: formats for other programs: `coco`, `geojson`, `panoptic`, or several of these.
         pixel_size: side of a pixel, such as `0.325um`, in place of what the files state.

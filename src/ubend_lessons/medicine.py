@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from ubend.core.errors import DataError
 from ubend.core.files import write_file, write_text
 from ubend.core.i18n import _
-from ubend.io.scans import NIFTI_SUFFIXES, read_scan
+from ubend.io.scans import read_scan
+from ubend.portable.image_paths import NIFTI_SUFFIXES
 
 CLASSES = ("background", "organ", "lesion")
 SPACING_MM = (5.0, 3.0, 3.0)  # of drawn volumes: from slice to slice, row to row, column to column

@@ -26,15 +26,14 @@ from ubend.core.errors import DataError, MissingPackageError, SettingError, miss
 from ubend.core.files import regular_file, write_file
 from ubend.core.i18n import _
 from ubend.portable.decode import without_warnings
+from ubend.portable.image_paths import NIFTI_SUFFIXES, is_dicom, is_scan_file
 from ubend.portable.printable import some_names
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _NIFTI_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: unknown, metre, mm, micron
 _SPACING_TOLERANCE = 0.005  # relative tolerance between sform and pixdim; some programs round one of them
 _MAX_VOXELS = 2**30  # 4,096 slices of 512 x 512 px
 _MAX_DEFLATED = 1100  # bytes per byte of a gzip file: the maximum of deflate
 _SHIFT_TOLERANCE = 0.1  # of the distance between slices
-_DICOM_MAGIC = b"DICM"  # after a preamble of 128 bytes
 
 
 class Scan(ABC):
@@ -117,7 +116,7 @@ def is_scan(path: Path) -> bool:
         with suppress(OSError):  # unreadable folders are reported when they are read
             return bool(_dicom_files(path))
         return False
-    return path.name.lower().endswith(NIFTI_SUFFIXES) or _is_dicom(path)
+    return is_scan_file(path)
 
 
 def mask_path(path: Path, out: Path) -> Path:
@@ -532,15 +531,7 @@ def _slice_spacing(path: Path, files: list[Any]) -> float:
 
 
 def _dicom_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and _is_dicom(path))
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        with regular_file(path).open("rb") as file:
-            return file.read(132)[128:] == _DICOM_MAGIC
-    except OSError:
-        return False
+    return sorted(path for path in folder.iterdir() if path.is_file() and is_dicom(path))
 
 
 # Centre and width in Hounsfield units, as used in radiology for computed tomography.

@@ -204,9 +204,9 @@ def describe_proof(proof: dict[str, Any]) -> list[str]:
             low, high = dice["interval"] or (None, None)
             line = _(
                 "mean Dice over all classes, with the background: {before:.4f} before, {after:.4f} after, difference "
-                "{difference:+.5f}{interval}"
+                "{difference:+z.5f}{interval}"
             )
-            shown = "" if low is None else _(" (95% interval {low:+.5f} to {high:+.5f})").format(low=low, high=high)
+            shown = "" if low is None else _(" (95% interval {low:+z.5f} to {high:+z.5f})").format(low=low, high=high)
             given = {key: float(dice[key]) for key in ("before", "after", "difference")}
             lines.append(line.format(**given, interval=shown))
         if proof.get("emulated"):

@@ -23,6 +23,7 @@ from .errors import DataError, missing_package
 from .errors import reason as system_reason
 from .files import regular_file
 from .i18n import _
+from .image_paths import is_scan_file
 from .raster import MAX_PIXELS, Header, Raster, turn_upright
 from .tiff import is_tiff, read_tiff, read_tiff_header
 
@@ -314,6 +315,8 @@ def explain_decode_errors(path: Path) -> Iterator[None]:
         line, reason = _("{path}: damaged or truncated ({reason})"), " ".join(str(error).split())
         if isinstance(error, UnidentifiedImageError):
             line, reason = "{path}: {reason}", _("not an image, or an unsupported format")
+            if is_scan_file(path):
+                reason = _("a scan, which only `ubend predict` takes")
         if isinstance(error, OSError) and error.errno is not None:  # from the system, not from a decoder
             line, reason = "{path}: {reason}", system_reason(error)
         elif isinstance(error, MemoryError):

@@ -10,11 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from .errors import DataError
+from .files import regular_file
 from .i18n import _
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 # Files picked from a folder to predict; each one that cannot be read gets an error line.
 KNOWN_IMAGE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".jp2", ".heic")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+_DICOM_MAGIC = b"DICM"  # after a preamble of 128 bytes
 _SYSTEM = re.compile(
     r"__macosx|__pycache__|(eh)?thumbs\.db|desktop\.ini|lost\+found|found\.\d{3}|@eadir|@tmp|@synoresource|@recycle"
     r"|@recently-snapshot|#recycle|#snapshot|~snapshot|\$recycle\.bin|recycle[rd]|system volume information"
@@ -59,11 +62,26 @@ def images_in(folder: Path) -> list[Path]:
     Raises:
         OSError: the folder cannot be read.
     """
-    return sorted(filter(_is_image, folder.iterdir()))
+    return sorted(filter(is_image, folder.iterdir()))
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether a file is an image, by its suffix, and not hidden."""
     return path.suffix.lower() in KNOWN_IMAGE_SUFFIXES and path.name[0] != "."
+
+
+def is_scan_file(path: Path) -> bool:
+    """Whether this is a NIfTI file, by its suffix, or a DICOM file, by its content."""
+    return path.name.lower().endswith(NIFTI_SUFFIXES) or is_dicom(path)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether this is a DICOM file, by its content; not if it cannot be read."""
+    try:
+        with regular_file(path).open("rb") as file:
+            return file.read(132)[128:] == _DICOM_MAGIC
+    except OSError:
+        return False
 
 
 def refuse_folder(path: Path) -> None:
@@ -98,10 +116,10 @@ def list_images(paths: Iterable[Path | str]) -> list[Path]:
         elif not os.path.lexists(path) and (matched := expand_pattern(path)):
             files = [path_ for path_ in matched if os.path.isfile(path_)]
             images += [
-                path_ for path_ in files if _is_image(path_)
+                path_ for path_ in files if is_image(path_)
             ] or files  # as in a folder; all, to say what is wrong
         else:
             images.append(path)  # a missing file is reported when it is read
     if not images:
         raise DataError(_("no images to predict; give files or folders"), key="paths")
-    return [*dict.fromkeys(images)]  # a file that is named twice is taken once
+    return [*{os.path.abspath(path): path for path in images}.values()]  # a file that is named twice is taken once

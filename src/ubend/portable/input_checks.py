@@ -1,5 +1,6 @@
 """Checks that an image fits a model: channels, bit depth, shape, values."""
 
+import reprlib
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -100,6 +101,9 @@ def take_pixels(image: Image, bundle: TakesImages, header: Header | None = None)
         image = load_image(Path(image), channels)
     loaded = given_image(image)
     image = loaded.pixels
+    if image.ndim == 0:
+        line = _("the image is {given}, but give a file, or an array of the shape (height, width, {channels})")
+        raise DataError(line.format(given=reprlib.repr(image.item()), channels=channels), key="shape")
     if image.dtype != dtype and image.dtype.kind != "f":
         raise DataError(
             _("the array is {found}, but the model takes {dtype}, or float in the same units").format(

@@ -1,6 +1,6 @@
 """Find the objects of images: ids, tables, overlays, files for other programs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +47,7 @@ from .objects import (
 from .overlay import to_rgb
 from .pixel_size import PixelSize, SpatialInfo, read_spatial_info
 from .predictors import MaskResult
+from .printable import enumerate_names
 from .raster import Header
 from .reporter import Reporter
 
@@ -252,15 +253,11 @@ class ObjectJob(ImageJob):
         for line in self._summary_lines(list(kept.values())):
             reporter.report(line)
         self._warn_merged([result.rows for result in kept.values()], reporter)
-        count = sum(pixel is not None for pixel in pixels)
-        if count and self._counting.pixel_size is None:
-            reporter.report(
-                ngettext(
-                    "{count} of {total} files states the size of a pixel",
-                    "{count} of {total} files state the size of a pixel",
-                    count,
-                ).format(count=count, total=len(pixels))
-            )
+        if self._counting.pixel_size is None:
+            for line in _describe_pixel_sizes(
+                {self.paths[index].name: self._spatial[index].pixel for index in indices}
+            ):
+                reporter.report(line)
 
     def _summary_lines(self, kept: Sequence[_ImageObjects]) -> list[str]:
         """One line for each class of objects, over all images."""
@@ -319,6 +316,29 @@ class ObjectJob(ImageJob):
                 for index, result in kept.items()
             ]
             write_coco(self.out / _PANOPTIC, images, segments, self._names)
+
+
+def _describe_pixel_sizes(pixels: Mapping[str, PixelSize | None]) -> list[str]:
+    """Lines on which files (name -> pixel size) state the size of a pixel, and which only that of a print."""
+    unknown = [name for name, pixel in pixels.items() if pixel is None]
+    count = len(pixels) - len(unknown)
+    if not count:
+        return []
+    line = ngettext(
+        "{count} of {total} files states the size of a pixel",
+        "{count} of {total} files state the size of a pixel",
+        count,
+    ).format(count=count, total=len(pixels))
+    if unknown:
+        line = _("{line}; without it: {names}").format(line=line, names=enumerate_names(unknown))
+    prints = [name for name, pixel in pixels.items() if pixel is not None and pixel.may_be_print]
+    if not prints:
+        return [line]
+    note = _(
+        "note: the size of a pixel is taken from 300 px per inch, which may be only the resolution for printing, in:"
+        " {names}; --pixel-size replaces it"
+    )
+    return [line, note.format(names=enumerate_names(prints))]
 
 
 def _write_ids(path: Path, ids: NDArray[Any], spatial: SpatialInfo) -> None:

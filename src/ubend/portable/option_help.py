@@ -23,8 +23,8 @@ OBJECTS_OUT = later(
     "images.csv (for each image and class: count, mean_area_px, ...); docs/objects.md explains the columns."
 )
 METHOD = later(
-    "How objects are separated: parts: connected components; distance: also cut at narrow places; contour: by a "
-    "contour class  [contour or parts, by the class names]"
+    "How objects are separated: parts: connected components, diagonal neighbours too; distance: also cut at narrow "
+    "places; contour: by a contour class  [contour or parts, by the class names]"
 )
 LEAST_AREA = later("Minimum object area, px.")
 EXPORT = later("Also export the objects in this format; repeatable.")

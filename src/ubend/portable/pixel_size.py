@@ -36,6 +36,7 @@ _UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 
 _MIN_UM, _MAX_UM = 1e-6, 1e12  # limits of --pixel-size: smaller than an atom, larger than the earth
 _DENSITY_UM = {2: 25400.0, 3: 10000.0}  # of TIFF's ResolutionUnit: inch, centimetre
 _PLACEHOLDER_DPI = (72.0, 96.0)  # px per inch, defaults of programs
+_PRINT_DPI = 300.0  # of scanners, but also a default of programs for printing
 _ORIENTATION, _MAKE, _EXIF = 274, 271, 34665
 _PROJECTED, _METRE = 1, 9001  # of GeoTIFF: GTModelTypeGeoKey, ProjLinearUnitsGeoKey
 _USER_DEFINED = 32767  # of GeoTIFF: the CRS has no number
@@ -62,6 +63,11 @@ class PixelSize:
     def is_square(self) -> bool:
         """Whether height and width differ by less than a thousandth, so that lengths do not depend on direction."""
         return bool(abs(self.height / self.width - 1) < 1e-3)
+
+    @property
+    def may_be_print(self) -> bool:
+        """Whether this is 300 px per inch, which programs also write for printing."""
+        return self.unit == "um" and self.is_square and abs(25400 / self.width - _PRINT_DPI) < 0.5
 
 
 @dataclass(frozen=True)

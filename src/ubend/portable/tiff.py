@@ -203,7 +203,7 @@ def make_plan(tiff: "tifffile.TiffFile", path: Path, channels: int | None) -> Pl
     if axes in _UNNAMED and channels in (shape[0], shape[2]):
         axes = "CYX" if channels == shape[0] else "YXC"  # an array (H, W, C) written as H pages
     if axes not in _BANDS:
-        _refuse_stack(path, axes, shape)
+        _refuse_stack(path, axes, shape, channels)
     alpha = bool(page.extrasamples) and "S" in axes and int(page.extrasamples[-1]) in (1, 2)
     plan = Plan(page, source, _BANDS[axes], shape, alpha, int(page.tags.valueof(274, 1)))
     _refuse_unreadable(path, plan)
@@ -242,12 +242,13 @@ def _refuse_missing(series: Any, path: Path) -> None:
         raise DataError(line.format(path=path, count=missing), path=path, key="frames")
 
 
-def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
-    names = {"Z": _("focal planes"), "T": _("time points"), "C": _("channels")}
+def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...], channels: int | None) -> None:
+    """Refuse several images; if no number of channels is requested, suggest one for pages that may be channels."""
+    names, other = {"Z": _("focal planes"), "T": _("time points"), "C": _("channels")}, _("images")
     if axes in _UNNAMED:
         bands = min(shape[0], shape[2])
         suggestion = _("save each as a separate file")
-        if bands <= MAX_CHANNELS:
+        if bands <= MAX_CHANNELS and channels is None:
             suggestion = _(
                 "{suggestion}, or, if they are the channels of one image, train with --channels {bands}"
             ).format(suggestion=suggestion, bands=bands)
@@ -259,7 +260,7 @@ def _refuse_stack(path: Path, axes: str, shape: tuple[int, ...]) -> None:
             key="data.channels",
         )
     sides = ", ".join(
-        f"{count} {names.get(axis, axis)}" for axis, count in zip(axes, shape, strict=False) if axis not in "YXS"
+        f"{count} {names.get(axis, other)}" for axis, count in zip(axes, shape, strict=False) if axis not in "YXS"
     )
     raise DataError(
         _("{path}: a stack ({sides}); save each of its images as a separate file").format(path=path, sides=sides),

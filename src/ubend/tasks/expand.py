@@ -12,7 +12,7 @@ from ubend.core.files import csv_cell, read_text
 from ubend.core.i18n import _, ngettext
 from ubend.io.scans import is_scan
 from ubend.io.video import VIDEO_SUFFIXES
-from ubend.portable.image_paths import expand_pattern, images_in
+from ubend.portable.image_paths import expand_pattern, images_in, is_image
 from ubend.portable.reporter import Reporter
 from ubend.tasks.url_storage import as_path, is_url
 
@@ -21,15 +21,17 @@ def expand_input(path: Path, reporter: Reporter) -> list[Path]:
     """The inputs that a path stands for.
 
     Returns:
-        Of a pattern, the files that match; of a CSV file, the files that it lists; of a folder without images, its
-        scans and videos; else the path itself.
+        Of a pattern, the images, scans and videos that match; of a CSV file, the files that it lists; of a folder
+        without images, its scans and videos; else the path itself.
     Raises:
         DataError: a CSV file has no column `file`, or cannot be read.
     """
     if path.suffix.lower() == ".csv" and os.path.isfile(path):
         return read_file_list(path)
     if not os.path.lexists(path):
-        return [inner for inner in expand_pattern(path) if os.path.isfile(inner) or is_scan(inner)] or [path]
+        found = [inner for inner in expand_pattern(path) if os.path.isfile(inner) or is_scan(inner)]
+        known = [inner for inner in found if is_image(inner) or is_scan(inner) or is_video(inner)]
+        return known or found or [path]  # as in a folder; all, to say what is wrong
     report_deeper_folders([path], reporter)
     others = list[Path]()
     if os.path.isdir(path) and not is_scan(path):
