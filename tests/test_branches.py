@@ -110,6 +110,16 @@ def test_statistics_are_the_mean_over_the_batches(folder: Path) -> None:
         assert torch.equal(tensor, before[key]) or "running" in key
 
 
+def test_without_batch_norm_no_batch_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = make_runtime(folder, {}).training
+    for module in training.state.ema.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats = False
+    monkeypatch.setattr(training.batches, "sample", lambda _step: pytest.fail("a batch was read"))
+    training.state.progress.step = 9
+    measure_batch_norm(training, ALONE, 4)
+
+
 @pytest.mark.parametrize(("mean", "branches", "kept"), [(0.5, (0.6, 0.7), True), (0.66, (0.6, 0.7), False)])
 def test_a_mean_that_is_worse_than_the_branches_is_not_kept(
     mean: float, branches: tuple[float, float], kept: bool, folder: Path

@@ -54,7 +54,9 @@ def measure_batch_norm(training: Training, processes: ProcessGroup, batches: int
         batches: their number; fewer if there were fewer steps.
     """
     network, steps = training.state.ema, training.state.progress.step
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return
     network.eval()  # dropout is off
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -69,9 +71,8 @@ def measure_batch_norm(training: Training, processes: ProcessGroup, batches: int
         norm.eval()
         norm.momentum = momentum
     statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None]
-    if statistics:
-        processes.sum_tensors(statistics)
-        torch._foreach_div_(statistics, processes.count)
+    processes.sum_tensors(statistics)
+    torch._foreach_div_(statistics, processes.count)
 
 
 @contextmanager
